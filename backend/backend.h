@@ -1,0 +1,53 @@
+/* A backend is one struct: a table of kernels and a device. A kernel only enqueues work on its stream; on the host
+ * backends it is done when the call returns. Supported = the entry is not NULL and accepts() says yes. */
+#ifndef BACKEND_BACKEND_H
+#define BACKEND_BACKEND_H
+
+#include "graph/cost.h"
+#include "graph/graph.h"
+
+typedef struct Stream Stream; /* each backend's own */
+typedef struct Event Event;
+
+/* in[i], out[i]: as node->in, node->out; absent ones have data NULL. workspace: node->workspace_bytes. Inputs are
+ * written only by operators that say so (OP_MUTATES_FIRST, OP_UPDATE). Fails E_UNSUPPORTED for a type it does not
+ * have, E_MODEL for an index out of range with its position and value. */
+typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace);
+
+typedef enum { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE } CopyKind;
+
+typedef struct Backend {
+  const char *name;
+  bool is_host;                                                    /* device pointers are host pointers */
+  Kernel *const *kernels;                                          /* [OP_COUNT]; NULL where it has none */
+  bool (*accepts)(const Graph *graph, const Node *node);           /* NULL: whatever has a kernel */
+  size_t (*workspace_bytes)(const Graph *graph, const Node *node); /* NULL: none; part of the arena */
+  Status (*describe)(int device, DeviceSpec *spec);
+  Status (*stream_open)(int device, int threads, Stream **stream);
+  void (*stream_close)(Stream *stream);
+  Status (*stream_wait)(Stream *stream); /* until all that was enqueued is done; reports its errors */
+  Status (*alloc)(Stream *stream, size_t bytes, void **memory); /* 64-byte aligned; E_MEMORY with need and limit */
+  void (*release)(Stream *stream, void *memory);
+  Status (*copy)(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind);
+  Status (*zero)(Stream *stream, void *memory, size_t bytes);
+  Status (*event_create)(Stream *stream, Event **event);
+  void (*event_destroy)(Event *event);
+  Status (*event_record)(Stream *stream, Event *event);
+  Status (*event_wait)(Stream *stream, Event *event);
+} Backend;
+
+/* Plain C, complete, one thread: the definition of every operator. */
+extern const Backend backend_reference;
+
+/* Every backend of this build, best first, NULL at the end. */
+extern const Backend *const backends[];
+/* By name; NULL when this build has none of that name. */
+const Backend *backend_find(const char *name);
+
+/* Whether the backend can run every node of the graph; if not, E_UNSUPPORTED with all of them named at once. */
+Status backend_check(const Backend *backend, const Graph *graph);
+
+/* Runs one node on the host with the reference kernels: what the importer folds constants with. */
+Status backend_evaluate(void *unused, const Node *node, const Tensor *in, const Tensor *out);
+
+#endif

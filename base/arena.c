@@ -1,0 +1,116 @@
+/* Chunks of memory in a list. Invariant: every pointer handed out lies in exactly one chunk of the list. */
+#include "base/arena.h"
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+
+enum { CHUNK_BYTES = 64 * 1024, WIDE = 64, NARROW = 16 };
+
+typedef struct Chunk {
+  struct Chunk *next;
+  size_t used, bytes; /* of the whole chunk, this header included */
+} Chunk;
+
+struct Arena {
+  Chunk *head;
+};
+
+Arena *arena_create(void) {
+  Arena *arena = calloc(1, sizeof *arena);
+  if (!arena)
+    fail(E_MEMORY, "out of memory");
+  return arena;
+}
+
+void arena_destroy(Arena *arena) {
+  if (!arena)
+    return;
+  for (Chunk *chunk = arena->head; chunk;) {
+    Chunk *next = chunk->next;
+    free(chunk);
+    chunk = next;
+  }
+  free(arena);
+}
+
+static size_t align_up(size_t n, size_t to) {
+  return (n + to - 1) & ~(to - 1);
+}
+
+void *arena_alloc(Arena *arena, size_t count, size_t size) {
+  size_t bytes;
+  if (!checked_mul(count, size, &bytes) || bytes > SIZE_MAX / 2) {
+    fail(E_MEMORY, "out of memory: %zu elements of %zu bytes", count, size);
+    return NULL;
+  }
+  size_t alignment = bytes > WIDE ? WIDE : NARROW;
+  Chunk *chunk = arena->head;
+  size_t at = chunk ? align_up(chunk->used, alignment) : 0;
+  if (!chunk || at + bytes > chunk->bytes) {
+    size_t header = align_up(sizeof *chunk, WIDE);
+    size_t total = align_up(header + bytes, WIDE);
+    if (total < CHUNK_BYTES)
+      total = CHUNK_BYTES;
+    Chunk *fresh = aligned_alloc(WIDE, total);
+    if (!fresh) {
+      fail(E_MEMORY, "out of memory: %zu bytes", bytes);
+      return NULL;
+    }
+    fresh->bytes = total;
+    fresh->used = header;
+    if (chunk && total > CHUNK_BYTES) { /* a big one stands behind, so that the head keeps its free room */
+      fresh->next = chunk->next;
+      chunk->next = fresh;
+    } else {
+      fresh->next = chunk;
+      arena->head = fresh;
+    }
+    chunk = fresh;
+    at = header;
+  }
+  chunk->used = at + bytes;
+  return memset((char *)chunk + at, 0, bytes);
+}
+
+void *arena_grow(Arena *arena, void *array, size_t count, size_t *capacity, size_t need, size_t size) {
+  size_t room = *capacity ? *capacity : 8;
+  while (room < need)
+    room *= 2;
+  void *grown = arena_alloc(arena, room, size);
+  if (!grown)
+    return NULL;
+  if (count)
+    memcpy(grown, array, count * size);
+  *capacity = room;
+  return grown;
+}
+
+char *arena_string(Arena *arena, const char *text) {
+  return arena_copy(arena, text, strlen(text) + 1);
+}
+
+void *arena_copy(Arena *arena, const void *data, size_t bytes) {
+  void *copy = arena_alloc(arena, bytes, 1);
+  if (copy && bytes)
+    memcpy(copy, data, bytes);
+  return copy;
+}
+
+char *arena_format(Arena *arena, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  int length = vsnprintf(NULL, 0, format, args);
+  va_end(args);
+  char *text = arena_alloc(arena, (size_t)length + 1, 1);
+  if (!text)
+    return NULL;
+  va_start(args, format);
+  vsnprintf(text, (size_t)length + 1, format, args);
+  va_end(args);
+  return text;
+}

@@ -1,0 +1,23 @@
+/* What a node costs, and what a device can do. */
+#ifndef GRAPH_COST_H
+#define GRAPH_COST_H
+
+#include <stddef.h>
+
+typedef struct {
+  double flops; /* a multiply-add is two */
+  double bytes; /* read and written, each tensor once */
+} Cost;
+
+typedef struct {
+  char name[64];
+  size_t memory_bytes;
+  double flops_per_second;
+  double bytes_per_second;
+  double node_overhead_seconds; /* of starting one kernel */
+} DeviceSpec;
+
+/* The roofline: overhead + max(flops / flop rate, bytes / byte rate), seconds. */
+double cost_seconds(Cost cost, const DeviceSpec *device);
+
+#endif

@@ -1,0 +1,149 @@
+/* The one representation of a model: a flat, acyclic list of nodes in execution order over values whose shapes
+ * are numbers. Forward, backward and update nodes stand in the same list. One arena owns a graph; ids are
+ * indices and pointers to values and nodes stay valid while the graph grows.
+ *
+ * Invariants: every value has at most one producer, which stands before all its users; what controls structure
+ * (axes, shapes, starts, perms, splits, pads …) is an attribute, never an input: inputs are data. */
+#ifndef GRAPH_GRAPH_H
+#define GRAPH_GRAPH_H
+
+#include "base/arena.h"
+#include "base/status.h"
+#include "graph/tensor.h"
+
+typedef uint32_t ValueId;
+typedef uint32_t NodeId;
+#define NO_VALUE UINT32_MAX
+#define NO_NODE UINT32_MAX
+
+typedef enum {
+#define OP(name) OP_##name,
+#include "graph/ops.def"
+#undef OP
+  OP_COUNT
+} OpKind;
+
+typedef enum {
+  ROLE_ACTIVATION, /* produced by a node, one for each microbatch */
+  ROLE_INPUT,      /* a model input, or the loss's target: fed for each microbatch on every stage that uses it */
+  ROLE_CONSTANT,   /* never changes: `data` holds it, or initializer >= 0 says where to read it */
+  ROLE_PARAMETER,  /* trained: initializer >= 0 says where its first value is */
+  ROLE_GRADIENT,   /* accumulator of one group of uses of `parameter`; zero when a step begins */
+  ROLE_STATE,      /* of the optimizer, for `parameter`; zero when training begins */
+  ROLE_STEP        /* small, host-written before each step: loss_scale, optimizer scalars */
+} Role;
+
+typedef struct {
+  const char *name;
+  DType dtype;
+  Shape shape;
+  int batch_axis;  /* the axis that grows with the microbatch; -1: none */
+  NodeId producer; /* NO_NODE: not produced by a node */
+  Role role;
+  const void *data;    /* contents of a known constant (arena-owned, dense), else NULL */
+  int initializer;     /* index in the model's initializer table, else -1 */
+  ValueId parameter;   /* of a ROLE_GRADIENT or ROLE_STATE, else NO_VALUE */
+  int group;           /* of a ROLE_GRADIENT: 0 … , graph order of uses */
+  bool needs_gradient; /* set by autodiff: a parameter reaches it through differentiable operators */
+} Value;
+
+typedef enum { ATTR_INT, ATTR_FLOAT, ATTR_STRING, ATTR_INTS, ATTR_FLOATS } AttrKind;
+
+typedef struct {
+  const char *name;
+  AttrKind kind;
+  int64_t i;
+  double f;
+  const char *s;
+  const int64_t *ints; /* n of them */
+  const double *floats;
+  int n;
+} Attr;
+
+/* F: forward, loss included. B: a gradient of the stage's input depends on it. W: other backward nodes.
+ * Before stages are assigned every backward node is PHASE_B. UPDATE: once a step, after all microbatches. */
+typedef enum { PHASE_F, PHASE_B, PHASE_W, PHASE_UPDATE } Phase;
+
+typedef struct {
+  NodeId id;
+  OpKind op;
+  const char *name;  /* as in the file; a backward node has its forward node's */
+  ValueId *in, *out; /* NO_VALUE: an absent optional one */
+  int n_in, n_out;
+  Attr *attrs;
+  int n_attrs;
+  Phase phase;
+  NodeId origin; /* the forward node whose stage this node shares; itself for a forward node, NO_NODE for update */
+  int stage;     /* -1 until assigned; update nodes keep -1: they run on every rank that holds the parameter */
+  size_t workspace_bytes; /* what the chosen backend wants, set before memory is planned */
+} Node;
+
+typedef struct Graph {
+  Arena *arena;
+  const char *name;
+  Value **values;
+  size_t n_values, values_capacity;
+  Node **nodes; /* in execution order */
+  size_t n_nodes, nodes_capacity;
+  ValueId *inputs, *outputs; /* of the model, in file order */
+  size_t n_inputs, n_outputs, inputs_capacity, outputs_capacity;
+  /* Set by autodiff and loss; NO_VALUE before. */
+  ValueId target;       /* ROLE_INPUT: the loss's target */
+  ValueId loss_sum;     /* float64 scalar: the microbatch's loss, summed, not divided */
+  ValueId loss_scale;   /* ROLE_STEP float64 scalar: 1 / the whole batch's denominator; the cotangent of loss_sum */
+  ValueId step_scalars; /* ROLE_STEP float64 [STEP_SCALARS], see graph/optimizer.h */
+  Phase building;       /* phase and origin that graph_add_node gives to new nodes */
+  NodeId origin;        /* NO_NODE while building forward nodes: each is its own origin */
+} Graph;
+
+/* A new graph inside `arena`; the arena's owner frees it. */
+Status graph_create(Arena *arena, const char *name, Graph **graph);
+
+/* A value without a producer. The name is copied. Fails E_SHAPE when the bytes overflow. */
+Status graph_add_value(Graph *graph, const char *name, DType dtype, Shape shape, Role role, ValueId *value);
+
+/* A ROLE_CONSTANT with these contents (copied). */
+Status graph_add_constant(Graph *graph, const char *name, DType dtype, Shape shape, const void *data, ValueId *value);
+
+/* A node with n_out fresh outputs, whose types and shapes its shape rule infers. `in` may hold NO_VALUE for
+ * absent optional inputs; `attrs` are copied deeply; out_names may be NULL (names are derived) or hold NULLs,
+ * and an output whose out_names[i] is "" is absent (NO_VALUE). Fails as the shape rule does, with
+ * "node 'name' (Op): " in front; a failed call leaves the graph unchanged. */
+Status graph_add_node(Graph *graph, OpKind op, const char *name, const ValueId *in, int n_in, const Attr *attrs,
+                      int n_attrs, const char *const *out_names, int n_out, NodeId *node);
+
+/* The node with one output, for rules that emit: *out is its value. Named after graph->origin's node. */
+Status graph_emit(Graph *graph, OpKind op, const ValueId *in, int n_in, const Attr *attrs, int n_attrs, ValueId *out);
+
+Status graph_add_input(Graph *graph, ValueId value);
+Status graph_add_output(Graph *graph, ValueId value);
+
+static inline Value *graph_value(const Graph *graph, ValueId id) {
+  return graph->values[id];
+}
+static inline Node *graph_node(const Graph *graph, NodeId id) {
+  return graph->nodes[id];
+}
+/* Dense bytes of a value. */
+size_t graph_value_bytes(const Graph *graph, ValueId id);
+/* The value with this name, or NO_VALUE. Linear: not for inner loops. */
+ValueId graph_find_value(const Graph *graph, const char *name);
+
+/* Attribute access: the default when absent. An attribute of another kind counts as absent. */
+const Attr *node_attr(const Node *node, const char *name);
+int64_t node_int(const Node *node, const char *name, int64_t absent);
+double node_float(const Node *node, const char *name, double absent);
+const char *node_string(const Node *node, const char *name, const char *absent);
+/* *n integers; NULL and 0 when absent. */
+const int64_t *node_ints(const Node *node, const char *name, int *n);
+
+/* Attributes for emitting. The arrays are copied by graph_add_node. */
+Attr attr_int(const char *name, int64_t i);
+Attr attr_float(const char *name, double f);
+Attr attr_string(const char *name, const char *s);
+Attr attr_ints(const char *name, const int64_t *ints, int n);
+
+/* Puts "node 'h3/attn' (MatMul): " in front of the message. */
+void node_context(const Node *node);
+
+#endif

@@ -1,0 +1,32 @@
+/* Losses as nodes. A mean is differentiated as a sum whose cotangent is 1 / the whole batch's denominator
+ * (graph->loss_scale, written before the step), so accumulation over microbatches is exact. */
+#ifndef GRAPH_LOSS_H
+#define GRAPH_LOSS_H
+
+#include "graph/graph.h"
+
+typedef enum { LOSS_AUTO, LOSS_CROSS_ENTROPY, LOSS_MSE, LOSS_BCE_WITH_LOGITS, LOSS_MODEL, LOSS_COUNT } LossKind;
+
+typedef struct {
+  LossKind kind;        /* LOSS_AUTO: cross_entropy for integer targets, else mse; resolved in place */
+  ValueId output;       /* the prediction */
+  DType target_dtype;   /* of the data file's target: I64 or the prediction's float type */
+  Shape target_shape;   /* of one microbatch */
+  int64_t ignore_index; /* cross_entropy: targets with this value count neither in the sum nor the denominator */
+  int class_axis;       /* cross_entropy: -1 finds the one axis of the prediction that the target lacks */
+} LossSpec;
+
+/* "cross_entropy" …; LOSS_COUNT for an unknown name. */
+LossKind loss_find(const char *name);
+const char *loss_name(LossKind kind);
+
+/* Adds graph->target (ROLE_INPUT "target"), graph->loss_scale and the node that makes graph->loss_sum.
+ * Fails E_SHAPE with both shapes when the target does not fit the prediction, or when two class axes would. */
+Status loss_append(Graph *graph, LossSpec *spec);
+
+/* The denominator that `count` targets (dense, of spec->target_dtype) contribute: targets that are not ignored
+ * (cross_entropy) or elements (mse, bce). Fails E_MODEL naming a class index outside 0 … classes-1, with its
+ * position. */
+Status loss_denominator(const Graph *graph, const LossSpec *spec, const void *targets, size_t count, double *out);
+
+#endif

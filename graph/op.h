@@ -1,0 +1,41 @@
+/* The one table of operators. An operator is one entry: what it is called, its shapes, its gradient, its cost.
+ * graph/ops.def lists the names; graph/ops/ holds the entries; every backend's table has OP_COUNT kernels. */
+#ifndef GRAPH_OP_H
+#define GRAPH_OP_H
+
+#include "graph/cost.h"
+#include "graph/graph.h"
+
+enum {
+  OP_VIEW = 1,          /* the output shares in[0]'s bytes: no kernel runs where both lie in one stage */
+  OP_MUTATES_FIRST = 2, /* writes in[0] (an accumulator): Accumulate */
+  OP_UPDATE = 4         /* an optimizer step: writes its parameter and states */
+};
+
+typedef struct {
+  const char *name;
+  int min_in, max_in, min_out, max_out;
+  unsigned flags;
+  /* Sets dtype and shape (and batch_axis where it is plain) of every present output. */
+  Status (*infer_shape)(Graph *graph, Node *node);
+  /* Emits nodes that compute the cotangents. d_out[i] is NO_VALUE when output i has none. d_in[i] arrives as
+   * NO_VALUE and is set where graph_value(in[i])->needs_gradient; it may have the broadcast shape: autodiff
+   * un-broadcasts and sums fan-out. Input and weight gradients come from separate nodes (B and W apart).
+   * NULL: not differentiable (integers, comparisons, gradient nodes). */
+  Status (*gradient)(Graph *graph, const Node *node, const ValueId *d_out, ValueId *d_in);
+  /* Floating-point operations and bytes moved. NULL: bytes of inputs and outputs, one operation an element. */
+  Cost (*cost)(const Graph *graph, const Node *node);
+} OpDef;
+
+#define OP(name) extern const OpDef op_##name;
+#include "graph/ops.def"
+#undef OP
+
+/* The entry of an operator. */
+const OpDef *op_def(OpKind op);
+/* The operator with this name, or OP_COUNT. */
+OpKind op_find(const char *name);
+/* The cost of a node by its rule or the default. A view costs nothing. */
+Cost op_cost(const Graph *graph, const Node *node);
+
+#endif

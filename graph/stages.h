@@ -1,0 +1,34 @@
+/* What a cut does to a graph: every node gets its stage, backward nodes become B or W, and each cut learns which
+ * tensors cross it. A tensor used further on crosses every cut on its way (it is relayed). Model inputs, constants
+ * and parameters do not cross: every stage that uses one has its own. */
+#ifndef GRAPH_STAGES_H
+#define GRAPH_STAGES_H
+
+#include "graph/graph.h"
+
+typedef struct {
+  ValueId *forward;  /* from stage c to c+1 in phase F, by id */
+  ValueId *backward; /* from stage c+1 to c in phase B, by id */
+  int n_forward, n_backward;
+  size_t forward_bytes, backward_bytes; /* of one microbatch */
+} Cut;
+
+typedef struct {
+  int n_stages;
+  Cut *cuts; /* n_stages - 1, cut c lies between stages c and c+1 */
+  /* For each stage: its nodes by phase F, B, W in graph order. */
+  struct StageNodes {
+    NodeId *nodes[3];
+    int n_nodes[3];
+  } * stages;
+} Stages;
+
+/* Sets stage and phase of every forward and backward node. `stage_of[i]` is the stage of node i for forward nodes
+ * (origin == id), ignored for others. Fails E_USAGE when an edge would go backwards or a group of uses of a
+ * parameter would be separated, naming the node. */
+Status stages_assign(Graph *graph, Arena *arena, const int *stage_of, int n_stages, Stages *stages);
+
+/* Whether the stage uses this parameter, constant, input, accumulator … (any phase, update included). */
+bool stages_uses(const Graph *graph, const Stages *stages, int stage, ValueId value);
+
+#endif
