@@ -1,0 +1,120 @@
+/* Status messages, arenas, files that are replaced whole. */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/arena.h"
+#include "base/checked.h"
+#include "base/file.h"
+#include "tests/test.h"
+
+static void context_goes_in_front(void **state) {
+  (void)state;
+  assert_int_equal(fail(E_SHAPE, "inner dimensions differ: %d, %d", 64, 32), E_SHAPE);
+  status_context("node '%s': ", "a");
+  status_context("m.onnx: ");
+  assert_string_equal(status_message(), "m.onnx: node 'a': inner dimensions differ: 64, 32");
+  assert_int_equal(status_code(), E_SHAPE);
+}
+
+static void long_messages_are_cut(void **state) {
+  (void)state;
+  char *text = malloc(10000);
+  memset(text, 'x', 9999);
+  text[9999] = '\0';
+  fail(E_IO, "%s", text);
+  size_t length = strlen(status_message());
+  assert_in_range(length, 1000, 4095);
+  status_context("front: ");
+  assert_memory_equal(status_message(), "front: xxx", 10);
+  assert_int_equal(strlen(status_message()), length);
+  free(text);
+}
+
+static void arena_hands_out_aligned_zeroes(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  assert_non_null(arena);
+  size_t sizes[] = {0, 1, 15, 16, 64, 65, 1000, 65536, 70000, 3};
+  for (int round = 0; round < 200; round++) {
+    size_t bytes = sizes[round % 10];
+    unsigned char *data = arena_alloc(arena, bytes, 1);
+    assert_non_null(data);
+    assert_int_equal((uintptr_t)data % (bytes > 64 ? 64 : 16), 0);
+    for (size_t i = 0; i < bytes; i++)
+      assert_int_equal(data[i], 0);
+    memset(data, 0xff, bytes);
+  }
+  assert_null(arena_alloc(arena, SIZE_MAX / 2, 3));
+  assert_int_equal(status_code(), E_MEMORY);
+  assert_string_equal(arena_format(arena, "%d-%s", 7, "x"), "7-x");
+  arena_destroy(arena);
+  arena_destroy(NULL);
+}
+
+static void arena_arrays_grow(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  int *numbers = NULL;
+  size_t capacity = 0;
+  for (int i = 0; i < 1000; i++) {
+    assert_int_equal(ARENA_RESERVE(arena, numbers, i, capacity, i + 1), OK);
+    numbers[i] = i;
+  }
+  for (int i = 0; i < 1000; i++)
+    assert_int_equal(numbers[i], i);
+  arena_destroy(arena);
+}
+
+static void overflow_is_seen(void **state) {
+  (void)state;
+  size_t out;
+  int64_t wide;
+  assert_false(checked_mul(SIZE_MAX, 2, &out));
+  assert_false(checked_add(SIZE_MAX, 1, &out));
+  assert_false(checked_mul_i64(INT64_MAX, 2, &wide));
+  assert_true(checked_mul(1 << 20, 1 << 20, &out));
+  assert_int_equal(out, (size_t)1 << 40);
+}
+
+static void read_back(const char *path, const char *expected) {
+  char text[64] = {0};
+  FILE *file = fopen(path, "r");
+  assert_non_null(file);
+  assert_int_equal(fread(text, 1, sizeof text - 1, file), strlen(expected));
+  fclose(file);
+  assert_string_equal(text, expected);
+}
+
+static void files_are_replaced_whole(void **state) {
+  (void)state;
+  char folder[] = "/tmp/onnxpipe_base_XXXXXX", path[PATH_MAX];
+  assert_non_null(mkdtemp(folder));
+  snprintf(path, sizeof path, "%s/a", folder);
+  FileReplace file;
+  ASSERT_OK(file_replace_begin(path, &file));
+  fputs("first", file.stream);
+  ASSERT_OK(file_replace_commit(&file));
+  read_back(path, "first");
+  ASSERT_OK(file_replace_begin(path, &file));
+  fputs("second", file.stream);
+  read_back(path, "first");
+  file_replace_abandon(&file);
+  read_back(path, "first");
+  assert_int_equal(unlink(path), 0);
+  assert_int_equal(rmdir(folder), 0); /* nothing was left aside */
+  assert_int_equal(file_replace_begin("/nonexistent/folder/a", &file), E_IO);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(context_goes_in_front),
+      cmocka_unit_test(long_messages_are_cut),
+      cmocka_unit_test(arena_hands_out_aligned_zeroes),
+      cmocka_unit_test(arena_arrays_grow),
+      cmocka_unit_test(overflow_is_seen),
+      cmocka_unit_test(files_are_replaced_whole),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,29 @@
+/* What every CMocka program here begins with. */
+#ifndef TESTS_TEST_H
+#define TESTS_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#undef fail /* base/status.h has a function of that name; cmocka's is fail_msg() */
+
+#include "base/status.h"
+
+/* The call succeeds, or the test ends with its message. */
+#define ASSERT_OK(call)                                                                                                \
+  do {                                                                                                                 \
+    if ((call) != OK)                                                                                                  \
+      fail_msg("%s: %s", #call, status_message());                                                                     \
+  } while (0)
+
+/* The call fails with this code and exactly this message. */
+#define ASSERT_FAILS(code, message, call)                                                                              \
+  do {                                                                                                                 \
+    assert_int_equal((call), (code));                                                                                  \
+    assert_string_equal(status_message(), (message));                                                                  \
+  } while (0)
+
+#endif
