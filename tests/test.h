@@ -8,15 +8,23 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#undef fail /* base/status.h has a function of that name; cmocka's is fail_msg() */
+#undef fail /* base/status.h has a function of that name; cmocka's fail_msg() goes with it */
 
 #include "base/status.h"
+
+/* Ends the test with a message. */
+#define FAIL_TEST(...)                                                                                                 \
+  do {                                                                                                                 \
+    print_error(__VA_ARGS__);                                                                                          \
+    print_error("\n");                                                                                                 \
+    _fail(__FILE__, __LINE__);                                                                                         \
+  } while (0)
 
 /* The call succeeds, or the test ends with its message. */
 #define ASSERT_OK(call)                                                                                                \
   do {                                                                                                                 \
     if ((call) != OK)                                                                                                  \
-      fail_msg("%s: %s", #call, status_message());                                                                     \
+      FAIL_TEST("%s: %s", #call, status_message());                                                                    \
   } while (0)
 
 /* The call fails with this code and exactly this message. */
