@@ -78,6 +78,14 @@ typedef struct {
   size_t workspace_bytes; /* what the chosen backend wants, set before memory is planned */
 } Node;
 
+/* Uses of one parameter whose gradients share an accumulator: all in one stage. */
+typedef struct {
+  ValueId parameter;
+  ValueId gradient; /* the accumulator; NO_VALUE when no gradient reaches it */
+  NodeId *nodes;    /* forward nodes, in graph order */
+  int n_nodes;
+} UseGroup;
+
 typedef struct Graph {
   Arena *arena;
   const char *name;
@@ -92,8 +100,10 @@ typedef struct Graph {
   ValueId loss_sum;     /* float64 scalar: the microbatch's loss, summed, not divided */
   ValueId loss_scale;   /* ROLE_STEP float64 scalar: 1 / the whole batch's denominator; the cotangent of loss_sum */
   ValueId step_scalars; /* ROLE_STEP float64 [STEP_SCALARS], see graph/optimizer.h */
-  Phase building;       /* phase and origin that graph_add_node gives to new nodes */
-  NodeId origin;        /* NO_NODE while building forward nodes: each is its own origin */
+  UseGroup *groups;     /* set by autodiff, by parameter and group */
+  size_t n_groups, groups_capacity;
+  Phase building; /* phase and origin that graph_add_node gives to new nodes */
+  NodeId origin;  /* NO_NODE while building forward nodes: each is its own origin */
 } Graph;
 
 /* A new graph inside `arena`; the arena's owner frees it. */

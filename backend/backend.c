@@ -1,0 +1,42 @@
+/* The backends of this build. */
+#include "backend/backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/reference/reference.h"
+#include "graph/op.h"
+
+const Backend *const backends[] = {&backend_reference, NULL};
+
+const Backend *backend_find(const char *name) {
+  for (int i = 0; backends[i]; i++)
+    if (strcmp(backends[i]->name, name) == 0)
+      return backends[i];
+  return NULL;
+}
+
+Status backend_check(const Backend *backend, const Graph *graph) {
+  char missing[2048] = "";
+  size_t at = 0, count = 0;
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    if (backend->kernels[node->op] && (!backend->accepts || backend->accepts(graph, node)))
+      continue;
+    int wrote = snprintf(missing + at, sizeof missing - at, "%s'%s' (%s)", count++ ? ", " : "", node->name,
+                         op_def(node->op)->name);
+    at = at + (size_t)wrote < sizeof missing ? at + (size_t)wrote : sizeof missing - 1;
+  }
+  return count ? fail(E_UNSUPPORTED, "backend %s cannot run %zu nodes: %s", backend->name, count, missing) : OK;
+}
+
+Status backend_evaluate(void *unused, const Node *node, const Tensor *in, const Tensor *out) {
+  (void)unused;
+  void *workspace = NULL;
+  if (node->workspace_bytes && !(workspace = malloc(node->workspace_bytes)))
+    return fail(E_MEMORY, "out of memory: %zu bytes", node->workspace_bytes);
+  Status status = reference_kernels[node->op](NULL, node, in, out, workspace);
+  free(workspace);
+  return status;
+}

@@ -1,0 +1,363 @@
+/* Elementwise kernels. Every loop nest is a Walk: an inner run along the last merged axis, where an input either
+ * steps by one element or stands still (is broadcast), and the runs outside it. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/reference/reference.h"
+
+/* The inner run with the common steppings spelled out, so that the compiler sees unit strides. */
+#define RUN2(EXPR)                                                                                                     \
+  if (sa == 1 && sb == 1)                                                                                              \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      x = a[i], y = b[i];                                                                                              \
+      c[i] = EXPR;                                                                                                     \
+    }                                                                                                                  \
+  else if (sa == 1 && sb == 0)                                                                                         \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      x = a[i], y = b[0];                                                                                              \
+      c[i] = EXPR;                                                                                                     \
+    }                                                                                                                  \
+  else if (sa == 0 && sb == 1)                                                                                         \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      x = a[0], y = b[i];                                                                                              \
+      c[i] = EXPR;                                                                                                     \
+    }                                                                                                                  \
+  else                                                                                                                 \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      x = a[i * sa], y = b[i * sb];                                                                                    \
+      c[i] = EXPR;                                                                                                     \
+    }
+
+#define BINARY_LOOP(name, TA, TB, R, EXPR)                                                                             \
+  WIDE_LOOPS static void name(const TA *a, int64_t sa, const TB *b, int64_t sb, R *c, int64_t n) {                     \
+    TA x;                                                                                                              \
+    TB y;                                                                                                              \
+    RUN2(EXPR)                                                                                                         \
+  }                                                                                                                    \
+  static Status name##_all(const Tensor *in, const Tensor *out) {                                                      \
+    Walk w;                                                                                                            \
+    walk_init(&w, out->shape, in, 2);                                                                                  \
+    int64_t runs = walk_runs(&w), n = w.dim[w.rank - 1], at[3];                                                        \
+    for (int64_t run = 0; run < runs; run++) {                                                                         \
+      walk_offsets(&w, run, 2, at);                                                                                    \
+      name((const TA *)in[0].data + at[0], w.stride[0][w.rank - 1], (const TB *)in[1].data + at[1],                    \
+           w.stride[1][w.rank - 1], (R *)out->data + run * n, n);                                                      \
+    }                                                                                                                  \
+    return OK;                                                                                                         \
+  }
+
+#define CASE(TYPE, call)                                                                                               \
+  case TYPE:                                                                                                           \
+    return call;
+
+#define KERNEL(op_name)                                                                                                \
+  Status reference_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace)
+
+#define UNUSED (void)stream, (void)node, (void)workspace
+
+/* One kernel over float and integer types. */
+#define ARITHMETIC(op_name, FLOAT_EXPR, INT_EXPR)                                                                      \
+  BINARY_LOOP(op_name##_f32, float, float, float, FLOAT_EXPR)                                                          \
+  BINARY_LOOP(op_name##_f64, double, double, double, FLOAT_EXPR)                                                       \
+  BINARY_LOOP(op_name##_i64, int64_t, int64_t, int64_t, INT_EXPR)                                                      \
+  BINARY_LOOP(op_name##_i32, int32_t, int32_t, int32_t, INT_EXPR)                                                      \
+  KERNEL(op_name) {                                                                                                    \
+    UNUSED;                                                                                                            \
+    switch (in[0].dtype) {                                                                                             \
+      CASE(F32, op_name##_f32_all(in, out))                                                                            \
+      CASE(F64, op_name##_f64_all(in, out))                                                                            \
+      CASE(I64, op_name##_i64_all(in, out))                                                                            \
+      CASE(I32, op_name##_i32_all(in, out))                                                                            \
+    default:                                                                                                           \
+      return unsupported_type(node, in[0].dtype);                                                                      \
+    }                                                                                                                  \
+  }
+
+/* Integer sums wrap, as in every array library, without being undefined. */
+#define WRAP(op) (__typeof__(x))((uint64_t)x op(uint64_t) y)
+ARITHMETIC(Add, x + y, WRAP(+))
+ARITHMETIC(Sub, x - y, WRAP(-))
+ARITHMETIC(Mul, x *y, WRAP(*))
+ARITHMETIC(Div, x / y, y == 0 ? 0 : y == -1 ? (__typeof__(x))(0 - (uint64_t)x) : x / y)
+ARITHMETIC(Max, x > y || x != x ? x : y, x > y ? x : y)
+ARITHMETIC(Min, x < y || x != x ? x : y, x < y ? x : y)
+
+static double modulo_f64(double x, double y, bool c_sign) {
+  double r = fmod(x, y);
+  return !c_sign && r != 0 && (r < 0) != (y < 0) ? r + y : r;
+}
+
+static int64_t modulo_i64(int64_t x, int64_t y, bool c_sign) {
+  if (y == 0 || y == -1)
+    return 0;
+  int64_t r = x % y;
+  return !c_sign && r != 0 && (r < 0) != (y < 0) ? r + y : r;
+}
+
+#define MODULO(S, T, function)                                                                                         \
+  BINARY_LOOP(Mod_##S, T, T, T, (T)function(x, y, false))                                                              \
+  BINARY_LOOP(Fmod_##S, T, T, T, (T)function(x, y, true))
+MODULO(f32, float, modulo_f64)
+MODULO(f64, double, modulo_f64)
+MODULO(i64, int64_t, modulo_i64)
+MODULO(i32, int32_t, modulo_i64)
+
+KERNEL(Mod) {
+  UNUSED;
+  bool c_sign = node_int(node, "fmod", 0);
+  switch (in[0].dtype) {
+    CASE(F32, c_sign ? Fmod_f32_all(in, out) : Mod_f32_all(in, out))
+    CASE(F64, c_sign ? Fmod_f64_all(in, out) : Mod_f64_all(in, out))
+    CASE(I64, c_sign ? Fmod_i64_all(in, out) : Mod_i64_all(in, out))
+    CASE(I32, c_sign ? Fmod_i32_all(in, out) : Mod_i32_all(in, out))
+  default:
+    return unsupported_type(node, in[0].dtype);
+  }
+}
+
+/* Squares are the common case and need no library call. */
+BINARY_LOOP(Pow_f32, float, float, float, y == 2 ? x * x : y == 1 ? x : powf(x, y))
+BINARY_LOOP(Pow_f64, double, double, double, y == 2 ? x * x : y == 1 ? x : pow(x, y))
+BINARY_LOOP(Pow_f32_i64, float, int64_t, float, (float)pow(x, (double)y))
+BINARY_LOOP(Pow_f64_i64, double, int64_t, double, pow(x, (double)y))
+BINARY_LOOP(Pow_i64_i64, int64_t, int64_t, int64_t, (int64_t)pow((double)x, (double)y))
+
+KERNEL(Pow) {
+  UNUSED;
+  if (in[0].dtype == F32 && in[1].dtype == F32)
+    return Pow_f32_all(in, out);
+  if (in[0].dtype == F64 && in[1].dtype == F64)
+    return Pow_f64_all(in, out);
+  if (in[1].dtype == I64 && in[0].dtype == F32)
+    return Pow_f32_i64_all(in, out);
+  if (in[1].dtype == I64 && in[0].dtype == F64)
+    return Pow_f64_i64_all(in, out);
+  if (in[1].dtype == I64 && in[0].dtype == I64)
+    return Pow_i64_i64_all(in, out);
+  return unsupported_type(node, in[1].dtype);
+}
+
+#define COMPARISON(op_name, EXPR)                                                                                      \
+  BINARY_LOOP(op_name##_f32, float, float, uint8_t, EXPR)                                                              \
+  BINARY_LOOP(op_name##_f64, double, double, uint8_t, EXPR)                                                            \
+  BINARY_LOOP(op_name##_i64, int64_t, int64_t, uint8_t, EXPR)                                                          \
+  BINARY_LOOP(op_name##_i32, int32_t, int32_t, uint8_t, EXPR)                                                          \
+  BINARY_LOOP(op_name##_u8, uint8_t, uint8_t, uint8_t, EXPR)                                                           \
+  KERNEL(op_name) {                                                                                                    \
+    UNUSED;                                                                                                            \
+    switch (in[0].dtype) {                                                                                             \
+      CASE(F32, op_name##_f32_all(in, out))                                                                            \
+      CASE(F64, op_name##_f64_all(in, out))                                                                            \
+      CASE(I64, op_name##_i64_all(in, out))                                                                            \
+      CASE(I32, op_name##_i32_all(in, out))                                                                            \
+      CASE(U8, op_name##_u8_all(in, out))                                                                              \
+      CASE(BOOL, op_name##_u8_all(in, out))                                                                            \
+    default:                                                                                                           \
+      return unsupported_type(node, in[0].dtype);                                                                      \
+    }                                                                                                                  \
+  }
+
+COMPARISON(Equal, x == y)
+COMPARISON(Greater, x > y)
+COMPARISON(GreaterOrEqual, x >= y)
+COMPARISON(Less, x < y)
+COMPARISON(LessOrEqual, x <= y)
+
+BINARY_LOOP(And_u8, uint8_t, uint8_t, uint8_t, x &&y)
+BINARY_LOOP(Or_u8, uint8_t, uint8_t, uint8_t, x || y)
+
+KERNEL(And) {
+  UNUSED;
+  return And_u8_all(in, out);
+}
+
+KERNEL(Or) {
+  UNUSED;
+  return Or_u8_all(in, out);
+}
+
+KERNEL(Not) {
+  UNUSED;
+  const uint8_t *x = in[0].data;
+  uint8_t *y = out[0].data;
+  int64_t n = shape_elements(out[0].shape);
+  for (int64_t i = 0; i < n; i++)
+    y[i] = !x[i];
+  return OK;
+}
+
+#define WHERE(S, T)                                                                                                    \
+  static Status where_##S(const Tensor *in, const Tensor *out) {                                                       \
+    Walk w;                                                                                                            \
+    walk_init(&w, out->shape, in, 3);                                                                                  \
+    int64_t runs = walk_runs(&w), last = w.rank - 1, n = w.dim[last], at[3];                                           \
+    int64_t sc = w.stride[0][last], sa = w.stride[1][last], sb = w.stride[2][last];                                    \
+    for (int64_t run = 0; run < runs; run++) {                                                                         \
+      walk_offsets(&w, run, 3, at);                                                                                    \
+      const uint8_t *c = (const uint8_t *)in[0].data + at[0];                                                          \
+      const T *a = (const T *)in[1].data + at[1], *b = (const T *)in[2].data + at[2];                                  \
+      T *y = (T *)out->data + run * n;                                                                                 \
+      for (int64_t i = 0; i < n; i++)                                                                                  \
+        y[i] = c[i * sc] ? a[i * sa] : b[i * sb];                                                                      \
+    }                                                                                                                  \
+    return OK;                                                                                                         \
+  }
+WHERE(w8, uint64_t)
+WHERE(w4, uint32_t)
+WHERE(w2, uint16_t)
+WHERE(w1, uint8_t)
+
+KERNEL(Where) {
+  UNUSED;
+  switch (dtype_bytes(out[0].dtype)) {
+    CASE(8, where_w8(in, out))
+    CASE(4, where_w4(in, out))
+    CASE(2, where_w2(in, out))
+  default:
+    return where_w1(in, out);
+  }
+}
+
+#define UNARY_LOOP(name, T, EXPR)                                                                                      \
+  WIDE_LOOPS static void name(const T *a, T *c, int64_t n) {                                                           \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      T x = a[i];                                                                                                      \
+      c[i] = EXPR;                                                                                                     \
+    }                                                                                                                  \
+  }
+
+#define UNARY(op_name, EXPR32, EXPR64)                                                                                 \
+  UNARY_LOOP(op_name##_f32, float, EXPR32)                                                                             \
+  UNARY_LOOP(op_name##_f64, double, EXPR64)                                                                            \
+  KERNEL(op_name) {                                                                                                    \
+    UNUSED;                                                                                                            \
+    if (in[0].dtype == F32)                                                                                            \
+      op_name##_f32(in[0].data, out[0].data, shape_elements(out[0].shape));                                            \
+    else if (in[0].dtype == F64)                                                                                       \
+      op_name##_f64(in[0].data, out[0].data, shape_elements(out[0].shape));                                            \
+    else                                                                                                               \
+      return unsupported_type(node, in[0].dtype);                                                                      \
+    return OK;                                                                                                         \
+  }
+
+UNARY(Sqrt, sqrtf(x), sqrt(x))
+UNARY(Exp, expf(x), exp(x))
+UNARY(Log, logf(x), log(x))
+UNARY(Erf, erff(x), erf(x))
+UNARY(Sin, sinf(x), sin(x))
+UNARY(Cos, cosf(x), cos(x))
+UNARY(Reciprocal, 1 / x, 1 / x)
+UNARY(Tanh, tanhf(x), tanh(x))
+UNARY(Sigmoid, 1 / (1 + expf(-x)), 1 / (1 + exp(-x)))
+UNARY(Relu, x > 0 || x != x ? x : 0, x > 0 || x != x ? x : 0)
+
+UNARY_LOOP(Neg_f32, float, -x)
+UNARY_LOOP(Neg_f64, double, -x)
+UNARY_LOOP(Neg_i64, int64_t, (int64_t)(0 - (uint64_t)x))
+UNARY_LOOP(Neg_i32, int32_t, (int32_t)(0 - (uint32_t)x))
+UNARY_LOOP(Abs_f32, float, fabsf(x))
+UNARY_LOOP(Abs_f64, double, fabs(x))
+UNARY_LOOP(Abs_i64, int64_t, x < 0 ? (int64_t)(0 - (uint64_t)x) : x)
+UNARY_LOOP(Abs_i32, int32_t, x < 0 ? (int32_t)(0 - (uint32_t)x) : x)
+
+#define SIGNED_UNARY(op_name)                                                                                          \
+  KERNEL(op_name) {                                                                                                    \
+    UNUSED;                                                                                                            \
+    int64_t n = shape_elements(out[0].shape);                                                                          \
+    switch (in[0].dtype) {                                                                                             \
+      CASE(F32, (op_name##_f32(in[0].data, out[0].data, n), OK))                                                       \
+      CASE(F64, (op_name##_f64(in[0].data, out[0].data, n), OK))                                                       \
+      CASE(I64, (op_name##_i64(in[0].data, out[0].data, n), OK))                                                       \
+      CASE(I32, (op_name##_i32(in[0].data, out[0].data, n), OK))                                                       \
+    default:                                                                                                           \
+      return unsupported_type(node, in[0].dtype);                                                                      \
+    }                                                                                                                  \
+  }
+SIGNED_UNARY(Neg)
+SIGNED_UNARY(Abs)
+
+/* Activations with an attribute, and the gradients of activations: y of one or two arrays of one shape. */
+#define PAIR_LOOP(name, T, EXPR)                                                                                       \
+  WIDE_LOOPS static void name(const T *a, const T *b, T alpha, T *c, int64_t n) {                                      \
+    (void)alpha;                                                                                                       \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      T d = a[i], v = b[i];                                                                                            \
+      c[i] = EXPR;                                                                                                     \
+    }                                                                                                                  \
+  }
+
+#define PAIR(op_name, label, second, alpha, EXPR32, EXPR64)                                                            \
+  PAIR_LOOP(label##_f32, float, EXPR32)                                                                                \
+  PAIR_LOOP(label##_f64, double, EXPR64)                                                                               \
+  static Status label(const Node *node, const Tensor *in, const Tensor *out) {                                         \
+    int64_t n = shape_elements(out[0].shape);                                                                          \
+    if (in[0].dtype == F32)                                                                                            \
+      label##_f32(in[0].data, in[second].data, (float)(alpha), out[0].data, n);                                        \
+    else if (in[0].dtype == F64)                                                                                       \
+      label##_f64(in[0].data, in[second].data, (alpha), out[0].data, n);                                               \
+    else                                                                                                               \
+      return unsupported_type(node, in[0].dtype);                                                                      \
+    return OK;                                                                                                         \
+  }
+
+#define SQRT_HALF 0.7071067811865476
+#define SQRT_2_PI 0.7978845608028654
+#define INV_SQRT_2PI 0.3989422804014327
+#define CUBIC 0.044715
+
+PAIR(TanhGrad, tanh_grad, 1, 0, d *(1 - v * v), d *(1 - v * v))
+PAIR(SigmoidGrad, sigmoid_grad, 1, 0, d *v *(1 - v), d *v *(1 - v))
+PAIR(ReluGrad, relu_grad, 1, 0, v > 0 ? d : 0, v > 0 ? d : 0)
+PAIR(LeakyRelu, leaky_relu, 0, node_float(node, "alpha", 0.01), v >= 0 ? d : alpha * d, v >= 0 ? d : alpha * d)
+PAIR(LeakyReluGrad, leaky_relu_grad, 1, node_float(node, "alpha", 0.01), v > 0 ? d : alpha * d, v > 0 ? d : alpha * d)
+PAIR(Gelu, gelu_erf, 0, 0, d * 0.5f * (1 + erff(v * (float)SQRT_HALF)), d * 0.5 * (1 + erf(v * SQRT_HALF)))
+PAIR(Gelu, gelu_tanh, 0, 0, d * 0.5f * (1 + tanhf((float)SQRT_2_PI * (v + (float)CUBIC * v * v * v))),
+     d * 0.5 * (1 + tanh(SQRT_2_PI * (v + CUBIC * v * v * v))))
+PAIR(GeluGrad, gelu_erf_grad, 1, 0,
+     d *(0.5f * (1 + erff(v * (float)SQRT_HALF)) + v * (float)INV_SQRT_2PI * expf(-0.5f * v * v)),
+     d *(0.5 * (1 + erf(v * SQRT_HALF)) + v * INV_SQRT_2PI * exp(-0.5 * v * v)))
+
+static inline double gelu_tanh_slope(double v) {
+  double t = tanh(SQRT_2_PI * (v + CUBIC * v * v * v));
+  return 0.5 * (1 + t) + 0.5 * v * (1 - t * t) * SQRT_2_PI * (1 + 3 * CUBIC * v * v);
+}
+PAIR(GeluGrad, gelu_tanh_grad, 1, 0, d *(float)gelu_tanh_slope(v), d *gelu_tanh_slope(v))
+
+static bool tanh_form(const Node *node) {
+  return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
+}
+
+KERNEL(TanhGrad) {
+  UNUSED;
+  return tanh_grad(node, in, out);
+}
+
+KERNEL(SigmoidGrad) {
+  UNUSED;
+  return sigmoid_grad(node, in, out);
+}
+
+KERNEL(ReluGrad) {
+  UNUSED;
+  return relu_grad(node, in, out);
+}
+
+KERNEL(LeakyRelu) {
+  UNUSED;
+  return leaky_relu(node, in, out);
+}
+
+KERNEL(LeakyReluGrad) {
+  UNUSED;
+  return leaky_relu_grad(node, in, out);
+}
+
+KERNEL(Gelu) {
+  UNUSED;
+  return tanh_form(node) ? gelu_tanh(node, in, out) : gelu_erf(node, in, out);
+}
+
+KERNEL(GeluGrad) {
+  UNUSED;
+  return tanh_form(node) ? gelu_tanh_grad(node, in, out) : gelu_erf_grad(node, in, out);
+}

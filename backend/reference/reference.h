@@ -1,0 +1,51 @@
+/* The reference backend: plain C, one thread, complete; the definition of every operator. Other host backends copy
+ * reference_kernels and override entries. */
+#ifndef BACKEND_REFERENCE_REFERENCE_H
+#define BACKEND_REFERENCE_REFERENCE_H
+
+#include "backend/backend.h"
+
+#define OP(name) Kernel reference_##name;
+#include "graph/ops.def"
+#undef OP
+
+extern Kernel *const reference_kernels[OP_COUNT];
+
+/* Bytes that the packed operands of a product need. */
+size_t reference_workspace_bytes(const Graph *graph, const Node *node);
+
+/* Wide loops get a version for each instruction set, chosen when the program is loaded. Bits are the same on one
+ * machine, which is what the promise covers. Sanitizers do not go with it. */
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define WIDE_LOOPS __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDE_LOOPS
+#endif
+
+/* How up to three inputs run along an output: axes merged where all of them allow it. */
+typedef struct {
+  int rank; /* at least 1; the last axis is the inner loop */
+  int64_t dim[MAX_RANK];
+  int64_t stride[3][MAX_RANK]; /* elements, 0 where an input is broadcast */
+} Walk;
+
+void walk_init(Walk *walk, Shape out, const Tensor *in, int n_in);
+
+/* Offsets of the inputs at the start of inner run number `run`. */
+void walk_offsets(const Walk *walk, int64_t run, int n_in, int64_t offset[3]);
+
+/* Number of inner runs. */
+int64_t walk_runs(const Walk *walk);
+
+/* [outer, axis, inner] view of a shape. */
+typedef struct {
+  int64_t outer, size, inner;
+} Split3;
+Split3 split_at(Shape shape, int axis);
+/* [outer, size] with everything from axis on in `size`. */
+Split3 split_from(Shape shape, int axis);
+
+/* E_UNSUPPORTED naming the type. */
+Status unsupported_type(const Node *node, DType dtype);
+
+#endif

@@ -1,0 +1,101 @@
+/* Losses as nodes. Invariant: loss_sum is a sum over elements that count, loss_scale its cotangent. */
+#include "graph/loss.h"
+
+#include <string.h>
+
+#include "graph/op.h"
+
+static const char *const names[LOSS_COUNT] = {
+    [LOSS_AUTO] = "auto",   [LOSS_CROSS_ENTROPY] = "cross_entropy",
+    [LOSS_MSE] = "mse",     [LOSS_BCE_WITH_LOGITS] = "bce_with_logits",
+    [LOSS_MODEL] = "model",
+};
+
+LossKind loss_find(const char *name) {
+  for (int i = 0; i < LOSS_COUNT; i++)
+    if (strcmp(names[i], name) == 0)
+      return (LossKind)i;
+  return LOSS_COUNT;
+}
+
+const char *loss_name(LossKind kind) {
+  return names[kind];
+}
+
+/* The axis whose removal makes the prediction's shape the target's. */
+static Status find_class_axis(Shape prediction, Shape target, int *class_axis) {
+  int found = -1, fits = 0;
+  for (int axis = 0; axis < prediction.rank; axis++) {
+    Shape rest = {0};
+    for (int i = 0; i < prediction.rank; i++)
+      if (i != axis)
+        rest.dim[rest.rank++] = prediction.dim[i];
+    if (shape_equal(rest, target)) {
+      fits++;
+      found = axis;
+    }
+  }
+  if (fits == 0)
+    return fail(E_SHAPE, "target %s lacks no single axis of the prediction %s", SHAPE_STR(target),
+                SHAPE_STR(prediction));
+  if (*class_axis < 0 && fits > 1)
+    return fail(E_SHAPE, "%d axes of the prediction %s could hold the classes of target %s: give --class-axis", fits,
+                SHAPE_STR(prediction), SHAPE_STR(target));
+  if (*class_axis < 0)
+    *class_axis = found;
+  return OK;
+}
+
+Status loss_append(Graph *graph, LossSpec *spec) {
+  const Value *prediction = graph_value(graph, spec->output);
+  bool integer = spec->target_dtype == I64 || spec->target_dtype == I32;
+  if (spec->kind == LOSS_AUTO)
+    spec->kind = integer ? LOSS_CROSS_ENTROPY : LOSS_MSE;
+  if (spec->kind == LOSS_MODEL)
+    return fail(E_UNSUPPORTED, "--loss model is not supported yet");
+  if (!integer && spec->kind == LOSS_CROSS_ENTROPY)
+    return fail(E_SHAPE, "cross_entropy needs integer targets, has %s", dtype_name(spec->target_dtype));
+  if (integer && spec->kind != LOSS_CROSS_ENTROPY)
+    return fail(E_SHAPE, "%s needs %s targets, has %s", loss_name(spec->kind), dtype_name(prediction->dtype),
+                dtype_name(spec->target_dtype));
+  if (spec->kind == LOSS_CROSS_ENTROPY) {
+    TRY(find_class_axis(prediction->shape, spec->target_shape, &spec->class_axis));
+  } else if (!shape_equal(prediction->shape, spec->target_shape)) {
+    return fail(E_SHAPE, "prediction '%s' is %s, target %s", prediction->name, SHAPE_STR(prediction->shape),
+                SHAPE_STR(spec->target_shape));
+  }
+  TRY(graph_add_value(graph, "target", spec->target_dtype, spec->target_shape, ROLE_INPUT, &graph->target));
+  graph_value(graph, graph->target)->batch_axis = 0;
+  TRY(graph_add_value(graph, "loss_scale", F64, (Shape){0}, ROLE_STEP, &graph->loss_scale));
+  ValueId in[] = {spec->output, graph->target};
+  NodeId node;
+  if (spec->kind == LOSS_CROSS_ENTROPY) {
+    Attr attrs[] = {attr_int("class_axis", spec->class_axis), attr_int("ignore_index", spec->ignore_index)};
+    TRY(graph_add_node(graph, OP_CrossEntropy, "loss", in, 2, attrs, 2, (const char *[]){"loss_sum", NULL}, 2, &node));
+  } else {
+    OpKind op = spec->kind == LOSS_MSE ? OP_MeanSquaredError : OP_BinaryCrossEntropy;
+    TRY(graph_add_node(graph, op, "loss", in, 2, NULL, 0, (const char *[]){"loss_sum"}, 1, &node));
+  }
+  graph->loss_sum = graph_node(graph, node)->out[0];
+  return OK;
+}
+
+Status loss_denominator(const Graph *graph, const LossSpec *spec, const void *targets, size_t count, double *out) {
+  if (spec->kind != LOSS_CROSS_ENTROPY) {
+    *out = (double)count;
+    return OK;
+  }
+  int64_t classes = graph_value(graph, spec->output)->shape.dim[spec->class_axis];
+  size_t counted = 0;
+  for (size_t i = 0; i < count; i++) {
+    int64_t t = spec->target_dtype == I64 ? ((const int64_t *)targets)[i] : ((const int32_t *)targets)[i];
+    if (t == spec->ignore_index)
+      continue;
+    if (t < 0 || t >= classes)
+      return fail(E_MODEL, "target %lld at position %zu is outside the %lld classes (0 to %lld)", (long long)t, i,
+                  (long long)classes, (long long)classes - 1);
+    counted++;
+  }
+  *out = (double)counted;
+  return OK;
+}

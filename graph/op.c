@@ -1,0 +1,46 @@
+/* The table itself. Invariant: entry i belongs to OpKind i, by construction from ops.def. */
+#include "graph/op.h"
+
+#include <string.h>
+
+static const OpDef *const table[OP_COUNT] = {
+#define OP(name) &op_##name,
+#include "graph/ops.def"
+#undef OP
+};
+
+const OpDef *op_def(OpKind op) {
+  return table[op];
+}
+
+OpKind op_find(const char *name) {
+  for (int i = 0; i < OP_COUNT; i++)
+    if (strcmp(table[i]->name, name) == 0)
+      return (OpKind)i;
+  return OP_COUNT;
+}
+
+Cost op_cost(const Graph *graph, const Node *node) {
+  const OpDef *def = op_def(node->op);
+  if (def->flags & OP_VIEW)
+    return (Cost){0, 0};
+  if (def->cost)
+    return def->cost(graph, node);
+  Cost cost = {0, 0};
+  for (int i = 0; i < node->n_in; i++)
+    if (node->in[i] != NO_VALUE)
+      cost.bytes += (double)graph_value_bytes(graph, node->in[i]);
+  for (int i = 0; i < node->n_out; i++)
+    if (node->out[i] != NO_VALUE) {
+      cost.bytes += (double)graph_value_bytes(graph, node->out[i]);
+      cost.flops += (double)shape_elements(graph_value(graph, node->out[i])->shape);
+    }
+  return cost;
+}
+
+double cost_seconds(Cost cost, const DeviceSpec *device) {
+  if (cost.bytes == 0 && cost.flops == 0)
+    return 0;
+  double compute = cost.flops / device->flops_per_second, memory = cost.bytes / device->bytes_per_second;
+  return device->node_overhead_seconds + (compute > memory ? compute : memory);
+}

@@ -1,0 +1,309 @@
+/* Elementwise operators with NumPy broadcasting. A rule may give a cotangent of the broadcast shape: autodiff sums
+ * it down. */
+#include "graph/ops/rule.h"
+
+static Status broadcast_shape(Graph *g, Node *n, Shape *shape) {
+  *shape = rule_in(g, n, 0)->shape;
+  for (int i = 1; i < n->n_in; i++)
+    if (!shape_broadcast(*shape, rule_in(g, n, i)->shape, shape))
+      return fail(E_SHAPE, "shapes do not broadcast: '%s' %s, '%s' %s", rule_in(g, n, 0)->name,
+                  SHAPE_STR(rule_in(g, n, 0)->shape), rule_in(g, n, i)->name, SHAPE_STR(rule_in(g, n, i)->shape));
+  return OK;
+}
+
+static Status infer_binary(Graph *g, Node *n) {
+  Shape shape;
+  TRY(rule_one_type(g, n));
+  TRY(broadcast_shape(g, n, &shape));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
+  return OK;
+}
+
+static Status infer_pow(Graph *g, Node *n) {
+  Shape shape;
+  TRY(broadcast_shape(g, n, &shape));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
+  return OK;
+}
+
+static Status infer_compare(Graph *g, Node *n) {
+  Shape shape;
+  TRY(rule_one_type(g, n));
+  TRY(broadcast_shape(g, n, &shape));
+  rule_set(g, n, 0, BOOL, shape);
+  return OK;
+}
+
+static Status infer_logic(Graph *g, Node *n) {
+  if (rule_in(g, n, 0)->dtype != BOOL)
+    return fail(E_SHAPE, "input '%s' is %s, not bool", rule_in(g, n, 0)->name, dtype_name(rule_in(g, n, 0)->dtype));
+  return infer_compare(g, n);
+}
+
+static Status infer_where(Graph *g, Node *n) {
+  Shape shape;
+  if (rule_in(g, n, 0)->dtype != BOOL)
+    return fail(E_SHAPE, "condition '%s' is %s, not bool", rule_in(g, n, 0)->name, dtype_name(rule_in(g, n, 0)->dtype));
+  if (rule_in(g, n, 1)->dtype != rule_in(g, n, 2)->dtype)
+    return fail(E_SHAPE, "types differ: %s, %s", dtype_name(rule_in(g, n, 1)->dtype),
+                dtype_name(rule_in(g, n, 2)->dtype));
+  TRY(broadcast_shape(g, n, &shape));
+  rule_set(g, n, 0, rule_in(g, n, 1)->dtype, shape);
+  return OK;
+}
+
+static Status infer_float_unary(Graph *g, Node *n) {
+  TRY(rule_float(g, n, 0));
+  return rule_same(g, n);
+}
+
+/* Both inputs have one shape: a cotangent and what the forward kept. */
+static Status infer_float_pair(Graph *g, Node *n) {
+  TRY(rule_float(g, n, 0));
+  TRY(rule_one_type(g, n));
+  if (!shape_equal(rule_in(g, n, 0)->shape, rule_in(g, n, 1)->shape))
+    return fail(E_SHAPE, "shapes differ: %s, %s", SHAPE_STR(rule_in(g, n, 0)->shape),
+                SHAPE_STR(rule_in(g, n, 1)->shape));
+  return rule_same(g, n);
+}
+
+static Status gradient_add(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  for (int i = 0; i < 2; i++)
+    if (rule_wants(g, n, i))
+      d_in[i] = d_out[0];
+  return OK;
+}
+
+static Status gradient_sub(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  if (rule_wants(g, n, 0))
+    d_in[0] = d_out[0];
+  return rule_wants(g, n, 1) ? emit1(g, OP_Neg, d_out[0], &d_in[1]) : OK;
+}
+
+static Status gradient_mul(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  if (rule_wants(g, n, 0))
+    TRY(emit2(g, OP_Mul, d_out[0], n->in[1], &d_in[0]));
+  return rule_wants(g, n, 1) ? emit2(g, OP_Mul, d_out[0], n->in[0], &d_in[1]) : OK;
+}
+
+static Status gradient_div(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  if (rule_wants(g, n, 0))
+    TRY(emit2(g, OP_Div, d_out[0], n->in[1], &d_in[0]));
+  if (rule_wants(g, n, 1)) { /* dB = -dY Y / B */
+    ValueId t;
+    TRY(emit2(g, OP_Mul, d_out[0], n->out[0], &t));
+    TRY(emit2(g, OP_Div, t, n->in[1], &t));
+    TRY(emit1(g, OP_Neg, t, &d_in[1]));
+  }
+  return OK;
+}
+
+static Status gradient_pow(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId t;
+  if (rule_wants(g, n, 0)) { /* dA = dY B A^(B-1) */
+    ValueId exponent = n->in[1], one;
+    DType dtype = rule_in(g, n, 0)->dtype;
+    if (rule_in(g, n, 1)->dtype != dtype) {
+      Attr to = attr_int("to", dtype);
+      TRY(graph_emit(g, OP_Cast, &exponent, 1, &to, 1, &exponent));
+    }
+    TRY(emit_scalar(g, n->in[0], 1, &one));
+    TRY(emit2(g, OP_Sub, exponent, one, &t));
+    TRY(emit2(g, OP_Pow, n->in[0], t, &t));
+    TRY(emit2(g, OP_Mul, t, exponent, &t));
+    TRY(emit2(g, OP_Mul, d_out[0], t, &d_in[0]));
+  }
+  if (rule_wants(g, n, 1)) { /* dB = dY Y log A, 0 where A is 0 */
+    ValueId zero, is_zero, log, safe;
+    TRY(emit_scalar(g, n->in[0], 0, &zero));
+    TRY(emit2(g, OP_Equal, n->in[0], zero, &is_zero));
+    TRY(emit1(g, OP_Log, n->in[0], &log));
+    TRY(graph_emit(g, OP_Where, (ValueId[]){is_zero, zero, log}, 3, NULL, 0, &safe));
+    TRY(emit2(g, OP_Mul, n->out[0], safe, &t));
+    TRY(emit2(g, OP_Mul, d_out[0], t, &d_in[1]));
+  }
+  return OK;
+}
+
+/* The larger (smaller) side takes all, a tie goes by halves, as torch.maximum. */
+static Status extremum_share(Graph *g, const Node *n, OpKind wins, int i, ValueId d_out, ValueId *d_in) {
+  ValueId win, tie, zero, half, share;
+  TRY(emit_scalar(g, d_out, 0, &zero));
+  TRY(emit_scalar(g, d_out, 0.5, &half));
+  TRY(emit2(g, wins, n->in[i], n->in[1 - i], &win));
+  TRY(emit2(g, OP_Equal, n->in[0], n->in[1], &tie));
+  TRY(emit2(g, OP_Mul, d_out, half, &share));
+  TRY(graph_emit(g, OP_Where, (ValueId[]){tie, share, zero}, 3, NULL, 0, &share));
+  return graph_emit(g, OP_Where, (ValueId[]){win, d_out, share}, 3, NULL, 0, d_in);
+}
+
+static Status gradient_max(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  OpKind wins = n->op == OP_Max ? OP_Greater : OP_Less;
+  for (int i = 0; i < 2; i++)
+    if (rule_wants(g, n, i))
+      TRY(extremum_share(g, n, wins, i, d_out[0], &d_in[i]));
+  return OK;
+}
+
+static Status gradient_where(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId zero;
+  TRY(emit_scalar(g, d_out[0], 0, &zero));
+  if (rule_wants(g, n, 1))
+    TRY(graph_emit(g, OP_Where, (ValueId[]){n->in[0], d_out[0], zero}, 3, NULL, 0, &d_in[1]));
+  if (rule_wants(g, n, 2))
+    TRY(graph_emit(g, OP_Where, (ValueId[]){n->in[0], zero, d_out[0]}, 3, NULL, 0, &d_in[2]));
+  return OK;
+}
+
+static Status gradient_neg(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  (void)n;
+  return emit1(g, OP_Neg, d_out[0], &d_in[0]);
+}
+
+static Status gradient_abs(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId zero, positive, negative, minus, t;
+  TRY(emit_scalar(g, d_out[0], 0, &zero));
+  TRY(emit2(g, OP_Greater, n->in[0], zero, &positive));
+  TRY(emit2(g, OP_Less, n->in[0], zero, &negative));
+  TRY(emit1(g, OP_Neg, d_out[0], &minus));
+  TRY(graph_emit(g, OP_Where, (ValueId[]){negative, minus, zero}, 3, NULL, 0, &t));
+  return graph_emit(g, OP_Where, (ValueId[]){positive, d_out[0], t}, 3, NULL, 0, &d_in[0]);
+}
+
+static Status gradient_sqrt(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId half, t; /* dX = dY / 2 / Y */
+  TRY(emit_scalar(g, d_out[0], 0.5, &half));
+  TRY(emit2(g, OP_Mul, d_out[0], half, &t));
+  return emit2(g, OP_Div, t, n->out[0], &d_in[0]);
+}
+
+static Status gradient_exp(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit2(g, OP_Mul, d_out[0], n->out[0], &d_in[0]);
+}
+
+static Status gradient_log(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit2(g, OP_Div, d_out[0], n->in[0], &d_in[0]);
+}
+
+static Status gradient_erf(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId t, factor; /* dX = dY 2/sqrt(pi) exp(-X²) */
+  TRY(emit2(g, OP_Mul, n->in[0], n->in[0], &t));
+  TRY(emit1(g, OP_Neg, t, &t));
+  TRY(emit1(g, OP_Exp, t, &t));
+  TRY(emit_scalar(g, d_out[0], 1.1283791670955126, &factor));
+  TRY(emit2(g, OP_Mul, t, factor, &t));
+  return emit2(g, OP_Mul, d_out[0], t, &d_in[0]);
+}
+
+static Status gradient_sin(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId t;
+  TRY(emit1(g, OP_Cos, n->in[0], &t));
+  return emit2(g, OP_Mul, d_out[0], t, &d_in[0]);
+}
+
+static Status gradient_cos(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId t;
+  TRY(emit1(g, OP_Sin, n->in[0], &t));
+  TRY(emit2(g, OP_Mul, d_out[0], t, &t));
+  return emit1(g, OP_Neg, t, &d_in[0]);
+}
+
+static Status gradient_reciprocal(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId t; /* dX = -dY Y² */
+  TRY(emit2(g, OP_Mul, n->out[0], n->out[0], &t));
+  TRY(emit2(g, OP_Mul, d_out[0], t, &t));
+  return emit1(g, OP_Neg, t, &d_in[0]);
+}
+
+static Status gradient_tanh(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit2(g, OP_TanhGrad, d_out[0], n->out[0], &d_in[0]);
+}
+
+static Status gradient_sigmoid(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit2(g, OP_SigmoidGrad, d_out[0], n->out[0], &d_in[0]);
+}
+
+static Status gradient_relu(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit2(g, OP_ReluGrad, d_out[0], n->out[0], &d_in[0]);
+}
+
+static Status gradient_leaky_relu(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit_like(g, n, OP_LeakyReluGrad, (ValueId[]){d_out[0], n->in[0]}, 2, NULL, &d_in[0]);
+}
+
+static Status gradient_gelu(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit_like(g, n, OP_GeluGrad, (ValueId[]){d_out[0], n->in[0]}, 2, NULL, &d_in[0]);
+}
+
+static Status infer_cast(Graph *g, Node *n) {
+  int64_t to = node_int(n, "to", DTYPE_NONE);
+  if (to <= DTYPE_NONE || to >= DTYPE_COUNT)
+    return fail(E_UNSUPPORTED, "type %lld is not known", (long long)to);
+  rule_set(g, n, 0, (DType)to, rule_in(g, n, 0)->shape);
+  return OK;
+}
+
+static Status gradient_cast(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  Attr to = attr_int("to", rule_in(g, n, 0)->dtype);
+  return graph_emit(g, OP_Cast, d_out, 1, &to, 1, &d_in[0]);
+}
+
+/* Transcendental functions cost about this many operations an element. */
+enum { FUNCTION_FLOPS = 16 };
+
+static Cost cost_function(const Graph *g, const Node *n) {
+  Cost cost = {0, 0};
+  for (int i = 0; i < n->n_in; i++)
+    cost.bytes += (double)graph_value_bytes(g, n->in[i]);
+  cost.bytes += (double)graph_value_bytes(g, n->out[0]);
+  cost.flops = FUNCTION_FLOPS * (double)shape_elements(rule_out(g, n, 0)->shape);
+  return cost;
+}
+
+#define ENTRY(op_name, inputs, infer, grad, price)                                                                     \
+  const OpDef op_##op_name = {.name = #op_name,                                                                        \
+                              .min_in = inputs,                                                                        \
+                              .max_in = inputs,                                                                        \
+                              .min_out = 1,                                                                            \
+                              .max_out = 1,                                                                            \
+                              .infer_shape = infer,                                                                    \
+                              .gradient = grad,                                                                        \
+                              .cost = price};
+
+ENTRY(Add, 2, infer_binary, gradient_add, NULL)
+ENTRY(Sub, 2, infer_binary, gradient_sub, NULL)
+ENTRY(Mul, 2, infer_binary, gradient_mul, NULL)
+ENTRY(Div, 2, infer_binary, gradient_div, NULL)
+ENTRY(Pow, 2, infer_pow, gradient_pow, cost_function)
+ENTRY(Max, 2, infer_binary, gradient_max, NULL)
+ENTRY(Min, 2, infer_binary, gradient_max, NULL)
+ENTRY(Mod, 2, infer_binary, NULL, NULL)
+ENTRY(Equal, 2, infer_compare, NULL, NULL)
+ENTRY(Greater, 2, infer_compare, NULL, NULL)
+ENTRY(GreaterOrEqual, 2, infer_compare, NULL, NULL)
+ENTRY(Less, 2, infer_compare, NULL, NULL)
+ENTRY(LessOrEqual, 2, infer_compare, NULL, NULL)
+ENTRY(And, 2, infer_logic, NULL, NULL)
+ENTRY(Or, 2, infer_logic, NULL, NULL)
+ENTRY(Not, 1, infer_logic, NULL, NULL)
+ENTRY(Where, 3, infer_where, gradient_where, NULL)
+ENTRY(Neg, 1, rule_same, gradient_neg, NULL)
+ENTRY(Abs, 1, rule_same, gradient_abs, NULL)
+ENTRY(Sqrt, 1, infer_float_unary, gradient_sqrt, NULL)
+ENTRY(Exp, 1, infer_float_unary, gradient_exp, cost_function)
+ENTRY(Log, 1, infer_float_unary, gradient_log, cost_function)
+ENTRY(Erf, 1, infer_float_unary, gradient_erf, cost_function)
+ENTRY(Sin, 1, infer_float_unary, gradient_sin, cost_function)
+ENTRY(Cos, 1, infer_float_unary, gradient_cos, cost_function)
+ENTRY(Reciprocal, 1, infer_float_unary, gradient_reciprocal, NULL)
+ENTRY(Tanh, 1, infer_float_unary, gradient_tanh, cost_function)
+ENTRY(Sigmoid, 1, infer_float_unary, gradient_sigmoid, cost_function)
+ENTRY(Relu, 1, infer_float_unary, gradient_relu, NULL)
+ENTRY(LeakyRelu, 1, infer_float_unary, gradient_leaky_relu, NULL)
+ENTRY(Gelu, 1, infer_float_unary, gradient_gelu, cost_function)
+ENTRY(Cast, 1, infer_cast, gradient_cast, NULL)
+ENTRY(TanhGrad, 2, infer_float_pair, NULL, NULL)
+ENTRY(SigmoidGrad, 2, infer_float_pair, NULL, NULL)
+ENTRY(ReluGrad, 2, infer_float_pair, NULL, NULL)
+ENTRY(LeakyReluGrad, 2, infer_float_pair, NULL, NULL)
+ENTRY(GeluGrad, 2, infer_float_pair, NULL, cost_function)

@@ -1,0 +1,308 @@
+/* Operators that move elements: reshape, transpose, concat, split, slice, expand, gather, triangles, ranges. */
+#include "graph/ops/rule.h"
+
+#include <limits.h>
+#include <string.h>
+
+static Status infer_reshape(Graph *g, Node *n) {
+  Shape from = rule_in(g, n, 0)->shape, to;
+  TRY(rule_shape(n, "shape", &to));
+  if (shape_elements(from) != shape_elements(to))
+    return fail(E_SHAPE, "%s has %lld elements, %s has %lld", SHAPE_STR(from), (long long)shape_elements(from),
+                SHAPE_STR(to), (long long)shape_elements(to));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, to);
+  return OK;
+}
+
+static Status gradient_reshape(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit_reshape(g, d_out[0], rule_in(g, n, 0)->shape, &d_in[0]);
+}
+
+static Status infer_transpose(Graph *g, Node *n) {
+  Shape from = rule_in(g, n, 0)->shape, to = {.rank = from.rank};
+  int count;
+  const int64_t *perm = node_ints(n, "perm", &count);
+  bool seen[MAX_RANK] = {false};
+  if (count != from.rank)
+    return fail(E_SHAPE, "perm has %d axes, the input %s", count, SHAPE_STR(from));
+  for (int i = 0; i < count; i++) {
+    if (perm[i] < 0 || perm[i] >= count || seen[perm[i]])
+      return fail(E_SHAPE, "perm is no permutation of %d axes", count);
+    seen[perm[i]] = true;
+    to.dim[i] = from.dim[perm[i]];
+  }
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, to);
+  return OK;
+}
+
+static Status gradient_transpose(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  int count;
+  const int64_t *perm = node_ints(n, "perm", &count);
+  int64_t inverse[MAX_RANK];
+  for (int i = 0; i < count; i++)
+    inverse[perm[i]] = i;
+  return emit_transpose(g, d_out[0], inverse, count, &d_in[0]);
+}
+
+static Status infer_concat(Graph *g, Node *n) {
+  int axis;
+  Shape shape = rule_in(g, n, 0)->shape;
+  TRY(rule_one_type(g, n));
+  TRY(rule_axis(n, "axis", shape.rank, &axis));
+  for (int i = 1; i < n->n_in; i++) {
+    Shape next = rule_in(g, n, i)->shape;
+    Shape fits = next;
+    if (next.rank == shape.rank)
+      fits.dim[axis] = shape.dim[axis];
+    if (!shape_equal(fits, shape))
+      return fail(E_SHAPE, "inputs differ outside axis %d: %s, %s", axis, SHAPE_STR(rule_in(g, n, 0)->shape),
+                  SHAPE_STR(next));
+    shape.dim[axis] += next.dim[axis];
+  }
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
+  return OK;
+}
+
+static Status emit_slice(Graph *g, ValueId a, int axis, int64_t start, int64_t end, ValueId *out) {
+  int64_t step = 1, axis64 = axis;
+  Attr attrs[] = {attr_ints("axes", &axis64, 1), attr_ints("starts", &start, 1), attr_ints("ends", &end, 1),
+                  attr_ints("steps", &step, 1)};
+  return graph_emit(g, OP_Slice, &a, 1, attrs, 4, out);
+}
+
+static Status gradient_concat(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  int axis = (int)node_int(n, "axis", 0);
+  int64_t at = 0;
+  for (int i = 0; i < n->n_in; i++) {
+    int64_t size = rule_in(g, n, i)->shape.dim[axis];
+    if (rule_wants(g, n, i))
+      TRY(emit_slice(g, d_out[0], axis, at, at + size, &d_in[i]));
+    at += size;
+  }
+  return OK;
+}
+
+static Status infer_split(Graph *g, Node *n) {
+  Shape shape = rule_in(g, n, 0)->shape;
+  int axis, count;
+  const int64_t *sizes = node_ints(n, "split", &count);
+  TRY(rule_axis(n, "axis", shape.rank, &axis));
+  if (count != n->n_out)
+    return fail(E_SHAPE, "%d sizes for %d outputs", count, n->n_out);
+  int64_t total = 0;
+  for (int i = 0; i < count; i++) {
+    Shape part = shape;
+    part.dim[axis] = sizes[i];
+    total += sizes[i];
+    rule_set(g, n, i, rule_in(g, n, 0)->dtype, part);
+  }
+  if (total != shape.dim[axis])
+    return fail(E_SHAPE, "sizes sum to %lld, axis %d of %s is %lld", (long long)total, axis, SHAPE_STR(shape),
+                (long long)shape.dim[axis]);
+  return OK;
+}
+
+static Status gradient_split(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId *parts;
+  TRY(ARENA_NEW(g->arena, parts, n->n_out));
+  for (int i = 0; i < n->n_out; i++) {
+    parts[i] = d_out[i];
+    if (parts[i] == NO_VALUE) { /* an unused part has a cotangent of zeros */
+      Shape shape = rule_out(g, n, i)->shape;
+      Attr attr = attr_ints("shape", shape.dim, shape.rank);
+      ValueId zero;
+      TRY(emit_scalar(g, n->in[0], 0, &zero));
+      TRY(graph_emit(g, OP_Expand, &zero, 1, &attr, 1, &parts[i]));
+    }
+  }
+  Attr axis = attr_int("axis", node_int(n, "axis", 0));
+  return graph_emit(g, OP_Concat, parts, n->n_out, &axis, 1, &d_in[0]);
+}
+
+/* The Slice attributes, checked against a shape. */
+static Status slice_shape(const Node *n, Shape from, Shape *to) {
+  int count, starts_n, ends_n, steps_n;
+  const int64_t *axes = node_ints(n, "axes", &count), *starts = node_ints(n, "starts", &starts_n);
+  const int64_t *ends = node_ints(n, "ends", &ends_n), *steps = node_ints(n, "steps", &steps_n);
+  if (starts_n != count || ends_n != count || steps_n != count)
+    return fail(E_SHAPE, "%d axes, %d starts, %d ends, %d steps", count, starts_n, ends_n, steps_n);
+  *to = from;
+  for (int i = 0; i < count; i++) {
+    if (axes[i] < 0 || axes[i] >= from.rank || steps[i] == 0)
+      return fail(E_SHAPE, "axis %lld step %lld of a slice of %s", (long long)axes[i], (long long)steps[i],
+                  SHAPE_STR(from));
+    int64_t span = steps[i] > 0 ? ends[i] - starts[i] : starts[i] - ends[i];
+    int64_t step = steps[i] > 0 ? steps[i] : -steps[i];
+    int64_t size = span <= 0 ? 0 : (span - 1) / step + 1;
+    int64_t last = starts[i] + (size - 1) * steps[i], dim = from.dim[axes[i]];
+    if (size > 0 && (starts[i] < 0 || starts[i] >= dim || last < 0 || last >= dim))
+      return fail(E_SHAPE, "slice %lld:%lld:%lld leaves axis %lld of %s", (long long)starts[i], (long long)ends[i],
+                  (long long)steps[i], (long long)axes[i], SHAPE_STR(from));
+    to->dim[axes[i]] = size;
+  }
+  return OK;
+}
+
+static Status infer_slice(Graph *g, Node *n) {
+  Shape shape;
+  TRY(slice_shape(n, rule_in(g, n, 0)->shape, &shape));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
+  return OK;
+}
+
+static Status gradient_slice(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  Attr shape = attr_ints("shape", rule_in(g, n, 0)->shape.dim, rule_in(g, n, 0)->shape.rank);
+  return emit_like(g, n, OP_SliceGrad, d_out, 1, &shape, &d_in[0]);
+}
+
+static Status infer_slice_grad(Graph *g, Node *n) {
+  Shape whole, part;
+  TRY(rule_shape(n, "shape", &whole));
+  TRY(slice_shape(n, whole, &part));
+  if (!shape_equal(part, rule_in(g, n, 0)->shape))
+    return fail(E_SHAPE, "the slice of %s is %s, the cotangent %s", SHAPE_STR(whole), SHAPE_STR(part),
+                SHAPE_STR(rule_in(g, n, 0)->shape));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, whole);
+  return OK;
+}
+
+static Status infer_expand(Graph *g, Node *n) {
+  Shape to, both;
+  TRY(rule_shape(n, "shape", &to));
+  if (!shape_broadcast(rule_in(g, n, 0)->shape, to, &both) || !shape_equal(both, to))
+    return fail(E_SHAPE, "%s does not expand to %s", SHAPE_STR(rule_in(g, n, 0)->shape), SHAPE_STR(to));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, to);
+  return OK;
+}
+
+static Status gradient_expand(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  (void)g;
+  (void)n;
+  d_in[0] = d_out[0];
+  return OK;
+}
+
+static Status need_integers(const Graph *g, const Node *n, int i) {
+  DType dtype = rule_in(g, n, i)->dtype;
+  if (dtype != I64 && dtype != I32)
+    return fail(E_SHAPE, "indices '%s' are %s, not int64 or int32", rule_in(g, n, i)->name, dtype_name(dtype));
+  return OK;
+}
+
+static Status gather_shape(Graph *g, Node *n, Shape data, Shape *out) {
+  Shape indices = rule_in(g, n, 1)->shape;
+  int axis;
+  TRY(rule_axis(n, "axis", data.rank, &axis));
+  TRY(need_integers(g, n, 1));
+  if (data.rank - 1 + indices.rank > MAX_RANK)
+    return fail(E_UNSUPPORTED, "rank %d is above %d", data.rank - 1 + indices.rank, MAX_RANK);
+  *out = (Shape){.rank = data.rank - 1 + indices.rank};
+  memcpy(out->dim, data.dim, (size_t)axis * sizeof data.dim[0]);
+  memcpy(out->dim + axis, indices.dim, (size_t)indices.rank * sizeof data.dim[0]);
+  memcpy(out->dim + axis + indices.rank, data.dim + axis + 1, (size_t)(data.rank - axis - 1) * sizeof data.dim[0]);
+  return OK;
+}
+
+static Status infer_gather(Graph *g, Node *n) {
+  Shape shape;
+  TRY(gather_shape(g, n, rule_in(g, n, 0)->shape, &shape));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
+  return OK;
+}
+
+static Status gradient_gather(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  Attr shape = attr_ints("shape", rule_in(g, n, 0)->shape.dim, rule_in(g, n, 0)->shape.rank);
+  OpKind op = n->op == OP_Gather ? OP_GatherGrad : OP_GatherNDGrad;
+  return emit_like(g, n, op, (ValueId[]){d_out[0], n->in[1]}, 2, &shape, &d_in[0]);
+}
+
+static Status gathernd_shape(Graph *g, Node *n, Shape data, Shape *out) {
+  Shape indices = rule_in(g, n, 1)->shape;
+  int64_t batch = node_int(n, "batch_dims", 0);
+  TRY(need_integers(g, n, 1));
+  int64_t depth = indices.rank ? indices.dim[indices.rank - 1] : 0;
+  if (batch < 0 || indices.rank < 1 || batch >= indices.rank || depth < 1 || batch + depth > data.rank)
+    return fail(E_SHAPE, "indices %s do not address data %s with batch_dims %lld", SHAPE_STR(indices), SHAPE_STR(data),
+                (long long)batch);
+  for (int i = 0; i < batch; i++)
+    if (indices.dim[i] != data.dim[i])
+      return fail(E_SHAPE, "batch dimensions differ: data %s, indices %s", SHAPE_STR(data), SHAPE_STR(indices));
+  int tail = data.rank - (int)(batch + depth);
+  if (indices.rank - 1 + tail > MAX_RANK)
+    return fail(E_UNSUPPORTED, "rank %d is above %d", indices.rank - 1 + tail, MAX_RANK);
+  *out = shape_of(indices.rank - 1, indices.dim);
+  for (int i = 0; i < tail; i++)
+    out->dim[out->rank++] = data.dim[batch + depth + i];
+  return OK;
+}
+
+static Status infer_gathernd(Graph *g, Node *n) {
+  Shape shape;
+  TRY(gathernd_shape(g, n, rule_in(g, n, 0)->shape, &shape));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
+  return OK;
+}
+
+static Status infer_scatter(Graph *g, Node *n) {
+  Shape data, part;
+  TRY(rule_shape(n, "shape", &data));
+  TRY(n->op == OP_GatherGrad ? gather_shape(g, n, data, &part) : gathernd_shape(g, n, data, &part));
+  if (!shape_equal(part, rule_in(g, n, 0)->shape))
+    return fail(E_SHAPE, "cotangent is %s, expected %s", SHAPE_STR(rule_in(g, n, 0)->shape), SHAPE_STR(part));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, data);
+  return OK;
+}
+
+static Status infer_trilu(Graph *g, Node *n) {
+  if (rule_in(g, n, 0)->shape.rank < 2)
+    return fail(E_SHAPE, "needs rank 2 or more, has %s", SHAPE_STR(rule_in(g, n, 0)->shape));
+  return rule_same(g, n);
+}
+
+static Status gradient_trilu(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit_like(g, n, OP_Trilu, d_out, 1, NULL, &d_in[0]);
+}
+
+static Status infer_range(Graph *g, Node *n) {
+  int64_t count = node_int(n, "count", 0);
+  TRY(rule_one_type(g, n));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape_of(1, &count));
+  return OK;
+}
+
+static Status infer_cumsum(Graph *g, Node *n) {
+  int axis;
+  TRY(rule_axis(n, "axis", rule_in(g, n, 0)->shape.rank, &axis));
+  return rule_same(g, n);
+}
+
+static Status gradient_cumsum(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  Attr attrs[] = {attr_int("axis", node_int(n, "axis", 0)), attr_int("exclusive", node_int(n, "exclusive", 0)),
+                  attr_int("reverse", !node_int(n, "reverse", 0))};
+  return graph_emit(g, OP_CumSum, d_out, 1, attrs, 3, &d_in[0]);
+}
+
+#define ENTRY(op_name, least, most, outputs, traits, infer, grad)                                                      \
+  const OpDef op_##op_name = {.name = #op_name,                                                                        \
+                              .min_in = least,                                                                         \
+                              .max_in = most,                                                                          \
+                              .min_out = 1,                                                                            \
+                              .max_out = outputs,                                                                      \
+                              .flags = traits,                                                                         \
+                              .infer_shape = infer,                                                                    \
+                              .gradient = grad};
+
+ENTRY(Reshape, 1, 1, 1, OP_VIEW, infer_reshape, gradient_reshape)
+ENTRY(Transpose, 1, 1, 1, 0, infer_transpose, gradient_transpose)
+ENTRY(Concat, 1, INT_MAX, 1, 0, infer_concat, gradient_concat)
+ENTRY(Split, 1, 1, INT_MAX, 0, infer_split, gradient_split)
+ENTRY(Slice, 1, 1, 1, 0, infer_slice, gradient_slice)
+ENTRY(SliceGrad, 1, 1, 1, 0, infer_slice_grad, NULL)
+ENTRY(Expand, 1, 1, 1, 0, infer_expand, gradient_expand)
+ENTRY(Gather, 2, 2, 1, 0, infer_gather, gradient_gather)
+ENTRY(GatherGrad, 2, 2, 1, 0, infer_scatter, NULL)
+ENTRY(GatherND, 2, 2, 1, 0, infer_gathernd, gradient_gather)
+ENTRY(GatherNDGrad, 2, 2, 1, 0, infer_scatter, NULL)
+ENTRY(Trilu, 1, 1, 1, 0, infer_trilu, gradient_trilu)
+ENTRY(Range, 3, 3, 1, 0, infer_range, NULL)
+ENTRY(CumSum, 1, 1, 1, 0, infer_cumsum, gradient_cumsum)

@@ -1,0 +1,49 @@
+/* What the rules share: short names for a node's values and for emitting nodes, so that a rule reads like the
+ * mathematics. Each emit function appends one node and gives its value. */
+#ifndef GRAPH_OPS_RULE_H
+#define GRAPH_OPS_RULE_H
+
+#include "graph/op.h"
+
+static inline Value *rule_in(const Graph *g, const Node *n, int i) {
+  return graph_value(g, n->in[i]);
+}
+static inline Value *rule_out(const Graph *g, const Node *n, int i) {
+  return graph_value(g, n->out[i]);
+}
+static inline bool rule_has_in(const Node *n, int i) {
+  return i < n->n_in && n->in[i] != NO_VALUE;
+}
+/* Whether rules owe input i a cotangent. */
+static inline bool rule_wants(const Graph *g, const Node *n, int i) {
+  return rule_has_in(n, i) && rule_in(g, n, i)->needs_gradient;
+}
+
+/* Type and shape of output i, where it is present. */
+void rule_set(Graph *g, Node *n, int i, DType dtype, Shape shape);
+/* Output 0 is as input 0. */
+Status rule_same(Graph *g, Node *n);
+/* Fails E_UNSUPPORTED / E_SHAPE naming what differs. */
+Status rule_float(const Graph *g, const Node *n, int i);
+Status rule_one_type(const Graph *g, const Node *n);
+/* Attribute `name`, normalised already by the importer, checked to lie in 0 … rank-1. */
+Status rule_axis(const Node *n, const char *name, int rank, int *axis);
+/* Ints attribute as a shape. */
+Status rule_shape(const Node *n, const char *name, Shape *shape);
+
+Status emit1(Graph *g, OpKind op, ValueId a, ValueId *out);
+Status emit2(Graph *g, OpKind op, ValueId a, ValueId b, ValueId *out);
+/* A scalar constant of a's type. */
+Status emit_scalar(Graph *g, ValueId like, double value, ValueId *out);
+Status emit_reshape(Graph *g, ValueId a, Shape shape, ValueId *out);
+Status emit_transpose(Graph *g, ValueId a, const int64_t *perm, int n, ValueId *out);
+/* a · b with the last two axes of either read transposed. */
+Status emit_matmul(Graph *g, ValueId a, bool trans_a, ValueId b, bool trans_b, ValueId *out);
+/* Sum over these axes. */
+Status emit_reduce_sum(Graph *g, ValueId a, const int64_t *axes, int n, bool keepdims, ValueId *out);
+/* Sums a down to `shape`, which broadcasts to a's shape; a itself when they are equal. */
+Status emit_unbroadcast(Graph *g, ValueId a, Shape shape, ValueId *out);
+/* The op with the node's own attributes and perhaps one more. */
+Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in, const Attr *extra, ValueId *out);
+
+#endif

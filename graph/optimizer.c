@@ -1,0 +1,86 @@
+/* Optimizers as update nodes. Invariant: one update node for each parameter that has accumulators. */
+#include "graph/optimizer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "graph/autodiff.h"
+
+static const char *const names[OPTIMIZER_COUNT] = {"sgd", "adam", "adamw"};
+
+OptimizerKind optimizer_find(const char *name) {
+  for (int i = 0; i < OPTIMIZER_COUNT; i++)
+    if (strcmp(names[i], name) == 0)
+      return (OptimizerKind)i;
+  return OPTIMIZER_COUNT;
+}
+
+OptimizerSpec optimizer_defaults(OptimizerKind kind) {
+  return (OptimizerSpec){.kind = kind,
+                         .learning_rate = 1e-3,
+                         .beta1 = 0.9,
+                         .beta2 = 0.999,
+                         .epsilon = 1e-8,
+                         .weight_decay = kind == OPTIMIZER_ADAMW ? 0.01 : 0};
+}
+
+static Status add_state(Graph *graph, ValueId parameter, const char *what, ValueId *state) {
+  const Value *p = graph_value(graph, parameter);
+  const char *name = arena_format(graph->arena, "%s/%s", p->name, what);
+  if (!name)
+    return status_code();
+  TRY(graph_add_value(graph, name, p->dtype, p->shape, ROLE_STATE, state));
+  graph_value(graph, *state)->parameter = parameter;
+  return OK;
+}
+
+static Status append_update(Graph *graph, const OptimizerSpec *spec, ValueId parameter) {
+  ValueId in[2 + 2 + MAX_GROUPS] = {parameter, graph->step_scalars}, gradients[MAX_GROUPS];
+  int n = 2, n_gradients = autodiff_gradients(graph, parameter, gradients);
+  if (!n_gradients)
+    return OK;
+  bool adam = spec->kind != OPTIMIZER_SGD;
+  if (adam) {
+    TRY(add_state(graph, parameter, "m", &in[n++]));
+    TRY(add_state(graph, parameter, "v", &in[n++]));
+  } else if (spec->momentum != 0) {
+    TRY(add_state(graph, parameter, "momentum", &in[n++]));
+  }
+  int states = n - 2;
+  for (int i = 0; i < n_gradients; i++)
+    in[n++] = gradients[i];
+  NodeId node;
+  const char *name = graph_value(graph, parameter)->name;
+  if (adam) {
+    Attr attrs[] = {attr_float("beta1", spec->beta1),
+                    attr_float("beta2", spec->beta2),
+                    attr_float("epsilon", spec->epsilon),
+                    attr_float("weight_decay", spec->weight_decay),
+                    attr_int("decoupled", spec->kind == OPTIMIZER_ADAMW),
+                    attr_int("states", states)};
+    return graph_add_node(graph, OP_AdamUpdate, name, in, n, attrs, 6, NULL, 0, &node);
+  }
+  Attr attrs[] = {attr_float("momentum", spec->momentum), attr_int("nesterov", spec->nesterov),
+                  attr_float("weight_decay", spec->weight_decay), attr_int("states", states)};
+  return graph_add_node(graph, OP_SgdUpdate, name, in, n, attrs, 4, NULL, 0, &node);
+}
+
+Status optimizer_append(Graph *graph, const OptimizerSpec *spec) {
+  int64_t count = STEP_SCALARS;
+  TRY(graph_add_value(graph, "step_scalars", F64, shape_of(1, &count), ROLE_STEP, &graph->step_scalars));
+  graph->building = PHASE_UPDATE;
+  size_t n = graph->n_values;
+  for (ValueId v = 0; v < n; v++)
+    if (graph_value(graph, v)->role == ROLE_PARAMETER)
+      TRY(append_update(graph, spec, v));
+  return OK;
+}
+
+void optimizer_scalars(const OptimizerSpec *spec, int64_t t, double learning_rate, double gradient_factor,
+                       double scalars[STEP_SCALARS]) {
+  scalars[SCALAR_LEARNING_RATE] = learning_rate;
+  scalars[SCALAR_BIAS_CORRECTION1] = 1 - pow(spec->beta1, (double)t);
+  scalars[SCALAR_BIAS_CORRECTION2] = 1 - pow(spec->beta2, (double)t);
+  scalars[SCALAR_GRADIENT_FACTOR] = gradient_factor;
+  scalars[SCALAR_FIRST_STEP] = t == 1;
+}
