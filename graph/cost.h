@@ -17,7 +17,7 @@ typedef struct {
   double node_overhead_seconds; /* of starting one kernel */
 } DeviceSpec;
 
-/* The roofline: overhead + max(flops / flop rate, bytes / byte rate), seconds. */
+/* The roofline: overhead + max(flops / flop rate, bytes / byte rate), seconds; 0 for a cost of nothing (a view). */
 double cost_seconds(Cost cost, const DeviceSpec *device);
 
 #endif

@@ -1,6 +1,7 @@
 /* Building a graph. Invariant: a failed call leaves the lists as they were. */
 #include "graph/graph.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "graph/op.h"
@@ -64,13 +65,22 @@ static Status copy_attrs(Arena *arena, const Attr *attrs, int n, Attr **out) {
   return OK;
 }
 
+/* "takes 2 inputs, has 3", "takes 3 or more inputs, has 1". */
+static Status check_count(const char *verb, const char *what, int least, int most, int n) {
+  if (n >= least && n <= most)
+    return OK;
+  if (most == INT_MAX)
+    return fail(E_MODEL, "%s %d or more %s, has %d", verb, least, what, n);
+  if (most == least)
+    return fail(E_MODEL, "%s %d %s, has %d", verb, least, what, n);
+  return fail(E_MODEL, "%s %d to %d %s, has %d", verb, least, most, what, n);
+}
+
 static Status check_arity(const Graph *graph, const OpDef *def, const ValueId *in, int n_in, int n_out) {
-  if (n_in < def->min_in || n_in > def->max_in)
-    return fail(E_MODEL, "takes %d to %d inputs, has %d", def->min_in, def->max_in, n_in);
-  if (n_out < def->min_out || n_out > def->max_out)
-    return fail(E_MODEL, "makes %d to %d outputs, has %d", def->min_out, def->max_out, n_out);
+  TRY(check_count("takes", "inputs", def->min_in, def->max_in, n_in));
+  TRY(check_count("makes", "outputs", def->min_out, def->max_out, n_out));
   for (int i = 0; i < n_in; i++) {
-    if (in[i] == NO_VALUE && i < def->min_in)
+    if (in[i] == NO_VALUE && (i < def->min_in || def->max_in == INT_MAX))
       return fail(E_MODEL, "input %d is missing", i);
     if (in[i] != NO_VALUE && in[i] >= graph->n_values)
       return fail(E_MODEL, "input %d is not defined", i);
@@ -95,6 +105,8 @@ static Status build(Graph *graph, Node *node, const char *const *out_names, int 
       return status_code();
     if (*name)
       TRY(graph_add_value(graph, name, DTYPE_NONE, (Shape){0}, ROLE_ACTIVATION, &node->out[i]));
+    else if (def->max_out != INT_MAX)
+      return fail(E_MODEL, "output %d is missing", i);
   }
   node->n_out = n_out;
   TRY(def->infer_shape(graph, node));

@@ -67,7 +67,7 @@ typedef enum { PHASE_F, PHASE_B, PHASE_W, PHASE_UPDATE } Phase;
 typedef struct {
   NodeId id;
   OpKind op;
-  const char *name;  /* as in the file; a backward node has its forward node's */
+  const char *name;  /* as in the file; a backward node has its forward node's, Accumulate and update the parameter's */
   ValueId *in, *out; /* NO_VALUE: an absent optional one */
   int n_in, n_out;
   Attr *attrs;
@@ -117,8 +117,8 @@ Status graph_add_constant(Graph *graph, const char *name, DType dtype, Shape sha
 
 /* A node with n_out fresh outputs, whose types and shapes its shape rule infers. `in` may hold NO_VALUE for
  * absent optional inputs; `attrs` are copied deeply; out_names may be NULL (names are derived) or hold NULLs,
- * and an output whose out_names[i] is "" is absent (NO_VALUE). Fails as the shape rule does, with
- * "node 'name' (Op): " in front; a failed call leaves the graph unchanged. */
+ * and "" makes an output absent (NO_VALUE), which only operators with any number of outputs (Split) allow. Fails as the
+ * shape rule does, with "node 'name' (Op): " in front; a failed call leaves the graph unchanged. */
 Status graph_add_node(Graph *graph, OpKind op, const char *name, const ValueId *in, int n_in, const Attr *attrs,
                       int n_attrs, const char *const *out_names, int n_out, NodeId *node);
 

@@ -22,50 +22,69 @@ const char *loss_name(LossKind kind) {
   return names[kind];
 }
 
-/* The axis whose removal makes the prediction's shape the target's. */
+static bool lacks_axis(Shape target, Shape prediction, int axis) {
+  Shape rest = {0};
+  for (int i = 0; i < prediction.rank; i++)
+    if (i != axis)
+      rest.dim[rest.rank++] = prediction.dim[i];
+  return shape_equal(rest, target);
+}
+
+/* The axis whose removal makes the prediction's shape the target's; checks one that was given. */
 static Status find_class_axis(Shape prediction, Shape target, int *class_axis) {
   int found = -1, fits = 0;
-  for (int axis = 0; axis < prediction.rank; axis++) {
-    Shape rest = {0};
-    for (int i = 0; i < prediction.rank; i++)
-      if (i != axis)
-        rest.dim[rest.rank++] = prediction.dim[i];
-    if (shape_equal(rest, target)) {
+  if (*class_axis >= prediction.rank)
+    return fail(E_USAGE, "class axis %d is outside the prediction %s", *class_axis, SHAPE_STR(prediction));
+  if (*class_axis >= 0 && !lacks_axis(target, prediction, *class_axis))
+    return fail(E_SHAPE, "target %s is not the prediction %s without its axis %d", SHAPE_STR(target),
+                SHAPE_STR(prediction), *class_axis);
+  if (*class_axis >= 0)
+    return OK;
+  for (int axis = prediction.rank - 1; axis >= 0; axis--)
+    if (lacks_axis(target, prediction, axis)) {
       fits++;
       found = axis;
     }
-  }
   if (fits == 0)
     return fail(E_SHAPE, "target %s lacks no single axis of the prediction %s", SHAPE_STR(target),
                 SHAPE_STR(prediction));
-  if (*class_axis < 0 && fits > 1)
+  if (fits > 1)
     return fail(E_SHAPE, "%d axes of the prediction %s could hold the classes of target %s: give --class-axis", fits,
                 SHAPE_STR(prediction), SHAPE_STR(target));
-  if (*class_axis < 0)
-    *class_axis = found;
+  *class_axis = found;
   return OK;
 }
 
-Status loss_append(Graph *graph, LossSpec *spec) {
-  const Value *prediction = graph_value(graph, spec->output);
+/* Resolves kind and class axis; checks the target against the prediction. */
+static Status resolve(const Value *prediction, LossSpec *spec) {
   bool integer = spec->target_dtype == I64 || spec->target_dtype == I32;
   if (spec->kind == LOSS_AUTO)
     spec->kind = integer ? LOSS_CROSS_ENTROPY : LOSS_MSE;
   if (spec->kind == LOSS_MODEL)
-    return fail(E_UNSUPPORTED, "--loss model is not supported yet");
-  if (!integer && spec->kind == LOSS_CROSS_ENTROPY)
-    return fail(E_SHAPE, "cross_entropy needs integer targets, has %s", dtype_name(spec->target_dtype));
-  if (integer && spec->kind != LOSS_CROSS_ENTROPY)
+    return fail(E_UNSUPPORTED,
+                "loss 'model': a loss inside the model cannot be trained yet, only cross_entropy, mse and "
+                "bce_with_logits");
+  if (!dtype_is_float(prediction->dtype))
+    return fail(E_SHAPE, "output '%s' is %s: a loss needs a float type", prediction->name,
+                dtype_name(prediction->dtype));
+  if (spec->kind == LOSS_CROSS_ENTROPY) {
+    if (!integer)
+      return fail(E_SHAPE, "cross_entropy needs integer targets, has %s", dtype_name(spec->target_dtype));
+    return find_class_axis(prediction->shape, spec->target_shape, &spec->class_axis);
+  }
+  if (spec->target_dtype != prediction->dtype)
     return fail(E_SHAPE, "%s needs %s targets, has %s", loss_name(spec->kind), dtype_name(prediction->dtype),
                 dtype_name(spec->target_dtype));
-  if (spec->kind == LOSS_CROSS_ENTROPY) {
-    TRY(find_class_axis(prediction->shape, spec->target_shape, &spec->class_axis));
-  } else if (!shape_equal(prediction->shape, spec->target_shape)) {
+  if (!shape_equal(prediction->shape, spec->target_shape))
     return fail(E_SHAPE, "prediction '%s' is %s, target %s", prediction->name, SHAPE_STR(prediction->shape),
                 SHAPE_STR(spec->target_shape));
-  }
+  return OK;
+}
+
+Status loss_append(Graph *graph, LossSpec *spec) {
+  TRY(resolve(graph_value(graph, spec->output), spec));
   TRY(graph_add_value(graph, "target", spec->target_dtype, spec->target_shape, ROLE_INPUT, &graph->target));
-  graph_value(graph, graph->target)->batch_axis = 0;
+  graph_value(graph, graph->target)->batch_axis = spec->target_shape.rank ? 0 : -1;
   TRY(graph_add_value(graph, "loss_scale", F64, (Shape){0}, ROLE_STEP, &graph->loss_scale));
   ValueId in[] = {spec->output, graph->target};
   NodeId node;

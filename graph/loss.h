@@ -20,8 +20,9 @@ typedef struct {
 LossKind loss_find(const char *name);
 const char *loss_name(LossKind kind);
 
-/* Adds graph->target (ROLE_INPUT "target"), graph->loss_scale and the node that makes graph->loss_sum.
- * Fails E_SHAPE with both shapes when the target does not fit the prediction, or when two class axes would. */
+/* Adds graph->target (ROLE_INPUT "target"), graph->loss_scale and the node that makes graph->loss_sum; resolves
+ * spec->kind and spec->class_axis. Fails E_SHAPE with both shapes when the target does not fit the prediction, or when
+ * two class axes would, E_USAGE for a class axis that the prediction lacks, E_UNSUPPORTED for LOSS_MODEL. */
 Status loss_append(Graph *graph, LossSpec *spec);
 
 /* The denominator that `count` targets (dense, of spec->target_dtype) contribute: targets that are not ignored

@@ -37,10 +37,3 @@ Cost op_cost(const Graph *graph, const Node *node) {
     }
   return cost;
 }
-
-double cost_seconds(Cost cost, const DeviceSpec *device) {
-  if (cost.bytes == 0 && cost.flops == 0)
-    return 0;
-  double compute = cost.flops / device->flops_per_second, memory = cost.bytes / device->bytes_per_second;
-  return device->node_overhead_seconds + (compute > memory ? compute : memory);
-}

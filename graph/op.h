@@ -16,7 +16,7 @@ typedef struct {
   const char *name;
   int min_in, max_in, min_out, max_out;
   unsigned flags;
-  /* Sets dtype and shape (and batch_axis where it is plain) of every present output. */
+  /* Sets dtype and shape of every present output. Called with the inputs' count and presence checked. */
   Status (*infer_shape)(Graph *graph, Node *node);
   /* Emits nodes that compute the cotangents. d_out[i] is NO_VALUE when output i has none. d_in[i] arrives as
    * NO_VALUE and is set where graph_value(in[i])->needs_gradient; it may have the broadcast shape: autodiff

@@ -65,15 +65,41 @@ static Status append_update(Graph *graph, const OptimizerSpec *spec, ValueId par
   return graph_add_node(graph, OP_SgdUpdate, name, in, n, attrs, 4, NULL, 0, &node);
 }
 
+/* What torch.optim refuses, too. The negations catch NaN. */
+static Status check_spec(const OptimizerSpec *spec) {
+  const char *name = names[spec->kind];
+  const struct {
+    const char *name;
+    double value, below;
+  } range[] = {
+      {"learning rate", spec->learning_rate, INFINITY},
+      {"momentum", spec->momentum, INFINITY},
+      {"beta1", spec->beta1, 1},
+      {"beta2", spec->beta2, 1},
+      {"epsilon", spec->epsilon, INFINITY},
+      {"weight decay", spec->weight_decay, INFINITY},
+  };
+  for (size_t i = 0; i < sizeof range / sizeof *range; i++)
+    if (!(range[i].value >= 0 && range[i].value < range[i].below))
+      return fail(E_USAGE, "%s: %s %g is not at least 0 and below %g", name, range[i].name, range[i].value,
+                  range[i].below);
+  if (spec->nesterov && spec->momentum == 0)
+    return fail(E_USAGE, "%s: nesterov needs a momentum", name);
+  return OK;
+}
+
 Status optimizer_append(Graph *graph, const OptimizerSpec *spec) {
   int64_t count = STEP_SCALARS;
+  TRY(check_spec(spec));
   TRY(graph_add_value(graph, "step_scalars", F64, shape_of(1, &count), ROLE_STEP, &graph->step_scalars));
   graph->building = PHASE_UPDATE;
+  Status status = OK;
   size_t n = graph->n_values;
-  for (ValueId v = 0; v < n; v++)
+  for (ValueId v = 0; v < n && status == OK; v++)
     if (graph_value(graph, v)->role == ROLE_PARAMETER)
-      TRY(append_update(graph, spec, v));
-  return OK;
+      status = append_update(graph, spec, v);
+  graph->building = PHASE_F;
+  return status;
 }
 
 void optimizer_scalars(const OptimizerSpec *spec, int64_t t, double learning_rate, double gradient_factor,

@@ -31,7 +31,8 @@ OptimizerSpec optimizer_defaults(OptimizerKind kind);
 
 /* Appends one update node for each trained parameter that has gradients (after autodiff_append):
  * inputs parameter, step_scalars, its states (as many as the optimizer keeps), its accumulators in group order,
- * which the kernel adds up left to right; no outputs; attributes carry the constants. */
+ * which the kernel adds up left to right; no outputs; attributes carry the constants. Fails E_USAGE on numbers that
+ * torch.optim refuses. */
 Status optimizer_append(Graph *graph, const OptimizerSpec *spec);
 
 /* Fills STEP_SCALARS scalars for step t (from 1) at this learning rate. */

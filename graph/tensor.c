@@ -1,6 +1,7 @@
 /* Element types and shapes. Invariant: a shape that passed shape_bytes has a product that fits int64. */
 #include "graph/tensor.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -29,6 +30,7 @@ bool dtype_is_float(DType dtype) {
 }
 
 Shape shape_of(int rank, const int64_t *dim) {
+  assert(rank >= 0 && rank <= MAX_RANK);
   Shape shape = {.rank = rank};
   for (int i = 0; i < rank; i++)
     shape.dim[i] = dim[i];

@@ -45,7 +45,7 @@ size_t dtype_bytes(DType dtype);
 const char *dtype_name(DType dtype);
 bool dtype_is_float(DType dtype);
 
-/* A shape from its dimensions: shape_of(2, (int64_t[]){3, 4}). */
+/* A shape from its dimensions: shape_of(2, (int64_t[]){3, 4}). The rank was checked against MAX_RANK. */
 Shape shape_of(int rank, const int64_t *dim);
 bool shape_equal(Shape a, Shape b);
 /* Product of the dimensions; the shapes of a graph were checked not to overflow (shape_bytes). */

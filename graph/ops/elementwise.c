@@ -5,9 +5,13 @@
 static Status broadcast_shape(Graph *g, Node *n, Shape *shape) {
   *shape = rule_in(g, n, 0)->shape;
   for (int i = 1; i < n->n_in; i++)
-    if (!shape_broadcast(*shape, rule_in(g, n, i)->shape, shape))
-      return fail(E_SHAPE, "shapes do not broadcast: '%s' %s, '%s' %s", rule_in(g, n, 0)->name,
-                  SHAPE_STR(rule_in(g, n, 0)->shape), rule_in(g, n, i)->name, SHAPE_STR(rule_in(g, n, i)->shape));
+    for (int j = 0; j < i; j++) { /* pairs fit exactly when all do */
+      Shape pair;
+      if (!shape_broadcast(rule_in(g, n, j)->shape, rule_in(g, n, i)->shape, &pair))
+        return fail(E_SHAPE, "shapes do not broadcast: '%s' %s, '%s' %s", rule_in(g, n, j)->name,
+                    SHAPE_STR(rule_in(g, n, j)->shape), rule_in(g, n, i)->name, SHAPE_STR(rule_in(g, n, i)->shape));
+      shape_broadcast(*shape, pair, shape);
+    }
   return OK;
 }
 
@@ -98,43 +102,66 @@ static Status gradient_div(Graph *g, const Node *n, const ValueId *d_out, ValueI
   return OK;
 }
 
+/* A^exponent where the exponent is one number; A itself for 1. */
+static Status emit_power(Graph *g, ValueId a, double exponent, ValueId *out) {
+  ValueId scalar;
+  if (exponent == 1) {
+    *out = a;
+    return OK;
+  }
+  if (exponent == 2)
+    return emit2(g, OP_Mul, a, a, out);
+  TRY(emit_scalar(g, a, exponent, &scalar));
+  return emit2(g, OP_Pow, a, scalar, out);
+}
+
+/* dA = dY B A^(B-1), 0 where B is 0 */
+static Status gradient_base(Graph *g, const Node *n, ValueId dY, ValueId *dA) {
+  ValueId A = n->in[0], B, t, one, zero, flat;
+  double exponent;
+  if (rule_scalar(g, n->in[1], &exponent) && exponent != 0) {
+    TRY(emit_power(g, A, exponent - 1, &t));
+    TRY(emit_scale(g, t, exponent, &t));
+    return emit2(g, OP_Mul, dY, t, dA);
+  }
+  TRY(emit_cast(g, n->in[1], rule_in(g, n, 0)->dtype, &B));
+  TRY(emit_scalar(g, A, 1, &one));
+  TRY(emit_scalar(g, A, 0, &zero));
+  TRY(emit2(g, OP_Sub, B, one, &t));
+  TRY(emit2(g, OP_Pow, A, t, &t));
+  TRY(emit2(g, OP_Mul, B, t, &t));
+  TRY(emit2(g, OP_Equal, B, zero, &flat));
+  TRY(emit_where(g, flat, zero, t, &t));
+  return emit2(g, OP_Mul, dY, t, dA);
+}
+
+/* dB = dY Y log A, 0 where A is 0 */
+static Status gradient_exponent(Graph *g, const Node *n, ValueId dY, ValueId *dB) {
+  ValueId A = n->in[0], zero, is_zero, t;
+  TRY(emit_scalar(g, A, 0, &zero));
+  TRY(emit2(g, OP_Equal, A, zero, &is_zero));
+  TRY(emit1(g, OP_Log, A, &t));
+  TRY(emit_where(g, is_zero, zero, t, &t));
+  TRY(emit2(g, OP_Mul, n->out[0], t, &t));
+  TRY(emit2(g, OP_Mul, dY, t, &t));
+  return emit_cast(g, t, rule_in(g, n, 1)->dtype, dB);
+}
+
 static Status gradient_pow(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
-  ValueId t;
-  if (rule_wants(g, n, 0)) { /* dA = dY B A^(B-1) */
-    ValueId exponent = n->in[1], one;
-    DType dtype = rule_in(g, n, 0)->dtype;
-    if (rule_in(g, n, 1)->dtype != dtype) {
-      Attr to = attr_int("to", dtype);
-      TRY(graph_emit(g, OP_Cast, &exponent, 1, &to, 1, &exponent));
-    }
-    TRY(emit_scalar(g, n->in[0], 1, &one));
-    TRY(emit2(g, OP_Sub, exponent, one, &t));
-    TRY(emit2(g, OP_Pow, n->in[0], t, &t));
-    TRY(emit2(g, OP_Mul, t, exponent, &t));
-    TRY(emit2(g, OP_Mul, d_out[0], t, &d_in[0]));
-  }
-  if (rule_wants(g, n, 1)) { /* dB = dY Y log A, 0 where A is 0 */
-    ValueId zero, is_zero, log, safe;
-    TRY(emit_scalar(g, n->in[0], 0, &zero));
-    TRY(emit2(g, OP_Equal, n->in[0], zero, &is_zero));
-    TRY(emit1(g, OP_Log, n->in[0], &log));
-    TRY(graph_emit(g, OP_Where, (ValueId[]){is_zero, zero, log}, 3, NULL, 0, &safe));
-    TRY(emit2(g, OP_Mul, n->out[0], safe, &t));
-    TRY(emit2(g, OP_Mul, d_out[0], t, &d_in[1]));
-  }
-  return OK;
+  if (rule_wants(g, n, 0))
+    TRY(gradient_base(g, n, d_out[0], &d_in[0]));
+  return rule_wants(g, n, 1) ? gradient_exponent(g, n, d_out[0], &d_in[1]) : OK;
 }
 
 /* The larger (smaller) side takes all, a tie goes by halves, as torch.maximum. */
 static Status extremum_share(Graph *g, const Node *n, OpKind wins, int i, ValueId d_out, ValueId *d_in) {
-  ValueId win, tie, zero, half, share;
+  ValueId win, tie, zero, share;
   TRY(emit_scalar(g, d_out, 0, &zero));
-  TRY(emit_scalar(g, d_out, 0.5, &half));
   TRY(emit2(g, wins, n->in[i], n->in[1 - i], &win));
   TRY(emit2(g, OP_Equal, n->in[0], n->in[1], &tie));
-  TRY(emit2(g, OP_Mul, d_out, half, &share));
-  TRY(graph_emit(g, OP_Where, (ValueId[]){tie, share, zero}, 3, NULL, 0, &share));
-  return graph_emit(g, OP_Where, (ValueId[]){win, d_out, share}, 3, NULL, 0, d_in);
+  TRY(emit_scale(g, d_out, 0.5, &share));
+  TRY(emit_where(g, tie, share, zero, &share));
+  return emit_where(g, win, d_out, share, d_in);
 }
 
 static Status gradient_max(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
@@ -149,9 +176,9 @@ static Status gradient_where(Graph *g, const Node *n, const ValueId *d_out, Valu
   ValueId zero;
   TRY(emit_scalar(g, d_out[0], 0, &zero));
   if (rule_wants(g, n, 1))
-    TRY(graph_emit(g, OP_Where, (ValueId[]){n->in[0], d_out[0], zero}, 3, NULL, 0, &d_in[1]));
+    TRY(emit_where(g, n->in[0], d_out[0], zero, &d_in[1]));
   if (rule_wants(g, n, 2))
-    TRY(graph_emit(g, OP_Where, (ValueId[]){n->in[0], zero, d_out[0]}, 3, NULL, 0, &d_in[2]));
+    TRY(emit_where(g, n->in[0], zero, d_out[0], &d_in[2]));
   return OK;
 }
 
@@ -166,14 +193,13 @@ static Status gradient_abs(Graph *g, const Node *n, const ValueId *d_out, ValueI
   TRY(emit2(g, OP_Greater, n->in[0], zero, &positive));
   TRY(emit2(g, OP_Less, n->in[0], zero, &negative));
   TRY(emit1(g, OP_Neg, d_out[0], &minus));
-  TRY(graph_emit(g, OP_Where, (ValueId[]){negative, minus, zero}, 3, NULL, 0, &t));
-  return graph_emit(g, OP_Where, (ValueId[]){positive, d_out[0], t}, 3, NULL, 0, &d_in[0]);
+  TRY(emit_where(g, negative, minus, zero, &t));
+  return emit_where(g, positive, d_out[0], t, &d_in[0]);
 }
 
 static Status gradient_sqrt(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
-  ValueId half, t; /* dX = dY / 2 / Y */
-  TRY(emit_scalar(g, d_out[0], 0.5, &half));
-  TRY(emit2(g, OP_Mul, d_out[0], half, &t));
+  ValueId t; /* dX = dY / 2 / Y */
+  TRY(emit_scale(g, d_out[0], 0.5, &t));
   return emit2(g, OP_Div, t, n->out[0], &d_in[0]);
 }
 
@@ -186,12 +212,11 @@ static Status gradient_log(Graph *g, const Node *n, const ValueId *d_out, ValueI
 }
 
 static Status gradient_erf(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
-  ValueId t, factor; /* dX = dY 2/sqrt(pi) exp(-X²) */
+  ValueId t; /* dX = dY 2/sqrt(pi) exp(-X²) */
   TRY(emit2(g, OP_Mul, n->in[0], n->in[0], &t));
   TRY(emit1(g, OP_Neg, t, &t));
   TRY(emit1(g, OP_Exp, t, &t));
-  TRY(emit_scalar(g, d_out[0], 1.1283791670955126, &factor));
-  TRY(emit2(g, OP_Mul, t, factor, &t));
+  TRY(emit_scale(g, t, 1.1283791670955126, &t));
   return emit2(g, OP_Mul, d_out[0], t, &d_in[0]);
 }
 
@@ -244,8 +269,7 @@ static Status infer_cast(Graph *g, Node *n) {
 }
 
 static Status gradient_cast(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
-  Attr to = attr_int("to", rule_in(g, n, 0)->dtype);
-  return graph_emit(g, OP_Cast, d_out, 1, &to, 1, &d_in[0]);
+  return emit_cast(g, d_out[0], rule_in(g, n, 0)->dtype, &d_in[0]);
 }
 
 /* Transcendental functions cost about this many operations an element. */

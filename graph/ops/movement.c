@@ -1,12 +1,13 @@
 /* Operators that move elements: reshape, transpose, concat, split, slice, expand, gather, triangles, ranges. */
-#include "graph/ops/rule.h"
-
 #include <limits.h>
 #include <string.h>
 
+#include "base/checked.h"
+#include "graph/ops/rule.h"
+
 static Status infer_reshape(Graph *g, Node *n) {
   Shape from = rule_in(g, n, 0)->shape, to;
-  TRY(rule_shape(n, "shape", &to));
+  TRY(rule_shape(g, n, "shape", &to));
   if (shape_elements(from) != shape_elements(to))
     return fail(E_SHAPE, "%s has %lld elements, %s has %lld", SHAPE_STR(from), (long long)shape_elements(from),
                 SHAPE_STR(to), (long long)shape_elements(to));
@@ -57,7 +58,9 @@ static Status infer_concat(Graph *g, Node *n) {
     if (!shape_equal(fits, shape))
       return fail(E_SHAPE, "inputs differ outside axis %d: %s, %s", axis, SHAPE_STR(rule_in(g, n, 0)->shape),
                   SHAPE_STR(next));
-    shape.dim[axis] += next.dim[axis];
+    if (!checked_add_i64(shape.dim[axis], next.dim[axis], &shape.dim[axis]))
+      return fail(E_SHAPE, "axis %d grows beyond all bounds: %s, %s", axis, SHAPE_STR(rule_in(g, n, 0)->shape),
+                  SHAPE_STR(next));
   }
   rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
   return OK;
@@ -89,17 +92,27 @@ static Status infer_split(Graph *g, Node *n) {
   TRY(rule_axis(n, "axis", shape.rank, &axis));
   if (count != n->n_out)
     return fail(E_SHAPE, "%d sizes for %d outputs", count, n->n_out);
-  int64_t total = 0;
+  int64_t rest = shape.dim[axis];
   for (int i = 0; i < count; i++) {
     Shape part = shape;
     part.dim[axis] = sizes[i];
-    total += sizes[i];
+    if (sizes[i] < 0 || sizes[i] > rest)
+      return fail(E_SHAPE, "size %lld of part %d, %lld are left of axis %d of %s", (long long)sizes[i], i,
+                  (long long)rest, axis, SHAPE_STR(shape));
+    rest -= sizes[i];
     rule_set(g, n, i, rule_in(g, n, 0)->dtype, part);
   }
-  if (total != shape.dim[axis])
-    return fail(E_SHAPE, "sizes sum to %lld, axis %d of %s is %lld", (long long)total, axis, SHAPE_STR(shape),
-                (long long)shape.dim[axis]);
+  if (rest)
+    return fail(E_SHAPE, "the sizes leave %lld of axis %d of %s", (long long)rest, axis, SHAPE_STR(shape));
   return OK;
+}
+
+/* Also of an absent part. */
+static Shape part_shape(const Graph *g, const Node *n, int i) {
+  int count;
+  Shape shape = rule_in(g, n, 0)->shape;
+  shape.dim[node_int(n, "axis", 0)] = node_ints(n, "split", &count)[i];
+  return shape;
 }
 
 static Status gradient_split(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
@@ -108,37 +121,37 @@ static Status gradient_split(Graph *g, const Node *n, const ValueId *d_out, Valu
   for (int i = 0; i < n->n_out; i++) {
     parts[i] = d_out[i];
     if (parts[i] == NO_VALUE) { /* an unused part has a cotangent of zeros */
-      Shape shape = rule_out(g, n, i)->shape;
-      Attr attr = attr_ints("shape", shape.dim, shape.rank);
       ValueId zero;
       TRY(emit_scalar(g, n->in[0], 0, &zero));
-      TRY(graph_emit(g, OP_Expand, &zero, 1, &attr, 1, &parts[i]));
+      TRY(emit_expand(g, zero, part_shape(g, n, i), &parts[i]));
     }
   }
   Attr axis = attr_int("axis", node_int(n, "axis", 0));
   return graph_emit(g, OP_Concat, parts, n->n_out, &axis, 1, &d_in[0]);
 }
 
-/* The Slice attributes, checked against a shape. */
+/* The Slice attributes, checked against a shape. What the importer writes is clamped: starts lie in 0 … dim,
+ * ends in -1 … dim. */
 static Status slice_shape(const Node *n, Shape from, Shape *to) {
   int count, starts_n, ends_n, steps_n;
   const int64_t *axes = node_ints(n, "axes", &count), *starts = node_ints(n, "starts", &starts_n);
   const int64_t *ends = node_ints(n, "ends", &ends_n), *steps = node_ints(n, "steps", &steps_n);
+  bool seen[MAX_RANK] = {false};
   if (starts_n != count || ends_n != count || steps_n != count)
     return fail(E_SHAPE, "%d axes, %d starts, %d ends, %d steps", count, starts_n, ends_n, steps_n);
   *to = from;
   for (int i = 0; i < count; i++) {
-    if (axes[i] < 0 || axes[i] >= from.rank || steps[i] == 0)
-      return fail(E_SHAPE, "axis %lld step %lld of a slice of %s", (long long)axes[i], (long long)steps[i],
-                  SHAPE_STR(from));
-    int64_t span = steps[i] > 0 ? ends[i] - starts[i] : starts[i] - ends[i];
-    int64_t step = steps[i] > 0 ? steps[i] : -steps[i];
-    int64_t size = span <= 0 ? 0 : (span - 1) / step + 1;
-    int64_t last = starts[i] + (size - 1) * steps[i], dim = from.dim[axes[i]];
-    if (size > 0 && (starts[i] < 0 || starts[i] >= dim || last < 0 || last >= dim))
-      return fail(E_SHAPE, "slice %lld:%lld:%lld leaves axis %lld of %s", (long long)starts[i], (long long)ends[i],
-                  (long long)steps[i], (long long)axes[i], SHAPE_STR(from));
-    to->dim[axes[i]] = size;
+    int64_t axis = axes[i], start = starts[i], end = ends[i], step = steps[i];
+    if (axis < 0 || axis >= from.rank || seen[axis] || step == 0)
+      return fail(E_SHAPE, "axis %lld, step %lld in a slice of %s", (long long)axis, (long long)step, SHAPE_STR(from));
+    seen[axis] = true;
+    int64_t dim = from.dim[axis];
+    if (start < 0 || start > dim || end < -1 || end > dim || (step < 0 && start == dim && end < start))
+      return fail(E_SHAPE, "slice %lld:%lld:%lld leaves axis %lld of %s", (long long)start, (long long)end,
+                  (long long)step, (long long)axis, SHAPE_STR(from));
+    int64_t span = step > 0 ? end - start : start - end;
+    uint64_t stride = step > 0 ? (uint64_t)step : 0 - (uint64_t)step;
+    to->dim[axis] = span <= 0 ? 0 : (int64_t)(((uint64_t)span - 1) / stride) + 1;
   }
   return OK;
 }
@@ -157,7 +170,7 @@ static Status gradient_slice(Graph *g, const Node *n, const ValueId *d_out, Valu
 
 static Status infer_slice_grad(Graph *g, Node *n) {
   Shape whole, part;
-  TRY(rule_shape(n, "shape", &whole));
+  TRY(rule_shape(g, n, "shape", &whole));
   TRY(slice_shape(n, whole, &part));
   if (!shape_equal(part, rule_in(g, n, 0)->shape))
     return fail(E_SHAPE, "the slice of %s is %s, the cotangent %s", SHAPE_STR(whole), SHAPE_STR(part),
@@ -168,7 +181,7 @@ static Status infer_slice_grad(Graph *g, Node *n) {
 
 static Status infer_expand(Graph *g, Node *n) {
   Shape to, both;
-  TRY(rule_shape(n, "shape", &to));
+  TRY(rule_shape(g, n, "shape", &to));
   if (!shape_broadcast(rule_in(g, n, 0)->shape, to, &both) || !shape_equal(both, to))
     return fail(E_SHAPE, "%s does not expand to %s", SHAPE_STR(rule_in(g, n, 0)->shape), SHAPE_STR(to));
   rule_set(g, n, 0, rule_in(g, n, 0)->dtype, to);
@@ -245,7 +258,7 @@ static Status infer_gathernd(Graph *g, Node *n) {
 
 static Status infer_scatter(Graph *g, Node *n) {
   Shape data, part;
-  TRY(rule_shape(n, "shape", &data));
+  TRY(rule_shape(g, n, "shape", &data));
   TRY(n->op == OP_GatherGrad ? gather_shape(g, n, data, &part) : gathernd_shape(g, n, data, &part));
   if (!shape_equal(part, rule_in(g, n, 0)->shape))
     return fail(E_SHAPE, "cotangent is %s, expected %s", SHAPE_STR(rule_in(g, n, 0)->shape), SHAPE_STR(part));
@@ -266,6 +279,9 @@ static Status gradient_trilu(Graph *g, const Node *n, const ValueId *d_out, Valu
 static Status infer_range(Graph *g, Node *n) {
   int64_t count = node_int(n, "count", 0);
   TRY(rule_one_type(g, n));
+  for (int i = 0; i < 3; i++)
+    if (shape_elements(rule_in(g, n, i)->shape) != 1)
+      return fail(E_SHAPE, "'%s' is %s, not one number", rule_in(g, n, i)->name, SHAPE_STR(rule_in(g, n, i)->shape));
   rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape_of(1, &count));
   return OK;
 }
@@ -282,7 +298,26 @@ static Status gradient_cumsum(Graph *g, const Node *n, const ValueId *d_out, Val
   return graph_emit(g, OP_CumSum, d_out, 1, attrs, 3, &d_in[0]);
 }
 
-#define ENTRY(op_name, least, most, outputs, traits, infer, grad)                                                      \
+/* Reads the indices and as much as it writes: not the whole of what it picks from. */
+static Cost cost_pick(const Graph *g, const Node *n) {
+  Cost cost = {.bytes = 2 * (double)graph_value_bytes(g, n->out[0])};
+  for (int i = 1; i < n->n_in; i++)
+    cost.bytes += (double)graph_value_bytes(g, n->in[i]);
+  return cost;
+}
+
+/* Every byte once, no arithmetic. */
+static Cost cost_move(const Graph *g, const Node *n) {
+  Cost cost = {0, 0};
+  for (int i = 0; i < n->n_in; i++)
+    cost.bytes += (double)graph_value_bytes(g, n->in[i]);
+  for (int i = 0; i < n->n_out; i++)
+    if (n->out[i] != NO_VALUE)
+      cost.bytes += (double)graph_value_bytes(g, n->out[i]);
+  return cost;
+}
+
+#define ENTRY(op_name, least, most, outputs, traits, infer, grad, price)                                               \
   const OpDef op_##op_name = {.name = #op_name,                                                                        \
                               .min_in = least,                                                                         \
                               .max_in = most,                                                                          \
@@ -290,19 +325,20 @@ static Status gradient_cumsum(Graph *g, const Node *n, const ValueId *d_out, Val
                               .max_out = outputs,                                                                      \
                               .flags = traits,                                                                         \
                               .infer_shape = infer,                                                                    \
-                              .gradient = grad};
+                              .gradient = grad,                                                                        \
+                              .cost = price};
 
-ENTRY(Reshape, 1, 1, 1, OP_VIEW, infer_reshape, gradient_reshape)
-ENTRY(Transpose, 1, 1, 1, 0, infer_transpose, gradient_transpose)
-ENTRY(Concat, 1, INT_MAX, 1, 0, infer_concat, gradient_concat)
-ENTRY(Split, 1, 1, INT_MAX, 0, infer_split, gradient_split)
-ENTRY(Slice, 1, 1, 1, 0, infer_slice, gradient_slice)
-ENTRY(SliceGrad, 1, 1, 1, 0, infer_slice_grad, NULL)
-ENTRY(Expand, 1, 1, 1, 0, infer_expand, gradient_expand)
-ENTRY(Gather, 2, 2, 1, 0, infer_gather, gradient_gather)
-ENTRY(GatherGrad, 2, 2, 1, 0, infer_scatter, NULL)
-ENTRY(GatherND, 2, 2, 1, 0, infer_gathernd, gradient_gather)
-ENTRY(GatherNDGrad, 2, 2, 1, 0, infer_scatter, NULL)
-ENTRY(Trilu, 1, 1, 1, 0, infer_trilu, gradient_trilu)
-ENTRY(Range, 3, 3, 1, 0, infer_range, NULL)
-ENTRY(CumSum, 1, 1, 1, 0, infer_cumsum, gradient_cumsum)
+ENTRY(Reshape, 1, 1, 1, OP_VIEW, infer_reshape, gradient_reshape, NULL)
+ENTRY(Transpose, 1, 1, 1, 0, infer_transpose, gradient_transpose, cost_move)
+ENTRY(Concat, 1, INT_MAX, 1, 0, infer_concat, gradient_concat, cost_move)
+ENTRY(Split, 1, 1, INT_MAX, 0, infer_split, gradient_split, cost_move)
+ENTRY(Slice, 1, 1, 1, 0, infer_slice, gradient_slice, cost_pick)
+ENTRY(SliceGrad, 1, 1, 1, 0, infer_slice_grad, NULL, cost_move)
+ENTRY(Expand, 1, 1, 1, 0, infer_expand, gradient_expand, cost_move)
+ENTRY(Gather, 2, 2, 1, 0, infer_gather, gradient_gather, cost_pick)
+ENTRY(GatherGrad, 2, 2, 1, 0, infer_scatter, NULL, cost_move)
+ENTRY(GatherND, 2, 2, 1, 0, infer_gathernd, gradient_gather, cost_pick)
+ENTRY(GatherNDGrad, 2, 2, 1, 0, infer_scatter, NULL, cost_move)
+ENTRY(Trilu, 1, 1, 1, 0, infer_trilu, gradient_trilu, cost_move)
+ENTRY(Range, 3, 3, 1, 0, infer_range, NULL, NULL)
+ENTRY(CumSum, 1, 1, 1, 0, infer_cumsum, gradient_cumsum, NULL)

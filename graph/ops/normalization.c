@@ -51,6 +51,7 @@ static Status sum_leading(Graph *g, ValueId d, int axis, ValueId *out) {
 
 static Status gradient_layer_norm(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   ValueId dY = d_out[0], X = n->in[0], mean = n->out[1], inv = n->out[2];
+  TRY(rule_first_only(g, n, d_out));
   Attr axis = attr_int("axis", node_int(n, "axis", 0));
   if (rule_wants(g, n, 0))
     TRY(graph_emit(g, OP_LayerNormalizationGradInput, (ValueId[]){dY, X, n->in[1], mean, inv}, 5, &axis, 1, &d_in[0]));
@@ -61,6 +62,7 @@ static Status gradient_layer_norm(Graph *g, const Node *n, const ValueId *d_out,
 
 static Status gradient_rms_norm(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   ValueId dY = d_out[0], X = n->in[0], inv = n->out[1];
+  TRY(rule_first_only(g, n, d_out));
   Attr axis = attr_int("axis", node_int(n, "axis", 0));
   if (rule_wants(g, n, 0))
     TRY(graph_emit(g, OP_RMSNormalizationGradInput, (ValueId[]){dY, X, n->in[1], inv}, 4, &axis, 1, &d_in[0]));
@@ -95,7 +97,7 @@ static Status infer_softmax_grad(Graph *g, Node *n) {
   return infer_softmax(g, n);
 }
 
-/* Several passes over the input; an exponential an element where `function`. */
+/* Operations for each element of the largest input. */
 static Cost passes(const Graph *g, const Node *n, double flops_per_element) {
   Cost cost = {0, 0};
   double elements = 0;

@@ -1,9 +1,6 @@
 /* Matrix products and reductions. */
 #include "graph/ops/rule.h"
 
-#include <limits.h>
-#include <string.h>
-
 /* A tensor as a stack of matrices [.., rows, columns], a vector as one row (left) or one column (right). */
 static Shape as_matrix(Shape s, bool left) {
   if (s.rank == 1 && left)
@@ -24,7 +21,8 @@ static Status infer_matmul(Graph *g, Node *n) {
   int64_t rows = a.dim[a.rank - 1 - !ta], k = a.dim[a.rank - 2 + !ta];
   int64_t k_b = b.dim[b.rank - 1 - !tb], columns = b.dim[b.rank - 2 + !tb];
   if (k != k_b)
-    return fail(E_SHAPE, "inner dimensions differ: A %s, B %s", SHAPE_STR(a0), SHAPE_STR(b0));
+    return fail(E_SHAPE, "inner dimensions differ: A %s%s, B %s%s", SHAPE_STR(a0), ta ? " transposed" : "",
+                SHAPE_STR(b0), tb ? " transposed" : "");
   Shape a_batch = shape_of(a.rank - 2, a.dim), b_batch = shape_of(b.rank - 2, b.dim);
   if (!shape_broadcast(a_batch, b_batch, &batch))
     return fail(E_SHAPE, "batch dimensions do not broadcast: A %s, B %s", SHAPE_STR(a0), SHAPE_STR(b0));
@@ -46,31 +44,42 @@ static Status fit(Graph *g, ValueId d, Shape matrix, Shape own, ValueId *out) {
   return emit_reshape(g, d, own, out);
 }
 
-/* C = op(A) op(B): dA = dC op(B)', dB = op(A)' dC, transposed where the input is read transposed. */
-static Status gradient_matmul(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
-  Shape a0 = rule_in(g, n, 0)->shape, b0 = rule_in(g, n, 1)->shape, c = rule_out(g, n, 0)->shape;
-  Shape a = as_matrix(a0, true), b = as_matrix(b0, false);
-  bool ta = node_int(n, "transA", 0), tb = node_int(n, "transB", 0);
-  ValueId A, B, dC, d;
-  if (b0.rank == 1)
+/* C's shape with the axis that a vector A or B dropped. */
+static Shape as_product(Shape a, Shape b, Shape c) {
+  if (b.rank == 1)
     c.dim[c.rank++] = 1;
-  if (a0.rank == 1) {
-    memmove(c.dim + c.rank, c.dim + c.rank - 1, sizeof c.dim[0]);
+  if (a.rank == 1) {
+    c.dim[c.rank] = c.dim[c.rank - 1];
     c.dim[c.rank - 1] = 1;
     c.rank++;
   }
-  TRY(emit_reshape(g, n->in[0], a, &A));
-  TRY(emit_reshape(g, n->in[1], b, &B));
+  return c;
+}
+
+/* A stack of matrices [.., rows, columns] as one tall matrix [.. rows, columns]. */
+static Status emit_tall(Graph *g, ValueId a, ValueId *out) {
+  Shape shape = graph_value(g, a)->shape;
+  Shape stack = shape_of(shape.rank - 1, shape.dim);
+  return emit_reshape(g, a, shape_of(2, (int64_t[]){shape_elements(stack), shape.dim[shape.rank - 1]}), out);
+}
+
+/* C = op(A) op(B): dA = dC op(B)', dB = op(A)' dC, transposed where the input is read transposed. */
+static Status gradient_matmul(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  Shape a0 = rule_in(g, n, 0)->shape, b0 = rule_in(g, n, 1)->shape;
+  Shape a = as_matrix(a0, true), b = as_matrix(b0, false), c = as_product(a0, b0, rule_out(g, n, 0)->shape);
+  bool ta = node_int(n, "transA", 0), tb = node_int(n, "transB", 0);
+  ValueId A, B, dC, d;
   TRY(emit_reshape(g, d_out[0], c, &dC));
   if (rule_wants(g, n, 0)) {
+    TRY(emit_reshape(g, n->in[1], b, &B));
     TRY(ta ? emit_matmul(g, B, tb, dC, true, &d) : emit_matmul(g, dC, false, B, !tb, &d));
     TRY(fit(g, d, a, a0, &d_in[0]));
   }
   if (rule_wants(g, n, 1)) {
-    if (b.rank == 2 && a.rank > 2 && !ta) { /* one weight for a stack of rows: the stack is one tall matrix */
-      int64_t rows = shape_elements(a) / a.dim[a.rank - 1];
-      TRY(emit_reshape(g, A, shape_of(2, (int64_t[]){rows, a.dim[a.rank - 1]}), &A));
-      TRY(emit_reshape(g, dC, shape_of(2, (int64_t[]){rows, c.dim[c.rank - 1]}), &dC));
+    TRY(emit_reshape(g, n->in[0], a, &A));
+    if (b.rank == 2 && a.rank > 2 && !ta) { /* one weight for a stack of rows: one product sums them */
+      TRY(emit_tall(g, A, &A));
+      TRY(emit_tall(g, dC, &dC));
     }
     TRY(tb ? emit_matmul(g, dC, true, A, ta, &d) : emit_matmul(g, A, !ta, dC, false, &d));
     TRY(fit(g, d, b, b0, &d_in[1]));
@@ -125,15 +134,7 @@ static Status gradient_gemm(Graph *g, const Node *n, const ValueId *d_out, Value
     TRY(ta ? emit_gemm(g, alpha, B, tb, dY, true, &d_in[0]) : emit_gemm(g, alpha, dY, false, B, !tb, &d_in[0]));
   if (rule_wants(g, n, 1))
     TRY(tb ? emit_gemm(g, alpha, dY, true, A, ta, &d_in[1]) : emit_gemm(g, alpha, A, !ta, dY, false, &d_in[1]));
-  if (rule_wants(g, n, 2)) {
-    d_in[2] = dY;
-    if (beta != 1) {
-      ValueId factor;
-      TRY(emit_scalar(g, dY, beta, &factor));
-      TRY(emit2(g, OP_Mul, dY, factor, &d_in[2]));
-    }
-  }
-  return OK;
+  return rule_wants(g, n, 2) ? emit_scale(g, dY, beta, &d_in[2]) : OK;
 }
 
 static Cost cost_gemm(const Graph *g, const Node *n) {
@@ -147,7 +148,8 @@ static Status kept_shape(const Graph *g, const Node *n, Shape *kept) {
   *kept = rule_in(g, n, 0)->shape;
   for (int i = 0; i < count; i++) {
     if (axes[i] < 0 || axes[i] >= kept->rank || (i && axes[i] <= axes[i - 1]))
-      return fail(E_SHAPE, "axis %lld of %s", (long long)axes[i], SHAPE_STR(rule_in(g, n, 0)->shape));
+      return fail(E_SHAPE, "axis %lld is outside %s or out of order", (long long)axes[i],
+                  SHAPE_STR(rule_in(g, n, 0)->shape));
     kept->dim[axes[i]] = 1;
   }
   return OK;
@@ -171,25 +173,15 @@ static Status infer_reduce(Graph *g, Node *n) {
   return OK;
 }
 
-static Status emit_expand(Graph *g, ValueId a, Shape shape, ValueId *out) {
-  if (shape_equal(graph_value(g, a)->shape, shape)) {
-    *out = a;
-    return OK;
-  }
-  Attr attr = attr_ints("shape", shape.dim, shape.rank);
-  return graph_emit(g, OP_Expand, &a, 1, &attr, 1, out);
-}
-
 static Status gradient_reduce(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   Shape kept, whole = rule_in(g, n, 0)->shape;
-  ValueId d, factor;
+  ValueId d;
   TRY(kept_shape(g, n, &kept));
   TRY(emit_reshape(g, d_out[0], kept, &d));
   if (n->op == OP_ReduceMean) {
     int64_t kept_elements = shape_elements(kept);
     double count = kept_elements ? (double)(shape_elements(whole) / kept_elements) : 1;
-    TRY(emit_scalar(g, d, 1 / count, &factor));
-    TRY(emit2(g, OP_Mul, d, factor, &d));
+    TRY(emit_scale(g, d, 1 / count, &d));
   }
   return emit_expand(g, d, whole, &d_in[0]);
 }
@@ -200,15 +192,19 @@ static Status gradient_reduce_max(Graph *g, const Node *n, const ValueId *d_out,
   const int64_t *axes = node_ints(n, "axes", &count);
   Shape kept;
   ValueId y, d, mask, winners;
-  Attr to = attr_int("to", rule_in(g, n, 0)->dtype);
   TRY(kept_shape(g, n, &kept));
   TRY(emit_reshape(g, n->out[0], kept, &y));
   TRY(emit_reshape(g, d_out[0], kept, &d));
   TRY(emit2(g, OP_Equal, n->in[0], y, &mask));
-  TRY(graph_emit(g, OP_Cast, &mask, 1, &to, 1, &mask));
+  TRY(emit_cast(g, mask, rule_in(g, n, 0)->dtype, &mask));
   TRY(emit_reduce_sum(g, mask, axes, count, true, &winners));
   TRY(emit2(g, OP_Div, d, winners, &d));
   return emit2(g, OP_Mul, mask, d, &d_in[0]);
+}
+
+static Cost cost_reduce(const Graph *g, const Node *n) {
+  return (Cost){.flops = (double)shape_elements(rule_in(g, n, 0)->shape),
+                .bytes = (double)graph_value_bytes(g, n->in[0]) + (double)graph_value_bytes(g, n->out[0])};
 }
 
 #define ENTRY(op_name, least, most, infer, grad, price)                                                                \
@@ -223,6 +219,6 @@ static Status gradient_reduce_max(Graph *g, const Node *n, const ValueId *d_out,
 
 ENTRY(MatMul, 2, 2, infer_matmul, gradient_matmul, cost_matmul)
 ENTRY(Gemm, 2, 3, infer_gemm, gradient_gemm, cost_gemm)
-ENTRY(ReduceSum, 1, 1, infer_reduce, gradient_reduce, NULL)
-ENTRY(ReduceMean, 1, 1, infer_reduce, gradient_reduce, NULL)
-ENTRY(ReduceMax, 1, 1, infer_reduce, gradient_reduce_max, NULL)
+ENTRY(ReduceSum, 1, 1, infer_reduce, gradient_reduce, cost_reduce)
+ENTRY(ReduceMean, 1, 1, infer_reduce, gradient_reduce, cost_reduce)
+ENTRY(ReduceMax, 1, 1, infer_reduce, gradient_reduce_max, cost_reduce)

@@ -1,6 +1,8 @@
 /* What the rules share. */
 #include "graph/ops/rule.h"
 
+#include <assert.h>
+
 void rule_set(Graph *g, Node *n, int i, DType dtype, Shape shape) {
   if (i >= n->n_out || n->out[i] == NO_VALUE)
     return;
@@ -29,6 +31,14 @@ Status rule_one_type(const Graph *g, const Node *n) {
   return OK;
 }
 
+Status rule_first_only(const Graph *g, const Node *n, const ValueId *d_out) {
+  for (int i = 1; i < n->n_out; i++)
+    if (d_out[i] != NO_VALUE)
+      return fail(E_UNSUPPORTED, "the loss depends on output %d ('%s'), which has no gradient", i,
+                  rule_out(g, n, i)->name);
+  return OK;
+}
+
 Status rule_axis(const Node *n, const char *name, int rank, int *axis) {
   int64_t a = node_int(n, name, 0);
   if (a < 0 || a >= rank)
@@ -37,13 +47,14 @@ Status rule_axis(const Node *n, const char *name, int rank, int *axis) {
   return OK;
 }
 
-Status rule_shape(const Node *n, const char *name, Shape *shape) {
+Status rule_shape(const Graph *g, const Node *n, const char *name, Shape *shape) {
   int rank;
   const int64_t *dims = node_ints(n, name, &rank);
   if (rank > MAX_RANK)
     return fail(E_UNSUPPORTED, "rank %d is above %d", rank, MAX_RANK);
   *shape = shape_of(rank, dims);
-  return OK;
+  size_t bytes;
+  return shape_bytes(*shape, rule_in(g, n, 0)->dtype, &bytes);
 }
 
 Status emit1(Graph *g, OpKind op, ValueId a, ValueId *out) {
@@ -64,6 +75,28 @@ Status emit_scalar(Graph *g, ValueId like, double value, ValueId *out) {
   return name ? graph_add_constant(g, name, dtype, (Shape){0}, data, out) : status_code();
 }
 
+bool rule_scalar(const Graph *g, ValueId id, double *scalar) {
+  const Value *v = graph_value(g, id);
+  if (!v->data || shape_elements(v->shape) != 1)
+    return false;
+  switch (v->dtype) {
+  case F32:
+    *scalar = *(const float *)v->data;
+    return true;
+  case F64:
+    *scalar = *(const double *)v->data;
+    return true;
+  case I64:
+    *scalar = (double)*(const int64_t *)v->data;
+    return true;
+  case I32:
+    *scalar = *(const int32_t *)v->data;
+    return true;
+  default:
+    return false;
+  }
+}
+
 Status emit_reshape(Graph *g, ValueId a, Shape shape, ValueId *out) {
   if (shape_equal(graph_value(g, a)->shape, shape)) {
     *out = a;
@@ -71,6 +104,38 @@ Status emit_reshape(Graph *g, ValueId a, Shape shape, ValueId *out) {
   }
   Attr attr = attr_ints("shape", shape.dim, shape.rank);
   return graph_emit(g, OP_Reshape, &a, 1, &attr, 1, out);
+}
+
+Status emit_cast(Graph *g, ValueId a, DType dtype, ValueId *out) {
+  if (graph_value(g, a)->dtype == dtype) {
+    *out = a;
+    return OK;
+  }
+  Attr to = attr_int("to", dtype);
+  return graph_emit(g, OP_Cast, &a, 1, &to, 1, out);
+}
+
+Status emit_scale(Graph *g, ValueId a, double factor, ValueId *out) {
+  ValueId scalar;
+  if (factor == 1) {
+    *out = a;
+    return OK;
+  }
+  TRY(emit_scalar(g, a, factor, &scalar));
+  return emit2(g, OP_Mul, a, scalar, out);
+}
+
+Status emit_where(Graph *g, ValueId condition, ValueId a, ValueId b, ValueId *out) {
+  return graph_emit(g, OP_Where, (ValueId[]){condition, a, b}, 3, NULL, 0, out);
+}
+
+Status emit_expand(Graph *g, ValueId a, Shape shape, ValueId *out) {
+  if (shape_equal(graph_value(g, a)->shape, shape)) {
+    *out = a;
+    return OK;
+  }
+  Attr attr = attr_ints("shape", shape.dim, shape.rank);
+  return graph_emit(g, OP_Expand, &a, 1, &attr, 1, out);
 }
 
 Status emit_transpose(Graph *g, ValueId a, const int64_t *perm, int n, ValueId *out) {
@@ -90,6 +155,7 @@ Status emit_reduce_sum(Graph *g, ValueId a, const int64_t *axes, int n, bool kee
 
 Status emit_unbroadcast(Graph *g, ValueId a, Shape shape, ValueId *out) {
   Shape wide = graph_value(g, a)->shape;
+  assert(wide.rank >= shape.rank);
   int64_t axes[MAX_RANK];
   int n = 0, lead = wide.rank - shape.rank;
   for (int i = 0; i < wide.rank; i++)
@@ -102,10 +168,11 @@ Status emit_unbroadcast(Graph *g, ValueId a, Shape shape, ValueId *out) {
 }
 
 Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in, const Attr *extra, ValueId *out) {
-  Attr attrs[12];
-  int count = 0;
-  for (; count < n->n_attrs && count < 11; count++)
-    attrs[count] = n->attrs[count];
+  Attr *attrs;
+  int count = n->n_attrs;
+  TRY(ARENA_NEW(g->arena, attrs, count + 1));
+  for (int i = 0; i < count; i++)
+    attrs[i] = n->attrs[i];
   if (extra)
     attrs[count++] = *extra;
   return graph_emit(g, op, in, n_in, attrs, count, out);

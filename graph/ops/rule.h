@@ -28,13 +28,25 @@ Status rule_float(const Graph *g, const Node *n, int i);
 Status rule_one_type(const Graph *g, const Node *n);
 /* Attribute `name`, normalised already by the importer, checked to lie in 0 … rank-1. */
 Status rule_axis(const Node *n, const char *name, int rank, int *axis);
-/* Ints attribute as a shape. */
-Status rule_shape(const Node *n, const char *name, Shape *shape);
+/* For operators with outputs that only their own gradient reads (statistics): fails E_UNSUPPORTED when one of them
+ * has a cotangent. */
+Status rule_first_only(const Graph *g, const Node *n, const ValueId *d_out);
+/* Ints attribute as a shape of in[0]'s type; fails as shape_bytes does. */
+Status rule_shape(const Graph *g, const Node *n, const char *name, Shape *shape);
+
+/* Whether a value is one known number. */
+bool rule_scalar(const Graph *g, ValueId id, double *scalar);
 
 Status emit1(Graph *g, OpKind op, ValueId a, ValueId *out);
 Status emit2(Graph *g, OpKind op, ValueId a, ValueId b, ValueId *out);
 /* A scalar constant of a's type. */
 Status emit_scalar(Graph *g, ValueId like, double value, ValueId *out);
+/* a times a number; a itself where that is 1. */
+Status emit_scale(Graph *g, ValueId a, double factor, ValueId *out);
+Status emit_where(Graph *g, ValueId condition, ValueId a, ValueId b, ValueId *out);
+/* These three give a itself where nothing changes. */
+Status emit_cast(Graph *g, ValueId a, DType dtype, ValueId *out);
+Status emit_expand(Graph *g, ValueId a, Shape shape, ValueId *out);
 Status emit_reshape(Graph *g, ValueId a, Shape shape, ValueId *out);
 Status emit_transpose(Graph *g, ValueId a, const int64_t *perm, int n, ValueId *out);
 /* a · b with the last two axes of either read transposed. */

@@ -21,6 +21,7 @@ static Status infer_cross_entropy(Graph *g, Node *n) {
 }
 
 static Status gradient_cross_entropy(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  TRY(rule_first_only(g, n, d_out));
   return emit_like(g, n, OP_CrossEntropyGrad, (ValueId[]){n->in[0], n->in[1], n->out[1], d_out[0]}, 4, NULL, &d_in[0]);
 }
 
@@ -39,10 +40,26 @@ static Status gradient_paired_loss(Graph *g, const Node *n, const ValueId *d_out
   return graph_emit(g, op, (ValueId[]){n->in[0], n->in[1], d_out[0]}, 3, NULL, 0, &d_in[0]);
 }
 
-static Status infer_nothing(Graph *g, Node *n) {
-  if (n->op == OP_Accumulate && !shape_equal(rule_in(g, n, 0)->shape, rule_in(g, n, 1)->shape))
-    return fail(E_SHAPE, "accumulator %s, gradient %s", SHAPE_STR(rule_in(g, n, 0)->shape),
-                SHAPE_STR(rule_in(g, n, 1)->shape));
+static Status check_like_first(const Graph *g, const Node *n, int i) {
+  if (rule_in(g, n, i)->dtype != rule_in(g, n, 0)->dtype ||
+      !shape_equal(rule_in(g, n, i)->shape, rule_in(g, n, 0)->shape))
+    return fail(E_SHAPE, "'%s' is %s %s, '%s' is %s %s", rule_in(g, n, 0)->name, dtype_name(rule_in(g, n, 0)->dtype),
+                SHAPE_STR(rule_in(g, n, 0)->shape), rule_in(g, n, i)->name, dtype_name(rule_in(g, n, i)->dtype),
+                SHAPE_STR(rule_in(g, n, i)->shape));
+  return OK;
+}
+
+static Status infer_accumulate(Graph *g, Node *n) {
+  return check_like_first(g, n, 1);
+}
+
+/* Parameter, scalars, states, at least one accumulator. */
+static Status infer_update(Graph *g, Node *n) {
+  int64_t states = node_int(n, "states", 0);
+  if (states < 0 || states > n->n_in - 3)
+    return fail(E_SHAPE, "%lld states and an accumulator in %d inputs", (long long)states, n->n_in);
+  for (int i = 2; i < n->n_in; i++)
+    TRY(check_like_first(g, n, i));
   return OK;
 }
 
@@ -74,10 +91,10 @@ static Cost cost_update(const Graph *g, const Node *n) {
 
 ENTRY(CrossEntropy, 2, 2, 2, 0, infer_cross_entropy, gradient_cross_entropy, cost_loss)
 ENTRY(CrossEntropyGrad, 4, 4, 1, 0, rule_same, NULL, cost_loss)
-ENTRY(MeanSquaredError, 2, 2, 1, 0, infer_paired_loss, gradient_paired_loss, NULL)
-ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 0, rule_same, NULL, NULL)
+ENTRY(MeanSquaredError, 2, 2, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)
+ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 0, rule_same, NULL, cost_loss)
 ENTRY(BinaryCrossEntropy, 2, 2, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)
 ENTRY(BinaryCrossEntropyGrad, 3, 3, 1, 0, rule_same, NULL, cost_loss)
-ENTRY(Accumulate, 2, 2, 0, OP_MUTATES_FIRST, infer_nothing, NULL, cost_update)
-ENTRY(SgdUpdate, 3, INT_MAX, 0, OP_UPDATE, infer_nothing, NULL, cost_update)
-ENTRY(AdamUpdate, 5, INT_MAX, 0, OP_UPDATE, infer_nothing, NULL, cost_update)
+ENTRY(Accumulate, 2, 2, 0, OP_MUTATES_FIRST, infer_accumulate, NULL, cost_update)
+ENTRY(SgdUpdate, 3, INT_MAX, 0, OP_UPDATE, infer_update, NULL, cost_update)
+ENTRY(AdamUpdate, 5, INT_MAX, 0, OP_UPDATE, infer_update, NULL, cost_update)
