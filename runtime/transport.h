@@ -35,4 +35,25 @@ typedef struct {
   void (*withdraw)(Endpoint *, const char *message);
 } Transport;
 
+/* Both channels of one rank. */
+typedef struct {
+  const Transport *transport;
+  Endpoint *endpoints[CHANNELS];
+} Link;
+
+/* Threads of one process: links[r] is rank r's. */
+extern const Transport transport_local;
+Status transport_local_open(int ranks, Link *links);
+void transport_local_close(int ranks, Link *links);
+
+/* Ranks of the MPI world (a build without MPI: E_UNSUPPORTED). `open` starts MPI if it was not, `close` ends it; when
+ * `failed`, the whole run. A peer that dies fails every wait within seconds, with a message that names it. */
+extern const Transport transport_mpi;
+Status transport_mpi_open(Link *link);
+void transport_mpi_close(Link *link, bool failed);
+
+/* Blocking helpers over CHANNEL_CONTROL. */
+Status link_send(const Link *link, int peer, const void *data, size_t bytes);
+Status link_receive(const Link *link, int peer, void *data, size_t bytes);
+
 #endif

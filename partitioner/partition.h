@@ -1,0 +1,30 @@
+/* Cuts a topological order of the forward nodes into consecutive stages so that the slowest stage (its compute plus
+ * what its cuts send) is as fast as possible and every rank's memory suffices: exact dynamic programming over cut
+ * positions. */
+#ifndef PARTITIONER_PARTITION_H
+#define PARTITIONER_PARTITION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/arena.h"
+#include "base/status.h"
+
+/* Everything the dynamic programme needs, per position of the order; no graph. */
+typedef struct {
+  int n_items, n_stages;
+  const double *seconds;     /* [n_items]: forward + backward of one microbatch on a device of speed 1 */
+  const double *cut_seconds; /* [n_items + 1]: sending over a cut before item i, both directions; ends are 0 */
+  const bool *may_cut;       /* [n_items + 1]: false inside a group of uses */
+  const double *slowness;    /* [n_stages]: multiplies seconds on the stage's device; NULL: all 1 */
+  /* Whether items [from, to) fit as this stage; NULL: always. Monotone in the interval. */
+  bool (*fits)(void *context, int stage, int from, int to);
+  void *context;
+} PartitionProblem;
+
+/* cut[s] = first item of stage s (cut[0] = 0, cut[n_stages] = n_items); no stage is empty. *bottleneck: the slowest
+ * stage's seconds. Among equals the one with the smallest sum of cut seconds, then the earliest cuts. E_MEMORY
+ * where nothing fits, E_USAGE where there are fewer cuts than stages. */
+Status partition_solve(Arena *arena, const PartitionProblem *problem, int *cut, double *bottleneck);
+
+#endif

@@ -1,0 +1,65 @@
+/* One rank's part of a plan, on one backend: lays out the arena once, loads the rank's own weights, then walks the
+ * rank's action list step after step. Invariant: no allocation and no host wait but for transfers inside a step.
+ *
+ * F, B and W of a stage run in increasing microbatch order, whatever the schedule; so every accumulator adds in the
+ * same order, and the bits do not depend on ranks, stages, schedule or transport. */
+#ifndef RUNTIME_EXECUTOR_H
+#define RUNTIME_EXECUTOR_H
+
+#include "backend/backend.h"
+#include "graph/optimizer.h"
+#include "partitioner/plan.h"
+#include "runtime/transport.h"
+
+typedef struct Executor Executor;
+
+/* First contents of a parameter, or those of a constant that lies in the model file, dense, in host memory. */
+typedef Status Load(void *context, ValueId value, void *data, size_t bytes);
+/* Microbatch m's part of a model input or of the target, dense, in host memory. */
+typedef Status Feed(void *context, ValueId input, int microbatch, void *data, size_t bytes);
+/* A graph output of microbatch m (inference only), dense, in host memory. */
+typedef Status Emit(void *context, ValueId output, int microbatch, const void *data, size_t bytes);
+
+typedef struct {
+  const Plan *plan;
+  int rank;
+  const Backend *backend;
+  int device, threads;
+  const Transport *transport; /* NULL with one rank */
+  Endpoint *endpoint;         /* of CHANNEL_DATA */
+  Load *load;
+  void *load_context;
+} ExecutorSpec;
+
+/* Allocates the arena (plan->rank_memory[rank]), writes constants, loads parameters, zeroes accumulators and states.
+ * Fails E_MEMORY, or as `load` does. */
+Status executor_open(const ExecutorSpec *spec, Executor **executor);
+void executor_close(Executor *executor);
+
+typedef struct {
+  double loss_scale; /* 1 / the whole batch's denominator */
+  Feed *feed;
+  Emit *emit; /* NULL in training */
+  void *context;
+} StepWork;
+
+/* Walks the action list over all microbatches, then brings the accumulators of parameters that lie on several ranks
+ * to each of them. *loss: the microbatches' loss_sum times loss_scale, added in microbatch order, where this rank
+ * has the loss (executor_has_loss), else 0. A loss that is not finite fails E_MODEL, naming the microbatch, before its
+ * cotangent leaves the rank, so that no rank can reach its update. */
+Status executor_run(Executor *executor, const StepWork *work, double *loss);
+bool executor_has_loss(const Executor *executor);
+
+/* The squared norm of each parameter's gradient (its SquaredNorm node), into squares[i] for the i-th update node of
+ * the graph that this rank owns (the rank with the parameter's first group does); others are left alone. */
+Status executor_squares(Executor *executor, double *squares);
+
+/* Runs the update nodes of this rank's parameters, then zeroes its accumulators. */
+Status executor_update(Executor *executor, const double scalars[STEP_SCALARS]);
+
+/* Persistent values (parameters, accumulators, states) of this rank: whether it has one, its contents. */
+bool executor_holds(const Executor *executor, ValueId value);
+Status executor_read(Executor *executor, ValueId value, void *data, size_t bytes);
+Status executor_write(Executor *executor, ValueId value, const void *data, size_t bytes);
+
+#endif
