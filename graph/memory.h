@@ -1,10 +1,24 @@
-/* The memory plan of one stage. The same numbers answer the planner and lay out the arena of the run.
+/* The memory plan of one stage and of one rank. The same numbers answer the planner and lay out the arena of the run.
  *
  * A stage's values fall into blocks by the points between which they live; all values of a block are born and die
- * together, so a block is one range of bytes for each microbatch in flight ("slot"). What lives within one action
- * goes into the scratch region, where offsets are packed by lifetime. Values that are kept for the whole run
- * (parameters, accumulators, states, constants, step scalars) are persistent, once a rank.
- * Every offset and size is a multiple of MEMORY_ALIGNMENT. */
+ * together, so a block is one range of bytes for each microbatch in flight ("slot"): a ring, microbatch m lies in slot
+ * m modulo slots. That a ring suffices rests on F, B and W of a stage running in increasing microbatch order. What
+ * lives within one action goes into the scratch region, one a rank, where offsets are packed by lifetime. Values that
+ * are kept for the whole run are persistent, once a rank: parameters, every accumulator of each of them (also those of
+ * groups on other ranks, which arrive before the update), states, constants, ROLE_STEP values and what update nodes
+ * write. Every offset and size is a multiple of MEMORY_ALIGNMENT.
+ *
+ * What the executor relies on:
+ * - Model inputs and the target are fed at the start of F on every stage that uses them and live to their last use.
+ * - A cut value that comes from another rank arrives in a block born at the RECV action that posts it; one that is
+ *   relayed is sent on out of that block. Two neighbouring stages on one rank exchange nothing over a transport: at the
+ *   end of the sender's F (or B, BW) the executor copies the cut's values into the receiver's block, which is therefore
+ *   born at the sender's action; the sender's own copies live to the end of that action, no longer.
+ * - Sends: F of (stage, m) first waits for SEND_F of (stage, m - send_depth), B or BW for SEND_B of (stage,
+ *   m - send_depth); the first backward action of (stage, m) that has nodes also waits for SEND_F of (stage, m), which
+ *   cannot block: the peer needed it for the gradient that has arrived. The step's end waits for all of them.
+ * - loss_sum lives to the end of F, in an inference graph (no loss) each output too, in the stage that produces it; an
+ *   output that no node produces lies in the last stage. Neither is overwritten before the rank's next action. */
 #ifndef GRAPH_MEMORY_H
 #define GRAPH_MEMORY_H
 
@@ -14,16 +28,18 @@ enum { MEMORY_ALIGNMENT = 64, MAX_BLOCKS = 24 };
 
 /* In the order in which a microbatch passes them in one stage. */
 typedef enum {
-  POINT_RECV_F, /* the receive buffers of the stage's forward inputs are posted */
+  POINT_RECV_F, /* the stage's forward inputs are posted (or copied, from a stage on the same rank) */
   POINT_F,
   POINT_RECV_B,
   POINT_B,
-  POINT_W,
-  POINT_SENT /* until the peer took it: slots are bounded by the plan's send depth, reuse waits for the send */
+  POINT_W
 } Point;
 
+/* Lives from the start of the action `born` to the end of the action `dies`; with `sent`, until the transfer that
+ * follows F (for a forward value) or B (for a gradient) is done as well. Where B and W are joined, dies is F or W. */
 typedef struct {
   Point born, dies;
+  bool sent;    /* and nothing else implies that the send is done: a forward value that backward needs is not marked */
   size_t bytes; /* one microbatch */
 } Block;
 
@@ -32,20 +48,55 @@ typedef enum { PLACE_NONE, PLACE_PERSISTENT, PLACE_BLOCK, PLACE_SCRATCH } PlaceK
 typedef struct {
   uint8_t kind;  /* PlaceKind */
   uint8_t block; /* of a PLACE_BLOCK */
-  size_t offset; /* within the block's slot, or within scratch; persistent offsets are the rank's, not the stage's */
+  size_t offset; /* within the block's slot, or within scratch; 0 for a persistent one: RankMemory says where */
 } Place;
 
 typedef struct {
   Block blocks[MAX_BLOCKS];
   int n_blocks;
-  Place *places;           /* [graph->n_values] */
-  size_t scratch_bytes;    /* the largest of the phases, kernel workspaces included */
-  size_t workspace_offset; /* where in scratch the kernels' workspace begins */
+  Place *places;        /* [graph->n_values] */
+  size_t *workspace;    /* [graph->n_nodes]: where in scratch the workspace of a node of this stage begins */
+  size_t scratch_bytes; /* the largest of the actions, kernel workspaces included */
 } StageMemory;
 
-/* Lays out one stage. `joined`: B and W run as one action, so that their temporaries share scratch. Views share
- * their root's place; a view of a received value or an input too. */
-Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, int stage, bool joined,
+typedef struct {
+  int stage;
+  bool joined;        /* B and W run as one action, their nodes merged in graph order (StageNodes.backward) */
+  bool previous_here; /* the stage before lies on the same rank */
+  bool next_here;     /* the stage after lies on the same rank */
+} StageSetting;
+
+/* Lays out one stage. Views (OP_VIEW) share their root's place; a view of a received value, an input or a persistent
+ * value too. Fails E_MEMORY when sizes overflow. */
+Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, const StageSetting *setting,
                          StageMemory *memory);
+
+typedef struct {
+  size_t offset; /* of slot 0 in the rank's arena; slot k lies at offset + k * block.bytes */
+  int slots;     /* 0: the stage has no such block or lies on another rank */
+} BlockPlace;
+
+/* A rank's arena, byte for byte: persistent, then blocks, then scratch. */
+typedef struct {
+  size_t persistent_bytes;                                             /* the sum of its parts: */
+  size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* constants with step scalars */
+  size_t activation_bytes;                                             /* blocks × slots */
+  size_t scratch_offset, scratch_bytes;                                /* the largest of its stages */
+  size_t total_bytes;
+  size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not persistent here. A view has its root's */
+  BlockPlace (*blocks)[MAX_BLOCKS]; /* [stages] */
+} RankMemory;
+
+/* Lays out the arena of a rank that holds the stages `here` ([n_stages]) with this many slots a block ([stages]).
+ * Update nodes run on every rank that holds their parameter. Fails E_MEMORY when sizes overflow. */
+Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
+                        const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory);
+
+/* Where the value lies in the rank's arena while the stage works on this microbatch; SIZE_MAX: nowhere. */
+size_t memory_offset(const RankMemory *rank, const StageMemory *stage_memory, int stage, ValueId value, int microbatch);
+
+/* Whether the rank that this memory belongs to runs an update node: it holds the parameter that its inputs belong to.
+ */
+bool memory_updates(const RankMemory *rank, const Graph *graph, const Node *node);
 
 #endif

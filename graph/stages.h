@@ -14,21 +14,27 @@ typedef struct {
 } Cut;
 
 typedef struct {
+  NodeId *nodes[3]; /* of phases F, B, W, in graph order */
+  int n_nodes[3];
+  NodeId *backward; /* B and W merged in graph order: what a joined backward runs */
+  int n_backward;
+  bool *uses; /* [graph->n_values]: inputs and outputs of its nodes */
+} StageNodes;
+
+typedef struct {
   int n_stages;
   Cut *cuts; /* n_stages - 1, cut c lies between stages c and c+1 */
-  /* For each stage: its nodes by phase F, B, W in graph order. */
-  struct StageNodes {
-    NodeId *nodes[3];
-    int n_nodes[3];
-  } * stages;
+  StageNodes *stages;
 } Stages;
 
 /* Sets stage and phase of every forward and backward node. `stage_of[i]` is the stage of node i for forward nodes
- * (origin == id), ignored for others. Fails E_USAGE when an edge would go backwards or a group of uses of a
- * parameter would be separated, naming the node. */
+ * (origin == id), ignored for others. Fails E_USAGE when an edge would go backwards (in phase F) or forwards (a
+ * cotangent), when a group of uses of a parameter would be separated, or when the loss is not in the last stage,
+ * naming the nodes. May be called again with other stages. */
 Status stages_assign(Graph *graph, Arena *arena, const int *stage_of, int n_stages, Stages *stages);
 
-/* Whether the stage uses this parameter, constant, input, accumulator … (any phase, update included). */
+/* Whether a rank that holds this stage keeps the value: a parameter, constant, input, … that its nodes touch, or an
+ * accumulator, state or step value that the update of one of its parameters does. */
 bool stages_uses(const Graph *graph, const Stages *stages, int stage, ValueId value);
 
 #endif

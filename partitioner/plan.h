@@ -21,19 +21,6 @@ typedef struct {
   const char *first_node, *last_node;
 } StageReport;
 
-/* A rank's arena, byte for byte. */
-typedef struct {
-  size_t persistent_bytes; /* parameters, accumulators, states, constants, step scalars */
-  size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* its parts */
-  size_t activation_bytes;                                             /* blocks × slots */
-  size_t scratch_bytes; /* temporaries of one action and kernel workspace */
-  size_t total_bytes;
-  size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not on this rank */
-  size_t *block_offset[MAX_BLOCKS]; /* [stage]: where slot 0 of the block begins; others follow */
-  int *slots[MAX_BLOCKS];           /* [stage] */
-  size_t scratch_offset;
-} RankMemory;
-
 typedef struct {
   Graph *graph; /* the training graph the plan was made for; stages assigned */
   const char *model_hash;
@@ -72,6 +59,10 @@ Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *p
  * the graph, naming both; the result is complete as from plan_make. */
 Status plan_write(const Plan *plan, const char *path);
 Status plan_read(Arena *arena, const char *path, Graph *graph, const PlanRequest *request, Plan *plan);
+/* The same as text in memory: what rank 0 broadcasts. *text lives in the arena; `origin` names it in messages. */
+Status plan_to_text(Arena *arena, const Plan *plan, const char **text);
+Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph *graph, const PlanRequest *request,
+                      Plan *plan);
 /* ranks, chunks, microbatches, microbatch_size, schedule as a plan file states them, before a graph exists. */
 Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
 

@@ -47,7 +47,7 @@ typedef struct {
   int *rank_of_stage; /* [stages] */
   ActionList *lists;  /* [ranks] */
   bool joined;        /* every backward is one BW */
-  int send_depth;     /* slots of a buffer that only waits to be sent (POINT_SENT) */
+  int send_depth;     /* F (B, BW) of m waits until SEND_F (SEND_B) of m - send_depth is done; at least 1 */
   int receive_ahead;  /* a RECV stands at most this many compute actions before its use */
 } Schedule;
 
