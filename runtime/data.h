@@ -1,5 +1,6 @@
 /* Arrays of an .npz file: one per model input, and `target`; the first axis counts samples. Read through libzip;
- * stored members are mapped, deflated ones inflated once. */
+ * stored members are mapped (their bytes are read, unchecked, when used), deflated ones inflated once, with their
+ * checksum. */
 #ifndef RUNTIME_DATA_H
 #define RUNTIME_DATA_H
 
@@ -10,7 +11,7 @@ typedef struct {
   const char *name;
   DType dtype;
   Shape shape;
-  const void *data; /* dense, C order */
+  const void *data; /* dense, C order; not aligned when mapped: read it through array_convert */
 } Array;
 
 typedef struct {
@@ -18,10 +19,13 @@ typedef struct {
   const char *path;
   Array *arrays;
   int n_arrays;
+  void *map;
+  size_t map_bytes;
 } ArrayFile;
 
-/* Fails E_IO / E_MODEL with the path, the member and the numbers in front: not a zip, no .npy inside, big-endian,
- * Fortran order, an unknown type, a size that differs from the shape. */
+/* Names are those of the members without ".npy". Memory stays within the sizes that the members state, which may not
+ * be more than deflate can hold or this machine has. Fails E_IO / E_MODEL with the path, the member and the numbers in
+ * front: not a zip, no .npy inside, big-endian, Fortran order, an unknown type, a size that differs from the shape. */
 Status array_file_open(const char *path, ArrayFile *file);
 void array_file_close(ArrayFile *file);
 /* NULL where there is none of that name. */
