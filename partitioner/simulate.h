@@ -21,12 +21,17 @@ typedef struct {
   double makespan_seconds;     /* first F to last W of all ranks */
   double longest_span_seconds; /* the longest of the ranks' spans, first F to last W */
   double bubble;               /* 1 - busiest rank's work / longest span */
-  double *peak_memory;         /* [ranks] */
-  double **begin, **end;       /* [rank][action]; of compute actions */
+  double *span_seconds;        /* [ranks] */
+  double *work_seconds;        /* [ranks] */
+  double *peak_memory;         /* [ranks]; F adds its stage's activation, B frees its fraction, W the rest */
+  double **begin, **end;       /* [rank][action]; a transfer has both where it is posted */
+  double **arrival;            /* [rank][action]: when what a compute action sends has arrived; its end if nothing */
 } Simulation;
 
-/* E_USAGE where the schedule does not fit the timing or waits for ever. Transfers in the lists take no rank time: a
- * compute action begins when the rank is free and its inputs have arrived. */
+/* Every action as early as the order of its rank and its inputs allow; transfers in the lists take no rank time.
+ * Lists may hold compute actions alone: what crosses between ranks travels all the same, one transfer after the other
+ * per ordered pair of ranks for the link's seconds, then the latency. A backward needs the next stage's backward
+ * where the lists have one. E_USAGE where the schedule does not fit the timing or waits for ever. */
 Status simulate_schedule(Arena *arena, const Schedule *schedule, const Timing *timing, Simulation *result);
 
 #endif
