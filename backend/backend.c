@@ -33,9 +33,10 @@ Status backend_check(const Backend *backend, const Graph *graph) {
 
 Status backend_evaluate(void *unused, const Node *node, const Tensor *in, const Tensor *out) {
   (void)unused;
+  size_t bytes = reference_workspace(node, in);
   void *workspace = NULL;
-  if (node->workspace_bytes && !(workspace = malloc(node->workspace_bytes)))
-    return fail(E_MEMORY, "out of memory: %zu bytes", node->workspace_bytes);
+  if (bytes && !(workspace = malloc(bytes)))
+    return fail(E_MEMORY, "out of memory: %zu bytes", bytes);
   Status status = reference_kernels[node->op](NULL, node, in, out, workspace);
   free(workspace);
   return status;

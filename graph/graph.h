@@ -30,7 +30,8 @@ typedef enum {
   ROLE_PARAMETER,  /* trained: initializer >= 0 says where its first value is */
   ROLE_GRADIENT,   /* accumulator of one group of uses of `parameter`; zero when a step begins */
   ROLE_STATE,      /* of the optimizer, for `parameter`; zero when training begins */
-  ROLE_STEP        /* small, host-written before each step: loss_scale, optimizer scalars */
+  ROLE_STEP        /* small, kept between nodes of a step: loss_scale and optimizer scalars, written by the host;
+                      squared norms of gradients, read by it */
 } Role;
 
 typedef struct {

@@ -1,4 +1,5 @@
-/* Optimizers as update nodes. Invariant: one update node for each parameter that has accumulators. */
+/* Optimizers as update nodes. Invariant: one SquaredNorm and one update node for each parameter that has
+ * accumulators. */
 #include "graph/optimizer.h"
 
 #include <math.h>
@@ -34,11 +35,23 @@ static Status add_state(Graph *graph, ValueId parameter, const char *what, Value
   return OK;
 }
 
+static Status append_norm(Graph *graph, ValueId parameter, const ValueId *gradients, int n) {
+  NodeId node;
+  const char *name = graph_value(graph, parameter)->name;
+  const char *out_name = arena_format(graph->arena, "%s/squared_norm", name);
+  if (!out_name)
+    return status_code();
+  TRY(graph_add_node(graph, OP_SquaredNorm, name, gradients, n, NULL, 0, &out_name, 1, &node));
+  graph_value(graph, graph_node(graph, node)->out[0])->role = ROLE_STEP;
+  return OK;
+}
+
 static Status append_update(Graph *graph, const OptimizerSpec *spec, ValueId parameter) {
   ValueId in[2 + 2 + MAX_GROUPS] = {parameter, graph->step_scalars}, gradients[MAX_GROUPS];
   int n = 2, n_gradients = autodiff_gradients(graph, parameter, gradients);
   if (!n_gradients)
     return OK;
+  TRY(append_norm(graph, parameter, gradients, n_gradients));
   bool adam = spec->kind != OPTIMIZER_SGD;
   if (adam) {
     TRY(add_state(graph, parameter, "m", &in[n++]));

@@ -29,10 +29,13 @@ enum {
 OptimizerKind optimizer_find(const char *name); /* OPTIMIZER_COUNT for an unknown name */
 OptimizerSpec optimizer_defaults(OptimizerKind kind);
 
-/* Appends one update node for each trained parameter that has gradients (after autodiff_append):
- * inputs parameter, step_scalars, its states (as many as the optimizer keeps), its accumulators in group order,
- * which the kernel adds up left to right; no outputs; attributes carry the constants. Fails E_USAGE on numbers that
- * torch.optim refuses. */
+/* Appends, for each trained parameter that has gradients (after autodiff_append), two nodes of PHASE_UPDATE with the
+ * parameter's name, in this order:
+ * SquaredNorm: inputs its accumulators in group order; output, of ROLE_STEP, the float64 scalar "NAME/squared_norm".
+ * The global gradient norm (before SCALAR_GRADIENT_FACTOR) is the root of their sum in graph order.
+ * The update: inputs parameter, step_scalars, its states (as many as the optimizer keeps), its accumulators in group
+ * order, which the kernel adds up left to right; no outputs; attributes carry the constants. Fails E_USAGE on numbers
+ * that torch.optim refuses. */
 Status optimizer_append(Graph *graph, const OptimizerSpec *spec);
 
 /* Fills STEP_SCALARS scalars for step t (from 1) at this learning rate. */

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "backend/reference/reference.h"
+#include "backend/reference/kernel.h"
 
 /* The inner run with the common steppings spelled out, so that the compiler sees unit strides. */
 #define RUN2(EXPR)                                                                                                     \
@@ -45,15 +45,6 @@
     }                                                                                                                  \
     return OK;                                                                                                         \
   }
-
-#define CASE(TYPE, call)                                                                                               \
-  case TYPE:                                                                                                           \
-    return call;
-
-#define KERNEL(op_name)                                                                                                \
-  Status reference_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace)
-
-#define UNUSED (void)stream, (void)node, (void)workspace
 
 /* One kernel over float and integer types. */
 #define ARITHMETIC(op_name, FLOAT_EXPR, INT_EXPR)                                                                      \

@@ -11,7 +11,8 @@
 
 extern Kernel *const reference_kernels[OP_COUNT];
 
-/* Bytes that the packed operands of a product need. */
+/* Bytes of workspace that a kernel needs (the packed operands of a product), from types and shapes of its inputs. */
+size_t reference_workspace(const Node *node, const Tensor *in);
 size_t reference_workspace_bytes(const Graph *graph, const Node *node);
 
 /* Wide loops get a version for each instruction set, chosen when the program is loaded. Bits are the same on one

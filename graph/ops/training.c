@@ -1,7 +1,8 @@
 /* Losses (sums in float64, whose cotangent is 1 / the batch's denominator), accumulation, optimizer steps. */
-#include "graph/ops/rule.h"
-
 #include <limits.h>
+
+#include "graph/autodiff.h"
+#include "graph/ops/rule.h"
 
 static Status infer_cross_entropy(Graph *g, Node *n) {
   Shape logits = rule_in(g, n, 0)->shape, target = rule_in(g, n, 1)->shape, expected = {0};
@@ -53,6 +54,15 @@ static Status infer_accumulate(Graph *g, Node *n) {
   return check_like_first(g, n, 1);
 }
 
+/* The accumulators of one parameter. */
+static Status infer_squared_norm(Graph *g, Node *n) {
+  TRY(rule_float(g, n, 0));
+  for (int i = 1; i < n->n_in; i++)
+    TRY(check_like_first(g, n, i));
+  rule_set(g, n, 0, F64, (Shape){0});
+  return OK;
+}
+
 /* Parameter, scalars, states, at least one accumulator. */
 static Status infer_update(Graph *g, Node *n) {
   int64_t states = node_int(n, "states", 0);
@@ -96,5 +106,6 @@ ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 0, rule_same, NULL, cost_loss)
 ENTRY(BinaryCrossEntropy, 2, 2, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)
 ENTRY(BinaryCrossEntropyGrad, 3, 3, 1, 0, rule_same, NULL, cost_loss)
 ENTRY(Accumulate, 2, 2, 0, OP_MUTATES_FIRST, infer_accumulate, NULL, cost_update)
+ENTRY(SquaredNorm, 1, MAX_GROUPS, 1, 0, infer_squared_norm, NULL, NULL)
 ENTRY(SgdUpdate, 3, INT_MAX, 0, OP_UPDATE, infer_update, NULL, cost_update)
 ENTRY(AdamUpdate, 5, INT_MAX, 0, OP_UPDATE, infer_update, NULL, cost_update)

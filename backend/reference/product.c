@@ -1,0 +1,126 @@
+/* MatMul and Gemm: blocked loops over packed operands. Invariant: every element of a product is the sum, block by block
+ * of K_BLOCK along k, of each block's own left-to-right sum: bits depend on k alone, not on the other dimensions,
+ * batches or instruction set. */
+#include <string.h>
+
+#include "backend/reference/kernel.h"
+
+enum {
+  TILE_ROWS = 6,
+  TILE_BYTES = 64, /* a row of a tile: 16 floats or 8 doubles */
+  M_BLOCK = 96,
+  K_BLOCK = 256,
+  N_BLOCK = 512
+};
+
+/* A matrix in memory: element (i, j) at data[i * row + j * column]. */
+typedef struct {
+  int64_t row, column;
+} Layout;
+
+/* C [m,n] = A [m,k] B [k,n], `batches` times. */
+typedef struct {
+  int64_t m, n, k, batches;
+  Layout a, b;
+  Walk batch; /* A's and B's matrices over C's, in matrices */
+} Product;
+
+static int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+static int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
+
+static size_t packed_bytes(const Product *p, size_t size) {
+  int64_t k = least(p->k, K_BLOCK), columns = TILE_BYTES / (int64_t)size;
+  int64_t rows = round_up(least(p->m, M_BLOCK), TILE_ROWS) + round_up(least(p->n, N_BLOCK), columns);
+  return (size_t)(rows * k) * size + TILE_BYTES;
+}
+
+#define T float
+#define S(name) name##_f32
+#include "backend/reference/product.inc"
+#undef T
+#undef S
+
+#define T double
+#define S(name) name##_f64
+#include "backend/reference/product.inc"
+#undef T
+#undef S
+
+/* The last two axes of a tensor; a vector is one row (left) or one column (right). */
+static Shape matrix_of(Shape s, bool left) {
+  if (s.rank != 1)
+    return shape_of(2, s.dim + s.rank - 2);
+  return left ? shape_of(2, (int64_t[]){1, s.dim[0]}) : shape_of(2, (int64_t[]){s.dim[0], 1});
+}
+
+static Shape batch_of(Shape s) {
+  return shape_of(s.rank > 2 ? s.rank - 2 : 0, s.dim);
+}
+
+static Product product_of(const Node *node, const Tensor *in) {
+  bool ta = node_int(node, "transA", 0), tb = node_int(node, "transB", 0);
+  Shape a = matrix_of(in[0].shape, true), b = matrix_of(in[1].shape, false), batch;
+  Product p = {.m = a.dim[ta], .k = a.dim[!ta], .n = b.dim[!tb]};
+  p.a = ta ? (Layout){1, a.dim[1]} : (Layout){a.dim[1], 1};
+  p.b = tb ? (Layout){1, b.dim[1]} : (Layout){b.dim[1], 1};
+  Tensor stacks[] = {{.shape = batch_of(in[0].shape)}, {.shape = batch_of(in[1].shape)}};
+  shape_broadcast(stacks[0].shape, stacks[1].shape, &batch);
+  p.batches = shape_elements(batch);
+  if (shape_elements(stacks[1].shape) == 1 && !ta) { /* one B for a stack of rows: one tall product */
+    p.m *= p.batches;
+    p.batches = 1;
+    batch.rank = stacks[0].shape.rank = stacks[1].shape.rank = 0;
+  }
+  walk_init(&p.batch, batch, stacks, 2);
+  return p;
+}
+
+size_t reference_workspace(const Node *node, const Tensor *in) {
+  if (node->op != OP_MatMul && node->op != OP_Gemm)
+    return 0;
+  Product p = product_of(node, in);
+  return packed_bytes(&p, dtype_bytes(in->dtype));
+}
+
+size_t reference_workspace_bytes(const Graph *graph, const Node *node) {
+  Tensor in[2] = {{0}};
+  for (int i = 0; i < 2 && i < node->n_in; i++)
+    if (node->in[i] != NO_VALUE) {
+      const Value *v = graph_value(graph, node->in[i]);
+      in[i] = (Tensor){.dtype = v->dtype, .shape = v->shape};
+    }
+  return reference_workspace(node, in);
+}
+
+KERNEL(MatMul) {
+  (void)stream;
+  Product p = product_of(node, in);
+  switch (in->dtype) {
+    CASE(F32, product_f32(&p, in, out, workspace))
+    CASE(F64, product_f64(&p, in, out, workspace))
+  default:
+    return unsupported_type(node, in->dtype);
+  }
+}
+
+KERNEL(Gemm) {
+  (void)stream;
+  Product p = product_of(node, in);
+  double alpha = node_float(node, "alpha", 1), beta = node_float(node, "beta", 1);
+  const Tensor *c = node->n_in > 2 && in[2].data ? &in[2] : NULL;
+  switch (in->dtype) {
+  case F32:
+    TRY(product_f32(&p, in, out, workspace));
+    return scale_add_f32((float)alpha, (float)beta, c, out);
+  case F64:
+    TRY(product_f64(&p, in, out, workspace));
+    return scale_add_f64(alpha, beta, c, out);
+  default:
+    return unsupported_type(node, in->dtype);
+  }
+}
