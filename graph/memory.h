@@ -71,6 +71,9 @@ typedef struct {
 Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, const StageSetting *setting,
                          StageMemory *memory);
 
+/* Whether a value lives for the whole run; a view of one does not count. */
+bool memory_is_persistent(const Graph *graph, ValueId value);
+
 typedef struct {
   size_t offset; /* of slot 0 in the rank's arena; slot k lies at offset + k * block.bytes */
   int slots;     /* 0: the stage has no such block or lies on another rank */
@@ -92,7 +95,8 @@ typedef struct {
 Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
                         const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory);
 
-/* Where the value lies in the rank's arena while the stage works on this microbatch; SIZE_MAX: nowhere. */
+/* Where the value lies in the arena of the rank that holds the stage, for this microbatch; SIZE_MAX: nowhere.
+ * `stage_memory` is the array of all stages. */
 size_t memory_offset(const RankMemory *rank, const StageMemory *stage_memory, int stage, ValueId value, int microbatch);
 
 /* Whether the rank that this memory belongs to runs an update node: it holds the parameter that its inputs belong to.

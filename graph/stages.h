@@ -18,7 +18,7 @@ typedef struct {
   int n_nodes[3];
   NodeId *backward; /* B and W merged in graph order: what a joined backward runs */
   int n_backward;
-  bool *uses; /* [graph->n_values]: inputs and outputs of its nodes */
+  bool *uses; /* [graph->n_values]: its nodes touch the value, or the update of a parameter that they touch does */
 } StageNodes;
 
 typedef struct {
@@ -32,9 +32,5 @@ typedef struct {
  * cotangent), when a group of uses of a parameter would be separated, or when the loss is not in the last stage,
  * naming the nodes. May be called again with other stages. */
 Status stages_assign(Graph *graph, Arena *arena, const int *stage_of, int n_stages, Stages *stages);
-
-/* Whether a rank that holds this stage keeps the value: a parameter, constant, input, … that its nodes touch, or an
- * accumulator, state or step value that the update of one of its parameters does. */
-bool stages_uses(const Graph *graph, const Stages *stages, int stage, ValueId value);
 
 #endif

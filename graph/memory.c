@@ -1,0 +1,310 @@
+/* Lays out stages and ranks. Invariant: two values of a stage that live at the same time share no byte, unless one is
+ * a view of the other. */
+#include "graph/memory.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/checked.h"
+#include "graph/op.h"
+
+/* When a root and all its views live. Within an action time counts nodes; `end` of an action is behind them all. */
+typedef struct {
+  bool present;
+  Point born, dies;
+  int first, last; /* node of the action in which it is born or dies, counted in that action */
+  bool sent_forward, sent_backward;
+} Life;
+
+typedef struct {
+  const Graph *graph;
+  const Stages *stages;
+  const StageSetting *setting;
+  ValueId *root; /* [n_values] */
+  Life *lives;   /* [n_values], of roots */
+} Layout;
+
+/* What shares the scratch region during one action. */
+typedef struct {
+  size_t bytes, offset;
+  int first, last;
+  ValueId value; /* NO_VALUE: the workspace of `node` */
+  NodeId node;
+} Piece;
+
+enum { ACTIONS = 3 }; /* F, B, W; a joined backward counts as B's */
+
+static Status align(size_t bytes, size_t *out) {
+  if (bytes > SIZE_MAX / 4)
+    return fail(E_MEMORY, "sizes overflow");
+  *out = (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+  return OK;
+}
+
+static Status add(size_t *sum, size_t bytes) {
+  if (!checked_add(*sum, bytes, sum) || *sum > SIZE_MAX / 2)
+    return fail(E_MEMORY, "sizes overflow");
+  return OK;
+}
+
+static void be_born(Layout *w, ValueId v, Point point, int at) {
+  Life *life = &w->lives[v];
+  if (life->present)
+    return;
+  *life = (Life){.present = true, .born = point, .dies = point, .first = at, .last = at};
+}
+
+static void touch(Layout *w, ValueId v, Point point, int at) {
+  Life *life = &w->lives[w->root[v]];
+  if (point > life->dies || (point == life->dies && at > life->last)) {
+    life->dies = point;
+    life->last = at;
+  }
+}
+
+/* The nodes of one action, in order. `point` is where its values are touched. */
+static void walk_action(Layout *w, const NodeId *nodes, int n, Point born, Point point) {
+  const Graph *g = w->graph;
+  for (int at = 0; at < n; at++) {
+    const Node *node = graph_node(g, nodes[at]);
+    for (int k = 0; k < node->n_in; k++) {
+      ValueId v = node->in[k];
+      if (v == NO_VALUE || memory_is_persistent(g, w->root[v]))
+        continue;
+      if (graph_value(g, v)->role == ROLE_INPUT && graph_value(g, v)->producer == NO_NODE)
+        be_born(w, v, POINT_F, 0);
+      touch(w, v, point, at);
+    }
+    for (int k = 0; k < node->n_out; k++) {
+      if (node->out[k] == NO_VALUE)
+        continue;
+      if (op_def(node->op)->flags & OP_VIEW)
+        w->root[node->out[k]] = w->root[node->in[0]];
+      else
+        be_born(w, node->out[k], born, at);
+      if (!memory_is_persistent(g, w->root[node->out[k]]))
+        touch(w, node->out[k], point, at);
+    }
+  }
+}
+
+static Point backward_point(const Layout *w, Point point) {
+  return w->setting->joined && point == POINT_B ? POINT_W : point;
+}
+
+/* Behind the last node of the action that this point belongs to. */
+static int end_of(const Layout *w, Point point) {
+  const StageNodes *s = &w->stages->stages[w->setting->stage];
+  return point == POINT_F ? s->n_nodes[PHASE_F] : w->setting->joined ? s->n_backward : s->n_nodes[PHASE_B];
+}
+
+static void receive(Layout *w) {
+  int stage = w->setting->stage;
+  const Cut *below = stage ? &w->stages->cuts[stage - 1] : NULL;
+  const Cut *above = stage < w->stages->n_stages - 1 ? &w->stages->cuts[stage] : NULL;
+  for (int i = 0; below && i < below->n_forward; i++) {
+    be_born(w, below->forward[i], POINT_RECV_F, 0);
+    touch(w, below->forward[i], POINT_F, 0);
+  }
+  for (int i = 0; above && i < above->n_backward; i++)
+    be_born(w, above->backward[i], POINT_RECV_B, 0);
+}
+
+static void leave(Layout *w, ValueId v, Point point, bool stays_here) {
+  if (memory_is_persistent(w->graph, w->root[v]))
+    return;
+  Life *life = &w->lives[w->root[v]];
+  touch(w, v, backward_point(w, point), end_of(w, point));
+  if (!stays_here && point == POINT_F)
+    life->sent_forward = true;
+  if (!stays_here && point == POINT_B)
+    life->sent_backward = true;
+}
+
+/* What the stage sends on or the executor reads at the end of an action. */
+static void send(Layout *w) {
+  const Graph *g = w->graph;
+  int stage = w->setting->stage, last = w->stages->n_stages - 1;
+  for (int i = 0; stage < last && i < w->stages->cuts[stage].n_forward; i++)
+    leave(w, w->stages->cuts[stage].forward[i], POINT_F, w->setting->next_here);
+  for (int i = 0; stage > 0 && i < w->stages->cuts[stage - 1].n_backward; i++)
+    leave(w, w->stages->cuts[stage - 1].backward[i], POINT_B, w->setting->previous_here);
+  if (g->loss_sum != NO_VALUE) {
+    if (stage == last)
+      leave(w, g->loss_sum, POINT_F, true);
+    return;
+  }
+  for (size_t i = 0; i < g->n_outputs; i++) {
+    ValueId v = g->outputs[i];
+    NodeId producer = graph_value(g, v)->producer;
+    if (producer == NO_NODE && stage == last && !memory_is_persistent(g, v))
+      be_born(w, v, POINT_F, 0);
+    if (producer == NO_NODE ? stage == last : graph_node(g, producer)->stage == stage)
+      leave(w, v, POINT_F, true);
+  }
+}
+
+static Status find_lives(Layout *w, Arena *arena) {
+  const StageNodes *s = &w->stages->stages[w->setting->stage];
+  TRY(ARENA_NEW(arena, w->root, w->graph->n_values));
+  TRY(ARENA_NEW(arena, w->lives, w->graph->n_values));
+  for (ValueId v = 0; v < w->graph->n_values; v++)
+    w->root[v] = v;
+  receive(w);
+  walk_action(w, s->nodes[PHASE_F], s->n_nodes[PHASE_F], POINT_F, POINT_F);
+  if (w->setting->joined) {
+    walk_action(w, s->backward, s->n_backward, POINT_B, POINT_W);
+  } else {
+    walk_action(w, s->nodes[PHASE_B], s->n_nodes[PHASE_B], POINT_B, POINT_B);
+    walk_action(w, s->nodes[PHASE_W], s->n_nodes[PHASE_W], POINT_W, POINT_W);
+  }
+  send(w);
+  return OK;
+}
+
+/* The action that a value lives within entirely, or -1. */
+static int only_action(const Layout *w, const Life *life) {
+  if (life->born == POINT_RECV_F || life->born == POINT_RECV_B || life->sent_backward)
+    return -1;
+  if (life->dies == POINT_F)
+    return life->sent_forward ? -1 : 0;
+  if (w->setting->joined)
+    return life->born == POINT_B ? 1 : -1;
+  return life->born != life->dies ? -1 : life->dies == POINT_B ? 1 : 2;
+}
+
+static Status put_in_block(StageMemory *m, const Life *life, size_t bytes, Place *place) {
+  bool sent = life->sent_backward || (life->sent_forward && life->dies == POINT_F);
+  int b = 0;
+  while (b < m->n_blocks &&
+         (m->blocks[b].born != life->born || m->blocks[b].dies != life->dies || m->blocks[b].sent != sent))
+    b++;
+  if (b == m->n_blocks) {
+    assert(b < MAX_BLOCKS); /* four births, three deaths, sent or not: 18 at most have meaning */
+    m->blocks[m->n_blocks++] = (Block){.born = life->born, .dies = life->dies, .sent = sent};
+  }
+  *place = (Place){.kind = PLACE_BLOCK, .block = (uint8_t)b, .offset = m->blocks[b].bytes};
+  return add(&m->blocks[b].bytes, bytes);
+}
+
+/* Larger first; the rest only makes the order total. */
+static int by_size(const void *a, const void *b) {
+  const Piece *x = a, *y = b;
+  if (x->bytes != y->bytes)
+    return x->bytes < y->bytes ? 1 : -1;
+  if (x->first != y->first)
+    return x->first < y->first ? -1 : 1;
+  if (x->value != y->value)
+    return x->value < y->value ? -1 : 1;
+  return x->node < y->node ? -1 : x->node > y->node;
+}
+
+/* Gives every piece the lowest offset where it meets none that lives at the same time and is placed already. */
+static Status pack(Arena *arena, Piece *pieces, int n, size_t *total) {
+  int *placed; /* by offset */
+  TRY(ARENA_NEW(arena, placed, n));
+  qsort(pieces, (size_t)n, sizeof *pieces, by_size);
+  for (int i = 0; i < n; i++) {
+    Piece *piece = &pieces[i];
+    for (int k = 0; k < i && pieces[placed[k]].offset < piece->offset + piece->bytes; k++) {
+      const Piece *other = &pieces[placed[k]];
+      if (other->first <= piece->last && piece->first <= other->last && other->offset + other->bytes > piece->offset)
+        piece->offset = other->offset + other->bytes;
+    }
+    int at = i;
+    for (; at > 0 && pieces[placed[at - 1]].offset > piece->offset; at--)
+      placed[at] = placed[at - 1];
+    placed[at] = i;
+    size_t end = piece->offset;
+    TRY(add(&end, piece->bytes));
+    *total = end > *total ? end : *total;
+  }
+  return OK;
+}
+
+typedef struct {
+  Piece *pieces;
+  size_t n, capacity;
+} Pieces;
+
+static Status add_piece(Arena *arena, Pieces *list, Piece piece) {
+  TRY(align(piece.bytes, &piece.bytes));
+  if (!piece.bytes)
+    return OK;
+  TRY(ARENA_RESERVE(arena, list->pieces, list->n, list->capacity, list->n + 1));
+  list->pieces[list->n++] = piece;
+  return OK;
+}
+
+static Status add_workspaces(Layout *w, Arena *arena, Pieces lists[ACTIONS]) {
+  const StageNodes *s = &w->stages->stages[w->setting->stage];
+  for (int action = 0; action < ACTIONS; action++) {
+    bool both = w->setting->joined && action == 1;
+    const NodeId *nodes = both ? s->backward : s->nodes[action];
+    int n = both ? s->n_backward : w->setting->joined && action == 2 ? 0 : s->n_nodes[action];
+    for (int at = 0; at < n; at++)
+      TRY(add_piece(arena, &lists[action],
+                    (Piece){.bytes = graph_node(w->graph, nodes[at])->workspace_bytes,
+                            .first = at,
+                            .last = at,
+                            .value = NO_VALUE,
+                            .node = nodes[at]}));
+  }
+  return OK;
+}
+
+static Status place_roots(Layout *w, Arena *arena, StageMemory *m, Pieces lists[ACTIONS]) {
+  const Graph *g = w->graph;
+  const bool *uses = w->stages->stages[w->setting->stage].uses;
+  for (ValueId v = 0; v < g->n_values; v++) {
+    const Life *life = &w->lives[v];
+    if (memory_is_persistent(g, v) && uses[v])
+      m->places[v].kind = PLACE_PERSISTENT;
+    if (!life->present)
+      continue;
+    size_t bytes = 0;
+    TRY(align(graph_value_bytes(g, v), &bytes));
+    int action = only_action(w, life);
+    if (action < 0) {
+      TRY(put_in_block(m, life, bytes, &m->places[v]));
+      continue;
+    }
+    m->places[v].kind = PLACE_SCRATCH;
+    TRY(add_piece(arena, &lists[action],
+                  (Piece){.bytes = bytes, .first = life->first, .last = life->last, .value = v, .node = NO_NODE}));
+  }
+  return OK;
+}
+
+static Status plan(Layout *w, Arena *arena, StageMemory *m) {
+  Pieces lists[ACTIONS] = {{0}};
+  TRY(ARENA_NEW(arena, m->places, w->graph->n_values));
+  TRY(ARENA_NEW(arena, m->workspace, w->graph->n_nodes));
+  TRY(find_lives(w, arena));
+  TRY(place_roots(w, arena, m, lists));
+  TRY(add_workspaces(w, arena, lists));
+  for (int action = 0; action < ACTIONS; action++) {
+    TRY(pack(arena, lists[action].pieces, (int)lists[action].n, &m->scratch_bytes));
+    for (size_t i = 0; i < lists[action].n; i++) {
+      const Piece *piece = &lists[action].pieces[i];
+      if (piece->value != NO_VALUE)
+        m->places[piece->value].offset = piece->offset;
+      else
+        m->workspace[piece->node] = piece->offset;
+    }
+  }
+  for (ValueId v = 0; v < w->graph->n_values; v++)
+    if (w->root[v] != v)
+      m->places[v] = m->places[w->root[v]];
+  return OK;
+}
+
+Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, const StageSetting *setting,
+                         StageMemory *memory) {
+  Layout w = {.graph = graph, .stages = stages, .setting = setting};
+  *memory = (StageMemory){0};
+  Status status = plan(&w, arena, memory);
+  if (status != OK)
+    status_context("memory of stage %d: ", setting->stage);
+  return status;
+}

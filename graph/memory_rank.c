@@ -1,0 +1,104 @@
+/* The arena of a rank, from the layouts of its stages. Invariant: persistent values, blocks and scratch follow one
+ * another without overlap. */
+#include "base/checked.h"
+#include "graph/memory.h"
+#include "graph/op.h"
+
+static Status add(size_t *sum, size_t bytes) {
+  if (!checked_add(*sum, bytes, sum) || *sum > SIZE_MAX / 2)
+    return fail(E_MEMORY, "the sizes of a rank's memory overflow");
+  return OK;
+}
+
+bool memory_is_persistent(const Graph *graph, ValueId value) {
+  const Value *v = graph_value(graph, value);
+  if (v->producer != NO_NODE)
+    return graph_node(graph, v->producer)->phase == PHASE_UPDATE;
+  return v->role != ROLE_ACTIVATION && v->role != ROLE_INPUT;
+}
+
+static Status place_persistent(const Graph *g, const Stages *s, const bool *here, RankMemory *m) {
+  for (ValueId v = 0; v < g->n_values; v++) {
+    const Value *value = graph_value(g, v);
+    bool held = false;
+    m->persistent_offset[v] = SIZE_MAX;
+    for (int i = 0; i < s->n_stages && !held; i++)
+      held = here[i] && s->stages[i].uses[v];
+    if (!held || !memory_is_persistent(g, v))
+      continue;
+    size_t *part = value->role == ROLE_PARAMETER  ? &m->parameter_bytes
+                   : value->role == ROLE_GRADIENT ? &m->gradient_bytes
+                   : value->role == ROLE_STATE    ? &m->state_bytes
+                                                  : &m->constant_bytes;
+    size_t bytes = (graph_value_bytes(g, v) + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+    m->persistent_offset[v] = m->persistent_bytes;
+    TRY(add(part, bytes));
+    TRY(add(&m->persistent_bytes, bytes));
+  }
+  return OK;
+}
+
+/* Views of persistent values lie where these lie; a view comes after what it views. */
+static void place_views(const Graph *g, const StageMemory *stage_memory, const bool *here, RankMemory *m) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
+    if (node->phase != PHASE_UPDATE && here[node->stage] && (op_def(node->op)->flags & OP_VIEW) &&
+        stage_memory[node->stage].places[node->out[0]].kind == PLACE_PERSISTENT)
+      m->persistent_offset[node->out[0]] = m->persistent_offset[node->in[0]];
+  }
+}
+
+Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
+                        const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory) {
+  *memory = (RankMemory){0};
+  TRY(ARENA_NEW(arena, memory->persistent_offset, graph->n_values));
+  TRY(ARENA_NEW(arena, memory->blocks, stages->n_stages));
+  TRY(place_persistent(graph, stages, here, memory));
+  place_views(graph, stage_memory, here, memory);
+  size_t at = memory->persistent_bytes;
+  for (int s = 0; s < stages->n_stages; s++) {
+    if (!here[s])
+      continue;
+    const StageMemory *stage = &stage_memory[s];
+    for (int b = 0; b < stage->n_blocks; b++) {
+      size_t bytes;
+      memory->blocks[s][b] = (BlockPlace){.offset = at, .slots = slots[s][b]};
+      if (!checked_mul(stage->blocks[b].bytes, (size_t)slots[s][b], &bytes))
+        return fail(E_MEMORY, "the sizes of a rank's memory overflow");
+      TRY(add(&at, bytes));
+    }
+    if (stage->scratch_bytes > memory->scratch_bytes)
+      memory->scratch_bytes = stage->scratch_bytes;
+  }
+  memory->activation_bytes = at - memory->persistent_bytes;
+  memory->scratch_offset = at;
+  TRY(add(&at, memory->scratch_bytes));
+  memory->total_bytes = at;
+  return OK;
+}
+
+size_t memory_offset(const RankMemory *rank, const StageMemory *stage_memory, int stage, ValueId value,
+                     int microbatch) {
+  Place place = stage_memory[stage].places[value];
+  if (place.kind == PLACE_PERSISTENT)
+    return rank->persistent_offset[value];
+  if (place.kind == PLACE_SCRATCH)
+    return rank->scratch_offset + place.offset;
+  if (place.kind == PLACE_NONE || !rank->blocks[stage][place.block].slots)
+    return SIZE_MAX;
+  const BlockPlace *block = &rank->blocks[stage][place.block];
+  return block->offset + (size_t)(microbatch % block->slots) * stage_memory[stage].blocks[place.block].bytes +
+         place.offset;
+}
+
+bool memory_updates(const RankMemory *rank, const Graph *graph, const Node *node) {
+  for (int k = 0; k < node->n_in; k++) {
+    if (node->in[k] == NO_VALUE)
+      continue;
+    const Value *v = graph_value(graph, node->in[k]);
+    ValueId parameter = v->role == ROLE_PARAMETER ? node->in[k] : v->parameter;
+    if (parameter != NO_VALUE)
+      return rank->persistent_offset[parameter] != SIZE_MAX;
+  }
+  return false;
+}
