@@ -1,4 +1,5 @@
 /* Stages: what crosses the cuts and which nodes are B, against the definitions; contradictions are named. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "graph/stages.h"
