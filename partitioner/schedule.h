@@ -4,8 +4,17 @@
  * Text form, one line a rank: `2F0` stage 2 forward of microbatch 0; `B` backward towards the input, `W` weight
  * gradients, `BW` both as one action; `2SEND_F0` sends stage 2's forward result of microbatch 0 to stage 3;
  * `3RECV_F0` posts stage 3's receive of it; `3SEND_B0` sends stage 3's backward result to stage 2; `2RECV_B0` posts
- * stage 2's receive; `[a b]` posts together. A RECV only posts: the compute action that needs it waits. A SEND only
- * posts: the reuse of its buffer waits. */
+ * stage 2's receive; `[a b]` posts together; `-` is a rank without actions. Blank lines and those that begin with `#`
+ * say nothing; a line `schedule 1f1b send_depth 2 receive_ahead 1` may stand before the first rank.
+ *
+ * A RECV only posts: the compute action that needs it waits. A SEND only posts: F of (stage, m) waits until SEND_F of
+ * (stage, m - send_depth) was taken, B or BW until SEND_B of (stage, m - send_depth) was; the end of a list waits for
+ * all of its SENDs.
+ *
+ * Which actions there are. Every stage has F of every microbatch. Where B and W are joined, every stage has BW of every
+ * microbatch, whatever nodes it holds (the first stage's computes no input gradient). Where they are split, every stage
+ * has W, and B where a gradient leaves it (schedule_has_b): so never the first. A forward-only schedule has no
+ * backward actions. The first backward action of a (stage, microbatch) is the one that needs RECV_B. */
 #ifndef PARTITIONER_SCHEDULE_H
 #define PARTITIONER_SCHEDULE_H
 
@@ -41,39 +50,86 @@ typedef struct {
   int n_actions;
 } ActionList;
 
+enum { SCHEDULE_LIMIT = 65536 }; /* most ranks, stages, microbatches */
+
 typedef struct {
   const char *name;
   int ranks, stages, microbatches;
   int *rank_of_stage; /* [stages] */
   ActionList *lists;  /* [ranks] */
   bool joined;        /* every backward is one BW */
-  int send_depth;     /* F (B, BW) of m waits until SEND_F (SEND_B) of m - send_depth is done; at least 1 */
+  bool forward_only;  /* inference: no backward at all */
+  int send_depth;     /* how many SENDs of one stage and direction may be waiting for their peer; 1 or more */
   int receive_ahead;  /* a RECV stands at most this many compute actions before its use */
 } Schedule;
 
 typedef enum { PLACE_LINE, PLACE_LOOP, PLACE_V } Placement;
 
-/* The names that schedule_generate knows, for --help; NULL at the end. */
+/* The names of training schedules that schedule_generate knows, for --help; NULL at the end. It knows `forward` too. */
 extern const char *const schedule_names[];
 
 /* Which stages hold something that crosses: a transfer exists only where a cut has tensors in that direction, and
- * a stage's B exists only where a gradient leaves it (else its backward is W alone). NULL arrays: all true. */
+ * a stage's B exists only where a gradient leaves it (else its backward is W alone). NULL: all true. */
 typedef struct {
   const bool *forward_crosses;  /* [stages - 1] */
   const bool *backward_crosses; /* [stages - 1] */
 } Crossings;
 
-/* Makes the schedule of this name. Two stages on one rank exchange nothing. E_USAGE for an unknown name or a number
- * of stages a rank that the schedule does not have. */
+static inline bool schedule_crosses_f(const Crossings *crossings, int cut) {
+  return !crossings || !crossings->forward_crosses || crossings->forward_crosses[cut];
+}
+static inline bool schedule_crosses_b(const Crossings *crossings, int cut) {
+  return !crossings || !crossings->backward_crosses || crossings->backward_crosses[cut];
+}
+/* Whether a gradient leaves the stage towards the one before it. */
+static inline bool schedule_has_b(const Crossings *crossings, int stage) {
+  return stage > 0 && schedule_crosses_b(crossings, stage - 1);
+}
+static inline bool action_is_compute(Action action) {
+  return action.kind <= ACTION_BW;
+}
+
+/* Makes the schedule of this name, transfers included. LINE puts the stages rank * chunks … on a rank, LOOP rank,
+ * rank + ranks, …, V rank and 2 * ranks - 1 - rank. Two stages on one rank exchange nothing. E_USAGE for an unknown
+ * name or a number of stages a rank that the schedule does not have. */
 Status schedule_generate(Arena *arena, const char *name, int ranks, int chunks, int microbatches,
                          const Crossings *crossings, Schedule *schedule);
 
+/* The same order of compute actions with SENDs and RECVs put in: a SEND right after the action whose result it sends,
+ * a RECV receive_ahead compute actions before its use, or earlier where the peer's order of SENDs demands it; what
+ * stands between two compute actions posts together. out->send_depth and out->receive_ahead are the schedule's or as
+ * much more as this order needs. Transfers that the schedule has already are replaced. E_USAGE where the compute
+ * actions themselves wait for one another for ever or a stage's action is missing. `out` may be `schedule`. */
+Status schedule_add_transfers(Arena *arena, const Schedule *schedule, const Crossings *crossings, Schedule *out);
+
+/* Where a proof failed. */
+typedef struct {
+  int rank, position; /* -1, -1: nowhere in particular; position n_actions: something is missing from the list */
+} SchedulePlace;
+
+/* What may be in memory. A stage's activation is kept from the start of F; when B ends, the fraction
+ * backward_input_frees of it is freed, the rest when W (or BW; or F where there is no backward) ends. */
+typedef struct {
+  const double *activation; /* [stages], of one microbatch, any unit */
+  double backward_input_frees;
+  const double *limit; /* [ranks], the same unit */
+} ScheduleLimits;
+
 /* Proves a schedule: every action once; F, B and W of a stage in increasing microbatch order; dependencies met;
  * sends and receives pair per pair of ranks and direction, in order; rendezvous without buffering never blocks for
- * ever; receives at most receive_ahead ahead. E_USAGE with rank, position, action and reason. */
+ * ever; receives at most receive_ahead ahead; memory within limits (NULL: none). E_USAGE (E_MEMORY for limits) with
+ * rank, position, action and reason; *where (may be NULL) is the place. */
+Status schedule_prove(const Schedule *schedule, const Crossings *crossings, const ScheduleLimits *limits,
+                      SchedulePlace *where);
+/* schedule_prove without limits. */
 Status schedule_check(const Schedule *schedule, const Crossings *crossings);
 
-/* Text form, one line a rank; and back. */
+/* The most that each rank keeps at a time by the rule of ScheduleLimits (its limit is not used) into peak [ranks]. */
+void schedule_peaks(const Schedule *schedule, const Crossings *crossings, const ScheduleLimits *limits, double *peak);
+
+/* Text form, one line a rank; and back. Reading takes any text: E_USAGE with line and column. What it returns has
+ * each stage on one rank and as many F as stages × microbatches; only schedule_prove says whether it can run.
+ * send_depth is 2 where the text has none, receive_ahead what the lists do. */
 Status schedule_write(const Schedule *schedule, FILE *file);
 Status schedule_read(Arena *arena, const char *text, Schedule *schedule);
 
