@@ -203,7 +203,8 @@ static int by_size(const void *a, const void *b) {
 static Status pack(Arena *arena, Piece *pieces, int n, size_t *total) {
   int *placed; /* by offset */
   TRY(ARENA_NEW(arena, placed, n));
-  qsort(pieces, (size_t)n, sizeof *pieces, by_size);
+  if (n)
+    qsort(pieces, (size_t)n, sizeof *pieces, by_size);
   for (int i = 0; i < n; i++) {
     Piece *piece = &pieces[i];
     for (int k = 0; k < i && pieces[placed[k]].offset < piece->offset + piece->bytes; k++) {
