@@ -41,6 +41,7 @@ struct Model {
   ModelInput *inputs, *outputs; /* inputs without those that are initializers */
   int n_inputs, n_outputs;
   int64_t fixed_batch;
+  bool is_dynamo;    /* torch's dynamo exporter wrote it */
   bool ties_unknown; /* weights of candidates are absent */
 
   const Onnx__FunctionProto **functions; /* sorted, for model_function */

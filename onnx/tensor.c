@@ -349,6 +349,8 @@ Status tensor_map(const Model *model, const TensorSource *source, TensorView *vi
     view->data = model->file + source->offset;
   } else if (source->field == TENSOR_RAW_DATA) {
     view->data = proto->raw_data.data;
+  } else if (source->field == TENSOR_FLOAT_DATA || source->field == TENSOR_DOUBLE_DATA) {
+    view->data = source->field == TENSOR_FLOAT_DATA ? (const void *)proto->float_data : proto->double_data;
   }
   return OK;
 }
