@@ -1,13 +1,12 @@
 /* Cuts a topological order of the forward nodes into consecutive stages so that the slowest stage (its compute plus
- * what its cuts send) is as fast as possible and every rank's memory suffices: exact dynamic programming over cut
- * positions. */
+ * what crosses its cuts) is as fast as possible and every rank's memory suffices. Exact, in O(stages × items × 64)
+ * steps: the bottleneck is searched bit by bit among the doubles, for a given one a stage is feasible or not. */
 #ifndef PARTITIONER_PARTITION_H
 #define PARTITIONER_PARTITION_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "base/arena.h"
 #include "base/status.h"
 
 /* Everything the dynamic programme needs, per position of the order; no graph. */
@@ -23,8 +22,14 @@ typedef struct {
 } PartitionProblem;
 
 /* cut[s] = first item of stage s (cut[0] = 0, cut[n_stages] = n_items); no stage is empty. *bottleneck: the slowest
- * stage's seconds. Among equals the one with the smallest sum of cut seconds, then the earliest cuts. E_MEMORY
- * where nothing fits, E_USAGE where there are fewer cuts than stages. */
-Status partition_solve(Arena *arena, const PartitionProblem *problem, int *cut, double *bottleneck);
+ * stage's seconds, as partition_stage_seconds gives them. Among equals the one with the smallest sum of cut seconds
+ * (added from the last cut to the first), then the earliest cuts. E_MEMORY where nothing fits, E_USAGE where there are
+ * fewer cuts than stages. */
+Status partition_solve(const PartitionProblem *problem, int *cut, double *bottleneck);
+
+/* Seconds of items [from, to) as this stage: (slowness × seconds of the items before `to` + its cut's seconds) less
+ * (slowness × seconds of the items before `from` - its cut's seconds), in this order of rounding. `before` [n_items +
+ * 1] are the sums of seconds from the first item on. */
+double partition_stage_seconds(const PartitionProblem *problem, const double *before, int stage, int from, int to);
 
 #endif

@@ -1,0 +1,167 @@
+/* Memory of single stages, in numbers: what shares bytes, what becomes a block, what is persistent. That nothing
+ * overlaps in whole plans is verified in partitioner/test_plan_memory. */
+#include <string.h>
+
+#include "graph/memory.h"
+#include "tests/random_graph.h"
+
+static const size_t UNIT = MEMORY_ALIGNMENT; /* [3,5] floats are 60 bytes: one unit */
+
+static Shape square(void) {
+  return shape_of(2, (int64_t[]){ROWS, WIDTH});
+}
+
+static StageMemory plan_single(Arena *arena, Graph *g, bool joined, Stages *stages) {
+  StageMemory memory;
+  int *stage_of = arena_alloc(arena, g->n_nodes, sizeof *stage_of);
+  StageSetting setting = {.joined = joined};
+  ASSERT_OK(stages_assign(g, arena, stage_of, 1, stages));
+  ASSERT_OK(memory_plan_stage(arena, g, stages, &setting, &memory));
+  return memory;
+}
+
+/* x → Tanh → a → Tanh → … */
+static RandomGraph chain(Arena *arena, int n) {
+  RandomGraph r = {0};
+  ASSERT_OK(graph_create(arena, "chain", &r.g));
+  ValueId v = random_value(&r, "x", square(), ROLE_INPUT);
+  ASSERT_OK(graph_add_input(r.g, v));
+  for (int i = 0; i < n; i++)
+    v = random_node(&r, OP_Tanh, &v, 1, NULL, 0, 1);
+  ASSERT_OK(graph_add_output(r.g, v));
+  return r;
+}
+
+static void a_chain_lives_in_two_places(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Stages stages;
+  StageMemory m = plan_single(arena, chain(arena, 10).g, false, &stages);
+  assert_int_equal(m.n_blocks, 0);
+  assert_int_equal(m.scratch_bytes, 2 * UNIT);
+  arena_destroy(arena);
+}
+
+static void workspaces_share_what_is_free(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Stages stages;
+  Graph *g = chain(arena, 10).g;
+  g->nodes[3]->workspace_bytes = 5 * UNIT - 7;
+  g->nodes[7]->workspace_bytes = 3 * UNIT;
+  StageMemory m = plan_single(arena, g, false, &stages);
+  assert_int_equal(m.scratch_bytes, 7 * UNIT);
+  assert_int_equal(m.workspace[3], m.workspace[7]);
+  arena_destroy(arena);
+}
+
+static void views_lie_where_their_root_does(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  RandomGraph r = {0};
+  Stages stages;
+  Attr flat = attr_ints("shape", (int64_t[]){ROWS * WIDTH}, 1);
+  ASSERT_OK(graph_create(arena, "views", &r.g));
+  ValueId x = random_value(&r, "x", square(), ROLE_INPUT), p = random_value(&r, "p", square(), ROLE_PARAMETER);
+  ASSERT_OK(graph_add_input(r.g, x));
+  ValueId a = random_node(&r, OP_Reshape, &x, 1, &flat, 1, 1), b = random_node(&r, OP_Reshape, &a, 1, &flat, 1, 1);
+  ValueId q = random_node(&r, OP_Reshape, &p, 1, &flat, 1, 1);
+  ValueId y = random_node(&r, OP_Add, (ValueId[]){b, q}, 2, NULL, 0, 1);
+  ASSERT_OK(graph_add_output(r.g, y));
+  StageMemory m = plan_single(arena, r.g, false, &stages);
+  assert_int_equal(m.scratch_bytes, 2 * UNIT);
+  assert_memory_equal(&m.places[a], &m.places[x], sizeof *m.places);
+  assert_memory_equal(&m.places[b], &m.places[x], sizeof *m.places);
+  assert_int_equal(m.places[q].kind, PLACE_PERSISTENT);
+  RankMemory rank;
+  bool here = true;
+  int slots[1][MAX_BLOCKS] = {{0}};
+  ASSERT_OK(memory_plan_rank(arena, r.g, &stages, &m, &here, slots, &rank));
+  assert_int_equal(rank.persistent_bytes, UNIT);
+  assert_int_equal(rank.persistent_offset[q], rank.persistent_offset[p]);
+  arena_destroy(arena);
+}
+
+static void joined_backwards_keep_no_gradients(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Stages stages;
+  for (uint64_t seed = 1; seed < 20; seed++) {
+    StageMemory m = plan_single(arena, random_training(arena, seed, 10), true, &stages);
+    assert_true(m.n_blocks <= 1);
+    for (int b = 0; b < m.n_blocks; b++)
+      assert_true(m.blocks[b].born == POINT_F && m.blocks[b].dies == POINT_W && !m.blocks[b].sent);
+  }
+  arena_destroy(arena);
+}
+
+/* Two stages that tie a parameter: on ranks of their own both hold it, its states and the other's accumulator. */
+static void a_tied_parameter_lies_on_both_ranks(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  RandomGraph r = {0};
+  size_t unreached;
+  ASSERT_OK(graph_create(arena, "tied", &r.g));
+  Shape weight = shape_of(2, (int64_t[]){WIDTH, WIDTH});
+  ValueId x = random_value(&r, "x", square(), ROLE_INPUT), w = random_value(&r, "w", weight, ROLE_PARAMETER);
+  ValueId own = random_value(&r, "own", weight, ROLE_PARAMETER);
+  ASSERT_OK(graph_add_input(r.g, x));
+  ValueId a = random_node(&r, OP_MatMul, (ValueId[]){x, w}, 2, NULL, 0, 1);
+  ValueId b = random_node(&r, OP_MatMul, (ValueId[]){a, own}, 2, NULL, 0, 1);
+  ValueId y = random_node(&r, OP_MatMul, (ValueId[]){b, w}, 2, NULL, 0, 1);
+  ASSERT_OK(graph_add_output(r.g, y));
+  LossSpec loss = {.kind = LOSS_MSE, .output = y, .target_dtype = F32, .target_shape = square()};
+  OptimizerSpec optimizer = optimizer_defaults(OPTIMIZER_ADAM);
+  ASSERT_OK(loss_append(r.g, &loss));
+  ASSERT_OK(autodiff_append(r.g, &unreached));
+  ASSERT_OK(optimizer_append(r.g, &optimizer));
+  int *stage_of = arena_alloc(arena, r.g->n_nodes, sizeof *stage_of);
+  stage_of[1] = stage_of[2] = stage_of[3] = 1;
+  Stages stages;
+  StageMemory m[2];
+  RankMemory rank[2];
+  ASSERT_OK(stages_assign(r.g, arena, stage_of, 2, &stages));
+  for (int i = 0; i < 2; i++) {
+    StageSetting setting = {.stage = i};
+    ASSERT_OK(memory_plan_stage(arena, r.g, &stages, &setting, &m[i]));
+  }
+  for (int i = 0; i < 2; i++) {
+    bool here[2] = {i == 0, i == 1};
+    int slots[2][MAX_BLOCKS] = {{0}};
+    ASSERT_OK(memory_plan_rank(arena, r.g, &stages, m, here, slots, &rank[i]));
+  }
+  assert_int_equal(rank[0].parameter_bytes, 2 * UNIT); /* w is 100 bytes: two units */
+  assert_int_equal(rank[0].gradient_bytes, 4 * UNIT);
+  assert_int_equal(rank[0].state_bytes, 4 * UNIT);
+  assert_int_equal(rank[1].parameter_bytes, 4 * UNIT);
+  assert_int_equal(rank[1].gradient_bytes, 6 * UNIT);
+  assert_int_equal(rank[1].state_bytes, 8 * UNIT);
+  int updates[2] = {0};
+  for (size_t i = 0; i < r.g->n_nodes; i++)
+    for (int k = 0; k < 2; k++)
+      updates[k] += r.g->nodes[i]->op == OP_AdamUpdate && memory_updates(&rank[k], r.g, r.g->nodes[i]);
+  assert_int_equal(updates[0], 1);
+  assert_int_equal(updates[1], 2);
+  arena_destroy(arena);
+}
+
+static void sizes_that_overflow_are_refused(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g = chain(arena, 3).g;
+  Stages stages;
+  StageMemory m = plan_single(arena, g, false, &stages);
+  StageSetting setting = {0};
+  g->nodes[1]->workspace_bytes = SIZE_MAX - 3;
+  ASSERT_FAILS(E_MEMORY, "memory of stage 0: sizes overflow", memory_plan_stage(arena, g, &stages, &setting, &m));
+  arena_destroy(arena);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_chain_lives_in_two_places),         cmocka_unit_test(workspaces_share_what_is_free),
+      cmocka_unit_test(views_lie_where_their_root_does),     cmocka_unit_test(joined_backwards_keep_no_gradients),
+      cmocka_unit_test(a_tied_parameter_lies_on_both_ranks), cmocka_unit_test(sizes_that_overflow_are_refused),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
