@@ -1,0 +1,60 @@
+/* The conformance suite on the ranks of an MPI world: every rank runs this program. With an argument it is the end of a
+ * world instead, see test_transport_death.c. */
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/transport.h"
+#include "transport_suite.h"
+
+extern size_t transport_mpi_piece_bytes;
+
+static Link link_of_world;
+
+/* A rank that fails must not leave the others waiting. */
+static void give_up(const char *name) {
+  fprintf(stderr, "%s: rank %d: %s\n", name, transport_mpi.rank(link_of_world.endpoints[0]), status_message());
+  transport_mpi_close(&link_of_world, true);
+}
+
+static void conforms(void **state) {
+  (void)state;
+  for (int i = 0; i < transport_suite_size; i++)
+    if (transport_suite[i].run(&link_of_world) != OK)
+      give_up(transport_suite[i].name);
+}
+
+static void conforms_in_small_pieces(void **state) {
+  transport_mpi_piece_bytes = 1000;
+  conforms(state);
+  transport_mpi_piece_bytes = (size_t)1 << 30;
+}
+
+static void receiver_refuses_other_sizes(void **state) {
+  (void)state;
+  int rank = transport_mpi.rank(link_of_world.endpoints[0]), size = transport_mpi.size(link_of_world.endpoints[0]);
+  char data[64] = "";
+  if (rank == 0 && size > 1)
+    ASSERT_OK(link_send(&link_of_world, 1, data, 4));
+  if (rank == 1)
+    ASSERT_FAILS(E_COMM, "rank 1 receives 64 bytes from rank 0, which sends 4",
+                 link_receive(&link_of_world, 0, data, 64));
+}
+
+int main(void) {
+  if (transport_mpi_open(&link_of_world) != OK) {
+    fprintf(stderr, "%s\n", status_message());
+    transport_mpi_close(&link_of_world, true);
+    return 1;
+  }
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(conforms),
+      cmocka_unit_test(conforms_in_small_pieces),
+      cmocka_unit_test(receiver_refuses_other_sizes),
+  };
+  int failures = cmocka_run_group_tests(tests, NULL, NULL);
+  transport_mpi_close(&link_of_world, failures != 0);
+  return failures;
+}
