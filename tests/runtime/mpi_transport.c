@@ -1,5 +1,4 @@
-/* The conformance suite on the ranks of an MPI world: every rank runs this program. With an argument it is the end of a
- * world instead, see test_transport_death.c. */
+/* The conformance suite on the ranks of an MPI world: every rank runs this program. */
 #include "tests/test.h"
 
 #include <stdio.h>

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/transport.h"
@@ -113,8 +114,8 @@ static void withdrawn_buffers_are_left_alone(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(conforms_on_one_to_four_ranks),        cmocka_unit_test(conforms_on_eight_ranks),
-      cmocka_unit_test(send_is_done_when_received),           cmocka_unit_test(sides_that_differ_in_bytes_both_fail),
+      cmocka_unit_test(conforms_on_one_to_four_ranks),    cmocka_unit_test(conforms_on_eight_ranks),
+      cmocka_unit_test(send_is_done_when_received),       cmocka_unit_test(sides_that_differ_in_bytes_both_fail),
       cmocka_unit_test(withdrawn_buffers_are_left_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

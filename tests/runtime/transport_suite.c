@@ -2,6 +2,7 @@
 #include "transport_suite.h"
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -222,8 +223,8 @@ static Status case_random(const Link *link) {
       int k = counts[from][to]++;
       if (rank == from)
         fill(buffers[at], bytes, from, to, k);
-      group[n++] = (Transfer){
-          .peer = rank == from ? to : from, .is_send = rank == from, .data = buffers[at], .bytes = bytes};
+      group[n++] =
+          (Transfer){.peer = rank == from ? to : from, .is_send = rank == from, .data = buffers[at], .bytes = bytes};
       out[at].from = from, out[at].to = to, out[at].k = k, out[at].bytes = bytes;
       posted++;
     }
@@ -254,10 +255,9 @@ static Status case_refused(const Link *link) {
   return OK;
 }
 
-const SuiteCase transport_suite[] = {{"order", case_order},       {"group", case_group},
-                                     {"large", case_large},       {"nothing", case_nothing},
-                                     {"channels", case_channels}, {"messages", case_messages},
-                                     {"random", case_random},     {"refused", case_refused}};
+const SuiteCase transport_suite[] = {
+    {"order", case_order},       {"group", case_group},       {"large", case_large},   {"nothing", case_nothing},
+    {"channels", case_channels}, {"messages", case_messages}, {"random", case_random}, {"refused", case_refused}};
 const int transport_suite_size = sizeof transport_suite / sizeof *transport_suite;
 
 Status transport_suite_withdraw(const Link *link) {
