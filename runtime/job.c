@@ -1,0 +1,245 @@
+/* From options to numbers, data and a plan. Invariant: batch = microbatches · microbatch_size, ranks as the world has.
+ */
+#include "runtime/job.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum { BATCH = 32 }; /* where nobody says */
+
+char *job_count(int64_t n, char text[32]) {
+  char digits[32];
+  int length = snprintf(digits, sizeof digits, "%lld", (long long)n), at = 0;
+  for (int i = 0; i < length; i++) {
+    if (i && digits[i - 1] != '-' && (length - i) % 3 == 0)
+      text[at++] = ',';
+    text[at++] = digits[i];
+  }
+  text[at] = '\0';
+  return text;
+}
+
+int job_columns(void) {
+  struct winsize window;
+  const char *columns = getenv("COLUMNS");
+  int n = columns ? atoi(columns) : 0;
+  if (n <= 0 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0)
+    n = window.ws_col;
+  return n >= 40 ? n : 100;
+}
+
+Status job_decide(Job *job, const char *what, const char *format, ...) {
+  char text[1024];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  TRY(ARENA_RESERVE(job->arena, job->decisions, job->n_decisions, job->decisions_capacity, job->n_decisions + 1));
+  const char *copy = arena_string(job->arena, text);
+  job->decisions[job->n_decisions++] = (Decision){what, copy};
+  return copy ? OK : status_code();
+}
+
+void job_print(const Job *job, FILE *out) {
+  for (size_t i = 0; i < job->n_decisions; i++)
+    fprintf(out, "%-13s %s\n", job->decisions[i].what, job->decisions[i].text);
+}
+
+static Status choose_backend(Job *job) {
+  const char *name = job->options->device;
+  bool chosen = strcmp(name, "auto") == 0;
+  job->backend = chosen ? backends[0] : backend_find(name);
+  if (job->backend)
+    return OK;
+  char have[256] = "";
+  for (int i = 0; backends[i]; i++)
+    snprintf(have + strlen(have), sizeof have - strlen(have), "%s%s", i ? ", " : "", backends[i]->name);
+  return fail(E_USAGE, "--device: this build has no '%s', only %s", name, have);
+}
+
+/* How many of the ranks run on this machine. */
+static int ranks_here(const Job *job) {
+  const char *local = job->world->mpi ? getenv("OMPI_COMM_WORLD_LOCAL_SIZE") : NULL;
+  int n = local ? atoi(local) : 0;
+  return n > 0 && n <= job->ranks ? n : job->ranks;
+}
+
+static Status choose_threads(Job *job) {
+  int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = ranks_here(job);
+  bool given = job->options->threads != 0, single = job->backend == &backend_reference;
+  job->threads = given ? (int)job->options->threads : cores / here > 1 ? cores / here : 1;
+  if (single)
+    job->threads = 1;
+  DeviceSpec device;
+  TRY(job->backend->describe(0, &device));
+  return job_decide(job, "device", "%s (%s), %d thread%s a rank%s", job->backend->name, device.name, job->threads,
+                    job->threads == 1 ? "" : "s",
+                    single  ? ": it has no more"
+                    : given ? ""
+                            : ", the cores divided by the ranks here");
+}
+
+static Status contradicts(const Job *job, const char *option, int64_t asked, int64_t planned) {
+  return fail(E_USAGE, "--%s %lld contradicts the plan %s, which has %lld", option, (long long)asked,
+              job->options->plan, (long long)planned);
+}
+
+/* Takes from the plan file what the options leave open; refuses what contradicts it. */
+static Status take_plan(Job *job) {
+  const Options *o = job->options;
+  PlanRequest *r = &job->request;
+  TRY(plan_peek(job->arena, o->plan, r));
+  if (job->world->mpi && job->world->size != r->ranks)
+    return fail(E_USAGE, "the plan %s is for %d ranks, mpirun started %d", o->plan, r->ranks, job->world->size);
+  if (o->ranks && o->ranks != r->ranks)
+    return contradicts(job, "ranks", o->ranks, r->ranks);
+  if (o->chunks && o->chunks != r->chunks)
+    return contradicts(job, "chunks", o->chunks, r->chunks);
+  if (o->microbatches && o->microbatches != r->microbatches)
+    return contradicts(job, "microbatches", o->microbatches, r->microbatches);
+  if (o->batch && o->batch != r->microbatches * r->microbatch_size)
+    return contradicts(job, "batch", o->batch, r->microbatches * r->microbatch_size);
+  if (options_given(o, "schedule") && strcmp(o->schedule, "auto") != 0 && strcmp(o->schedule, r->schedule) != 0)
+    return fail(E_USAGE, "--schedule %s contradicts the plan %s, which has %s", o->schedule, o->plan, r->schedule);
+  job->ranks = r->ranks;
+  job->chunks = r->chunks;
+  job->microbatches = r->microbatches;
+  job->microbatch_size = r->microbatch_size;
+  job->batch = r->microbatches * r->microbatch_size;
+  return job_decide(job, "plan", "%s: %d ranks, %d microbatches of %lld, %s", o->plan, r->ranks, r->microbatches,
+                    (long long)r->microbatch_size, r->schedule);
+}
+
+static Status choose_ranks(Job *job) {
+  const Options *o = job->options;
+  const World *world = job->world;
+  if (world->mpi && o->ranks && o->ranks != world->size)
+    return fail(E_USAGE, "--ranks %lld contradicts mpirun, which started %d: leave it out", (long long)o->ranks,
+                world->size);
+  job->ranks = world->mpi ? world->size : o->ranks ? (int)o->ranks : 1;
+  job->chunks = o->chunks ? (int)o->chunks : 1;
+  if (world->mpi)
+    return job_decide(job, "ranks", "%d, as mpirun started", job->ranks);
+  return job_decide(job, "ranks", "%d thread%s of this process%s", job->ranks, job->ranks == 1 ? "" : "s",
+                    o->ranks ? "" : " (--ranks N or mpirun makes more)");
+}
+
+/* The batch where nobody gives one: about BATCH samples, no more than there are, a multiple of what must divide it. */
+static int64_t choose_batch(const Job *job, int64_t fixed) {
+  int64_t unit = fixed ? fixed : job->options->microbatches ? job->options->microbatches : 1;
+  int64_t most = job->data.samples && job->data.samples < BATCH ? job->data.samples : BATCH;
+  return most >= unit ? most / unit * unit : unit;
+}
+
+/* The largest divisor of the batch up to four microbatches a rank: the bubble of 1f1b is then below a fifth. */
+static int choose_microbatches(int64_t batch, int ranks) {
+  int best = 1;
+  for (int m = 1; ranks > 1 && m <= 4 * ranks && m <= batch; m++)
+    if (batch % m == 0)
+      best = m;
+  return best;
+}
+
+static Status choose_sizes(Job *job) {
+  const Options *o = job->options;
+  int64_t fixed = model_fixed_batch(job->model);
+  job->batch = o->batch ? o->batch : choose_batch(job, fixed);
+  if (fixed && job->batch % fixed)
+    return fail(E_USAGE, "--batch %lld is no multiple of %lld, the batch that %s was exported with",
+                (long long)job->batch, (long long)fixed, job->path);
+  if (fixed && o->microbatches && o->microbatches != job->batch / fixed)
+    return fail(E_USAGE,
+                "--microbatches %lld of a batch of %lld: %s was exported with a batch of %lld, which makes %lld",
+                (long long)o->microbatches, (long long)job->batch, job->path, (long long)fixed,
+                (long long)(job->batch / fixed));
+  if (o->microbatches && job->batch % o->microbatches)
+    return fail(E_USAGE, "--batch %lld does not divide by --microbatches %lld", (long long)job->batch,
+                (long long)o->microbatches);
+  if (job->batch / (fixed ? fixed : 1) > 65536 && fixed)
+    return fail(E_USAGE, "--batch %lld makes more than 65536 microbatches of %lld", (long long)job->batch,
+                (long long)fixed);
+  job->microbatches = fixed             ? (int)(job->batch / fixed)
+                      : o->microbatches ? (int)o->microbatches
+                                        : choose_microbatches(job->batch, job->ranks);
+  job->microbatch_size = job->batch / job->microbatches;
+  job->microbatches_open = !fixed && !o->microbatches;
+  return job_decide(job, "batch", "%lld samples a step%s: %d microbatch%s of %lld%s", (long long)job->batch,
+                    o->batch ? "" : " (--batch)", job->microbatches, job->microbatches == 1 ? "" : "es",
+                    (long long)job->microbatch_size, fixed ? ", the batch it was exported with" : "");
+}
+
+static Status open_data(Job *job, bool wants_target) {
+  TRY(dataset_open(job->options->data, job->model, wants_target, &job->data));
+  TRY(job_decide(job, "data", "%s: %s samples", job->options->data, COUNT_STR(job->data.samples)));
+  int n;
+  const ModelInput *inputs = model_inputs(job->model, &n);
+  for (int i = 0; i < n; i++)
+    if (inputs[i].dtype != job->data.arrays[i]->dtype)
+      TRY(job_decide(job, "note", "array '%s' is %s, the model takes %s: converted", inputs[i].name,
+                     dtype_name(job->data.arrays[i]->dtype), dtype_name(inputs[i].dtype)));
+  return OK;
+}
+
+Status job_open(Job *job, bool wants_target) {
+  const Options *o = job->options;
+  TRY(choose_backend(job));
+  if (o->data)
+    TRY(open_data(job, wants_target));
+  if (o->plan) {
+    TRY(take_plan(job));
+  } else {
+    TRY(choose_ranks(job));
+    TRY(choose_sizes(job));
+  }
+  if (job->data.samples && job->batch > job->data.samples && !o->steps)
+    return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)job->batch,
+                (long long)job->data.samples, o->data);
+  return choose_threads(job);
+}
+
+void job_close(Job *job) {
+  dataset_close(&job->data);
+}
+
+/* What the planner is asked for; the devices are alike. */
+static Status fill_request(Job *job, const Profile *profile) {
+  DeviceSpec *devices;
+  size_t *limits;
+  TRY(ARENA_NEW(job->arena, devices, job->ranks));
+  TRY(ARENA_NEW(job->arena, limits, job->ranks));
+  for (int r = 0; r < job->ranks; r++) {
+    TRY(job->backend->describe(0, &devices[r]));
+    if (job->backend->is_host)
+      devices[r].memory_bytes /= (size_t)ranks_here(job);
+    limits[r] = (size_t)job->options->memory_limit;
+  }
+  job->request = (PlanRequest){
+      .model_hash = model_hash(job->model),
+      .ranks = job->ranks,
+      .chunks = job->chunks,
+      .microbatches = job->microbatches,
+      .microbatch_size = job->microbatch_size,
+      .schedule = job->options->plan ? job->request.schedule : job->options->schedule,
+      .devices = devices,
+      .memory_limits = limits,
+      /* shared memory of one machine, by order of magnitude */
+      .link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9},
+      .profile = profile,
+  };
+  return OK;
+}
+
+Status job_plan(Job *job, const Profile *profile) {
+  TRY(fill_request(job, profile));
+  return job->options->plan ? plan_read(job->arena, job->options->plan, job->graph, &job->request, &job->plan)
+                            : plan_make(job->arena, job->graph, &job->request, &job->plan);
+}
+
+Status job_plan_from(Job *job, const char *text) {
+  TRY(fill_request(job, NULL));
+  return plan_from_text(job->arena, text, "rank 0's plan", job->graph, &job->request, &job->plan);
+}

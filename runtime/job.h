@@ -1,0 +1,81 @@
+/* What planning, training, inference and profiling have in common: options and a model become numbers, data, a graph
+ * and a plan. Everything here is the same on every rank; only rank 0 makes the plan.
+ *
+ * Invariant: whatever the options left open is decided here, and each decision has a line that says what and why. */
+#ifndef RUNTIME_JOB_H
+#define RUNTIME_JOB_H
+
+#include "backend/backend.h"
+#include "graph/loss.h"
+#include "graph/optimizer.h"
+#include "onnx/model.h"
+#include "partitioner/plan.h"
+#include "runtime/dataset.h"
+#include "runtime/options.h"
+#include "runtime/transport.h"
+
+/* Where this process stands. */
+typedef struct {
+  bool mpi; /* started by mpirun: `link` is open, and ranks are processes */
+  int rank, size;
+  Link link;
+} World;
+
+typedef struct {
+  const char *what, *text;
+} Decision;
+
+typedef struct {
+  Arena *arena;
+  const Options *options;
+  Model *model;
+  const char *path; /* of the model */
+  const World *world;
+
+  const Backend *backend;
+  int threads;
+  Dataset data; /* data.samples == 0: none was given */
+  int ranks, chunks, microbatches;
+  int64_t batch, microbatch_size;
+  bool microbatches_open; /* may still be chosen by simulated time */
+
+  Graph *graph;
+  LossSpec loss;
+  OptimizerSpec optimizer;
+  PlanRequest request;
+  Plan plan;
+
+  Decision *decisions;
+  size_t n_decisions, decisions_capacity;
+} Job;
+
+/* Chooses the backend, opens the data, settles ranks, chunks, batch and microbatches. E_USAGE where they contradict.
+ * The caller has set arena, options, model, path and world, all else is zero. */
+Status job_open(Job *job, bool wants_target);
+void job_close(Job *job);
+
+/* Adds a line that says what was decided. */
+Status job_decide(Job *job, const char *what, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Prints them. */
+void job_print(const Job *job, FILE *out);
+
+/* The sizes of symbolic dimensions: the data's (NULL: none) and those of --dim, which must not contradict them. */
+Status job_dims(Arena *arena, const Options *options, const Dataset *data, BindOptions *bind);
+
+/* The forward graph of one microbatch, bound to the data's or the options' sizes, in the order that will be cut. */
+Status job_bind(Job *job);
+/* Loss, backward pass and update appended; checked against the backend; workspaces known. */
+Status job_differentiate(Job *job);
+/* Makes or reads the plan (rank 0). `profile` may be NULL. */
+Status job_plan(Job *job, const Profile *profile);
+/* Takes over rank 0's plan from its text. */
+Status job_plan_from(Job *job, const char *text);
+
+/* How wide what is printed may be: the terminal's, or COLUMNS, or 100. */
+int job_columns(void);
+
+/* "1,234,567" into text of at least 32 bytes; returns text. */
+char *job_count(int64_t n, char text[32]);
+#define COUNT_STR(n) job_count((n), (char[32]){0})
+
+#endif

@@ -1,0 +1,199 @@
+/* The library's public functions: options and models in, status and one line of error out. Invariant: no failure
+ * leaves without its line, unless another rank of the run has it. */
+#include "runtime/onnxpipe.h"
+
+#include <jansson.h>
+#include <protobuf-c/protobuf-c.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zip.h>
+
+#include "runtime/infer.h"
+#include "runtime/inspect.h"
+#include "runtime/trainer.h"
+#include "runtime/what_if.h"
+
+struct OnnxpipeModel {
+  Model *model;
+  const char *path;
+  const Options *options;
+};
+
+/* There is one world in a process. */
+static World world = {.size = 1};
+static bool agreed; /* every rank knows how it went: they end in good order */
+static _Thread_local bool silent;
+
+static OnnxpipeStatus result(Status status) {
+  return status == OK ? ONNXPIPE_OK : status == E_USAGE ? ONNXPIPE_USAGE : ONNXPIPE_FAILED;
+}
+
+/* As result, where every rank has called. */
+static OnnxpipeStatus result_of_all(Status status, Outcome outcome) {
+  agreed = status == OK || outcome.agreed;
+  silent = status != OK && (outcome.elsewhere || (world.mpi && transport_mpi_reported()));
+  return result(status);
+}
+
+const char *onnxpipe_error(void) {
+  return silent ? "" : status_message();
+}
+
+const char *onnxpipe_version(void) {
+  static char text[256];
+  snprintf(text, sizeof text, "onnxpipe %s\njansson %s\nlibzip %s\nprotobuf-c %s\n", ONNXPIPE_VERSION,
+           jansson_version_str(), zip_libzip_version(), protobuf_c_version());
+  return text;
+}
+
+OnnxpipeOptions *onnxpipe_options_create(void) {
+  return options_create();
+}
+
+void onnxpipe_options_destroy(OnnxpipeOptions *options) {
+  options_destroy(options);
+}
+
+OnnxpipeStatus onnxpipe_options_set(OnnxpipeOptions *options, const char *name, const char *value) {
+  silent = false;
+  return result(options_set(options, name, value));
+}
+
+OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *option) {
+  const OptionEntry *entry = options_entry(i);
+  if (!entry)
+    return ONNXPIPE_FAILED;
+  *option = (OnnxpipeOption){entry->name, entry->argument, entry->standard, entry->commands, entry->help};
+  return ONNXPIPE_OK;
+}
+
+/* Under mpirun, of whichever kind, a process is told its place. */
+static bool under_mpirun(void) {
+  return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_SIZE") || getenv("PMIX_RANK");
+}
+
+OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, int *size) {
+  silent = false;
+  if (under_mpirun()) {
+    transport_mpi_on_death(report, context);
+    Status status = transport_mpi_open(&world.link);
+    if (status != OK)
+      return result(status);
+    Endpoint *endpoint = world.link.endpoints[CHANNEL_CONTROL];
+    world.mpi = true;
+    world.rank = world.link.transport->rank(endpoint);
+    world.size = world.link.transport->size(endpoint);
+  }
+  agreed = true;
+  *rank = world.rank;
+  *size = world.size;
+  return ONNXPIPE_OK;
+}
+
+void onnxpipe_finish(int failed) {
+  if (world.mpi)
+    transport_mpi_close(&world.link, failed && !agreed);
+  world = (World){.size = 1};
+}
+
+OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, OnnxpipeModel **model) {
+  silent = false;
+  OnnxpipeModel *opened = *model = calloc(1, sizeof *opened);
+  TrainOptions train = {.train = options->train.items,
+                        .freeze = options->freeze.items,
+                        .n_train = (int)options->train.n,
+                        .n_freeze = (int)options->freeze.n,
+                        .no_tie = options->no_tie};
+  Outcome outcome = {0};
+  Status status = opened ? OK : fail(E_MEMORY, "out of memory");
+  if (status == OK && !(opened->path = strdup(path)))
+    status = fail(E_MEMORY, "out of memory");
+  if (status == OK) {
+    opened->options = options;
+    status = model_open(path, &train, &opened->model);
+  }
+  status = trainer_agree(world.mpi ? &world.link : NULL, status, &outcome);
+  if (status != OK) {
+    onnxpipe_close(opened);
+    *model = NULL;
+  }
+  return result_of_all(status, outcome);
+}
+
+void onnxpipe_close(OnnxpipeModel *model) {
+  if (!model)
+    return;
+  if (model->model)
+    model_close(model->model);
+  free((char *)model->path);
+  free(model);
+}
+
+/* A job of this model alone in its arena; NULL when memory is out. */
+static Job *job_create(const OnnxpipeModel *model) {
+  Arena *arena = arena_create();
+  Job *job = arena ? arena_alloc(arena, 1, sizeof *job) : NULL;
+  if (job)
+    *job =
+        (Job){.arena = arena, .options = model->options, .model = model->model, .path = model->path, .world = &world};
+  else
+    arena_destroy(arena);
+  return job;
+}
+
+static void job_destroy(Job *job) {
+  if (!job)
+    return;
+  Arena *arena = job->arena;
+  job_close(job);
+  arena_destroy(arena);
+}
+
+OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out) {
+  silent = false;
+  return result(inspect_run(model->model, model->path, model->options, out));
+}
+
+static Status plan(Job *job, FILE *out) {
+  const Options *o = job->options;
+  TRY(job_open(job, true));
+  TRY(job_bind(job));
+  TRY(job_differentiate(job));
+  TRY(job_plan(job, NULL));
+  if (!o->quiet) {
+    job_print(job, out);
+    TRY(plan_print(&job->plan, out, job_columns()));
+  }
+  return o->output_plan ? plan_write(&job->plan, o->output_plan) : OK;
+}
+
+OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out) {
+  silent = false;
+  Job *job = job_create(model);
+  Status status = job ? plan(job, out) : status_code();
+  job_destroy(job);
+  return result(status);
+}
+
+OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context) {
+  silent = false;
+  Outcome outcome = {0};
+  Job *job = job_create(model);
+  Status status = job ? trainer_run(job, out, progress, context, &outcome) : status_code();
+  job_destroy(job);
+  return result_of_all(status, outcome);
+}
+
+OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out) {
+  silent = false;
+  Job *job = job_create(model);
+  Status status = job ? infer_run(job, out) : status_code();
+  job_destroy(job);
+  return result(status);
+}
+
+OnnxpipeStatus onnxpipe_simulate(const OnnxpipeOptions *options, FILE *out) {
+  silent = false;
+  return result(what_if_run(options, out));
+}

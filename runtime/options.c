@@ -1,0 +1,241 @@
+/* The table of options. Invariant: a field's value is what parsing the default or the last given text gives. */
+#include "runtime/options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GRAPH " plan train profile " /* what makes the training graph */
+#define MODEL " inspect plan train run profile "
+#define AT(field) offsetof(Options, field)
+#define ANY 1, 0
+
+static const OptionEntry table[] = {
+    /* what and where */
+    {"data", "FILE.npz", NULL, " plan train run profile ", "one array per model input, by name, and `target`",
+     OPTION_TEXT, AT(data), ANY},
+    {"ranks", "N", "auto", " plan train profile simulate ", "workers: threads of this process, or the MPI world's size",
+     OPTION_INTEGER, AT(ranks), 1, 4096},
+    {"chunks", "V", "auto", " plan train simulate ", "stages a rank", OPTION_INTEGER, AT(chunks), 1, 64},
+    {"device", "NAME", "auto", " plan train run profile ", "auto, reference or cpu", OPTION_TEXT, AT(device), ANY},
+    {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), 1, 1024},
+    {"memory-limit", "BYTES", NULL, " plan train ", "of a rank's arena: 64M, 2G", OPTION_BYTES, AT(memory_limit), 1,
+     INT64_MAX},
+    {"dim", "NAME=N", NULL, MODEL, "size of a symbolic dimension that the data does not give; may be repeated",
+     OPTION_TEXTS, AT(dim), ANY},
+    /* work */
+    {"batch", "B", "auto", " inspect plan train run profile ", "samples a step", OPTION_INTEGER, AT(batch), 1,
+     INT32_MAX},
+    {"microbatches", "M", "auto", " plan train profile simulate ",
+     "parts of a batch that follow each other through the pipeline", OPTION_INTEGER, AT(microbatches), 1, 65536},
+    {"steps", "K", NULL, " train ", "steps; the data wraps", OPTION_INTEGER, AT(steps), 1, INT64_MAX},
+    {"epochs", "E", NULL, " train ", "passes over the data", OPTION_INTEGER, AT(epochs), 1, INT32_MAX},
+    {"shuffle", NULL, NULL, " train ", "draw each epoch's order anew (by --seed)", OPTION_FLAG, AT(shuffle), ANY},
+    {"seed", "S", "0", " train ", "of everything that is drawn", OPTION_INTEGER, AT(seed), 0, INT64_MAX},
+    {"schedule", "NAME", "auto", " plan train simulate ",
+     "auto, or a name that `onnxpipe simulate` knows: naive, gpipe, 1f1b …", OPTION_TEXT, AT(schedule), ANY},
+    {"plan", "FILE", NULL, " plan train ",
+     "a plan of `onnxpipe plan -o`: takes what is not given, refuses what contradicts it", OPTION_TEXT, AT(plan), ANY},
+    /* learning */
+    {"loss", "NAME", "auto", GRAPH,
+     "cross_entropy, mse, bce_with_logits; auto: cross_entropy for integer targets, else mse", OPTION_TEXT, AT(loss),
+     ANY},
+    {"output", "NAME", NULL, GRAPH, "the model output that the loss takes (the first)", OPTION_TEXT, AT(output), ANY},
+    {"ignore-index", "I", "-100", GRAPH, "targets of cross_entropy that do not count", OPTION_INTEGER, AT(ignore_index),
+     ANY},
+    {"class-axis", "A", NULL, GRAPH, "the axis of the output that the target lacks, where two would fit",
+     OPTION_INTEGER, AT(class_axis), -8, 7},
+    {"optimizer", "NAME", "adamw", GRAPH, "sgd, adam or adamw, as PyTorch defines them", OPTION_TEXT, AT(optimizer),
+     ANY},
+    {"lr", "RATE", "0.001", " train ", "learning rate", OPTION_NUMBER, AT(lr), ANY},
+    {"lr-schedule", "NAME", "constant", " train ", "constant, linear or cosine (to 0 at the last step)", OPTION_TEXT,
+     AT(lr_schedule), ANY},
+    {"warmup-steps", "K", "0", " train ", "steps over which the learning rate rises to --lr", OPTION_INTEGER,
+     AT(warmup_steps), 0, INT64_MAX},
+    {"momentum", "X", "0", GRAPH, "of sgd", OPTION_NUMBER, AT(momentum), ANY},
+    {"nesterov", NULL, NULL, GRAPH, "of sgd", OPTION_FLAG, AT(nesterov), ANY},
+    {"beta1", "X", "0.9", GRAPH, "of adam and adamw", OPTION_NUMBER, AT(beta1), ANY},
+    {"beta2", "X", "0.999", GRAPH, "of adam and adamw", OPTION_NUMBER, AT(beta2), ANY},
+    {"eps", "X", "1e-8", GRAPH, "of adam and adamw", OPTION_NUMBER, AT(eps), ANY},
+    {"weight-decay", "X", NULL, GRAPH, "0; 0.01 for adamw", OPTION_NUMBER, AT(weight_decay), ANY},
+    {"clip-norm", "X", NULL, " train ", "scale gradients down to this global norm", OPTION_NUMBER, AT(clip_norm), ANY},
+    {"train", "GLOB", NULL, MODEL, "train these initializers, whatever the rules say; may be repeated", OPTION_TEXTS,
+     AT(train), ANY},
+    {"freeze", "GLOB", NULL, MODEL, "do not train these initializers; may be repeated", OPTION_TEXTS, AT(freeze), ANY},
+    {"no-tie", NULL, NULL, MODEL, "equal weights stay apart", OPTION_FLAG, AT(no_tie), ANY},
+    /* files and output */
+    {"output-plan", "FILE.json", NULL, " plan ", "write the plan there (-o)", OPTION_TEXT, AT(output_plan), ANY},
+    {"save", "FILE.onnx", NULL, " train ", "the model with its trained weights", OPTION_TEXT, AT(save), ANY},
+    {"metrics", "FILE.jsonl", NULL, " train ", "one object a step", OPTION_TEXT, AT(metrics), ANY},
+    {"dump-gradients", "FILE.npz", NULL, " train ", "gradients of the first step, by initializer", OPTION_TEXT,
+     AT(dump_gradients), ANY},
+    {"out", "FILE.npz", NULL, " run ", "every output of the model, by name", OPTION_TEXT, AT(out), ANY},
+    {"report", "FILE.html", NULL, " plan train simulate ", "the schedule as a page to look at", OPTION_TEXT, AT(report),
+     ANY},
+    {"json", NULL, NULL, " inspect simulate ", "for programs", OPTION_FLAG, AT(json), ANY},
+    {"dry-run", NULL, NULL, " train ", "stop before the first step", OPTION_FLAG, AT(dry_run), ANY},
+    {"quiet", NULL, NULL, " plan train run profile ", "errors only", OPTION_FLAG, AT(quiet), ANY},
+    {"verbose", NULL, NULL, " train ", "every step's loss, 17 digits", OPTION_FLAG, AT(verbose), ANY},
+    /* simulate */
+    {"forward-ms", "F[,F…]", NULL, " simulate ", "time of a forward, one number or one a rank", OPTION_NUMBERS,
+     AT(forward_ms), ANY},
+    {"backward-input-ms", "B[,B…]", NULL, " simulate ", "time of a backward towards the input", OPTION_NUMBERS,
+     AT(backward_input_ms), ANY},
+    {"backward-weight-ms", "W[,W…]", NULL, " simulate ", "time of a backward towards the weights", OPTION_NUMBERS,
+     AT(backward_weight_ms), ANY},
+    {"p2p-ms", "C", "0", " simulate ", "latency of every hop between ranks", OPTION_NUMBER, AT(p2p_ms), ANY},
+    {"memory-limit-microbatches", "L[,L…]", NULL, " simulate ", "activations that a rank holds, in microbatches",
+     OPTION_NUMBERS, AT(memory_limit_microbatches), ANY},
+    {"backward-input-frees", "X", "0.5", " simulate ", "fraction of the activations that B frees already",
+     OPTION_NUMBER, AT(backward_input_frees), ANY},
+    {"schedule-file", "FILE", NULL, " simulate ", "a schedule in text form, instead of a name", OPTION_TEXT,
+     AT(schedule_file), ANY},
+    {"objective", "NAME", "span", " simulate ", "what auto makes small: span or makespan", OPTION_TEXT, AT(objective),
+     ANY},
+};
+enum { ENTRIES = sizeof table / sizeof *table };
+
+const OptionEntry *options_entry(int i) {
+  return i >= 0 && i < ENTRIES ? &table[i] : NULL;
+}
+
+const OptionEntry *options_find(const char *name) {
+  for (int i = 0; i < ENTRIES; i++)
+    if (strcmp(table[i].name, name) == 0)
+      return &table[i];
+  return NULL;
+}
+
+static Status parse_integer(const OptionEntry *entry, const char *text, int64_t *value) {
+  char *end;
+  if (entry->standard && strcmp(entry->standard, "auto") == 0 && strcmp(text, "auto") == 0) {
+    *value = 0;
+    return OK;
+  }
+  errno = 0;
+  *value = strtoll(text, &end, 10);
+  if (end == text || *end || errno)
+    return fail(E_USAGE, "--%s: '%s' is no whole number", entry->name, text);
+  return OK;
+}
+
+/* "64M", "2G", "1.5G", "4096": powers of 1024. */
+static Status parse_bytes(const OptionEntry *entry, const char *text, int64_t *value) {
+  static const char units[] = "KMGT";
+  char *end;
+  double number = strtod(text, &end);
+  const char *unit = *end ? strchr(units, *end) : NULL;
+  if (unit) {
+    number = ldexp(number, 10 * (int)(unit - units + 1));
+    end++;
+    if (*end == 'i')
+      end++;
+  }
+  if (*end == 'B')
+    end++;
+  if (end == text || *end || !(number >= 1 && number < 0x1p62))
+    return fail(E_USAGE, "--%s: '%s' is no size such as 64M or 2G", entry->name, text);
+  *value = (int64_t)number;
+  return OK;
+}
+
+static Status parse_number(const OptionEntry *entry, const char *text, double *value) {
+  char *end;
+  *value = strtod(text, &end);
+  if (end == text || *end || !isfinite(*value))
+    return fail(E_USAGE, "--%s: '%s' is no number", entry->name, text);
+  return OK;
+}
+
+static Status parse_numbers(Arena *arena, const OptionEntry *entry, const char *text, NumberList *list) {
+  char *copy = arena_string(arena, text), *rest = copy, *part;
+  if (!copy)
+    return status_code();
+  list->n = 0;
+  while ((part = strsep(&rest, ","))) {
+    TRY(ARENA_RESERVE(arena, list->items, list->n, list->capacity, list->n + 1));
+    TRY(parse_number(entry, part, &list->items[list->n++]));
+  }
+  return OK;
+}
+
+static Status parse_flag(const OptionEntry *entry, const char *text, bool *value) {
+  *value = *text == '\0' || strcmp(text, "true") == 0;
+  if (!*value && strcmp(text, "false") != 0)
+    return fail(E_USAGE, "--%s is a flag: it takes no '%s'", entry->name, text);
+  return OK;
+}
+
+static Status check_range(const OptionEntry *entry, int64_t value, const char *text) {
+  bool chosen = value == 0 && entry->standard && strcmp(entry->standard, "auto") == 0 && strcmp(text, "0") != 0;
+  if (entry->least > entry->most || chosen || (value >= entry->least && value <= entry->most))
+    return OK;
+  if (value < entry->least)
+    return fail(E_USAGE, "--%s: %s is less than %lld", entry->name, text, (long long)entry->least);
+  return fail(E_USAGE, "--%s: %s is more than %lld", entry->name, text, (long long)entry->most);
+}
+
+static Status parse(Options *options, const OptionEntry *entry, const char *text) {
+  void *field = (char *)options + entry->offset;
+  switch (entry->kind) {
+  case OPTION_FLAG:
+    return parse_flag(entry, text, field);
+  case OPTION_INTEGER:
+    TRY(parse_integer(entry, text, field));
+    return check_range(entry, *(int64_t *)field, text);
+  case OPTION_BYTES:
+    return parse_bytes(entry, text, field);
+  case OPTION_NUMBER:
+    return parse_number(entry, text, field);
+  case OPTION_NUMBERS:
+    return parse_numbers(options->arena, entry, text, field);
+  case OPTION_TEXTS: {
+    TextList *list = field;
+    TRY(ARENA_RESERVE(options->arena, list->items, list->n, list->capacity, list->n + 1));
+    return (list->items[list->n++] = arena_string(options->arena, text)) ? OK : status_code();
+  }
+  case OPTION_TEXT:
+    break;
+  }
+  if (!*text)
+    return fail(E_USAGE, "--%s needs a value (%s)", entry->name, entry->argument);
+  return (*(const char **)field = arena_string(options->arena, text)) ? OK : status_code();
+}
+
+Options *options_create(void) {
+  Arena *arena = arena_create();
+  Options *options = arena ? arena_alloc(arena, 1, sizeof *options) : NULL;
+  if (options) {
+    options->arena = arena;
+    options->given = arena_alloc(arena, ENTRIES, sizeof *options->given);
+  }
+  bool good = options && options->given;
+  for (int i = 0; good && i < ENTRIES; i++)
+    good = !table[i].standard || parse(options, &table[i], table[i].standard) == OK;
+  if (!good) {
+    arena_destroy(arena);
+    return NULL;
+  }
+  options->class_axis = -1;
+  return options;
+}
+
+void options_destroy(Options *options) {
+  if (options)
+    arena_destroy(options->arena);
+}
+
+Status options_set(Options *options, const char *name, const char *value) {
+  const OptionEntry *entry = options_find(name);
+  if (!entry)
+    return fail(E_USAGE, "--%s is no option", name);
+  TRY(parse(options, entry, value));
+  options->given[entry - table] = true;
+  return OK;
+}
+
+bool options_given(const Options *options, const char *name) {
+  const OptionEntry *entry = options_find(name);
+  return entry && options->given[entry - table];
+}

@@ -1,0 +1,73 @@
+/* Every option of the command line and of the library, in one table: it serves parsing, defaults, --help, completion
+ * and the man page. A field below has its flag's name. */
+#ifndef RUNTIME_OPTIONS_H
+#define RUNTIME_OPTIONS_H
+
+#include "base/arena.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct {
+  const char **items;
+  size_t n, capacity;
+} TextList;
+
+typedef struct {
+  double *items; /* one number, or one a rank */
+  size_t n, capacity;
+} NumberList;
+
+typedef struct OnnxpipeOptions {
+  Arena *arena;
+  bool *given; /* [entries of the table] */
+
+  int64_t ranks, chunks, batch, microbatches, steps, epochs, threads; /* 0: chosen */
+  const char *data, *schedule, *plan, *output_plan, *loss, *output, *optimizer, *device, *lr_schedule;
+  const char *metrics, *save, *dump_gradients, *report, *out;
+  int64_t ignore_index, class_axis, seed, warmup_steps;
+  double lr, momentum, beta1, beta2, eps, weight_decay, clip_norm;
+  bool shuffle, nesterov, no_tie, quiet, verbose, dry_run, json;
+  int64_t memory_limit; /* bytes */
+  TextList train, freeze, dim;
+
+  NumberList forward_ms, backward_input_ms, backward_weight_ms, memory_limit_microbatches;
+  double p2p_ms, backward_input_frees;
+  const char *schedule_file, *objective;
+} Options;
+
+typedef enum {
+  OPTION_FLAG,
+  OPTION_INTEGER,
+  OPTION_NUMBER,
+  OPTION_BYTES,
+  OPTION_TEXT,
+  OPTION_TEXTS,
+  OPTION_NUMBERS
+} OptionKind;
+
+typedef struct {
+  const char *name;     /* "memory-limit" */
+  const char *argument; /* "BYTES"; NULL for a flag */
+  const char *standard; /* the default's text, which is parsed like any other; NULL: none */
+  const char *commands; /* " plan train ": the subcommands that take it */
+  const char *help;     /* one line */
+  OptionKind kind;
+  size_t offset;
+  int64_t least, most; /* of a number; `least` greater than `most`: any */
+} OptionEntry;
+
+/* Entry i, NULL past the end. */
+const OptionEntry *options_entry(int i);
+/* The entry with this name, or NULL. */
+const OptionEntry *options_find(const char *name);
+
+/* All defaults. NULL when memory is out. */
+Options *options_create(void);
+void options_destroy(Options *options);
+/* Fails E_USAGE for an unknown name or a value that does not parse, naming both. */
+Status options_set(Options *options, const char *name, const char *value);
+/* Whether it was set, by its name. */
+bool options_given(const Options *options, const char *name);
+
+#endif
