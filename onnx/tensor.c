@@ -41,6 +41,11 @@ static const struct {
     [ONNX__TENSOR_PROTO__DATA_TYPE__UINT4] = {DTYPE_NONE, "UINT4", 0},
     [ONNX__TENSOR_PROTO__DATA_TYPE__INT4] = {DTYPE_NONE, "INT4", 0},
     [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT4E2M1] = {DTYPE_NONE, "FLOAT4E2M1", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E8M0] = {DTYPE_NONE, "FLOAT8E8M0", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__UINT2] = {DTYPE_NONE, "UINT2", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__INT2] = {DTYPE_NONE, "INT2", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT6E2M3] = {DTYPE_NONE, "FLOAT6E2M3", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT6E3M2] = {DTYPE_NONE, "FLOAT6E3M2", 0},
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 
@@ -49,7 +54,7 @@ DType dtype_from_onnx(int32_t data_type) {
 }
 
 const char *onnx_type_name(int32_t data_type) {
-  return data_type > 0 && data_type < N_TYPES ? types[data_type].name : "of a type that this version does not know";
+  return data_type > 0 && data_type < N_TYPES ? types[data_type].name : "unknown";
 }
 
 Status tensor_describe(const Onnx__TensorProto *proto, DType *dtype, Shape *shape) {
