@@ -109,9 +109,39 @@ KERNEL(Mod) {
 /* Squares are the common case and need no library call. */
 BINARY_LOOP(Pow_f32, float, float, float, y == 2 ? x * x : y == 1 ? x : powf(x, y))
 BINARY_LOOP(Pow_f64, double, double, double, y == 2 ? x * x : y == 1 ? x : pow(x, y))
-BINARY_LOOP(Pow_f32_i64, float, int64_t, float, (float)pow(x, (double)y))
-BINARY_LOOP(Pow_f64_i64, double, int64_t, double, pow(x, (double)y))
-BINARY_LOOP(Pow_i64_i64, int64_t, int64_t, int64_t, (int64_t)pow((double)x, (double)y))
+
+/* Wraps, as products do; 0 for what is no integer. */
+static int64_t integer_power(int64_t x, double y) {
+  uint64_t power = 1, square = (uint64_t)x;
+  if (x == 1 || x == -1)
+    return x == 1 || fmod(y, 2) == 0 ? 1 : -1;
+  if (!(y >= 0 && y < 0x1p63))
+    return 0;
+  for (int64_t n = (int64_t)y; n; n /= 2, square *= square)
+    power *= n % 2 ? square : 1;
+  return (int64_t)power;
+}
+
+/* A base with exponents of other types. */
+#define POWERS(S, T, function)                                                                                         \
+  BINARY_LOOP(Pow_##S##_f32, T, float, T, (T)function(x, (double)y))                                                   \
+  BINARY_LOOP(Pow_##S##_f64, T, double, T, (T)function(x, (double)y))                                                  \
+  BINARY_LOOP(Pow_##S##_i64, T, int64_t, T, (T)function(x, (double)y))                                                 \
+  BINARY_LOOP(Pow_##S##_i32, T, int32_t, T, (T)function(x, (double)y))                                                 \
+  static Status powers_##S(const Node *node, const Tensor *in, const Tensor *out) {                                    \
+    switch (in[1].dtype) {                                                                                             \
+      CASE(F32, Pow_##S##_f32_all(in, out))                                                                            \
+      CASE(F64, Pow_##S##_f64_all(in, out))                                                                            \
+      CASE(I64, Pow_##S##_i64_all(in, out))                                                                            \
+      CASE(I32, Pow_##S##_i32_all(in, out))                                                                            \
+    default:                                                                                                           \
+      return unsupported_type(node, in[1].dtype);                                                                      \
+    }                                                                                                                  \
+  }
+POWERS(f32, float, pow)
+POWERS(f64, double, pow)
+POWERS(i64, int64_t, integer_power)
+POWERS(i32, int32_t, integer_power)
 
 KERNEL(Pow) {
   UNUSED;
@@ -119,13 +149,14 @@ KERNEL(Pow) {
     return Pow_f32_all(in, out);
   if (in[0].dtype == F64 && in[1].dtype == F64)
     return Pow_f64_all(in, out);
-  if (in[1].dtype == I64 && in[0].dtype == F32)
-    return Pow_f32_i64_all(in, out);
-  if (in[1].dtype == I64 && in[0].dtype == F64)
-    return Pow_f64_i64_all(in, out);
-  if (in[1].dtype == I64 && in[0].dtype == I64)
-    return Pow_i64_i64_all(in, out);
-  return unsupported_type(node, in[1].dtype);
+  switch (in[0].dtype) {
+    CASE(F32, powers_f32(node, in, out))
+    CASE(F64, powers_f64(node, in, out))
+    CASE(I64, powers_i64(node, in, out))
+    CASE(I32, powers_i32(node, in, out))
+  default:
+    return unsupported_type(node, in[0].dtype);
+  }
 }
 
 #define COMPARISON(op_name, EXPR)                                                                                      \

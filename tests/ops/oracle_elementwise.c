@@ -1,0 +1,222 @@
+/* Naive definitions of the elementwise operators, losses and optimizer steps, and the table of all oracles: the build
+ * names an operator that has none. */
+#include <math.h>
+#include <string.h>
+
+#include "graph/optimizer.h"
+#include "tests/ops/oracle.h"
+
+Oracle *const oracles[OP_COUNT] = {
+#define OP(name) [OP_##name] = oracle_##name,
+#include "graph/ops.def"
+#undef OP
+};
+
+Position position_of(Shape shape, int64_t i) {
+  Position p = {{0}};
+  for (int k = shape.rank - 1; k >= 0; k--) {
+    p.at[k] = i % shape.dim[k];
+    i /= shape.dim[k];
+  }
+  return p;
+}
+
+int64_t element_at(Shape shape, Position p) {
+  int64_t i = 0;
+  for (int k = 0; k < shape.rank; k++)
+    i = i * shape.dim[k] + p.at[k];
+  return i;
+}
+
+int64_t element_broadcast(Shape shape, Shape wide, Position p) {
+  Position own = {{0}};
+  for (int k = 0; k < shape.rank; k++)
+    own.at[k] = shape.dim[k] == 1 ? 0 : p.at[wide.rank - shape.rank + k];
+  return element_at(shape, own);
+}
+
+/* x, y, z: the inputs' elements that belong to the output's. */
+#define ELEMENTWISE(op_name, EXPR)                                                                                     \
+  void oracle_##op_name(const OracleCall *c) {                                                                         \
+    for (int64_t i = 0; i < shape_elements(c->out_shape[0]); i++) {                                                    \
+      Position p = position_of(c->out_shape[0], i);                                                                    \
+      double v[3] = {0};                                                                                               \
+      for (int k = 0; k < c->n_in && k < 3; k++)                                                                       \
+        v[k] = c->in[k][element_broadcast(c->in_shape[k], c->out_shape[0], p)];                                        \
+      double x = v[0], y = v[1], z = v[2];                                                                             \
+      (void)x, (void)y, (void)z;                                                                                       \
+      c->out[0][i] = EXPR;                                                                                             \
+    }                                                                                                                  \
+  }
+
+#define IS_INTEGER (c->dtype == I64 || c->dtype == I32)
+
+/* The remainder with the sign of the divisor. */
+static double floor_mod(double x, double y) {
+  return x - floor(x / y) * y;
+}
+
+ELEMENTWISE(Add, x + y)
+ELEMENTWISE(Sub, x - y)
+ELEMENTWISE(Mul, x *y)
+ELEMENTWISE(Div, IS_INTEGER ? trunc(x / y) : x / y)
+ELEMENTWISE(Pow, pow(x, y))
+ELEMENTWISE(Max, fmax(x, y))
+ELEMENTWISE(Min, fmin(x, y))
+ELEMENTWISE(Mod, node_int(c->node, "fmod", 0) ? fmod(x, y) : floor_mod(x, y))
+ELEMENTWISE(Equal, x == y)
+ELEMENTWISE(Greater, x > y)
+ELEMENTWISE(GreaterOrEqual, x >= y)
+ELEMENTWISE(Less, x < y)
+ELEMENTWISE(LessOrEqual, x <= y)
+ELEMENTWISE(And, x != 0 && y != 0)
+ELEMENTWISE(Or, x != 0 || y != 0)
+ELEMENTWISE(Not, x == 0)
+ELEMENTWISE(Where, x != 0 ? y : z)
+ELEMENTWISE(Neg, -x)
+ELEMENTWISE(Abs, fabs(x))
+ELEMENTWISE(Sqrt, sqrt(x))
+ELEMENTWISE(Exp, exp(x))
+ELEMENTWISE(Log, log(x))
+ELEMENTWISE(Erf, erf(x))
+ELEMENTWISE(Sin, sin(x))
+ELEMENTWISE(Cos, cos(x))
+ELEMENTWISE(Reciprocal, 1 / x)
+ELEMENTWISE(Tanh, tanh(x))
+ELEMENTWISE(Sigmoid, 1 / (1 + exp(-x)))
+ELEMENTWISE(Relu, fmax(x, 0))
+
+static double alpha_of(const OracleCall *c) {
+  return node_float(c->node, "alpha", 0.01);
+}
+ELEMENTWISE(LeakyRelu, x >= 0 ? x : alpha_of(c) * x)
+ELEMENTWISE(LeakyReluGrad, y > 0 ? x : alpha_of(c) * x)
+
+/* x Phi(x), or Hendrycks' and Gimpel's approximation by tanh (arXiv 1606.08415). */
+static double gelu(const OracleCall *c, double x) {
+  if (strcmp(node_string(c->node, "approximate", "none"), "tanh") == 0)
+    return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * pow(x, 3))));
+  return x / 2 * erfc(-x / sqrt(2));
+}
+ELEMENTWISE(Gelu, gelu(c, x))
+/* Slopes by differences that are exact to some 1e-9. */
+ELEMENTWISE(GeluGrad,
+            x *(gelu(c, y + 1e-4) * 8 - gelu(c, y - 1e-4) * 8 - gelu(c, y + 2e-4) + gelu(c, y - 2e-4)) / 12e-4)
+ELEMENTWISE(TanhGrad, x *(1 - y * y))
+ELEMENTWISE(SigmoidGrad, x *y *(1 - y))
+ELEMENTWISE(ReluGrad, y > 0 ? x : 0)
+
+/* Truncation; the table's values fit the type. */
+static double cast_to(DType dtype, double x) {
+  if (dtype == F64)
+    return x;
+  return dtype == F32 ? (double)(float)x : dtype == BOOL ? x != 0 : trunc(x);
+}
+ELEMENTWISE(Cast, cast_to((DType)node_int(c->node, "to", 0), x))
+
+/* log sum exp along one line. */
+static double log_sum_exp(const double *x, Lines lines, int64_t at) {
+  double sum = 0;
+  for (int64_t k = 0; k < lines.n; k++)
+    sum += exp(x[at + k * lines.inner]);
+  return log(sum);
+}
+
+void oracle_CrossEntropy(const OracleCall *c) {
+  Lines lines = lines_along(c->in_shape[0], node_int(c->node, "class_axis", 0));
+  c->out[0][0] = 0;
+  for (int64_t l = 0; l < lines.lines; l++) {
+    int64_t at = line_at(lines, l), class = (int64_t)c->in[1][l];
+    c->out[1][l] = log_sum_exp(c->in[0], lines, at);
+    if (class != node_int(c->node, "ignore_index", -100))
+      c->out[0][0] -= log(exp(c->in[0][at + class * lines.inner]) / exp(c->out[1][l]));
+  }
+}
+
+void oracle_CrossEntropyGrad(const OracleCall *c) {
+  Lines lines = lines_along(c->in_shape[0], node_int(c->node, "class_axis", 0));
+  for (int64_t l = 0; l < lines.lines; l++)
+    for (int64_t k = 0; k < lines.n; k++) {
+      int64_t at = line_at(lines, l) + k * lines.inner, class = (int64_t)c->in[1][l];
+      double p = exp(c->in[0][at] - c->in[2][l]);
+      bool ignored = class == node_int(c->node, "ignore_index", -100);
+      c->out[0][at] = ignored ? 0 : c->in[3][0] * (class == k ? p - 1 : p);
+    }
+}
+
+#define PAIRED_LOSS(op_name, LOSS, SLOPE)                                                                              \
+  void oracle_##op_name(const OracleCall *c) {                                                                         \
+    c->out[0][0] = 0;                                                                                                  \
+    for (int64_t i = 0; i < shape_elements(c->in_shape[0]); i++) {                                                     \
+      double x = c->in[0][i], z = c->in[1][i];                                                                         \
+      c->out[0][0] += LOSS;                                                                                            \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  void oracle_##op_name##Grad(const OracleCall *c) {                                                                   \
+    for (int64_t i = 0; i < shape_elements(c->in_shape[0]); i++) {                                                     \
+      double x = c->in[0][i], z = c->in[1][i];                                                                         \
+      c->out[0][i] = c->in[2][0] * (SLOPE);                                                                            \
+    }                                                                                                                  \
+  }
+
+static double sigmoid(double x) {
+  return 1 / (1 + exp(-x));
+}
+PAIRED_LOSS(MeanSquaredError, pow(x - z, 2), 2 * (x - z))
+PAIRED_LOSS(BinaryCrossEntropy, -z *log(sigmoid(x)) - (1 - z) * log(1 - sigmoid(x)), sigmoid(x) - z)
+
+void oracle_Accumulate(const OracleCall *c) {
+  for (int64_t i = 0; i < shape_elements(c->in_shape[0]); i++)
+    c->in[0][i] += c->in[1][i];
+}
+
+void oracle_SquaredNorm(const OracleCall *c) {
+  c->out[0][0] = 0;
+  for (int64_t i = 0; i < shape_elements(c->in_shape[0]); i++) {
+    double sum = 0;
+    for (int k = 0; k < c->n_in; k++)
+      sum += c->in[k][i];
+    c->out[0][0] += sum * sum;
+  }
+}
+
+/* Inputs `first` on are the gradient's parts. */
+static double gradient_at(const OracleCall *c, int first, int64_t i) {
+  double g = 0;
+  for (int k = first; k < c->n_in; k++)
+    g += c->in[k][i];
+  return g * c->in[1][SCALAR_GRADIENT_FACTOR];
+}
+
+/* torch.optim.SGD's page, line by line. */
+void oracle_SgdUpdate(const OracleCall *c) {
+  double lr = c->in[1][SCALAR_LEARNING_RATE], mu = node_float(c->node, "momentum", 0);
+  int states = (int)node_int(c->node, "states", 0);
+  for (int64_t i = 0; i < shape_elements(c->in_shape[0]); i++) {
+    double *theta = &c->in[0][i], g = gradient_at(c, 2 + states, i);
+    g += node_float(c->node, "weight_decay", 0) * *theta;
+    if (mu != 0) {
+      double *b = &c->in[2][i];
+      *b = c->in[1][SCALAR_FIRST_STEP] != 0 ? g : mu * *b + g;
+      g = node_int(c->node, "nesterov", 0) ? g + mu * *b : *b;
+    }
+    *theta -= lr * g;
+  }
+}
+
+/* torch.optim.Adam's and AdamW's pages, line by line. */
+void oracle_AdamUpdate(const OracleCall *c) {
+  double lr = c->in[1][SCALAR_LEARNING_RATE], decay = node_float(c->node, "weight_decay", 0);
+  double beta1 = node_float(c->node, "beta1", 0), beta2 = node_float(c->node, "beta2", 0);
+  for (int64_t i = 0; i < shape_elements(c->in_shape[0]); i++) {
+    double *theta = &c->in[0][i], *m = &c->in[2][i], *v = &c->in[3][i], g = gradient_at(c, 4, i);
+    if (node_int(c->node, "decoupled", 0))
+      *theta -= lr * decay * *theta;
+    else
+      g += decay * *theta;
+    *m = beta1 * *m + (1 - beta1) * g;
+    *v = beta2 * *v + (1 - beta2) * g * g;
+    double m_hat = *m / c->in[1][SCALAR_BIAS_CORRECTION1], v_hat = *v / c->in[1][SCALAR_BIAS_CORRECTION2];
+    *theta -= lr * m_hat / (sqrt(v_hat) + node_float(c->node, "epsilon", 0));
+  }
+}
