@@ -87,6 +87,13 @@ typedef struct {
   int n_nodes;
 } UseGroup;
 
+/* The number of targets that count, by which the model's own loss divides: `count` is one microbatch's, a float64
+ * scalar that depends on inputs alone; `total`, ROLE_STEP, is what the graph reads: the whole batch's / microbatches.
+ */
+typedef struct {
+  ValueId total, count;
+} Denominator;
+
 typedef struct Graph {
   Arena *arena;
   const char *name;
@@ -103,6 +110,8 @@ typedef struct Graph {
   ValueId step_scalars; /* ROLE_STEP float64 [STEP_SCALARS], see graph/optimizer.h */
   UseGroup *groups;     /* set by autodiff, by parameter and group */
   size_t n_groups, groups_capacity;
+  Denominator *denominators; /* set by the loss, where it is the model's own */
+  size_t n_denominators, denominators_capacity;
   Phase building; /* phase and origin that graph_add_node gives to new nodes */
   NodeId origin;  /* NO_NODE while building forward nodes: each is its own origin */
 } Graph;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "graph/loss_model.h"
 #include "graph/op.h"
 
 static const char *const names[LOSS_COUNT] = {
@@ -60,10 +61,6 @@ static Status resolve(const Value *prediction, LossSpec *spec) {
   bool integer = spec->target_dtype == I64 || spec->target_dtype == I32;
   if (spec->kind == LOSS_AUTO)
     spec->kind = integer ? LOSS_CROSS_ENTROPY : LOSS_MSE;
-  if (spec->kind == LOSS_MODEL)
-    return fail(E_UNSUPPORTED,
-                "loss 'model': a loss inside the model cannot be trained yet, only cross_entropy, mse and "
-                "bce_with_logits");
   if (!dtype_is_float(prediction->dtype))
     return fail(E_SHAPE, "output '%s' is %s: a loss needs a float type", prediction->name,
                 dtype_name(prediction->dtype));
@@ -82,10 +79,12 @@ static Status resolve(const Value *prediction, LossSpec *spec) {
 }
 
 Status loss_append(Graph *graph, LossSpec *spec) {
+  TRY(graph_add_value(graph, "loss_scale", F64, (Shape){0}, ROLE_STEP, &graph->loss_scale));
+  if (spec->kind == LOSS_MODEL)
+    return loss_append_model(graph, spec);
   TRY(resolve(graph_value(graph, spec->output), spec));
   TRY(graph_add_value(graph, "target", spec->target_dtype, spec->target_shape, ROLE_INPUT, &graph->target));
   graph_value(graph, graph->target)->batch_axis = spec->target_shape.rank ? 0 : -1;
-  TRY(graph_add_value(graph, "loss_scale", F64, (Shape){0}, ROLE_STEP, &graph->loss_scale));
   ValueId in[] = {spec->output, graph->target};
   NodeId node;
   if (spec->kind == LOSS_CROSS_ENTROPY) {
@@ -100,6 +99,10 @@ Status loss_append(Graph *graph, LossSpec *spec) {
 }
 
 Status loss_denominator(const Graph *graph, const LossSpec *spec, const void *targets, size_t count, double *out) {
+  if (spec->kind == LOSS_MODEL) {
+    *out = spec->microbatches;
+    return OK;
+  }
   if (spec->kind != LOSS_CROSS_ENTROPY) {
     *out = (double)count;
     return OK;

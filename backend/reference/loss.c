@@ -30,6 +30,15 @@ static Status class_at(const Node *node, const Tensor *target, int64_t i, int64_
 #undef T
 #undef S
 
+KERNEL(CountTargets) {
+  UNUSED;
+  int64_t ignored = node_int(node, "ignore_index", -100), count = 0;
+  for (int64_t i = 0; i < shape_elements(in->shape); i++)
+    count += (in->dtype == I64 ? ((const int64_t *)in->data)[i] : ((const int32_t *)in->data)[i]) != ignored;
+  *(double *)out->data = (double)count;
+  return OK;
+}
+
 FLOAT_KERNEL(CrossEntropy)
 FLOAT_KERNEL(CrossEntropyGrad)
 FLOAT_KERNEL(MeanSquaredError)

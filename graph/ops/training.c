@@ -26,6 +26,14 @@ static Status gradient_cross_entropy(Graph *g, const Node *n, const ValueId *d_o
   return emit_like(g, n, OP_CrossEntropyGrad, (ValueId[]){n->in[0], n->in[1], n->out[1], d_out[0]}, 4, NULL, &d_in[0]);
 }
 
+static Status infer_count_targets(Graph *g, Node *n) {
+  DType dtype = rule_in(g, n, 0)->dtype;
+  if (dtype != I64 && dtype != I32)
+    return fail(E_SHAPE, "targets '%s' are %s, not int64 or int32", rule_in(g, n, 0)->name, dtype_name(dtype));
+  rule_set(g, n, 0, F64, (Shape){0});
+  return OK;
+}
+
 static Status infer_paired_loss(Graph *g, Node *n) {
   TRY(rule_float(g, n, 0));
   TRY(rule_one_type(g, n));
@@ -101,6 +109,7 @@ static Cost cost_update(const Graph *g, const Node *n) {
 
 ENTRY(CrossEntropy, 2, 2, 2, 0, infer_cross_entropy, gradient_cross_entropy, cost_loss)
 ENTRY(CrossEntropyGrad, 4, 4, 1, 0, rule_same, NULL, cost_loss)
+ENTRY(CountTargets, 1, 1, 1, 0, infer_count_targets, NULL, NULL)
 ENTRY(MeanSquaredError, 2, 2, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)
 ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 0, rule_same, NULL, cost_loss)
 ENTRY(BinaryCrossEntropy, 2, 2, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)

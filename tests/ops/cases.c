@@ -25,7 +25,8 @@
   { .present = true, .shape = DIMS(__VA_ARGS__), .fixed = true }
 #define NUMBER(x, ...)                                                                                                 \
   { .present = true, .shape = DIMS(__VA_ARGS__), .fill = FILL_LIMIT, .limit = x, .fixed = true }
-#define NUMBER_OF(type, x) {.present = true, .dtype = type, .fill = FILL_LIMIT, .limit = x, .fixed = true}
+#define NUMBER_OF(type, x)                                                                                             \
+  { .present = true, .dtype = type, .fill = FILL_LIMIT, .limit = x, .fixed = true }
 #define ABSENT                                                                                                         \
   { .present = true, .absent = true }
 #define OF(type, ...)                                                                                                  \
@@ -360,6 +361,9 @@ const OpCase op_cases[] = {
      {X(2, 5, 3), CLASSES(I32, 5, 2, 3), X(2, 3), SCALE},
      {Y(2, 5, 3)},
      {INT("class_axis", 1)}},
+    {OP_CountTargets, FLOATS, {CLASSES(I64, 5, 4)}, {Y()}, {INT("ignore_index", 2)}},
+    {OP_CountTargets, FLOATS, {CLASSES(I32, 5, 2, 3)}, {Y()}},
+    {OP_CountTargets, FLOATS, {CLASSES(I64, 5, 0)}, {Y()}},
     {OP_MeanSquaredError, FLOATS, {X(3, 5), FIXED(3, 5)}, {Y()}},
     {OP_MeanSquaredError, FLOATS, {X(0), FIXED(0)}, {Y()}},
     {OP_MeanSquaredErrorGrad, FLOATS, {X(3, 15), FIXED(3, 15), SCALE}, {Y(3, 15)}},

@@ -144,6 +144,12 @@ void oracle_CrossEntropyGrad(const OracleCall *c) {
     }
 }
 
+void oracle_CountTargets(const OracleCall *c) {
+  c->out[0][0] = 0;
+  for (int64_t i = 0; i < shape_elements(c->in_shape[0]); i++)
+    c->out[0][0] += c->in[0][i] != (double)node_int(c->node, "ignore_index", -100);
+}
+
 #define PAIRED_LOSS(op_name, LOSS, SLOPE)                                                                              \
   void oracle_##op_name(const OracleCall *c) {                                                                         \
     c->out[0][0] = 0;                                                                                                  \

@@ -1,0 +1,165 @@
+/* A loss that the model computes itself. Invariant: what comes out, averaged over the microbatches, is the model's loss
+ * of the whole batch, up to rounding.
+ *
+ * A mean over samples may be averaged over microbatches of one size as it is. A sum over counted targets, divided by
+ * their number, may not, since microbatches hold different numbers: there the divisor becomes a value that the host
+ * writes, the whole batch's number / microbatches. Both hold through whatever is linear in them, so the output is
+ * traced back through linear nodes; a node that is neither is named. */
+#include "graph/loss_model.h"
+
+#include "graph/ops/rule.h"
+
+typedef struct {
+  Graph *graph;
+  bool *batch; /* [n_values]: depends on the samples */
+  bool *done;  /* [n_nodes]: traced already */
+} Trace;
+
+static Status mark_batch(Trace *t) {
+  Graph *g = t->graph;
+  TRY(ARENA_NEW(g->arena, t->batch, g->n_values));
+  TRY(ARENA_NEW(g->arena, t->done, g->n_nodes));
+  for (size_t v = 0; v < g->n_values; v++)
+    t->batch[v] = g->values[v]->role == ROLE_INPUT && g->values[v]->batch_axis >= 0;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *n = g->nodes[i];
+    bool any = false;
+    for (int k = 0; k < n->n_in; k++)
+      any |= n->in[k] != NO_VALUE && t->batch[n->in[k]];
+    for (int k = 0; k < n->n_out; k++)
+      if (n->out[k] != NO_VALUE)
+        t->batch[n->out[k]] = any;
+  }
+  return OK;
+}
+
+static Status refuse(const Node *n, const char *why) {
+  Status status =
+      fail(E_UNSUPPORTED, "%s: the loss of a batch cannot be told from its microbatches; use --microbatches 1", why);
+  node_context(n);
+  return status;
+}
+
+/* The node that makes a value, through casts and reshapes; NULL where none does. */
+static Node *maker(const Graph *g, ValueId v) {
+  for (;;) {
+    NodeId id = graph_value(g, v)->producer;
+    if (id == NO_NODE)
+      return NULL;
+    Node *n = graph_node(g, id);
+    if (n->op != OP_Cast && n->op != OP_Reshape)
+      return n;
+    v = n->in[0];
+  }
+}
+
+static bool reduces(const Node *n, int axis) {
+  int count;
+  const int64_t *axes = node_ints(n, "axes", &count);
+  for (int i = 0; i < count; i++)
+    if (axes[i] == axis)
+      return true;
+  return false;
+}
+
+/* sum / count: the count becomes the whole batch's / microbatches. */
+static Status trace_ratio(Trace *t, Node *n) {
+  Graph *g = t->graph;
+  const Node *sum = maker(g, n->in[0]), *count = maker(g, n->in[1]);
+  ValueId total, counted = n->in[1];
+  if (!count || count->op != OP_CountTargets)
+    return refuse(n, "divides by what depends on the samples");
+  if (!sum || sum->op != OP_CrossEntropy)
+    return refuse(n, "divides what is not a sum over targets by their number");
+  const char *name = arena_format(g->arena, "%s/denominator", n->name);
+  if (!name)
+    return status_code();
+  const Value *v = graph_value(g, counted);
+  if (v->dtype != F64 || v->shape.rank)
+    return refuse(n, "divides in another type than float64");
+  TRY(graph_add_value(g, name, F64, (Shape){0}, ROLE_STEP, &total));
+  TRY(ARENA_RESERVE(g->arena, g->denominators, g->n_denominators, g->denominators_capacity, g->n_denominators + 1));
+  g->denominators[g->n_denominators++] = (Denominator){.total = total, .count = counted};
+  n->in[1] = total;
+  return OK;
+}
+
+static Status trace(Trace *t, ValueId v);
+
+static Status trace_all(Trace *t, const Node *n) {
+  for (int k = 0; k < n->n_in; k++)
+    if (n->in[k] != NO_VALUE)
+      TRY(trace(t, n->in[k]));
+  return OK;
+}
+
+static Status trace_product(Trace *t, const Node *n) {
+  if (t->batch[n->in[0]] && t->batch[n->in[1]])
+    return refuse(n, "multiplies two things that depend on the samples");
+  return trace(t, n->in[t->batch[n->in[0]] ? 0 : 1]);
+}
+
+static Status trace_reduction(Trace *t, const Node *n) {
+  int axis = rule_in(t->graph, n, 0)->batch_axis;
+  if (axis < 0)
+    return trace(t, n->in[0]);
+  if (!reduces(n, axis))
+    return refuse(n, "keeps the samples apart");
+  return n->op == OP_ReduceMean ? OK : refuse(n, "sums over the samples");
+}
+
+/* v is linear in means over samples. */
+static Status trace(Trace *t, ValueId v) {
+  Graph *g = t->graph;
+  if (!t->batch[v]) /* the same in every microbatch */
+    return OK;
+  if (graph_value(g, v)->producer == NO_NODE)
+    return fail(E_UNSUPPORTED, "the loss depends on input '%s' other than by a mean over samples; use --microbatches 1",
+                graph_value(g, v)->name);
+  Node *n = graph_node(g, graph_value(g, v)->producer);
+  if (t->done[n->id])
+    return OK;
+  t->done[n->id] = true;
+  switch (n->op) {
+  case OP_Cast:
+  case OP_Reshape:
+  case OP_Neg:
+  case OP_Expand:
+  case OP_Transpose:
+  case OP_Concat:
+  case OP_Add:
+  case OP_Sub:
+    return trace_all(t, n);
+  case OP_Mul:
+    return trace_product(t, n);
+  case OP_Div:
+    return t->batch[n->in[1]] ? trace_ratio(t, n) : trace(t, n->in[0]);
+  case OP_ReduceMean:
+  case OP_ReduceSum:
+    return trace_reduction(t, n);
+  default:
+    return refuse(n, "is no mean over the samples");
+  }
+}
+
+Status loss_append_model(Graph *graph, const LossSpec *spec) {
+  const Value *output = graph_value(graph, spec->output);
+  Trace t = {.graph = graph};
+  if (!dtype_is_float(output->dtype) || shape_elements(output->shape) != 1)
+    return fail(E_SHAPE, "output '%s' is %s %s: the model's own loss is one float number", output->name,
+                dtype_name(output->dtype), SHAPE_STR(output->shape));
+  if (output->producer == NO_NODE)
+    return fail(E_SHAPE, "output '%s' is computed by no node: nothing to train", output->name);
+  if (spec->microbatches > 1) {
+    TRY(mark_batch(&t));
+    TRY(trace(&t, spec->output));
+  }
+  NodeId node;
+  ValueId scalar;
+  Attr shape = attr_ints("shape", NULL, 0), to = attr_int("to", F64);
+  TRY(graph_add_node(graph, OP_Reshape, "loss", &spec->output, 1, &shape, 1, NULL, 1, &node));
+  scalar = graph_node(graph, node)->out[0];
+  TRY(graph_add_node(graph, OP_Cast, "loss", &scalar, 1, &to, 1, (const char *[]){"loss_sum"}, 1, &node));
+  graph->loss_sum = graph_node(graph, node)->out[0];
+  return OK;
+}
