@@ -31,18 +31,21 @@ static bool lacks_axis(Shape target, Shape prediction, int axis) {
   return shape_equal(rest, target);
 }
 
-/* The axis whose removal makes the prediction's shape the target's; checks one that was given. */
-static Status find_class_axis(Shape prediction, Shape target, int *class_axis) {
+/* The axis whose removal makes the prediction's shape the target's, never the batch's (which may be as long as there
+ * are classes); checks one that was given. */
+static Status find_class_axis(Shape prediction, int batch_axis, Shape target, int *class_axis) {
   int found = -1, fits = 0;
   if (*class_axis >= prediction.rank)
     return fail(E_USAGE, "class axis %d is outside the prediction %s", *class_axis, SHAPE_STR(prediction));
+  if (*class_axis >= 0 && *class_axis == batch_axis)
+    return fail(E_USAGE, "class axis %d is the batch axis of the prediction %s", *class_axis, SHAPE_STR(prediction));
   if (*class_axis >= 0 && !lacks_axis(target, prediction, *class_axis))
     return fail(E_SHAPE, "target %s is not the prediction %s without its axis %d", SHAPE_STR(target),
                 SHAPE_STR(prediction), *class_axis);
   if (*class_axis >= 0)
     return OK;
   for (int axis = prediction.rank - 1; axis >= 0; axis--)
-    if (lacks_axis(target, prediction, axis)) {
+    if (axis != batch_axis && lacks_axis(target, prediction, axis)) {
       fits++;
       found = axis;
     }
@@ -67,7 +70,7 @@ static Status resolve(const Value *prediction, LossSpec *spec) {
   if (spec->kind == LOSS_CROSS_ENTROPY) {
     if (!integer)
       return fail(E_SHAPE, "cross_entropy needs integer targets, has %s", dtype_name(spec->target_dtype));
-    return find_class_axis(prediction->shape, spec->target_shape, &spec->class_axis);
+    return find_class_axis(prediction->shape, prediction->batch_axis, spec->target_shape, &spec->class_axis);
   }
   if (spec->target_dtype != prediction->dtype)
     return fail(E_SHAPE, "%s needs %s targets, has %s", loss_name(spec->kind), dtype_name(prediction->dtype),

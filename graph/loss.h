@@ -14,7 +14,8 @@ typedef struct {
   Shape target_shape;   /* of one microbatch */
   int64_t ignore_index; /* cross_entropy: targets with this value count neither in the sum nor the denominator */
   int microbatches;     /* LOSS_MODEL: how many make a batch */
-  int class_axis;       /* cross_entropy: -1 finds the one axis of the prediction that the target lacks */
+  int class_axis;       /* cross_entropy: -1 finds the one axis of the prediction, not its batch's, that the target
+                           lacks */
 } LossSpec;
 
 /* "cross_entropy" …; LOSS_COUNT for an unknown name. */
