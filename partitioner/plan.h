@@ -3,36 +3,47 @@
 #ifndef PARTITIONER_PLAN_H
 #define PARTITIONER_PLAN_H
 
-#include <jansson.h>
-
 #include "graph/cost.h"
 #include "graph/memory.h"
 #include "partitioner/schedule.h"
 
 typedef struct {
   double latency_seconds;
-  double bytes_per_second;
+  double bytes_per_second; /* 0: transfers take no time but the latency */
 } LinkSpec;
 
 typedef struct {
-  double forward_seconds, backward_input_seconds, backward_weight_seconds; /* one microbatch */
-  size_t parameter_bytes, constant_bytes;
+  double forward_seconds, backward_input_seconds, backward_weight_seconds; /* one microbatch, on the stage's rank */
+  size_t parameter_bytes, constant_bytes;       /* of the stage alone, in units of 64 bytes */
   size_t cut_forward_bytes, cut_backward_bytes; /* over the cut after this stage */
   const char *first_node, *last_node;
+  int first, last; /* numbers of these nodes in the order of forward nodes */
 } StageReport;
 
+/* Parameters that are one in the file's sense: "lm_head.weight = wte.weight". Without weights nobody knows. */
 typedef struct {
-  Graph *graph; /* the training graph the plan was made for; stages assigned */
+  bool known;
+  const char *const *pairs;
+  int n_pairs;
+} Ties;
+
+typedef struct {
+  Graph *graph; /* the graph the plan was made for; stages assigned */
   const char *model_hash;
   int ranks, chunks, stages, microbatches;
   int64_t microbatch_size;
-  int *stage_of; /* [n forward nodes' ids]: stage of each forward node */
+  int *stage_of; /* [graph->n_nodes]: stage of each forward node */
   Stages cuts;
   Schedule schedule;
-  StageMemory *stage_memory;   /* [stages] */
-  RankMemory *rank_memory;     /* [ranks] */
-  StageReport *reports;        /* [stages] */
-  double step_seconds, bubble; /* predicted */
+  StageMemory *stage_memory; /* [stages] */
+  RankMemory *rank_memory;   /* [ranks] */
+  size_t *memory_limits;     /* [ranks]; SIZE_MAX: none */
+  StageReport *reports;      /* [stages] */
+  Ties ties;
+  /* Predicted: one step with its update, the update of the slowest rank in it (the exchange of accumulators that lie
+   * on several ranks included), the bubble of the schedule. */
+  double step_seconds, update_seconds, bubble;
+  LinkSpec link;
 } Plan;
 
 /* Measured seconds of nodes: handed in by the runtime's profiler. NULL in a request: the roofline of DeviceSpec. */
@@ -44,29 +55,35 @@ typedef struct {
   const char *model_hash;
   int ranks, chunks, microbatches;
   int64_t microbatch_size;
-  const char *schedule;        /* a name of schedule_names, or "auto" */
+  const char *schedule;        /* a name of schedule_names, "forward" (a graph without a loss), or "auto" */
   const DeviceSpec *devices;   /* [ranks] */
-  const size_t *memory_limits; /* [ranks]; 0: the device's */
+  const size_t *memory_limits; /* [ranks]; NULL or 0: the device's memory; 0 there too: none */
   LinkSpec link;
   const Profile *profile;
+  Ties ties;
 } PlanRequest;
 
 /* Partitions, schedules, checks and lays out memory. Fails E_MEMORY where nothing fits, naming the rank that lacks
- * most and by how much, and the smallest limit that would do; E_USAGE where there are more stages than cuts. */
+ * most and by how much, and the smallest limit that would do; E_USAGE where there are more stages than cuts, for an
+ * unknown schedule, or one that does not have so many stages a rank. */
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan);
 
-/* Writes and reads the plan file. Reading refuses a plan of another model (hash), or one whose numbers contradict
- * the graph, naming both; the result is complete as from plan_make. */
+/* Writes and reads the plan file. Of the request, reading uses what is set: model_hash, ranks, chunks, microbatches,
+ * microbatch_size, schedule (not NULL, not "auto"), memory_limits. It refuses a plan that contradicts one of these
+ * (E_USAGE), or whose numbers contradict the graph (E_MODEL), naming both; fails E_MEMORY where a rank's memory exceeds
+ * its limit. The result is complete as from plan_make. */
 Status plan_write(const Plan *plan, const char *path);
 Status plan_read(Arena *arena, const char *path, Graph *graph, const PlanRequest *request, Plan *plan);
 /* The same as text in memory: what rank 0 broadcasts. *text lives in the arena; `origin` names it in messages. */
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text);
 Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph *graph, const PlanRequest *request,
                       Plan *plan);
-/* ranks, chunks, microbatches, microbatch_size, schedule as a plan file states them, before a graph exists. */
+/* model_hash, ranks, chunks, microbatches, microbatch_size, schedule, link and ties as a plan file states them, before
+ * a graph exists; the rest of *request is left alone. */
 Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
 
-/* Prints stages with nodes, time, memory and cut bytes, and the rank × time grid, at most `columns` wide. */
-Status plan_print(const Plan *plan, FILE *file, int columns);
+/* Prints stages with nodes, time, memory and cut bytes, and the rank × time grid, at most `columns` wide. `colours`:
+ * with the terminal's. */
+Status plan_print(const Plan *plan, FILE *file, int columns, bool colours);
 
 #endif
