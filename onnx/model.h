@@ -76,7 +76,12 @@ Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph 
 /* Reads the file's contents of an initializer, `bytes` of them (checked), into memory. Thread-safe. */
 Status model_read_initializer(const Model *model, int initializer, void *data, size_t bytes);
 
-/* What `inspect --json` prints; `evaluate` as for binding. The caller decrefs. */
+/* What `inspect --json` prints: ir_version, opset, producer, hash, fixed_batch (null: open), inputs and outputs (name,
+ * dtype, shape with names for open dimensions and null for nameless ones, batch_axis), operators (name → count over
+ * graph, subgraphs and functions), unsupported (node, operator, reason), parameters (every float initializer: name,
+ * dtype, shape, elements, trains, rule, tied_to or null), trained_tensors, trained_elements, batch_coupled (node,
+ * operator), findings (id, tensor, text). With `options` that hold an evaluator it also binds once and reports what
+ * fails. The caller decrefs. */
 Status model_inspect(Model *model, const BindOptions *options, json_t **report);
 
 /* Contents to write for initializer i (bytes of its dense tensor) into `data`; called in table order, only for

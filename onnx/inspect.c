@@ -1,0 +1,238 @@
+/* What a file holds and what becomes of it, as JSON. Invariant: it reports what opening and binding decide, and
+ * decides nothing itself. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "onnx/internal.h"
+
+typedef struct {
+  Model *model;
+  Arena *arena;
+  json_t *report, *operators, *coupled, *findings;
+  NameMap used;               /* names that nodes read, anywhere in the graph, and outputs */
+  const char *inference_norm; /* the first BatchNormalization that uses its stored statistics */
+} Report;
+
+/* Fails where jansson has no memory; takes over `value`. */
+static Status set(json_t *object, const char *key, json_t *value) {
+  return json_object_set_new(object, key, value) == 0 ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static Status append(json_t *array, json_t *value) {
+  return json_array_append_new(array, value) == 0 ? OK : fail(E_MEMORY, "out of memory");
+}
+
+static Status find(Report *r, const char *id, const char *tensor, const char *text) {
+  if (!text)
+    return status_code();
+  return append(r->findings, json_pack("{s:s, s:s, s:s}", "id", id, "tensor", tensor, "text", text));
+}
+
+static Status list_ends(json_t *report, const char *key, const ModelInput *ends, int n) {
+  json_t *list = json_array();
+  TRY(set(report, key, list));
+  for (int i = 0; i < n; i++) {
+    json_t *shape = ends[i].rank < 0 ? json_null() : json_array();
+    for (int k = 0; k < ends[i].rank; k++) {
+      const char *name = ends[i].dim_name[k];
+      TRY(append(shape, !name ? json_integer(ends[i].dim[k]) : *name ? json_string(name) : json_null()));
+    }
+    TRY(append(list, json_pack("{s:s, s:s, s:o, s:i}", "name", ends[i].name, "dtype", dtype_name(ends[i].dtype),
+                               "shape", shape, "batch_axis", ends[i].batch_axis)));
+  }
+  return OK;
+}
+
+static Status list_parameters(Report *r) {
+  const Model *model = r->model;
+  json_t *list = json_array();
+  int64_t tensors = 0, elements = 0;
+  TRY(set(r->report, "parameters", list));
+  for (int i = 0; i < model->n_initializers; i++) {
+    const Initializer *p = &model->initializers[i];
+    if (!dtype_is_float(p->dtype))
+      continue;
+    json_t *shape = json_array();
+    for (int k = 0; k < p->shape.rank; k++)
+      TRY(append(shape, json_integer(p->shape.dim[k])));
+    json_t *entry = json_pack("{s:s, s:s, s:o, s:I, s:b, s:s, s:s?}", "name", p->name, "dtype", dtype_name(p->dtype),
+                              "shape", shape, "elements", (json_int_t)shape_elements(p->shape), "trains", p->trains,
+                              "rule", p->rule, "tied_to", p->tied_to < 0 ? NULL : model->initializers[p->tied_to].name);
+    TRY(append(list, entry));
+    if (p->tied_to >= 0)
+      TRY(set(entry, "tied_transposed", json_boolean(p->tied_transposed)));
+    if (p->trains && p->tied_to < 0) {
+      tensors++;
+      elements += shape_elements(p->shape);
+    }
+  }
+  TRY(set(r->report, "trained_tensors", json_integer(tensors)));
+  return set(r->report, "trained_elements", json_integer(elements));
+}
+
+static int64_t int_attribute(const Onnx__NodeProto *node, const char *name) {
+  for (size_t a = 0; a < node->n_attribute; a++)
+    if (strcmp(proto_text(node->attribute[a]->name), name) == 0)
+      return node->attribute[a]->i;
+  return 0;
+}
+
+/* BatchNormalization mixes samples in training mode: by its attribute, before opset 14 by having more outputs. */
+static Status look_at_norm(Report *r, const Onnx__NodeProto *node) {
+  size_t outputs = 0;
+  for (size_t k = 0; k < node->n_output; k++)
+    outputs += *node->output[k] != '\0';
+  const char *name = proto_text(*proto_text(node->name) ? node->name : node->n_output ? node->output[0] : "");
+  if (r->model->opset >= 14 ? int_attribute(node, "training_mode") == 1 : outputs > 1)
+    return append(r->coupled, json_pack("{s:s, s:s}", "node", name, "operator", node->op_type));
+  if (!r->inference_norm)
+    r->inference_norm = name;
+  return OK;
+}
+
+/* A bias-free Conv3d that torch's dynamo exporter wrote without optimizing: its zero bias has shape [C,2]. */
+static Status look_at_conv(Report *r, const Onnx__NodeProto *node) {
+  int bias = node->n_input > 2 ? model_find_initializer(r->model, node->input[2]) : -1;
+  if (bias < 0 || r->model->initializers[bias].shape.rank == 1)
+    return OK;
+  const Initializer *b = &r->model->initializers[bias];
+  return find(r, "invalid_conv_bias", b->name,
+              arena_format(r->arena,
+                           "the bias of Conv '%s' has shape %s, a bias has one dimension: the file is invalid%s",
+                           proto_text(node->name), SHAPE_STR(b->shape),
+                           b->shape.rank == 2 && b->shape.dim[1] == 2
+                               ? " (torch's dynamo exporter with optimize=False writes this for a Conv3d without bias: "
+                                 "export with optimize=True, or give the layer a bias)"
+                               : ""));
+}
+
+static Status look_at_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n);
+
+static Status look_at_graph(Report *r, const Onnx__GraphProto *graph) {
+  for (size_t i = 0; i < graph->n_output; i++)
+    TRY(names_put(&r->used, proto_text(graph->output[i]->name), 1));
+  return look_at_nodes(r, graph->node, graph->n_node);
+}
+
+static Status look_at_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    const Onnx__NodeProto *node = nodes[i];
+    const char *domain = proto_domain(node->domain);
+    const char *op = *domain ? arena_format(r->arena, "%s::%s", domain, node->op_type) : node->op_type;
+    if (!op)
+      return status_code();
+    TRY(set(r->operators, op, json_integer(json_integer_value(json_object_get(r->operators, op)) + 1)));
+    for (size_t k = 0; k < node->n_input; k++)
+      TRY(names_put(&r->used, node->input[k], 1));
+    if (!*domain && strcmp(op, "BatchNormalization") == 0)
+      TRY(look_at_norm(r, node));
+    if (!*domain && strcmp(op, "Conv") == 0)
+      TRY(look_at_conv(r, node));
+    for (size_t a = 0; a < node->n_attribute; a++) {
+      const Onnx__AttributeProto *attribute = node->attribute[a];
+      if (attribute->g)
+        TRY(look_at_graph(r, attribute->g));
+      for (size_t g = 0; g < attribute->n_graphs; g++)
+        TRY(look_at_graph(r, attribute->graphs[g]));
+    }
+  }
+  return OK;
+}
+
+/* Each missing or short file once, with the first tensor that lies in it. */
+static Status look_at_weights(Report *r) {
+  const Model *model = r->model;
+  NameMap known;
+  TRY(names_create(r->arena, &known));
+  for (int i = 0; i < model->n_initializers; i++) {
+    const TensorSource *source = &model->sources[i];
+    TensorView view;
+    if (!source->external || names_find(&known, source->external) >= 0)
+      continue;
+    if (tensor_map(model, source, &view) != OK) {
+      TRY(find(r, "weights_absent", model->initializers[i].name, arena_string(r->arena, status_message())));
+      TRY(names_put(&known, source->external, 1));
+    }
+    tensor_unmap(&view);
+  }
+  return OK;
+}
+
+static Status look_at_interface(Report *r) {
+  const Model *model = r->model;
+  if (model->fixed_batch)
+    TRY(find(r, "fixed_batch", model->n_inputs ? model->inputs[0].name : "",
+             arena_format(r->arena,
+                          "exported with a fixed batch of %lld: microbatches have %lld samples, --batch is a multiple",
+                          (long long)model->fixed_batch, (long long)model->fixed_batch)));
+  for (int i = 0; i < model->n_inputs; i++)
+    for (int k = 0; k < model->inputs[i].rank; k++)
+      if (model->inputs[i].dim[k] < 0 && k != model->inputs[i].batch_axis)
+        TRY(find(r, "open_dimension", model->inputs[i].name,
+                 arena_format(r->arena, "dimension %d%s%s%s is open: the data or --dim decides", k,
+                              *model->inputs[i].dim_name[k] ? " ('" : "", model->inputs[i].dim_name[k],
+                              *model->inputs[i].dim_name[k] ? "')" : "")));
+  if (r->inference_norm)
+    TRY(find(r, "batch_normalization_inference", r->inference_norm,
+             "batch normalisation with stored statistics: exported for inference, the statistics stay as they are"));
+  if (model->ties_unknown)
+    TRY(find(r, "ties_unknown", "", "ties: unknown, weights of tensors that may be one parameter cannot be read"));
+  for (int i = 0; i < model->n_initializers; i++)
+    if (names_find(&r->used, model->initializers[i].name) < 0)
+      TRY(find(r, "unused_initializer", model->initializers[i].name, "no node reads it"));
+  return OK;
+}
+
+/* Binds once, with few samples: what fails there would fail any run. Dimensions that only the data knows are no fault
+ * of the file. */
+static Status try_binding(Report *r, const BindOptions *options) {
+  BindOptions bind = *options;
+  Graph *graph;
+  if (!bind.batch)
+    bind.batch = r->model->fixed_batch ? r->model->fixed_batch : 2;
+  Status status = model_bind(r->model, &bind, r->arena, &graph);
+  if (status == OK || status == E_USAGE)
+    return OK;
+  if (status == E_MEMORY)
+    return fail(E_MEMORY, "binding: out of memory");
+  return find(r, "does_not_bind", "", arena_string(r->arena, status_message()));
+}
+
+static Status fill(Report *r, const BindOptions *options) {
+  Model *model = r->model;
+  const Onnx__ModelProto *proto = model->proto;
+  json_t *unsupported = json_array();
+  TRY(set(r->report, "ir_version", json_integer(proto->ir_version)));
+  TRY(set(r->report, "opset", json_integer(model->opset)));
+  TRY(set(r->report, "producer", json_string(proto_text(proto->producer_name))));
+  TRY(set(r->report, "hash", json_string(model->hash)));
+  TRY(set(r->report, "fixed_batch", model->fixed_batch ? json_integer(model->fixed_batch) : json_null()));
+  TRY(list_ends(r->report, "inputs", model->inputs, model->n_inputs));
+  TRY(list_ends(r->report, "outputs", model->outputs, model->n_outputs));
+  TRY(set(r->report, "operators", r->operators = json_object()));
+  TRY(set(r->report, "unsupported", unsupported));
+  TRY(model_unsupported(model, unsupported));
+  TRY(list_parameters(r));
+  TRY(set(r->report, "batch_coupled", r->coupled = json_array()));
+  TRY(set(r->report, "findings", r->findings = json_array()));
+  TRY(names_create(r->arena, &r->used));
+  TRY(look_at_graph(r, proto->graph));
+  for (size_t i = 0; i < proto->n_functions; i++)
+    TRY(look_at_nodes(r, proto->functions[i]->node, proto->functions[i]->n_node));
+  TRY(look_at_interface(r));
+  TRY(look_at_weights(r));
+  return json_array_size(unsupported) || !options || !options->evaluate ? OK : try_binding(r, options);
+}
+
+Status model_inspect(Model *model, const BindOptions *options, json_t **report) {
+  Report r = {.model = model, .arena = arena_create(), .report = json_object()};
+  Status status = !r.arena ? status_code() : r.report ? fill(&r, options) : fail(E_MEMORY, "out of memory");
+  arena_destroy(r.arena);
+  if (status != OK) {
+    json_decref(r.report);
+    r.report = NULL;
+    status_context("%s: ", model->path);
+  }
+  *report = r.report;
+  return status;
+}
