@@ -44,14 +44,15 @@ typedef struct {
 } StepWork;
 
 /* Walks the action list over all microbatches, then brings the accumulators of parameters that lie on several ranks
- * to each of them. *loss: the microbatches' loss_sum times loss_scale, added in microbatch order, where this rank
+ * to each of them. *loss: the microbatches' loss_sum, added in microbatch order, times loss_scale, where this rank
  * has the loss (executor_has_loss), else 0. A loss that is not finite fails E_MODEL, naming the microbatch, before its
- * cotangent leaves the rank, so that no rank can reach its update. */
+ * cotangent leaves the rank, so that no rank can reach its update. A rank that fails withdraws from the transport: all
+ * others fail with its message. */
 Status executor_run(Executor *executor, const StepWork *work, double *loss);
 bool executor_has_loss(const Executor *executor);
 
-/* The squared norm of each parameter's gradient (its SquaredNorm node), into squares[i] for the i-th update node of
- * the graph that this rank owns (the rank with the parameter's first group does); others are left alone. */
+/* The squared norm of each parameter's gradient into squares[i] for the graph's i-th SquaredNorm node, which belongs to
+ * its i-th OP_UPDATE node, where this rank owns it (it has the parameter's first group); others are left alone. */
 Status executor_squares(Executor *executor, double *squares);
 
 /* Runs the update nodes of this rank's parameters, then zeroes its accumulators. */

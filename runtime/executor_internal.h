@@ -1,0 +1,107 @@
+/* What the files of the executor share: everything that a step needs, worked out before the first one. */
+#ifndef RUNTIME_EXECUTOR_INTERNAL_H
+#define RUNTIME_EXECUTOR_INTERNAL_H
+
+#include "runtime/executor.h"
+
+/* Where a value lies in the rank's memory: microbatch m at first + m % slots * stride. */
+typedef struct {
+  char *first;
+  size_t stride, bytes; /* bytes: of the value */
+  int slots;
+} Site;
+
+static inline char *site_at(const Site *site, int microbatch) {
+  return site->first + (size_t)(microbatch % site->slots) * site->stride;
+}
+
+/* One kernel call: operands n_in + n_out, in before out; their addresses are set for each microbatch. */
+typedef struct {
+  const Node *node;
+  Kernel *kernel;
+  Tensor *operands;
+  Site *sites;
+  void *workspace;
+  bool moves; /* some site has more than one slot */
+} Call;
+
+typedef struct {
+  Call *calls;
+  int n;
+} Calls;
+
+/* The values that cross one cut in one direction, at one end: what a SEND or RECV posts, or a copy takes. */
+typedef struct {
+  int n;
+  Site *sites;
+  Ticket *tickets; /* [microbatches][n]; id 0: nothing to wait for */
+} Lane;
+
+/* A model input that is fed, or an output that is emitted. */
+typedef struct {
+  ValueId value;
+  Site site;
+} Port;
+
+typedef struct {
+  Port *ports;
+  int n;
+} Ports;
+
+typedef struct {
+  Calls calls[ACTION_BW + 1];               /* by compute action */
+  Lane lanes[ACTION_KINDS - ACTION_SEND_F]; /* by transfer action */
+  ActionKind first_backward;                /* the one that needs the gradients from above */
+  bool has_backward;                        /* backward nodes */
+  bool copies_forward, copies_backward;     /* the stage after, before, lies on this rank */
+  Ports feeds, emits;
+} StageRun;
+
+/* kind: a transfer action's. */
+static inline Lane *lane_of(StageRun *run, ActionKind kind) {
+  return &run->lanes[kind - ACTION_SEND_F];
+}
+
+/* An accumulator that lies on several ranks, on its way from the one that filled it. */
+typedef struct {
+  int peer;
+  bool is_send;
+  Site site;
+} Exchange;
+
+/* An update node of this rank. */
+typedef struct {
+  Call call;
+  int index; /* of a SquaredNorm: counted over the whole graph's */
+} Update;
+
+struct Executor {
+  ExecutorSpec spec;
+  const Graph *graph;
+  const RankMemory *memory;
+  Arena *arena; /* of all bookkeeping */
+  Stream *stream;
+  char *base;       /* the rank's memory, memory->total_bytes */
+  char *staging;    /* host: for feeds and emits of a device; NULL on the host */
+  StageRun *stages; /* [plan->stages]; others' are empty */
+  Site loss;        /* of the microbatch; slots 0: not here */
+  Exchange *exchanges;
+  int n_exchanges;
+  Update *norms, *updates;
+  int n_norms, n_updates;
+  Transfer *transfers; /* room for what is posted together */
+  Ticket *tickets;
+  int in_flight; /* tickets to be waited for */
+  double total;  /* of the losses so far in this step */
+};
+
+/* Fills everything from `stages` on. The memory is allocated. */
+Status executor_lay_out(Executor *executor);
+
+/* Runs one call for a microbatch. */
+Status executor_call(Executor *executor, Call *call, int microbatch);
+/* Copies between the rank's memory and the host, done on return. */
+Status executor_to_host(Executor *executor, void *to, const void *from, size_t bytes);
+Status executor_from_host(Executor *executor, void *to, const void *from, size_t bytes);
+
+#endif

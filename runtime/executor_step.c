@@ -1,0 +1,199 @@
+/* Walks the action list. Invariant: a value is read after what writes it and written after all that reads it: by the
+ * order of the list within the rank, by waiting for tickets where a transfer is the writer or the reader
+ * (graph/memory.h says who waits for what). */
+#include <math.h>
+#include <string.h>
+
+#include "runtime/executor_internal.h"
+
+static Status sync_device(Executor *e) {
+  return e->spec.backend->stream_wait(e->stream);
+}
+
+Status executor_call(Executor *e, Call *call, int microbatch) {
+  const Node *node = call->node;
+  for (int i = 0; call->moves && i < node->n_in + node->n_out; i++)
+    if (call->sites[i].slots > 1)
+      call->operands[i].data = site_at(&call->sites[i], microbatch);
+  if (e->in_flight && e->spec.transport->progress)
+    e->spec.transport->progress(e->spec.endpoint);
+  return call->kernel(e->stream, node, call->operands, call->operands + node->n_in, call->workspace);
+}
+
+static Status wait_ticket(Executor *e, Ticket *ticket) {
+  if (!ticket->id)
+    return OK;
+  Ticket waited = *ticket;
+  *ticket = (Ticket){0};
+  e->in_flight--;
+  return e->spec.transport->wait(e->spec.endpoint, waited);
+}
+
+/* Until what the lane posted for this microbatch is done. Nothing where it posted nothing. */
+static Status wait_lane(Executor *e, int stage, ActionKind kind, int microbatch) {
+  Lane *lane = lane_of(&e->stages[stage], kind);
+  for (int i = 0; microbatch >= 0 && i < lane->n; i++)
+    TRY(wait_ticket(e, &lane->tickets[(size_t)microbatch * (size_t)lane->n + (size_t)i]));
+  return OK;
+}
+
+/* What must be over before a compute action begins. */
+static Status wait_before(Executor *e, Action action) {
+  int stage = action.stage, m = action.microbatch, before = m - e->spec.plan->schedule.send_depth;
+  const StageRun *run = &e->stages[stage];
+  if (action.kind == ACTION_F) {
+    TRY(wait_lane(e, stage, ACTION_RECV_F, m));
+    return wait_lane(e, stage, ACTION_SEND_F, before);
+  }
+  if (action.kind == run->first_backward) {
+    TRY(wait_lane(e, stage, ACTION_RECV_B, m));
+    if (run->has_backward) /* what backward frees may be on its way up still; the peer has asked for it, so this ends */
+      TRY(wait_lane(e, stage, ACTION_SEND_F, m));
+  }
+  return action.kind == ACTION_W ? OK : wait_lane(e, stage, ACTION_SEND_B, before);
+}
+
+static Status feed_inputs(Executor *e, const Ports *feeds, const StepWork *work, int microbatch) {
+  for (int i = 0; i < feeds->n; i++) {
+    const Port *port = &feeds->ports[i];
+    char *place = site_at(&port->site, microbatch);
+    TRY(work->feed(work->context, port->value, microbatch, e->staging ? e->staging : place, port->site.bytes));
+    if (e->staging)
+      TRY(executor_from_host(e, place, e->staging, port->site.bytes));
+  }
+  return OK;
+}
+
+static Status emit_outputs(Executor *e, const Ports *emits, const StepWork *work, int microbatch) {
+  for (int i = 0; work->emit && i < emits->n; i++) {
+    const Port *port = &emits->ports[i];
+    char *place = site_at(&port->site, microbatch);
+    if (e->staging)
+      TRY(executor_to_host(e, e->staging, place, port->site.bytes));
+    TRY(work->emit(work->context, port->value, microbatch, e->staging ? e->staging : place, port->site.bytes));
+  }
+  return OK;
+}
+
+static Status take_loss(Executor *e, int microbatch) {
+  double loss;
+  TRY(executor_to_host(e, &loss, site_at(&e->loss, microbatch), sizeof loss));
+  if (!isfinite(loss))
+    return fail(E_MODEL, "the loss of microbatch %d is %s", microbatch, isnan(loss) ? "NaN" : "infinite");
+  e->total += loss;
+  return OK;
+}
+
+/* To the neighbouring stage on this rank. */
+static Status copy_over(Executor *e, const Lane *from, const Lane *to, int microbatch) {
+  for (int i = 0; i < from->n; i++)
+    TRY(e->spec.backend->copy(e->stream, site_at(&to->sites[i], microbatch), site_at(&from->sites[i], microbatch),
+                              from->sites[i].bytes, COPY_DEVICE_TO_DEVICE));
+  return OK;
+}
+
+static Status compute(Executor *e, Action action, const StepWork *work) {
+  int stage = action.stage, m = action.microbatch;
+  StageRun *run = &e->stages[stage];
+  Calls *calls = &run->calls[action.kind];
+  TRY(wait_before(e, action));
+  if (action.kind == ACTION_F)
+    TRY(feed_inputs(e, &run->feeds, work, m));
+  for (int i = 0; i < calls->n; i++)
+    if (executor_call(e, &calls->calls[i], m) != OK) {
+      status_context("microbatch %d: ", m);
+      return status_code();
+    }
+  if (action.kind == ACTION_F) {
+    if (e->loss.slots && stage == e->spec.plan->stages - 1)
+      TRY(take_loss(e, m));
+    TRY(emit_outputs(e, &run->emits, work, m));
+    if (run->copies_forward)
+      TRY(copy_over(e, lane_of(&e->stages[stage], ACTION_SEND_F), lane_of(&e->stages[stage + 1], ACTION_RECV_F), m));
+  } else if (action.kind != ACTION_W && run->copies_backward) {
+    TRY(copy_over(e, lane_of(&e->stages[stage], ACTION_SEND_B), lane_of(&e->stages[stage - 1], ACTION_RECV_B), m));
+  }
+  return OK;
+}
+
+/* Posts the transfers of actions[0] and of those after it that belong to its group; *n: how many actions these are. */
+static Status post_group(Executor *e, const Action *actions, int n_left, int *n) {
+  int posted = 0, k = 0;
+  do {
+    const Lane *lane = lane_of(&e->stages[actions[k].stage], actions[k].kind);
+    for (int i = 0; i < lane->n; i++) {
+      const Site *site = &lane->sites[i];
+      e->transfers[posted++] =
+          (Transfer){.peer = actions[k].peer,
+                     .is_send = actions[k].kind == ACTION_SEND_F || actions[k].kind == ACTION_SEND_B,
+                     .data = site_at(site, actions[k].microbatch),
+                     .bytes = site->bytes};
+    }
+    k++;
+  } while (k < n_left && actions[0].group && !action_is_compute(actions[k]) && actions[k].group == actions[0].group);
+  *n = k;
+  TRY(sync_device(e));
+  TRY(e->spec.transport->post(e->spec.endpoint, e->transfers, posted, e->tickets));
+  e->in_flight += posted;
+  const Ticket *ticket = e->tickets;
+  for (int a = 0; a < k; a++) {
+    Lane *lane = lane_of(&e->stages[actions[a].stage], actions[a].kind);
+    memcpy(&lane->tickets[(size_t)actions[a].microbatch * (size_t)lane->n], ticket, (size_t)lane->n * sizeof *ticket);
+    ticket += lane->n;
+  }
+  return OK;
+}
+
+/* All sends must have been taken before their buffers belong to the next step. */
+static Status wait_sends(Executor *e) {
+  const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
+  for (int i = 0; i < list->n_actions && e->in_flight; i++)
+    if (!action_is_compute(list->actions[i]))
+      TRY(wait_lane(e, list->actions[i].stage, list->actions[i].kind, list->actions[i].microbatch));
+  return OK;
+}
+
+/* Accumulators of parameters that lie on several ranks go to all of them. */
+static Status exchange_accumulators(Executor *e) {
+  if (!e->n_exchanges)
+    return OK;
+  for (int i = 0; i < e->n_exchanges; i++) {
+    const Exchange *x = &e->exchanges[i];
+    e->transfers[i] = (Transfer){.peer = x->peer, .is_send = x->is_send, .data = x->site.first, .bytes = x->site.bytes};
+  }
+  TRY(sync_device(e));
+  TRY(e->spec.transport->post(e->spec.endpoint, e->transfers, e->n_exchanges, e->tickets));
+  e->in_flight += e->n_exchanges;
+  for (int i = 0; i < e->n_exchanges; i++)
+    TRY(wait_ticket(e, &e->tickets[i]));
+  return OK;
+}
+
+static Status write_scale(Executor *e, double scale) {
+  ValueId v = e->graph->loss_scale;
+  if (v == NO_VALUE || !executor_holds(e, v))
+    return OK;
+  return executor_write(e, v, &scale, sizeof scale);
+}
+
+static Status walk(Executor *e, const StepWork *work) {
+  const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
+  e->total = 0;
+  TRY(write_scale(e, work->loss_scale));
+  for (int i = 0, n = 1; i < list->n_actions; i += n) {
+    n = 1;
+    TRY(action_is_compute(list->actions[i]) ? compute(e, list->actions[i], work)
+                                            : post_group(e, &list->actions[i], list->n_actions - i, &n));
+  }
+  TRY(wait_sends(e));
+  TRY(exchange_accumulators(e));
+  return sync_device(e);
+}
+
+Status executor_run(Executor *e, const StepWork *work, double *loss) {
+  Status status = walk(e, work);
+  *loss = e->total * work->loss_scale;
+  if (status != OK && e->spec.transport)
+    e->spec.transport->withdraw(e->spec.endpoint, status_message());
+  return status;
+}

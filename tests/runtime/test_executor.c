@@ -1,0 +1,214 @@
+/* Training and inference over threads: whatever the cuts, ranks, chunks and schedule, bit for bit what the interpreter
+ * gives. */
+#include "executor_case.h"
+
+#include <pthread.h>
+
+typedef struct {
+  pthread_t thread;
+  CaseRun run;
+  Status status;
+  char message[512];
+} Job;
+
+static void *work(void *argument) {
+  Job *job = argument;
+  job->status = case_train(&job->run);
+  if (job->status != OK)
+    snprintf(job->message, sizeof job->message, "%s", status_message());
+  if (job->status != OK && job->run.link) /* it may be the comparison that failed */
+    job->run.link->transport->withdraw(job->run.link->endpoints[CHANNEL_DATA], job->message);
+  return NULL;
+}
+
+/* All ranks at once; the outcome of each in jobs. */
+static void train(const Plan *plan, const Backend *backend, const CaseResult *expected, Job *jobs) {
+  Link links[MOST_RANKS];
+  if (plan->ranks > 1)
+    ASSERT_OK(transport_local_open(plan->ranks, links));
+  for (int r = 0; r < plan->ranks; r++) {
+    jobs[r].run = (CaseRun){
+        .plan = plan, .rank = r, .backend = backend, .link = plan->ranks > 1 ? &links[r] : NULL, .expected = expected};
+    assert_int_equal(pthread_create(&jobs[r].thread, NULL, work, &jobs[r]), 0);
+  }
+  for (int r = 0; r < plan->ranks; r++)
+    pthread_join(jobs[r].thread, NULL);
+  if (plan->ranks > 1)
+    transport_local_close(plan->ranks, links);
+}
+
+/* Each norm is one rank's; added up in graph order they are the oracle's. */
+static void check_squares(const Job *jobs, int ranks, const CaseResult *expected) {
+  for (int step = 0; step < STEPS; step++) {
+    double sum = 0;
+    for (int i = 0; i < MOST_NORMS; i++) {
+      int owners = 0;
+      for (int r = 0; r < ranks; r++)
+        if (jobs[r].run.squares[step][i] >= 0) {
+          sum += jobs[r].run.squares[step][i];
+          owners++;
+        }
+      assert_true(owners <= 1);
+    }
+    assert_true(sum == expected->squares[step]);
+  }
+}
+
+/* Returns whether there is such a plan. */
+static bool check(Graph *g, const Backend *backend, const char *schedule, int ranks, int chunks, int microbatches,
+                  uint64_t seed, const CaseResult *expected) {
+  Arena *arena = arena_create();
+  Job jobs[MOST_RANKS];
+  Plan plan;
+  bool made = case_plan(arena, g, schedule, ranks, chunks, microbatches, seed, &plan);
+  if (made)
+    train(&plan, backend, expected, jobs);
+  for (int r = 0; made && r < ranks; r++)
+    if (jobs[r].status != OK && jobs[r].status != E_COMM)
+      FAIL_TEST("%s, %d ranks of %d stages, %d microbatches, seed %d: rank %d: %s", schedule, ranks, chunks,
+                microbatches, (int)seed, r, jobs[r].message);
+  for (int r = 0; made && r < ranks; r++)
+    assert_int_equal(jobs[r].status, OK);
+  if (made)
+    check_squares(jobs, ranks, expected);
+  arena_destroy(arena);
+  return made;
+}
+
+static void bits_do_not_depend_on_the_pipeline(void **state) {
+  (void)state;
+  int plans = 0;
+  for (uint64_t seed = 0; seed < 6; seed++) {
+    Arena *arena = arena_create();
+    Graph *g = case_graph(arena, &backend_reference, seed, 12 + 4 * (int)seed);
+    for (int microbatches = 1; microbatches <= 4; microbatches++) {
+      CaseResult expected = case_interpret(arena, g, microbatches);
+      for (int s = 0; schedule_names[s]; s++)
+        for (int ranks = 1; ranks <= MOST_RANKS; ranks++)
+          for (int chunks = 1; chunks <= 3; chunks++)
+            plans += check(g, &backend_reference, schedule_names[s], ranks, chunks, microbatches,
+                           seed + 10 * (uint64_t)ranks, &expected);
+    }
+    arena_destroy(arena);
+  }
+  assert_true(plans > 500);
+}
+
+/* A device's memory is reached through copies alone. */
+static void memory_of_a_device_is_copied(void **state) {
+  (void)state;
+  Backend device = backend_reference;
+  device.is_host = false;
+  Arena *arena = arena_create();
+  Graph *g = case_graph(arena, &device, 3, 20);
+  CaseResult expected = case_interpret(arena, g, 3);
+  assert_true(check(g, &device, "1f1b", 2, 1, 3, 5, &expected));
+  arena_destroy(arena);
+}
+
+enum { MOST_OUTPUTS = 4, INFERRED = 3 };
+
+/* One rank's inference; what it emitted lies at [output][microbatch]. */
+typedef struct {
+  pthread_t thread;
+  const Plan *plan;
+  int rank;
+  const Link *link;
+  CaseData given;
+  float (*emitted)[INFERRED][ROWS * WIDTH];
+  Status status;
+} Inference;
+
+static Status feed(void *context, ValueId value, int microbatch, void *data, size_t bytes) {
+  return case_feed(&((Inference *)context)->given, value, microbatch, data, bytes);
+}
+
+static Status emit(void *context, ValueId output, int microbatch, const void *data, size_t bytes) {
+  const Inference *job = context;
+  for (size_t i = 0; i < job->given.graph->n_outputs; i++)
+    if (job->given.graph->outputs[i] == output)
+      memcpy(job->emitted[i][microbatch], data, bytes);
+  return OK;
+}
+
+static void *infer(void *argument) {
+  Inference *job = argument;
+  Executor *executor;
+  ExecutorSpec spec = {.plan = job->plan,
+                       .rank = job->rank,
+                       .backend = &backend_reference,
+                       .threads = 1,
+                       .transport = job->plan->ranks > 1 ? job->link->transport : NULL,
+                       .endpoint = job->plan->ranks > 1 ? job->link->endpoints[CHANNEL_DATA] : NULL,
+                       .load = case_load,
+                       .load_context = &job->given};
+  StepWork work = {.feed = feed, .emit = emit, .context = job};
+  double loss;
+  job->status = executor_open(&spec, &executor);
+  if (job->status == OK) {
+    job->status = executor_run(executor, &work, &loss);
+    executor_close(executor);
+  }
+  return NULL;
+}
+
+static void check_outputs(const Graph *g, float (*emitted)[INFERRED][ROWS * WIDTH]) {
+  Arena *arena = arena_create();
+  void **data;
+  CaseData given = {.graph = g};
+  ASSERT_OK(ARENA_NEW(arena, data, g->n_values));
+  for (ValueId v = 0; v < g->n_values; v++) {
+    assert_non_null(data[v] = arena_alloc(arena, graph_value_bytes(g, v), 1));
+    if (graph_value(g, v)->role == ROLE_PARAMETER)
+      case_load(&given, v, data[v], graph_value_bytes(g, v));
+  }
+  for (int m = 0; m < INFERRED; m++) {
+    for (size_t i = 0; i < g->n_inputs; i++)
+      case_feed(&given, g->inputs[i], m, data[g->inputs[i]], graph_value_bytes(g, g->inputs[i]));
+    for (size_t i = 0; i < g->n_nodes; i++)
+      case_interpret_node(g, g->nodes[i], data);
+    for (size_t i = 0; i < g->n_outputs; i++)
+      assert_memory_equal(emitted[i][m], data[g->outputs[i]], graph_value_bytes(g, g->outputs[i]));
+  }
+  arena_destroy(arena);
+}
+
+/* Also outputs in the middle of the graph, and one that is an input. */
+static void inference_emits_every_output(void **state) {
+  (void)state;
+  for (uint64_t seed = 0; seed < 4; seed++)
+    for (int ranks = 1; ranks <= MOST_RANKS; ranks++) {
+      static float emitted[MOST_OUTPUTS][INFERRED][ROWS * WIDTH];
+      memset(emitted, 0, sizeof emitted);
+      Arena *arena = arena_create();
+      RandomGraph r = random_forward(arena, seed, 20);
+      ASSERT_OK(graph_add_output(r.g, r.flow[r.n_flow / 2]));
+      ASSERT_OK(graph_add_output(r.g, r.g->inputs[0]));
+      case_set_workspaces(r.g, &backend_reference);
+      Plan plan;
+      Link links[MOST_RANKS];
+      Inference jobs[MOST_RANKS];
+      assert_true(case_plan(arena, r.g, "forward", ranks, 1, INFERRED, seed, &plan));
+      ASSERT_OK(transport_local_open(ranks, links));
+      for (int k = 0; k < ranks; k++) {
+        jobs[k] = (Inference){.plan = &plan, .rank = k, .link = &links[k], .given = {.graph = r.g}, .emitted = emitted};
+        assert_int_equal(pthread_create(&jobs[k].thread, NULL, infer, &jobs[k]), 0);
+      }
+      for (int k = 0; k < ranks; k++)
+        pthread_join(jobs[k].thread, NULL);
+      for (int k = 0; k < ranks; k++)
+        assert_int_equal(jobs[k].status, OK);
+      transport_local_close(ranks, links);
+      check_outputs(r.g, emitted);
+      arena_destroy(arena);
+    }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(bits_do_not_depend_on_the_pipeline),
+      cmocka_unit_test(memory_of_a_device_is_copied),
+      cmocka_unit_test(inference_emits_every_output),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
