@@ -95,11 +95,15 @@ static inline bool action_is_compute(Action action) {
 Status schedule_generate(Arena *arena, const char *name, int ranks, int chunks, int microbatches,
                          const Crossings *crossings, Schedule *schedule);
 
-/* The same order of compute actions with SENDs and RECVs put in: a SEND right after the action whose result it sends,
- * a RECV receive_ahead compute actions before its use, or earlier where the peer's order of SENDs demands it; what
- * stands between two compute actions posts together. out->send_depth and out->receive_ahead are the schedule's or as
- * much more as this order needs. Transfers that the schedule has already are replaced. E_USAGE where the compute
- * actions themselves wait for one another for ever or a stage's action is missing. `out` may be `schedule`. */
+/* How many stages a rank this schedule has where nobody says otherwise: 2 for interleaved and V schedules, else 1. */
+Status schedule_usual_chunks(const char *name, int *chunks);
+
+/* The same order of compute actions with SENDs and RECVs put in: a RECV receive_ahead compute actions before its use,
+ * a SEND right after the action whose result it sends, or later where its receiver needs other results of this rank
+ * first; what stands between two compute actions posts together. out->send_depth is the schedule's, or as much more as
+ * it takes that no action waits for its buffer where F, B and W take equally long. Transfers that the schedule has
+ * already are replaced. E_USAGE where the compute actions themselves wait for one another for ever or a stage's action
+ * is missing. `out` may be `schedule`. */
 Status schedule_add_transfers(Arena *arena, const Schedule *schedule, const Crossings *crossings, Schedule *out);
 
 /* Where a proof failed. */

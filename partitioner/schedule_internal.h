@@ -9,6 +9,7 @@
 typedef struct {
   int *position; /* [ranks]: the action that each rank stands before; n_actions: it waits for SENDs to be taken */
   bool *done;    /* [ACTION_KINDS * stages * microbatches]: computed, or posted; at walk_index */
+  int *end;      /* the same: when a compute action ends if F, B and W take 1, BW 2 and nothing else takes time */
   bool ended;
   int rank;       /* not ended: the first rank that waits, and what for: */
   Action missing; /* the action, on whatever rank, that it waits for */

@@ -1,28 +1,31 @@
 /* Owns where SENDs and RECVs stand among compute actions. Invariant: both ends of a pair and direction list the same
- * transfers in the same order, whatever the compute orders are. */
+ * transfers in the order in which the receiver needs them. So a RECV stands no earlier than it should, and a SEND that
+ * waits for another one delays nobody: what its receiver needs first is not there before. */
 #include "partitioner/schedule_internal.h"
 
 #include <stdlib.h>
 
-/* A RECV that a rank has to post right before its compute action number `before`. */
+/* A transfer and its places on both ranks, in numbers of compute actions. */
 typedef struct {
-  Action action;
-  int before, use; /* use: the number of the compute action that needs it */
-  int order;
-} Receive;
+  Action send, receive;
+  int made, after; /* the sender's action that makes it; the one that its SEND follows */
+  int use, before; /* the receiver's action that needs it; the one that its RECV stands right before */
+} Passage;
 
+/* What a rank posts, by place. */
 typedef struct {
-  Receive *items;
+  Passage *items;
   int n;
   size_t capacity;
-} Receives;
+} Passages;
 
 typedef struct {
   Arena *arena, *scratch;
   const Crossings *crossings;
-  Schedule *out;      /* compute actions alone, until the transfers are put in */
-  int *number;        /* at walk_index: of a compute action on its rank, -1: there is none */
-  Receives *receives; /* [ranks]; by sender, each sender's in the order in which it sends */
+  Schedule *out;              /* compute actions alone, until the transfers are put in */
+  int *number;                /* at walk_index: of a compute action on its rank, -1: there is none */
+  ScheduleWalk walk;          /* over the compute actions */
+  Passages *receives, *sends; /* [ranks] */
 } Placer;
 
 static int *number_of(const Placer *placer, int kind, int stage, int microbatch) {
@@ -100,58 +103,80 @@ static bool transfer_after(const Placer *placer, Action action, Action *send, Ac
   return true;
 }
 
+static Status append(Placer *placer, Passages *passages, const Passage *passage) {
+  TRY(ARENA_RESERVE(placer->scratch, passages->items, passages->n, passages->capacity, passages->n + 1));
+  passages->items[passages->n++] = *passage;
+  return OK;
+}
+
 static Status collect_receives(Placer *placer) {
   const Schedule *schedule = placer->out;
-  TRY(ARENA_NEW(placer->scratch, placer->receives, schedule->ranks));
   for (int rank = 0; rank < schedule->ranks; rank++)
     for (int i = 0; i < schedule->lists[rank].n_actions; i++) {
-      Action send, receive;
-      if (!transfer_after(placer, schedule->lists[rank].actions[i], &send, &receive))
+      Passage passage = {.made = i};
+      if (!transfer_after(placer, schedule->lists[rank].actions[i], &passage.send, &passage.receive))
         continue;
+      Action receive = passage.receive;
       int kind = receive.kind == ACTION_RECV_F ? ACTION_F
                                                : schedule_first_backward(schedule, placer->crossings, receive.stage);
-      Receives *receives = &placer->receives[send.peer];
-      TRY(ARENA_RESERVE(placer->scratch, receives->items, receives->n, receives->capacity, receives->n + 1));
-      receives->items[receives->n] = (Receive){
-          .action = receive, .use = *number_of(placer, kind, receive.stage, receive.microbatch), .order = receives->n};
-      receives->n++;
+      passage.use = *number_of(placer, kind, receive.stage, receive.microbatch);
+      passage.before = passage.use > schedule->receive_ahead ? passage.use - schedule->receive_ahead : 0;
+      TRY(append(placer, &placer->receives[passage.send.peer], &passage));
     }
   return OK;
 }
 
-static int compare_receives(const void *a, const void *b) {
-  const Receive *left = a, *right = b;
-  return left->before != right->before ? left->before - right->before : left->order - right->order;
+static int compare_uses(const void *a, const void *b) {
+  return ((const Passage *)a)->use - ((const Passage *)b)->use;
 }
 
-/* Where each RECV of a rank stands: receive_ahead before its use, but not after one that the same peer sends later. */
-static void place_receives(Placer *placer, Receives *receives) {
-  Schedule *schedule = placer->out;
-  int ahead = schedule->receive_ahead;
-  for (int i = receives->n - 1; i >= 0; i--) {
-    Receive *receive = &receives->items[i];
-    receive->before = receive->use > ahead ? receive->use - ahead : 0;
-    if (i + 1 < receives->n && receives->items[i + 1].action.peer == receive->action.peer &&
-        receives->items[i + 1].before < receive->before)
-      receive->before = receives->items[i + 1].before;
+static int compare_sends(const void *a, const void *b) {
+  const Passage *left = a, *right = b;
+  if (left->after != right->after)
+    return left->after - right->after;
+  return left->send.peer != right->send.peer ? left->send.peer - right->send.peer : left->use - right->use;
+}
+
+static void sort(Passages *passages, int (*compare)(const void *, const void *)) {
+  if (passages->n > 0)
+    qsort(passages->items, (size_t)passages->n, sizeof *passages->items, compare);
+}
+
+/* A SEND follows the action that makes it, or a later one where its receiver needs that one's result first. */
+static Status place_sends(Placer *placer) {
+  int ranks = placer->out->ranks;
+  int *latest; /* [ranks]: the action that made the latest thing this receiver needs so far, by sender */
+  TRY(ARENA_NEW(placer->scratch, latest, ranks));
+  for (int rank = 0; rank < ranks; rank++) {
+    Passages *receives = &placer->receives[rank];
+    sort(receives, compare_uses);
+    for (int sender = 0; sender < ranks; sender++)
+      latest[sender] = 0;
+    for (int i = 0; i < receives->n; i++) {
+      Passage *passage = &receives->items[i];
+      int *after = &latest[passage->receive.peer];
+      *after = passage->made > *after ? passage->made : *after;
+      passage->after = *after;
+      TRY(append(placer, &placer->sends[passage->receive.peer], passage));
+    }
   }
-  if (receives->n > 0)
-    qsort(receives->items, (size_t)receives->n, sizeof *receives->items, compare_receives);
+  for (int rank = 0; rank < ranks; rank++)
+    sort(&placer->sends[rank], compare_sends);
+  return OK;
 }
 
 /* Compute actions with what is posted between them. */
 static Status merge(Placer *placer, int rank) {
   ActionList *list = &placer->out->lists[rank], merged = {0};
-  Receives *receives = &placer->receives[rank];
-  TRY(ARENA_NEW(placer->arena, merged.actions, 2 * list->n_actions + receives->n));
+  const Passages *receives = &placer->receives[rank], *sends = &placer->sends[rank];
+  TRY(ARENA_NEW(placer->arena, merged.actions, list->n_actions + receives->n + sends->n));
   uint8_t group = 1;
-  for (int i = 0, next = 0; i <= list->n_actions; i++) {
-    Action send, receive;
+  for (int i = 0, sent = 0, received = 0; i <= list->n_actions; i++) {
     int begin = merged.n_actions;
-    if (i > 0 && transfer_after(placer, list->actions[i - 1], &send, &receive))
-      merged.actions[merged.n_actions++] = send;
-    while (next < receives->n && receives->items[next].before == i)
-      merged.actions[merged.n_actions++] = receives->items[next++].action;
+    while (sent < sends->n && sends->items[sent].after == i - 1)
+      merged.actions[merged.n_actions++] = sends->items[sent++].send;
+    while (received < receives->n && receives->items[received].before == i)
+      merged.actions[merged.n_actions++] = receives->items[received++].receive;
     if (merged.n_actions > begin + 1) {
       for (int k = begin; k < merged.n_actions; k++)
         merged.actions[k].group = group;
@@ -164,6 +189,41 @@ static Status merge(Placer *placer, int rank) {
   return OK;
 }
 
+/* When a rank's compute action number i ends, all taking equally long; number -1 at 0. */
+static int end_of(const Placer *placer, int rank, int i) {
+  if (i < 0)
+    return 0;
+  Action action = placer->out->lists[rank].actions[i];
+  return placer->walk.end[walk_index(placer->out, action.kind, action.stage, action.microbatch)];
+}
+
+/* As deep as it takes for no action to wait for its buffer where all take equally long. So the ranks can go on, and
+ * then they can with any other times. */
+static Status deepen(Placer *placer) {
+  Schedule *out = placer->out;
+  size_t cells = walk_index(out, ACTION_KINDS, 0, 0);
+  int *taken; /* at walk_index of a SEND: when both ends are posted */
+  TRY(ARENA_NEW(placer->scratch, taken, cells));
+  for (int rank = 0; rank < out->ranks; rank++)
+    for (int i = 0; i < placer->sends[rank].n; i++) {
+      const Passage *passage = &placer->sends[rank].items[i];
+      int sent = end_of(placer, rank, passage->after),
+          received = end_of(placer, passage->send.peer, passage->before - 1);
+      taken[walk_index(out, passage->send.kind, passage->send.stage, passage->send.microbatch)] =
+          sent > received ? sent : received;
+    }
+  for (int rank = 0; rank < out->ranks; rank++)
+    for (int i = 0; i < placer->sends[rank].n; i++) {
+      const Passage *passage = &placer->sends[rank].items[i];
+      Action made = out->lists[rank].actions[passage->made], send = passage->send;
+      int begin = end_of(placer, rank, passage->made) - (made.kind == ACTION_BW ? 2 : 1);
+      while (send.microbatch >= out->send_depth &&
+             taken[walk_index(out, send.kind, send.stage, send.microbatch - out->send_depth)] > begin)
+        out->send_depth++;
+    }
+  return OK;
+}
+
 static Status refuse_order(const Schedule *schedule, const ScheduleWalk *walk) {
   char waits[32], missing[32];
   return fail(E_USAGE, "schedule %s: rank %d, compute action %d, %s: waits for ever for %s", schedule->name, walk->rank,
@@ -172,34 +232,20 @@ static Status refuse_order(const Schedule *schedule, const ScheduleWalk *walk) {
               action_text(walk->missing, missing));
 }
 
-/* As much depth as lets the ranks go on; with one for every microbatch no SEND is ever waited for before the end. */
-static Status deepen(Placer *placer) {
-  for (Schedule *out = placer->out;; out->send_depth++) {
-    ScheduleWalk walk;
-    TRY(schedule_walk(placer->scratch, out, placer->crossings, true, &walk));
-    if (walk.ended || out->send_depth >= out->microbatches)
-      return OK;
-  }
-}
-
 static Status place(Placer *placer, const Schedule *schedule) {
-  ScheduleWalk walk;
   TRY(copy_computes(placer, schedule));
   TRY(number_computes(placer));
-  TRY(schedule_walk(placer->scratch, placer->out, placer->crossings, false, &walk));
-  if (!walk.ended)
-    return refuse_order(placer->out, &walk);
+  TRY(schedule_walk(placer->scratch, placer->out, placer->crossings, false, &placer->walk));
+  if (!placer->walk.ended)
+    return refuse_order(placer->out, &placer->walk);
+  TRY(ARENA_NEW(placer->scratch, placer->receives, schedule->ranks));
+  TRY(ARENA_NEW(placer->scratch, placer->sends, schedule->ranks));
   TRY(collect_receives(placer));
+  TRY(place_sends(placer));
+  TRY(deepen(placer));
   for (int rank = 0; rank < schedule->ranks; rank++)
-    place_receives(placer, &placer->receives[rank]);
-  for (int rank = 0; rank < schedule->ranks; rank++) {
-    const Receives *receives = &placer->receives[rank];
-    for (int i = 0; i < receives->n; i++)
-      if (receives->items[i].use - receives->items[i].before > placer->out->receive_ahead)
-        placer->out->receive_ahead = receives->items[i].use - receives->items[i].before;
     TRY(merge(placer, rank));
-  }
-  return deepen(placer);
+  return OK;
 }
 
 Status schedule_add_transfers(Arena *arena, const Schedule *schedule, const Crossings *crossings, Schedule *out) {

@@ -8,6 +8,7 @@ typedef struct {
   bool transfers;
   ScheduleWalk *walk;
   int *unsent; /* [ranks]: where the search for SENDs that are not taken yet goes on */
+  int *free;   /* [ranks]: the end of a rank's latest compute action */
 } Walker;
 
 static bool is_done(const Walker *walker, int kind, int stage, int microbatch) {
@@ -76,6 +77,24 @@ static bool sends_taken(Walker *walker, int rank) {
   return true;
 }
 
+static int later_end(const Walker *walker, int kind, int stage, int microbatch, int time) {
+  int end = walker->walk->end[walk_index(walker->schedule, kind, stage, microbatch)];
+  return end > time ? end : time;
+}
+
+/* Notes when a compute action whose inputs are met ends. */
+static void clock_action(Walker *walker, int rank, Action action) {
+  const Schedule *schedule = walker->schedule;
+  int *time = &walker->free[rank], stage = action.stage, m = action.microbatch;
+  if (action.kind == ACTION_F && stage > 0 && schedule_crosses_f(walker->crossings, stage - 1))
+    *time = later_end(walker, ACTION_F, stage - 1, m, *time);
+  if (action.kind != ACTION_F && stage + 1 < schedule->stages && schedule_crosses_b(walker->crossings, stage) &&
+      action.kind == schedule_first_backward(schedule, walker->crossings, stage))
+    *time = later_end(walker, schedule_gradient_kind(schedule), stage + 1, m, *time);
+  *time += action.kind == ACTION_BW ? 2 : 1;
+  walker->walk->end[walk_index(schedule, action.kind, stage, m)] = *time;
+}
+
 /* As far as the rank can go; whether it moved. */
 static bool advance(Walker *walker, int rank) {
   const ActionList *list = &walker->schedule->lists[rank];
@@ -85,6 +104,8 @@ static bool advance(Walker *walker, int rank) {
     Action action = list->actions[*position];
     if (action_is_compute(action) && !(inputs_met(walker, action) && buffer_met(walker, action)))
       break;
+    if (action_is_compute(action))
+      clock_action(walker, rank, action);
     walker->walk->done[walk_index(walker->schedule, action.kind, action.stage, action.microbatch)] = true;
   }
   return *position > begin;
@@ -95,7 +116,9 @@ Status schedule_walk(Arena *arena, const Schedule *schedule, const Crossings *cr
   Walker walker = {.schedule = schedule, .crossings = crossings, .transfers = transfers, .walk = walk};
   TRY(ARENA_NEW(arena, walk->position, schedule->ranks));
   TRY(ARENA_NEW(arena, walker.unsent, schedule->ranks));
+  TRY(ARENA_NEW(arena, walker.free, schedule->ranks));
   TRY(ARENA_NEW(arena, walk->done, walk_index(schedule, ACTION_KINDS, 0, 0)));
+  TRY(ARENA_NEW(arena, walk->end, walk_index(schedule, ACTION_KINDS, 0, 0)));
   for (bool moved = true; moved;) {
     moved = false;
     for (int rank = 0; rank < schedule->ranks; rank++)

@@ -22,7 +22,9 @@ static void rows_pass_the_proof(void **state) {
       for (int microbatches = 1; microbatches <= 9; microbatches++) {
         Arena *arena = arena_create();
         Schedule schedule, again;
-        ASSERT_OK(schedule_generate(arena, schedule_names[n], ranks, 1, microbatches, NULL, &schedule));
+        int chunks;
+        ASSERT_OK(schedule_usual_chunks(schedule_names[n], &chunks));
+        ASSERT_OK(schedule_generate(arena, schedule_names[n], ranks, chunks, microbatches, NULL, &schedule));
         ASSERT_OK(schedule_check(&schedule, NULL));
         char *text = text_of(&schedule);
         ASSERT_OK(schedule_read(arena, text, &again));
