@@ -3,11 +3,55 @@
 #define PARTITIONER_PLAN_INTERNAL_H
 
 #include "partitioner/plan.h"
+#include "partitioner/simulate.h"
+
+/* What the partition sees of a graph: the forward nodes in order, each with its backward nodes. */
+typedef struct {
+  int n;
+  NodeId *node;         /* [n] */
+  int *item_of;         /* [graph->n_nodes]: the item of a forward or backward node; -1: an update node */
+  double *node_seconds; /* [graph->n_nodes]: one run on rank 0's device */
+  double *seconds;      /* [n]: node and its backward nodes, one microbatch */
+  size_t *forward_bytes, *backward_bytes; /* [n + 1]: over a cut before item i */
+  bool *may_cut;                          /* [n + 1] */
+  double *slowness;                       /* [ranks]: of the rank's device, rank 0's is 1 */
+} PlanItems;
+
+Status plan_items(Arena *arena, const Graph *graph, const PlanRequest *request, PlanItems *items);
+
+/* A lower estimate of a stage's memory that slides over the items: persistent bytes, what backward keeps, and the
+ * largest single item's temporaries. Monotone in the interval. */
+typedef struct PlanWindow PlanWindow;
+Status plan_window_create(Arena *arena, const Graph *graph, const PlanItems *items, PlanWindow **window);
+/* Bytes of items [from, to) with so many microbatches in flight. Amortised constant time while neither end moves back.
+ */
+size_t plan_window_bytes(PlanWindow *window, int from, int to, int in_flight);
 
 /* How many slots each block of every stage needs when the ranks walk these lists: slots [stages]. */
 Status plan_slots(Arena *arena, const Schedule *schedule, const StageMemory *stage_memory, int (*slots)[MAX_BLOCKS]);
 
 /* Lays out every stage and rank for plan->graph, cuts and schedule: fills stage_memory and rank_memory. */
 Status plan_memory(Arena *arena, Plan *plan);
+
+/* From graph, stage_of and the numbers of stages: the cuts. */
+Status plan_cut(Arena *arena, Plan *plan);
+/* What crosses the cuts, for schedules. */
+Status plan_crossings(Arena *arena, const Plan *plan, Crossings *crossings);
+/* From cuts and schedule: proves the schedule, lays out memory, fills in the bytes and nodes of the reports. */
+Status plan_finish(Arena *arena, Plan *plan);
+/* Times of the reports, and the step that they predict. */
+Status plan_time(const PlanItems *items, Plan *plan);
+Status plan_predict(Plan *plan);
+/* The reports as the simulator wants them. */
+Status plan_timing(Arena *arena, const Plan *plan, Timing *timing);
+
+/* The limit of each rank as the request has it; SIZE_MAX: none. */
+Status plan_limits(Arena *arena, const PlanRequest *request, int ranks, size_t **limits);
+
+/* A deep copy. */
+Status plan_copy_ties(Arena *arena, Ties from, Ties *to);
+
+/* "1.5 GiB" into text of at least 24 bytes; returns text. */
+char *plan_bytes_text(size_t bytes, char *text);
 
 #endif

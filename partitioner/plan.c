@@ -1,0 +1,333 @@
+/* Makes plans: tries schedules, cuts for each, and takes the fastest that fits. Invariant: what is returned was laid
+ * out and proved as a whole; estimates only steer the search. */
+#include "partitioner/plan.h"
+
+#include <string.h>
+
+#include "partitioner/partition.h"
+#include "partitioner/plan_internal.h"
+
+enum { MOST_ROUNDS = 12 };
+
+typedef struct {
+  Arena *arena;
+  Graph *graph;
+  const PlanRequest *request;
+  PlanItems items;
+  PlanWindow *window;
+  int stages;
+  double *cut_seconds;  /* [n + 1] */
+  const size_t *limits; /* [ranks] */
+} Search;
+
+/* One schedule with the best cut that was found for it. */
+typedef struct {
+  const char *schedule;
+  int *cut; /* [stages + 1] */
+  double step_seconds;
+  size_t largest; /* bytes of the largest rank */
+  size_t excess;  /* most bytes of a rank over its limit */
+  int rank;       /* whose excess it is */
+  size_t needs;   /* that rank's bytes */
+} Candidate;
+
+/* What steers the cuts of one schedule. */
+typedef struct {
+  PlanWindow *window;
+  int *in_flight;           /* [stages] */
+  size_t *allowed, *margin; /* [stages]: what the stage may take; what it took above the estimate */
+  double *slowness;         /* [stages] */
+  int *cut;
+} Steering;
+
+static bool fits(void *context, int stage, int from, int to) {
+  const Steering *s = context;
+  if (s->allowed[stage] == SIZE_MAX)
+    return true;
+  size_t bytes = plan_window_bytes(s->window, from, to, s->in_flight[stage]);
+  return bytes <= s->allowed[stage] && s->margin[stage] <= s->allowed[stage] - bytes;
+}
+
+/* The most microbatches that each stage has between F and the end of its backward. */
+static void count_in_flight(const Schedule *schedule, int *in_flight) {
+  for (int r = 0; r < schedule->ranks; r++)
+    for (int s = 0; s < schedule->stages; s++) {
+      int live = 0;
+      for (int i = 0; schedule->rank_of_stage[s] == r && i < schedule->lists[r].n_actions; i++) {
+        Action action = schedule->lists[r].actions[i];
+        if (action.stage != s)
+          continue;
+        live += action.kind == ACTION_F;
+        in_flight[s] = live > in_flight[s] ? live : in_flight[s];
+        live -= action.kind == ACTION_W || action.kind == ACTION_BW;
+      }
+      if (schedule->forward_only && schedule->rank_of_stage[s] == r)
+        in_flight[s] = 0;
+    }
+}
+
+/* A whole plan with this schedule and these cuts. */
+static Status build(const Search *search, Arena *arena, const char *schedule, const int *cut, Plan *plan) {
+  const PlanRequest *r = search->request;
+  Crossings crossings;
+  *plan = (Plan){.graph = search->graph,
+                 .ranks = r->ranks,
+                 .chunks = r->chunks,
+                 .stages = search->stages,
+                 .microbatches = r->microbatches,
+                 .microbatch_size = r->microbatch_size,
+                 .link = r->link};
+  plan->model_hash = arena_string(arena, r->model_hash);
+  TRY(plan_copy_ties(arena, r->ties, &plan->ties));
+  TRY(ARENA_NEW(arena, plan->stage_of, search->graph->n_nodes));
+  for (int s = 0; s < search->stages; s++)
+    for (int i = cut[s]; i < cut[s + 1]; i++)
+      plan->stage_of[search->items.node[i]] = s;
+  plan->memory_limits = arena_copy(arena, search->limits, (size_t)r->ranks * sizeof *search->limits);
+  if (!plan->memory_limits || !plan->model_hash)
+    return status_code();
+  TRY(plan_cut(arena, plan));
+  TRY(plan_crossings(arena, plan, &crossings));
+  TRY(schedule_generate(arena, schedule, r->ranks, r->chunks, r->microbatches, &crossings, &plan->schedule));
+  TRY(plan_finish(arena, plan));
+  TRY(plan_time(&search->items, plan));
+  return plan_predict(plan);
+}
+
+/* Bytes of a stage by itself. */
+static size_t own_bytes(const Plan *plan, int stage) {
+  const StageMemory *memory = &plan->stage_memory[stage];
+  const RankMemory *rank = &plan->rank_memory[plan->schedule.rank_of_stage[stage]];
+  size_t bytes = memory->scratch_bytes;
+  for (int b = 0; b < memory->n_blocks; b++)
+    bytes += memory->blocks[b].bytes * (size_t)rank->blocks[stage][b].slots;
+  for (ValueId v = 0; v < plan->graph->n_values; v++)
+    if (plan->cuts.stages[stage].uses[v] && memory_is_persistent(plan->graph, v))
+      bytes += (graph_value_bytes(plan->graph, v) + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+  return bytes;
+}
+
+static void judge(const Plan *plan, const size_t *limits, Candidate *candidate) {
+  candidate->step_seconds = plan->step_seconds;
+  candidate->excess = candidate->largest = 0;
+  for (int r = 0; r < plan->ranks; r++) {
+    size_t total = plan->rank_memory[r].total_bytes;
+    candidate->largest = total > candidate->largest ? total : candidate->largest;
+    if (total > limits[r] && total - limits[r] > candidate->excess) {
+      candidate->excess = total - limits[r];
+      candidate->rank = r;
+      candidate->needs = total;
+    }
+  }
+}
+
+/* Excludes the stages of ranks over their limit from the next round: their margins become what they really took, and
+ * a rank with several stages splits its limit as these stand now. */
+static void tighten(const Search *search, const Plan *plan, const size_t *limits, Steering *steering) {
+  for (int r = 0; r < plan->ranks; r++) {
+    size_t sum = 0;
+    if (plan->rank_memory[r].total_bytes <= limits[r])
+      continue;
+    for (int s = 0; s < plan->stages; s++)
+      sum += plan->schedule.rank_of_stage[s] == r ? own_bytes(plan, s) : 0;
+    for (int s = 0; s < plan->stages; s++) {
+      if (plan->schedule.rank_of_stage[s] != r)
+        continue;
+      size_t own = own_bytes(plan, s);
+      size_t estimate =
+          plan_window_bytes(search->window, steering->cut[s], steering->cut[s + 1], steering->in_flight[s]);
+      size_t margin = own > estimate ? own - estimate : 0;
+      steering->margin[s] = margin > steering->margin[s] ? margin : steering->margin[s];
+      if (search->request->chunks > 1)
+        steering->allowed[s] = (size_t)((double)limits[r] * ((double)own / (double)sum));
+    }
+  }
+}
+
+static Status prepare_steering(const Search *search, Arena *arena, const char *schedule, const size_t *limits,
+                               Steering *s) {
+  const PlanRequest *r = search->request;
+  Schedule draft;
+  s->window = search->window;
+  TRY(schedule_generate(arena, schedule, r->ranks, r->chunks, r->microbatches, NULL, &draft));
+  TRY(ARENA_NEW(arena, s->in_flight, search->stages));
+  TRY(ARENA_NEW(arena, s->allowed, search->stages));
+  TRY(ARENA_NEW(arena, s->margin, search->stages));
+  TRY(ARENA_NEW(arena, s->slowness, search->stages));
+  TRY(ARENA_NEW(arena, s->cut, search->stages + 1));
+  count_in_flight(&draft, s->in_flight);
+  for (int i = 0; i < search->stages; i++) {
+    s->allowed[i] = limits[draft.rank_of_stage[i]];
+    s->slowness[i] = search->items.slowness[draft.rank_of_stage[i]];
+  }
+  return OK;
+}
+
+/* Cuts, lays out, and cuts again with what was learnt where a rank lacks memory. E_MEMORY without a useful message
+ * where that comes to no end. */
+static Status steer(const Search *search, Arena *arena, const size_t *limits, Steering *steering,
+                    Candidate *candidate) {
+  PartitionProblem problem = {.n_items = search->items.n,
+                              .n_stages = search->stages,
+                              .seconds = search->items.seconds,
+                              .cut_seconds = search->cut_seconds,
+                              .may_cut = search->items.may_cut,
+                              .slowness = steering->slowness,
+                              .fits = fits,
+                              .context = steering};
+  for (int round = 0; round < MOST_ROUNDS; round++) {
+    double bottleneck;
+    Plan plan;
+    TRY(partition_solve(&problem, steering->cut, &bottleneck));
+    TRY(build(search, arena, candidate->schedule, steering->cut, &plan));
+    judge(&plan, limits, candidate);
+    if (candidate->excess == 0) {
+      memcpy(candidate->cut, steering->cut, (size_t)(search->stages + 1) * sizeof *candidate->cut);
+      return OK;
+    }
+    tighten(search, &plan, limits, steering);
+  }
+  return fail(E_MEMORY, "no cut into %d stages fits the memory", search->stages);
+}
+
+static Status try_schedule(const Search *search, const char *schedule, const size_t *limits, Candidate *candidate) {
+  Arena *arena = arena_create();
+  Steering steering;
+  if (!arena)
+    return status_code();
+  candidate->schedule = schedule;
+  Status status = prepare_steering(search, arena, schedule, limits, &steering);
+  if (status == OK)
+    status = steer(search, arena, limits, &steering, candidate);
+  arena_destroy(arena);
+  return status;
+}
+
+/* Faster, or as fast (to one in a thousand) with less memory; where only memory counts, smaller. */
+static bool is_better(const Candidate *a, const Candidate *b, bool by_memory) {
+  if (by_memory)
+    return a->largest < b->largest;
+  if (a->step_seconds < b->step_seconds * (1 - 1e-3))
+    return true;
+  return a->step_seconds <= b->step_seconds * (1 + 1e-3) && a->largest < b->largest;
+}
+
+/* The best of the schedules that the request allows. Where none can be, E_MEMORY if memory hindered one, else as the
+ * last one failed. */
+static Status try_schedules(const Search *search, const size_t *limits, bool by_memory, Candidate *best) {
+  const char *one[] = {search->request->schedule, NULL};
+  const char *const *names = one;
+  Candidate candidate;
+  Status status = OK;
+  bool found = false, short_of_memory = false;
+  if (strcmp(one[0], "auto") == 0 && search->graph->loss_sum == NO_VALUE)
+    one[0] = "forward";
+  else if (strcmp(one[0], "auto") == 0)
+    names = schedule_names;
+  TRY(ARENA_NEW(search->arena, candidate.cut, search->stages + 1));
+  for (; *names; names++) {
+    status = try_schedule(search, *names, limits, &candidate);
+    short_of_memory |= status == E_MEMORY;
+    if (status != OK || (found && !is_better(&candidate, best, by_memory)))
+      continue;
+    int *cut = best->cut;
+    *best = candidate;
+    best->cut = memcpy(cut, candidate.cut, (size_t)(search->stages + 1) * sizeof *cut);
+    found = true;
+  }
+  if (found)
+    return OK;
+  if (short_of_memory && status != E_MEMORY)
+    return fail(E_MEMORY, "no cut into %d stages fits the memory", search->stages);
+  return status;
+}
+
+char *plan_bytes_text(size_t bytes, char *text) {
+  static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  double value = (double)bytes;
+  int u = 0;
+  for (; value >= 1024 && u < 6; u++)
+    value /= 1024;
+  snprintf(text, 24, u ? "%.1f %s" : "%.0f %s", value, unit[u]);
+  return text;
+}
+
+/* Raises all limits by the least amount found, by bisection, that makes room, and says what that means. */
+static Status explain_shortage(const Search *search) {
+  const PlanRequest *r = search->request;
+  size_t *raised, low = 0, high;
+  Candidate best, trial;
+  bool uniform = true;
+  TRY(ARENA_NEW(search->arena, raised, r->ranks));
+  TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
+  TRY(ARENA_NEW(search->arena, trial.cut, search->stages + 1));
+  for (int i = 0; i < r->ranks; i++) {
+    raised[i] = SIZE_MAX;
+    uniform &= search->limits[i] == search->limits[0];
+  }
+  TRY(try_schedules(search, raised, true, &best));
+  Plan plan;
+  TRY(build(search, search->arena, best.schedule, best.cut, &plan));
+  judge(&plan, search->limits, &best);
+  high = best.excess;
+  int rounds = (double)search->items.n * search->stages > 1e5 ? 10 : 40;
+  while (rounds-- > 0 && high - low > MEMORY_ALIGNMENT) {
+    size_t middle = low + (high - low) / 2;
+    for (int i = 0; i < r->ranks; i++)
+      raised[i] = search->limits[i] < SIZE_MAX - middle ? search->limits[i] + middle : SIZE_MAX;
+    Status status = try_schedules(search, raised, true, &trial);
+    if (status == E_MEMORY) {
+      low = middle;
+      continue;
+    }
+    TRY(status);
+    TRY(build(search, search->arena, trial.schedule, trial.cut, &plan));
+    judge(&plan, search->limits, &trial);
+    best = trial;
+    high = trial.excess;
+  }
+  char lacks[24], needs[24], limit[24];
+  plan_bytes_text(best.excess, lacks);
+  plan_bytes_text(best.needs, needs);
+  plan_bytes_text(search->limits[best.rank], limit);
+  if (uniform)
+    return fail(E_MEMORY, "rank %d lacks %s: it needs %s, the limit is %s; the smallest limit that would do is %zu",
+                best.rank, lacks, needs, limit, search->limits[0] + best.excess);
+  return fail(E_MEMORY, "rank %d lacks %s: it needs %s, its limit is %s; all limits raised by %zu bytes would do",
+              best.rank, lacks, needs, limit, best.excess);
+}
+
+static Status prepare(Search *search) {
+  const PlanRequest *r = search->request;
+  size_t *limits;
+  search->stages = r->ranks * r->chunks;
+  TRY(plan_items(search->arena, search->graph, r, &search->items));
+  TRY(plan_window_create(search->arena, search->graph, &search->items, &search->window));
+  TRY(plan_limits(search->arena, r, r->ranks, &limits));
+  search->limits = limits;
+  TRY(ARENA_NEW(search->arena, search->cut_seconds, search->items.n + 1));
+  for (int i = 1; i < search->items.n && r->link.bytes_per_second > 0; i++)
+    search->cut_seconds[i] =
+        ((double)search->items.forward_bytes[i] + (double)search->items.backward_bytes[i]) / r->link.bytes_per_second;
+  return OK;
+}
+
+static Status make(Search *search, Arena *arena, Plan *plan) {
+  Candidate best;
+  TRY(prepare(search));
+  TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
+  Status status = try_schedules(search, search->limits, false, &best);
+  if (status == E_MEMORY)
+    return explain_shortage(search);
+  TRY(status);
+  return build(search, arena, best.schedule, best.cut, plan);
+}
+
+Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan) {
+  Search search = {.arena = arena_create(), .graph = graph, .request = request};
+  if (!search.arena)
+    return status_code();
+  Status status = make(&search, arena, plan);
+  arena_destroy(search.arena);
+  return status;
+}
