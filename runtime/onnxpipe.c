@@ -163,7 +163,7 @@ static Status plan(Job *job, FILE *out) {
   TRY(job_plan(job, NULL));
   if (!o->quiet) {
     job_print(job, out);
-    TRY(plan_print(&job->plan, out, job_columns()));
+    TRY(plan_print(&job->plan, out, job_columns(), isatty(fileno(out))));
   }
   return o->output_plan ? plan_write(&job->plan, o->output_plan) : OK;
 }

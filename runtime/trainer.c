@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "graph/op.h"
@@ -321,7 +322,7 @@ static Status training_prepare(Training *training) {
   TRY(job_plan(job, NULL));
   if (training->out) {
     job_print(job, training->out);
-    TRY(plan_print(&job->plan, training->out, job_columns()));
+    TRY(plan_print(&job->plan, training->out, job_columns(), isatty(fileno(training->out))));
     fflush(training->out);
   }
   return OK;
