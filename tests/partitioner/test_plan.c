@@ -226,7 +226,10 @@ static void auto_prefers_speed_then_memory(void **state) {
   ASSERT_OK(plan_make(arena, g, &request, &best));
   for (int n = 0; schedule_names[n]; n++) {
     request.schedule = schedule_names[n];
-    ASSERT_OK(plan_make(arena, g, &request, &plan));
+    Status status = plan_make(arena, g, &request, &plan);
+    if (status == E_USAGE) /* one that needs several stages a rank */
+      continue;
+    ASSERT_OK(status);
     assert_true(best.step_seconds <= plan.step_seconds * 1.001);
   }
   request.schedule = "naive";

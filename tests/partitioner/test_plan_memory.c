@@ -293,6 +293,23 @@ static void draw_schedule(House *h, Arena *arena, uint64_t *seed) {
     assert_int_equal(d.next[ACTION_F][i], s->microbatches);
 }
 
+/* A schedule with a name for these stages, where one takes them: two stages a rank, or one. */
+static bool name_schedule(House *h, Arena *arena, uint64_t *seed) {
+  Plan *plan = &h->plan;
+  Crossings crossings;
+  int n = 0, chunks = plan->stages % 2 ? 1 : 1 + (int)random_below(seed, 2);
+  while (schedule_names[n])
+    n++;
+  const char *name = plan->graph->loss_sum == NO_VALUE ? "forward" : schedule_names[random_below(seed, (unsigned)n)];
+  ASSERT_OK(plan_crossings(arena, plan, &crossings));
+  if (schedule_generate(arena, name, plan->stages / chunks, chunks, plan->microbatches, &crossings, &plan->schedule) !=
+      OK)
+    return false;
+  h->joined = plan->schedule.joined;
+  plan->ranks = plan->schedule.ranks;
+  return true;
+}
+
 static void build(House *h, Arena *arena, uint64_t seed) {
   static const int placements[4][6] = {{0, 1, 2, 3, 4, 5}, {0, 1, 0, 1, 0, 1}, {0, 1, 2, 2, 1, 0}, {0, 0, 1, 1, 2, 2}};
   uint64_t random = seed;
@@ -310,6 +327,10 @@ static void build(House *h, Arena *arena, uint64_t seed) {
   *plan = (Plan){.graph = g, .stage_of = stage_of, .microbatches = 1 + (int)random_below(&random, 6)};
   plan->stages = random_cuts(g, &random, 1 + (int)random_below(&random, 6), stage_of);
   ASSERT_OK(stages_assign(g, arena, stage_of, plan->stages, &plan->cuts));
+  if (random_below(&random, 2) && name_schedule(h, arena, &random)) {
+    ASSERT_OK(plan_memory(arena, plan));
+    return;
+  }
   h->joined = random_below(&random, 2);
   Schedule *s = &plan->schedule;
   *s = (Schedule){.name = "random",
