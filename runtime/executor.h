@@ -37,7 +37,8 @@ Status executor_open(const ExecutorSpec *spec, Executor **executor);
 void executor_close(Executor *executor);
 
 typedef struct {
-  double loss_scale; /* 1 / the whole batch's denominator */
+  const double *denominators; /* totals of graph->denominators; NULL where it has none */
+  double loss_scale;          /* 1 / the whole batch's denominator */
   Feed *feed;
   Emit *emit; /* NULL in training */
   void *context;

@@ -169,17 +169,18 @@ static Status exchange_accumulators(Executor *e) {
   return OK;
 }
 
-static Status write_scale(Executor *e, double scale) {
-  ValueId v = e->graph->loss_scale;
+static Status write_number(Executor *e, ValueId v, double number) {
   if (v == NO_VALUE || !executor_holds(e, v))
     return OK;
-  return executor_write(e, v, &scale, sizeof scale);
+  return executor_write(e, v, &number, sizeof number);
 }
 
 static Status walk(Executor *e, const StepWork *work) {
   const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
   e->total = 0;
-  TRY(write_scale(e, work->loss_scale));
+  TRY(write_number(e, e->graph->loss_scale, work->loss_scale));
+  for (size_t i = 0; i < e->graph->n_denominators; i++)
+    TRY(write_number(e, e->graph->denominators[i].total, work->denominators[i]));
   for (int i = 0, n = 1; i < list->n_actions; i += n) {
     n = 1;
     TRY(action_is_compute(list->actions[i]) ? compute(e, list->actions[i], work)

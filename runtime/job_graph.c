@@ -104,9 +104,13 @@ static Status append_loss(Job *job) {
   LossSpec *loss = &job->loss;
   *loss = (LossSpec){.kind = loss_find(o->loss), .ignore_index = o->ignore_index, .class_axis = -1};
   if (loss->kind == LOSS_COUNT)
-    return fail(E_USAGE, "--loss: '%s' is none of auto, cross_entropy, mse, bce_with_logits", o->loss);
+    return fail(E_USAGE, "--loss: '%s' is none of auto, cross_entropy, mse, bce_with_logits, model", o->loss);
   TRY(find_output(job, &loss->output));
   const Value *output = graph_value(job->graph, loss->output);
+  if (loss->kind == LOSS_MODEL) {
+    loss->microbatches = job->microbatches;
+    return loss_append(job->graph, loss);
+  }
   if (options_given(o, "class-axis")) {
     loss->class_axis = axis_normalize(o->class_axis, output->shape.rank);
     if (loss->class_axis < 0)

@@ -157,7 +157,7 @@ OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out) {
 
 static Status plan(Job *job, FILE *out) {
   const Options *o = job->options;
-  TRY(job_open(job, true));
+  TRY(job_open(job, strcmp(job->options->loss, "model") != 0));
   TRY(job_bind(job));
   TRY(job_differentiate(job));
   TRY(job_plan(job, NULL));

@@ -39,8 +39,9 @@ static const OptionEntry table[] = {
      "a plan of `onnxpipe plan -o`: takes what is not given, refuses what contradicts it", OPTION_TEXT, AT(plan), ANY},
     /* learning */
     {"loss", "NAME", "auto", GRAPH,
-     "cross_entropy, mse, bce_with_logits; auto: cross_entropy for integer targets, else mse", OPTION_TEXT, AT(loss),
-     ANY},
+     "cross_entropy, mse, bce_with_logits, model (the graph's own scalar output); auto: cross_entropy for integer "
+     "targets, else mse",
+     OPTION_TEXT, AT(loss), ANY},
     {"output", "NAME", NULL, GRAPH, "the model output that the loss takes (the first)", OPTION_TEXT, AT(output), ANY},
     {"ignore-index", "I", "-100", GRAPH, "targets of cross_entropy that do not count", OPTION_INTEGER, AT(ignore_index),
      ANY},

@@ -86,6 +86,7 @@ static Status worker_open(Worker *w) {
   for (size_t i = 0; i < job->graph->n_nodes; i++)
     w->n_updates += (op_def(job->graph->nodes[i]->op)->flags & OP_UPDATE) != 0;
   TRY(report_create(w));
+  TRY(denominators_create(w->arena, job->graph, &w->denominators));
   TRY(executor_open(&spec, &w->executor));
   if (executor_has_loss(w->executor) && job->loss.kind == LOSS_CROSS_ENTROPY) {
     size_t row = (size_t)shape_elements(dataset_shape(job->data.target, 1));
@@ -103,7 +104,8 @@ static void worker_close(Worker *w) {
 /* 1 / the denominator of the batch at hand. Only the rank that has the loss uses it. */
 static Status loss_scale(Worker *w, double *scale) {
   const Job *job = w->training->job;
-  int64_t count = job->batch * shape_elements(dataset_shape(job->data.target, 1));
+  const Array *target = job->data.target;
+  int64_t count = target ? job->batch * shape_elements(dataset_shape(target, 1)) : 0;
   double denominator;
   *scale = 1;
   if (!executor_has_loss(w->executor))
@@ -125,6 +127,8 @@ static Status run_step(Worker *w, int64_t step, double *begun) {
   double loss = 0, factor = 1, scalars[STEP_SCALARS];
   sampler_batch(&w->sampler, step);
   TRY(loss_scale(w, &work.loss_scale));
+  TRY(denominators_count(&w->denominators, training->job->microbatches, dataset_feed, &w->feeder));
+  work.denominators = w->denominators.totals;
   TRY(executor_run(w->executor, &work, &loss));
   if (step > 0)
     TRY(report_collect(w, step - 1));

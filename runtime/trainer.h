@@ -2,7 +2,7 @@
 #ifndef RUNTIME_TRAINER_H
 #define RUNTIME_TRAINER_H
 
-#include "runtime/executor.h"
+#include "runtime/denominators.h"
 #include "runtime/job.h"
 #include "runtime/onnxpipe.h"
 
@@ -36,6 +36,7 @@ typedef struct {
   Executor *executor;
   Sampler sampler;
   Feeder feeder;
+  Denominators denominators;
   void *targets; /* the batch's, where they decide the denominator; else NULL */
   int n_updates;
   StepReport reports[2]; /* of even and odd steps */
