@@ -368,7 +368,7 @@ static Status find_row(const char *name, const Row **row) {
 }
 
 Status schedule_usual_chunks(const char *name, int *chunks) {
-  const Row *row;
+  const Row *row = NULL;
   TRY(find_row(name, &row));
   *chunks = row->usual_chunks;
   return OK;
@@ -376,7 +376,7 @@ Status schedule_usual_chunks(const char *name, int *chunks) {
 
 Status schedule_generate(Arena *arena, const char *name, int ranks, int chunks, int microbatches,
                          const Crossings *crossings, Schedule *schedule) {
-  const Row *row;
+  const Row *row = NULL;
   TRY(find_row(name, &row));
   if (ranks < 1 || chunks < 1 || microbatches < 1 || microbatches > SCHEDULE_LIMIT ||
       (int64_t)ranks * chunks > SCHEDULE_LIMIT || (int64_t)ranks * chunks * microbatches > INT_MAX / 32)
