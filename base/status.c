@@ -1,4 +1,5 @@
-/* The calling thread's last failure. Invariant: message is always terminated. */
+/* The calling thread's last failure. Invariant: message is always terminated, and one line: names from files may hold
+ * line ends and terminal codes, which are shown as '?'. */
 #include "base/status.h"
 
 #include <stdarg.h>
@@ -10,11 +11,18 @@ enum { MESSAGE_BYTES = 4096 };
 static _Thread_local char message[MESSAGE_BYTES];
 static _Thread_local Status last;
 
+static void keep_one_line(char *text) {
+  for (; *text; text++)
+    if ((unsigned char)*text < 0x20 || *text == 0x7f)
+      *text = '?';
+}
+
 Status fail(Status code, const char *format, ...) {
   va_list args;
   va_start(args, format);
   vsnprintf(message, sizeof message, format, args);
   va_end(args);
+  keep_one_line(message);
   last = code;
   return code;
 }
@@ -25,6 +33,7 @@ void status_context(const char *format, ...) {
   va_start(args, format);
   vsnprintf(context, sizeof context, format, args);
   va_end(args);
+  keep_one_line(context);
   size_t front = strlen(context), tail = strlen(message);
   if (front + tail >= sizeof message)
     tail = front < sizeof message ? sizeof message - 1 - front : 0;

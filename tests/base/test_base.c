@@ -18,6 +18,13 @@ static void context_goes_in_front(void **state) {
   assert_int_equal(status_code(), E_SHAPE);
 }
 
+static void messages_are_one_line(void **state) {
+  (void)state;
+  fail(E_MODEL, "no node '%s'", "a\nb\x1b[31m\x7f\xc3\xa9");
+  status_context("%s: ", "m\r.onnx");
+  assert_string_equal(status_message(), "m?.onnx: no node 'a?b?[31m?\xc3\xa9'");
+}
+
 static void long_messages_are_cut(void **state) {
   (void)state;
   char *text = malloc(10000);
@@ -109,11 +116,9 @@ static void files_are_replaced_whole(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(context_goes_in_front),
-      cmocka_unit_test(long_messages_are_cut),
-      cmocka_unit_test(arena_hands_out_aligned_zeroes),
-      cmocka_unit_test(arena_arrays_grow),
-      cmocka_unit_test(overflow_is_seen),
+      cmocka_unit_test(context_goes_in_front),    cmocka_unit_test(messages_are_one_line),
+      cmocka_unit_test(long_messages_are_cut),    cmocka_unit_test(arena_hands_out_aligned_zeroes),
+      cmocka_unit_test(arena_arrays_grow),        cmocka_unit_test(overflow_is_seen),
       cmocka_unit_test(files_are_replaced_whole),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
