@@ -7,7 +7,8 @@
  * stage 2's receive; `[a b]` posts together; `-` is a rank without actions. Blank lines and those that begin with `#`
  * say nothing; a line `schedule 1f1b send_depth 2 receive_ahead 1` may stand before the first rank.
  *
- * A RECV only posts: the compute action that needs it waits. A SEND only posts: F of (stage, m) waits until SEND_F of
+ * A RECV only posts: the compute action that needs it waits. What is posted together need not be taken together. A SEND
+ * only posts: F of (stage, m) waits until SEND_F of
  * (stage, m - send_depth) was taken, B or BW until SEND_B of (stage, m - send_depth) was; the end of a list waits for
  * all of its SENDs.
  *
@@ -136,6 +137,11 @@ void schedule_peaks(const Schedule *schedule, const Crossings *crossings, const 
  * send_depth is 2 where the text has none, receive_ahead what the lists do. */
 Status schedule_write(const Schedule *schedule, FILE *file);
 Status schedule_read(Arena *arena, const char *text, Schedule *schedule);
+
+/* Draws ranks × steps: F, B and W take one, BW and W of a stage without B two, transfers none; at most `columns` wide,
+ * around `where` with that action marked and the list beside it, transfers included (NULL: from the beginning). Draws
+ * lists that the proof refuses too. */
+Status schedule_print_grid(const Schedule *schedule, FILE *file, int columns, const SchedulePlace *where);
 
 /* "2F0", "3SEND_B1" into text of at least 32 bytes; returns text. */
 char *action_text(Action action, char *text);

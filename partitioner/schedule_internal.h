@@ -9,7 +9,7 @@
 typedef struct {
   int *position; /* [ranks]: the action that each rank stands before; n_actions: it waits for SENDs to be taken */
   bool *done;    /* [ACTION_KINDS * stages * microbatches]: computed, or posted; at walk_index */
-  int *end;      /* the same: when a compute action ends if F, B and W take 1, BW 2 and nothing else takes time */
+  int *end;      /* the same: when a compute action ends by schedule_units, if nothing else takes time */
   bool ended;
   int rank;       /* not ended: the first rank that waits, and what for: */
   Action missing; /* the action, on whatever rank, that it waits for */
@@ -24,6 +24,11 @@ static inline size_t walk_index(const Schedule *schedule, int kind, int stage, i
  * actions alone) results are at hand as soon as they are computed. Memory comes from the arena. */
 Status schedule_walk(Arena *arena, const Schedule *schedule, const Crossings *crossings, bool transfers,
                      ScheduleWalk *walk);
+
+/* How long a compute action takes where nothing is known: F, B and W 1 each, BW and W of a stage without B do both. */
+static inline int schedule_units(const Crossings *crossings, Action action) {
+  return action.kind == ACTION_BW || (action.kind == ACTION_W && !schedule_has_b(crossings, action.stage)) ? 2 : 1;
+}
 
 /* Whether something goes over the cut between two ranks. */
 static inline bool schedule_transfers_f(const Schedule *schedule, const Crossings *crossings, int cut) {

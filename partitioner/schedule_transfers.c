@@ -216,7 +216,7 @@ static Status deepen(Placer *placer) {
     for (int i = 0; i < placer->sends[rank].n; i++) {
       const Passage *passage = &placer->sends[rank].items[i];
       Action made = out->lists[rank].actions[passage->made], send = passage->send;
-      int begin = end_of(placer, rank, passage->made) - (made.kind == ACTION_BW ? 2 : 1);
+      int begin = end_of(placer, rank, passage->made) - schedule_units(placer->crossings, made);
       while (send.microbatch >= out->send_depth &&
              taken[walk_index(out, send.kind, send.stage, send.microbatch - out->send_depth)] > begin)
         out->send_depth++;

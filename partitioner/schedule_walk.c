@@ -91,7 +91,7 @@ static void clock_action(Walker *walker, int rank, Action action) {
   if (action.kind != ACTION_F && stage + 1 < schedule->stages && schedule_crosses_b(walker->crossings, stage) &&
       action.kind == schedule_first_backward(schedule, walker->crossings, stage))
     *time = later_end(walker, schedule_gradient_kind(schedule), stage + 1, m, *time);
-  *time += action.kind == ACTION_BW ? 2 : 1;
+  *time += schedule_units(walker->crossings, action);
   walker->walk->end[walk_index(schedule, action.kind, stage, m)] = *time;
 }
 
