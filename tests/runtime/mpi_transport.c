@@ -26,7 +26,7 @@ static void conforms(void **state) {
 }
 
 static void conforms_in_small_pieces(void **state) {
-  transport_mpi_piece_bytes = 1000;
+  transport_mpi_piece_bytes = 3000;
   conforms(state);
   transport_mpi_piece_bytes = (size_t)1 << 30;
 }
