@@ -7,10 +7,9 @@
  * stage 2's receive; `[a b]` posts together; `-` is a rank without actions. Blank lines and those that begin with `#`
  * say nothing; a line `schedule 1f1b send_depth 2 receive_ahead 1` may stand before the first rank.
  *
- * A RECV only posts: the compute action that needs it waits. What is posted together need not be taken together. A SEND
- * only posts: F of (stage, m) waits until SEND_F of
+ * A RECV only posts: the compute action that needs it waits. A SEND only posts: F of (stage, m) waits until SEND_F of
  * (stage, m - send_depth) was taken, B or BW until SEND_B of (stage, m - send_depth) was; the end of a list waits for
- * all of its SENDs.
+ * all of its SENDs. What is posted together need not be taken together.
  *
  * Which actions there are. Every stage has F of every microbatch. Where B and W are joined, every stage has BW of every
  * microbatch, whatever nodes it holds (the first stage's computes no input gradient). Where they are split, every stage

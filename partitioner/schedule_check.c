@@ -212,6 +212,10 @@ static Status prove_cell(const Prover *prover, int stage, int m) {
 
 /* ---- sends and receives meet ---- */
 
+static bool is_receive(Action action) {
+  return action.kind == ACTION_RECV_F || action.kind == ACTION_RECV_B;
+}
+
 static Action send_of(Action receive) {
   bool forward = receive.kind == ACTION_RECV_F;
   return action_of(forward ? ACTION_SEND_F : ACTION_SEND_B, forward ? receive.stage - 1 : receive.stage + 1,
@@ -225,11 +229,12 @@ static Status prove_pairs(const Prover *prover) {
   TRY(ARENA_NEW(prover->arena, last, schedule->ranks));
   for (int rank = 0; rank < schedule->ranks; rank++) {
     const ActionList *list = &schedule->lists[rank];
-    for (int peer = 0; peer < schedule->ranks; peer++)
-      last[peer] = -1;
+    for (int i = 0; i < list->n_actions; i++)
+      if (is_receive(list->actions[i]))
+        last[list->actions[i].peer] = -1;
     for (int i = 0; i < list->n_actions; i++) {
       Action receive = list->actions[i];
-      if (receive.kind != ACTION_RECV_F && receive.kind != ACTION_RECV_B)
+      if (!is_receive(receive))
         continue;
       int before = last[receive.peer];
       last[receive.peer] = i;

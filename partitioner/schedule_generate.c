@@ -227,13 +227,12 @@ static bool has_room(const Generator *generator, int rank, int chunk) {
 
 typedef struct {
   int kind, chunk; /* kind is ACTION_KINDS: none */
-  int rank_order;  /* 1: after all of order 0 */
+  bool late;       /* after all that are not */
   int when;
 } Candidate;
 
 static bool before(const Candidate *a, const Candidate *b) {
-  return b->kind == ACTION_KINDS || a->rank_order < b->rank_order ||
-         (a->rank_order == b->rank_order && a->when < b->when);
+  return b->kind == ACTION_KINDS || a->late < b->late || (a->late == b->late && a->when < b->when);
 }
 
 /* What a free rank turns to: the next of its rhythm, ready or not; or when `loose`, the first that is ready and for

@@ -188,6 +188,8 @@ static Status read_header(Reader *reader) {
   char word[64];
   read_word(reader, word, sizeof word);
   read_word(reader, word, sizeof word);
+  if (word[0] == '\0')
+    return refuse(reader, reader->at, "a name expected after schedule");
   schedule->name = arena_string(reader->arena, word);
   if (!schedule->name)
     return status_code();

@@ -150,8 +150,8 @@ static Status place_sends(Placer *placer) {
   for (int rank = 0; rank < ranks; rank++) {
     Passages *receives = &placer->receives[rank];
     sort(receives, compare_uses);
-    for (int sender = 0; sender < ranks; sender++)
-      latest[sender] = 0;
+    for (int i = 0; i < receives->n; i++)
+      latest[receives->items[i].receive.peer] = 0;
     for (int i = 0; i < receives->n; i++) {
       Passage *passage = &receives->items[i];
       int *after = &latest[passage->receive.peer];

@@ -367,6 +367,7 @@ static void bad_text_is_refused(void **state) {
       {"0F0\n0W0\n", "line 2, column 1: stage 0 is on rank 0 and on rank 1"},
       {"0F0\n- 1F0\n", "line 2, column 3: nothing may follow -"},
       {"0F0\nschedule late\n", "line 2, column 1: the line `schedule` must be the first"},
+      {"schedule \n0F0\n", "line 1, column 10: a name expected after schedule"},
       {"schedule a depth 2\n0F0\n", "line 1, column 12: send_depth or receive_ahead expected"},
       {"schedule a send_depth two\n0F0\n", "line 1, column 23: a send_depth expected"},
       {"65535F65535\n", "65536 stages and 65536 microbatches are named, but there are 1 forward actions"},
