@@ -259,7 +259,7 @@ static Status place_roots(Layout *w, Arena *arena, StageMemory *m, Pieces lists[
   const bool *uses = w->stages->stages[w->setting->stage].uses;
   for (ValueId v = 0; v < g->n_values; v++) {
     const Life *life = &w->lives[v];
-    if (memory_is_persistent(g, v) && uses[v])
+    if (uses[v] && memory_is_persistent(g, v))
       m->places[v].kind = PLACE_PERSISTENT;
     if (!life->present)
       continue;

@@ -18,18 +18,20 @@ bool memory_is_persistent(const Graph *graph, ValueId value) {
 }
 
 static Status place_persistent(const Graph *g, const Stages *s, const bool *here, RankMemory *m) {
-  for (ValueId v = 0; v < g->n_values; v++) {
-    const Value *value = graph_value(g, v);
-    bool held = false;
+  for (ValueId v = 0; v < g->n_values; v++)
     m->persistent_offset[v] = SIZE_MAX;
-    for (int i = 0; i < s->n_stages && !held; i++)
-      held = here[i] && s->stages[i].uses[v];
-    if (!held || !memory_is_persistent(g, v))
+  for (int i = 0; i < s->n_stages; i++) /* what some stage uses, without its place yet */
+    for (ValueId v = 0; here[i] && v < g->n_values; v++)
+      if (s->stages[i].uses[v] && memory_is_persistent(g, v))
+        m->persistent_offset[v] = 0;
+  for (ValueId v = 0; v < g->n_values; v++) {
+    if (m->persistent_offset[v] == SIZE_MAX)
       continue;
-    size_t *part = value->role == ROLE_PARAMETER  ? &m->parameter_bytes
-                   : value->role == ROLE_GRADIENT ? &m->gradient_bytes
-                   : value->role == ROLE_STATE    ? &m->state_bytes
-                                                  : &m->constant_bytes;
+    Role role = graph_value(g, v)->role;
+    size_t *part = role == ROLE_PARAMETER  ? &m->parameter_bytes
+                   : role == ROLE_GRADIENT ? &m->gradient_bytes
+                   : role == ROLE_STATE    ? &m->state_bytes
+                                           : &m->constant_bytes;
     size_t bytes = (graph_value_bytes(g, v) + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
     m->persistent_offset[v] = m->persistent_bytes;
     TRY(add(part, bytes));

@@ -7,7 +7,7 @@
 #include "partitioner/partition.h"
 #include "partitioner/plan_internal.h"
 
-enum { MOST_ROUNDS = 12 };
+enum { MOST_ROUNDS = 8, ROUNDS_OF_FEW = 3 };
 
 typedef struct {
   Arena *arena;
@@ -121,12 +121,14 @@ static void judge(const Plan *plan, const size_t *limits, Candidate *candidate) 
   }
 }
 
-/* Excludes the stages of ranks over their limit from the next round: their margins become what they really took, and
- * a rank with several stages splits its limit as these stand now. */
-static void tighten(const Search *search, const Plan *plan, const size_t *limits, Steering *steering) {
+/* Excludes the stages of ranks over their limit from the next round: their margins become what they really took above
+ * the estimate, and a rank with several stages splits its limit as these stand now. `all`: every stage's margin, which
+ * comes to an end sooner but leaves out cuts that might have fitted. */
+static void tighten(const Search *search, const Plan *plan, const size_t *limits, bool all, Steering *steering) {
   for (int r = 0; r < plan->ranks; r++) {
     size_t sum = 0;
-    if (plan->rank_memory[r].total_bytes <= limits[r])
+    bool over = plan->rank_memory[r].total_bytes > limits[r];
+    if (!over && !all)
       continue;
     for (int s = 0; s < plan->stages; s++)
       sum += plan->schedule.rank_of_stage[s] == r ? own_bytes(plan, s) : 0;
@@ -138,7 +140,7 @@ static void tighten(const Search *search, const Plan *plan, const size_t *limits
           plan_window_bytes(search->window, steering->cut[s], steering->cut[s + 1], steering->in_flight[s]);
       size_t margin = own > estimate ? own - estimate : 0;
       steering->margin[s] = margin > steering->margin[s] ? margin : steering->margin[s];
-      if (search->request->chunks > 1)
+      if (over && search->request->chunks > 1)
         steering->allowed[s] = (size_t)((double)limits[r] * ((double)own / (double)sum));
     }
   }
@@ -185,7 +187,7 @@ static Status steer(const Search *search, Arena *arena, const size_t *limits, St
       memcpy(candidate->cut, steering->cut, (size_t)(search->stages + 1) * sizeof *candidate->cut);
       return OK;
     }
-    tighten(search, &plan, limits, steering);
+    tighten(search, &plan, limits, round >= ROUNDS_OF_FEW, steering);
   }
   return fail(E_MEMORY, "no cut into %d stages fits the memory", search->stages);
 }
@@ -217,7 +219,7 @@ static bool is_better(const Candidate *a, const Candidate *b, bool by_memory) {
 static Status try_schedules(const Search *search, const size_t *limits, bool by_memory, Candidate *best) {
   const char *one[] = {search->request->schedule, NULL};
   const char *const *names = one;
-  Candidate candidate;
+  Candidate candidate = {0};
   Status status = OK;
   bool found = false, short_of_memory = false;
   if (strcmp(one[0], "auto") == 0 && search->graph->loss_sum == NO_VALUE)
@@ -252,49 +254,70 @@ char *plan_bytes_text(size_t bytes, char *text) {
   return text;
 }
 
-/* Raises all limits by the least amount found, by bisection, that makes room, and says what that means. */
-static Status explain_shortage(const Search *search) {
-  const PlanRequest *r = search->request;
-  size_t *raised, low = 0, high;
-  Candidate best, trial;
-  bool uniform = true;
-  TRY(ARENA_NEW(search->arena, raised, r->ranks));
-  TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
-  TRY(ARENA_NEW(search->arena, trial.cut, search->stages + 1));
-  for (int i = 0; i < r->ranks; i++) {
-    raised[i] = SIZE_MAX;
-    uniform &= search->limits[i] == search->limits[0];
-  }
-  TRY(try_schedules(search, raised, true, &best));
+/* The best plan with every limit raised by so much, judged by the limits as they are. */
+static Status try_raised(const Search *search, size_t by, Candidate *best) {
+  Arena *arena = arena_create();
+  size_t *raised = arena ? arena_alloc(arena, (size_t)search->request->ranks, sizeof *raised) : NULL;
   Plan plan;
-  TRY(build(search, search->arena, best.schedule, best.cut, &plan));
-  judge(&plan, search->limits, &best);
-  high = best.excess;
+  Status status = raised ? OK : status_code();
+  for (int r = 0; raised && r < search->request->ranks; r++)
+    raised[r] = search->limits[r] < SIZE_MAX - by ? search->limits[r] + by : SIZE_MAX;
+  if (status == OK)
+    status = try_schedules(search, raised, true, best);
+  if (status == OK)
+    status = build(search, arena, best->schedule, best->cut, &plan);
+  if (status == OK)
+    judge(&plan, search->limits, best);
+  arena_destroy(arena);
+  return status;
+}
+
+/* Bisects for the least amount by which all limits must rise. *best is a plan that then fits. */
+static Status find_shortage(const Search *search, Candidate *best, size_t *amount) {
+  size_t low = 0, high;
   int rounds = (double)search->items.n * search->stages > 1e5 ? 10 : 40;
+  Candidate trial = {0};
+  TRY(ARENA_NEW(search->arena, trial.cut, search->stages + 1));
+  TRY(try_raised(search, SIZE_MAX / 2, best)); /* no limits */
+  high = best->excess;
   while (rounds-- > 0 && high - low > MEMORY_ALIGNMENT) {
     size_t middle = low + (high - low) / 2;
-    for (int i = 0; i < r->ranks; i++)
-      raised[i] = search->limits[i] < SIZE_MAX - middle ? search->limits[i] + middle : SIZE_MAX;
-    Status status = try_schedules(search, raised, true, &trial);
+    Status status = try_raised(search, middle, &trial);
     if (status == E_MEMORY) {
       low = middle;
       continue;
     }
     TRY(status);
-    TRY(build(search, search->arena, trial.schedule, trial.cut, &plan));
-    judge(&plan, search->limits, &trial);
-    best = trial;
-    high = trial.excess;
+    high = trial.excess; /* at most middle */
+    int *cut = best->cut;
+    *best = trial;
+    trial.cut = cut;
   }
+  *amount = high;
+  /* Cuts are steered by estimates, so what one plan takes as its limit need not lead to that plan again. */
+  while (try_raised(search, *amount, &trial) == E_MEMORY)
+    *amount += *amount / 16 + MEMORY_ALIGNMENT;
+  return OK;
+}
+
+/* Says which rank lacks how much, and what would do. */
+static Status explain_shortage(const Search *search) {
+  Candidate best = {0};
+  size_t amount;
+  bool uniform = true;
+  TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
+  TRY(find_shortage(search, &best, &amount));
+  for (int i = 0; i < search->request->ranks; i++)
+    uniform &= search->limits[i] == search->limits[0];
   char lacks[24], needs[24], limit[24];
   plan_bytes_text(best.excess, lacks);
   plan_bytes_text(best.needs, needs);
   plan_bytes_text(search->limits[best.rank], limit);
   if (uniform)
     return fail(E_MEMORY, "rank %d lacks %s: it needs %s, the limit is %s; the smallest limit that would do is %zu",
-                best.rank, lacks, needs, limit, search->limits[0] + best.excess);
+                best.rank, lacks, needs, limit, search->limits[0] + amount);
   return fail(E_MEMORY, "rank %d lacks %s: it needs %s, its limit is %s; all limits raised by %zu bytes would do",
-              best.rank, lacks, needs, limit, best.excess);
+              best.rank, lacks, needs, limit, amount);
 }
 
 static Status prepare(Search *search) {
@@ -313,7 +336,7 @@ static Status prepare(Search *search) {
 }
 
 static Status make(Search *search, Arena *arena, Plan *plan) {
-  Candidate best;
+  Candidate best = {0};
   TRY(prepare(search));
   TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
   Status status = try_schedules(search, search->limits, false, &best);

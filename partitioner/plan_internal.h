@@ -20,7 +20,7 @@ typedef struct {
 Status plan_items(Arena *arena, const Graph *graph, const PlanRequest *request, PlanItems *items);
 
 /* A lower estimate of a stage's memory that slides over the items: persistent bytes, what backward keeps, and the
- * largest single item's temporaries. Monotone in the interval. */
+ * largest single node's temporaries. Monotone in the interval. */
 typedef struct PlanWindow PlanWindow;
 Status plan_window_create(Arena *arena, const Graph *graph, const PlanItems *items, PlanWindow **window);
 /* Bytes of items [from, to) with so many microbatches in flight. Amortised constant time while neither end moves back.

@@ -26,25 +26,32 @@ static Status number_items(Arena *arena, const Graph *g, PlanItems *items) {
   return OK;
 }
 
+static double sum_seconds(const Graph *g, const DeviceSpec *device) {
+  double sum = 0;
+  for (size_t i = 0; i < g->n_nodes; i++)
+    sum += seconds_on(g, g->nodes[i], device);
+  return sum;
+}
+
+static bool same_speed(const DeviceSpec *a, const DeviceSpec *b) {
+  return a->flops_per_second == b->flops_per_second && a->bytes_per_second == b->bytes_per_second &&
+         a->node_overhead_seconds == b->node_overhead_seconds;
+}
+
 static Status add_costs(Arena *arena, const Graph *g, const PlanRequest *r, PlanItems *items) {
   TRY(ARENA_NEW(arena, items->node_seconds, g->n_nodes));
   TRY(ARENA_NEW(arena, items->seconds, items->n));
   TRY(ARENA_NEW(arena, items->slowness, r->ranks));
-  double first = 0;
   for (size_t i = 0; i < g->n_nodes; i++) {
-    double estimate = seconds_on(g, g->nodes[i], &r->devices[0]);
     bool measured = r->profile && r->profile->node_seconds[i] >= 0;
-    items->node_seconds[i] = measured ? r->profile->node_seconds[i] : estimate;
-    first += estimate;
+    items->node_seconds[i] = measured ? r->profile->node_seconds[i] : seconds_on(g, g->nodes[i], &r->devices[0]);
     if (items->item_of[i] >= 0)
       items->seconds[items->item_of[i]] += items->node_seconds[i];
   }
-  for (int k = 0; k < r->ranks; k++) {
-    double sum = 0;
-    for (size_t i = 0; i < g->n_nodes; i++)
-      sum += seconds_on(g, g->nodes[i], &r->devices[k]);
-    items->slowness[k] = first > 0 ? sum / first : 1;
-  }
+  double first = sum_seconds(g, &r->devices[0]);
+  for (int k = 0; k < r->ranks; k++)
+    items->slowness[k] =
+        same_speed(&r->devices[k], &r->devices[0]) || first <= 0 ? 1 : sum_seconds(g, &r->devices[k]) / first;
   return OK;
 }
 

@@ -18,18 +18,19 @@ static char *seconds_text(double seconds, char text[CELL]) {
   return text;
 }
 
-/* Prints a name in at most `width` characters, the end replaced by an ellipsis where it is longer. */
+/* Prints a name in at most `width` characters, the middle replaced by an ellipsis where it is longer. */
 static void print_name(const char *name, int width, FILE *file) {
-  int length = 0;
+  int length = 0, at = 0;
   for (const char *c = name; *c; c++)
     length += (*c & 0xc0) != 0x80;
-  int left = length > width ? width - 1 : length;
-  for (const char *c = name; *c && (left > 0 || (*c & 0xc0) == 0x80); c++) {
-    left -= (*c & 0xc0) != 0x80;
-    fputc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, file);
+  int head = length > width ? (width - 1) / 2 : length, tail = length > width ? width - 1 - head : 0;
+  for (const char *c = name; *c; c++) {
+    at += (*c & 0xc0) != 0x80; /* bytes that continue a character belong to it */
+    if (at == head + 1 && (*c & 0xc0) != 0x80 && length > width)
+      fputs("…", file);
+    if (at <= head || at > length - tail)
+      fputc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, file);
   }
-  if (length > width && width > 0)
-    fputs("…", file);
 }
 
 static void print_stages(const Plan *plan, FILE *file, int columns) {

@@ -6,7 +6,7 @@
 /* What one item touches. */
 typedef struct {
   int first, n; /* in `touched` */
-  size_t peak;  /* outputs and workspace of its greediest node */
+  size_t peak;  /* outputs that backward does not keep, and workspace, of its greediest node */
 } Item;
 
 struct PlanWindow {
@@ -14,6 +14,7 @@ struct PlanWindow {
   ValueId *touched; /* persistent values that the item's nodes use, roots of forward values that its backward reads */
   size_t n_touched, capacity;
   bool *persistent; /* [n_values] */
+  bool *wanted;     /* [n_values] backward reads the forward value or a view of it */
   size_t *bytes;    /* [n_values]: what a touched value brings along; a parameter its accumulators and states too */
   int *count;       /* [n_values] */
   int from, to;
@@ -38,15 +39,12 @@ static Status add_node(Arena *arena, const Graph *g, PlanWindow *w, const ValueI
     ValueId v = node->in[k];
     if (v == NO_VALUE)
       continue;
-    v = root[v];
-    NodeId producer = graph_value(g, v)->producer;
-    bool forward = producer == NO_NODE || graph_node(g, producer)->phase == PHASE_F;
-    /* accumulators come with their parameter */
-    if (w->persistent[v] ? graph_value(g, v)->role != ROLE_GRADIENT : node->phase != PHASE_F && forward)
+    v = root[v]; /* accumulators come with their parameter */
+    if (w->persistent[v] ? graph_value(g, v)->role != ROLE_GRADIENT : node->phase != PHASE_F && w->wanted[v])
       TRY(touch(arena, w, v));
   }
   for (int k = 0; k < node->n_out && !(op_def(node->op)->flags & OP_VIEW); k++)
-    if (node->out[k] != NO_VALUE)
+    if (node->out[k] != NO_VALUE && !w->wanted[node->out[k]])
       peak += units(graph_value_bytes(g, node->out[k]));
   item->peak = peak > item->peak ? peak : item->peak;
   return OK;
@@ -59,6 +57,19 @@ static void weigh(const Graph *g, PlanWindow *w) {
   for (ValueId v = 0; v < g->n_values; v++)
     if (graph_value(g, v)->parameter != NO_VALUE)
       w->bytes[graph_value(g, v)->parameter] += w->bytes[v];
+}
+
+static void mark_wanted(const Graph *g, PlanWindow *w, const ValueId *root) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
+    for (int k = 0; k < node->n_in && (node->phase == PHASE_B || node->phase == PHASE_W); k++) {
+      ValueId v = node->in[k] == NO_VALUE ? NO_VALUE : root[node->in[k]];
+      if (v == NO_VALUE || w->persistent[v])
+        continue;
+      NodeId producer = graph_value(g, v)->producer;
+      w->wanted[v] |= producer == NO_NODE || graph_node(g, producer)->phase == PHASE_F;
+    }
+  }
 }
 
 /* Nodes of each item, in chains, so that items are filled one after the other. */
@@ -89,6 +100,7 @@ Status plan_window_create(Arena *arena, const Graph *graph, const PlanItems *ite
   TRY(ARENA_NEW(arena, root, graph->n_values));
   TRY(ARENA_NEW(arena, w->items, items->n));
   TRY(ARENA_NEW(arena, w->persistent, graph->n_values));
+  TRY(ARENA_NEW(arena, w->wanted, graph->n_values));
   TRY(ARENA_NEW(arena, w->bytes, graph->n_values));
   TRY(ARENA_NEW(arena, w->count, graph->n_values));
   TRY(ARENA_NEW(arena, w->peaks, items->n));
@@ -99,6 +111,7 @@ Status plan_window_create(Arena *arena, const Graph *graph, const PlanItems *ite
     w->persistent[v] = memory_is_persistent(graph, v);
   }
   weigh(graph, w);
+  mark_wanted(graph, w, root);
   TRY(fill_items(arena, graph, items, w, root));
   *window = w;
   return OK;

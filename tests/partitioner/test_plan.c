@@ -198,6 +198,28 @@ static void limits_are_kept_or_the_smallest_is_named(void **state) {
   arena_destroy(arena);
 }
 
+/* Ranks with two stages share their limit between them; what a message says would do, does. */
+static void ranks_with_two_stages_keep_their_limit(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g = layers_of(arena, 12, 32, 16);
+  PlanRequest request = request_of(3, 6, "interleaved-1f1b");
+  size_t limits[3] = {1000, 1000, 1000};
+  Plan plan;
+  request.chunks = 2;
+  ASSERT_OK(plan_make(arena, g, &request, &plan));
+  size_t free_choice = largest_rank(&plan);
+  request.memory_limits = limits;
+  assert_int_equal(plan_make(arena, g, &request, &plan), E_MEMORY);
+  size_t least = limit_that_would_do();
+  assert_true(least < free_choice);
+  for (int r = 0; r < 3; r++)
+    limits[r] = least;
+  ASSERT_OK(plan_make(arena, g, &request, &plan));
+  assert_true(largest_rank(&plan) <= least);
+  arena_destroy(arena);
+}
+
 /* One rank with room for next to nothing must not stop the others from taking its share. */
 static void unlike_limits_move_the_cuts(void **state) {
   (void)state;
@@ -449,6 +471,7 @@ int main(void) {
       cmocka_unit_test(a_slow_device_gets_less),
       cmocka_unit_test(measurements_replace_estimates),
       cmocka_unit_test(limits_are_kept_or_the_smallest_is_named),
+      cmocka_unit_test(ranks_with_two_stages_keep_their_limit),
       cmocka_unit_test(unlike_limits_move_the_cuts),
       cmocka_unit_test(auto_prefers_speed_then_memory),
       cmocka_unit_test(too_many_stages_are_refused),
