@@ -69,9 +69,9 @@ typedef struct {
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan);
 
 /* Writes and reads the plan file. Of the request, reading uses what is set: model_hash, ranks, chunks, microbatches,
- * microbatch_size, schedule (not NULL, not "auto"), memory_limits. It refuses a plan that contradicts one of these
- * (E_USAGE), or whose numbers contradict the graph (E_MODEL), naming both; fails E_MEMORY where a rank's memory exceeds
- * its limit. The result is complete as from plan_make. */
+ * microbatch_size, schedule (not NULL, not "auto"), and with ranks memory_limits and devices. It refuses a plan that
+ * contradicts one of these (E_USAGE), or whose numbers contradict the graph (E_MODEL), naming both; fails E_MEMORY
+ * where a rank's memory exceeds its limit. The result is complete as from plan_make. */
 Status plan_write(const Plan *plan, const char *path);
 Status plan_read(Arena *arena, const char *path, Graph *graph, const PlanRequest *request, Plan *plan);
 /* The same as text in memory: what rank 0 broadcasts. *text lives in the arena; `origin` names it in messages. */

@@ -364,7 +364,7 @@ static Status get_rank(const json_t *json, const PlanRequest *asked, Plan *plan,
   TRY(check_bytes(json, "total_bytes", m->total_bytes));
   if (!json_is_null(limit))
     TRY(get_integer(json, "limit_bytes", 0, INT64_MAX, &stated));
-  bool given = asked->memory_limits && asked->memory_limits[rank];
+  bool given = asked->ranks && asked->memory_limits && asked->memory_limits[rank];
   if (!given && !json_is_null(limit) && (size_t)stated < plan->memory_limits[rank])
     plan->memory_limits[rank] = (size_t)stated;
   if (m->total_bytes <= plan->memory_limits[rank])

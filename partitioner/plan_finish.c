@@ -21,8 +21,9 @@ Status plan_crossings(Arena *arena, const Plan *plan, Crossings *crossings) {
 Status plan_limits(Arena *arena, const PlanRequest *request, int ranks, size_t **limits) {
   TRY(ARENA_NEW(arena, *limits, ranks));
   for (int r = 0; r < ranks; r++) {
-    size_t own = request->memory_limits ? request->memory_limits[r] : 0;
-    size_t device = request->devices ? request->devices[r].memory_bytes : 0;
+    bool sized = request->ranks == ranks; /* arrays of a request that leaves the ranks open have no size */
+    size_t own = sized && request->memory_limits ? request->memory_limits[r] : 0;
+    size_t device = sized && request->devices ? request->devices[r].memory_bytes : 0;
     (*limits)[r] = own ? own : device ? device : SIZE_MAX;
   }
   return OK;

@@ -103,9 +103,11 @@ static Status count_crossings(Arena *arena, const Graph *g, PlanItems *items) {
   return OK;
 }
 
-/* Groups of uses stay together; each position inside one is counted into a difference. */
+/* Groups of uses stay together, each position inside one counted into a difference; the loss lies in the last stage,
+ * whatever stands behind it. */
 static Status forbid_cuts(Arena *arena, const Graph *g, PlanItems *items) {
   int *inside;
+  int loss = g->loss_sum == NO_VALUE ? items->n : items->item_of[graph_value(g, g->loss_sum)->producer];
   TRY(ARENA_NEW(arena, items->may_cut, items->n + 1));
   TRY(ARENA_NEW(arena, inside, items->n + 2));
   for (size_t i = 0; i < g->n_groups; i++) {
@@ -115,7 +117,7 @@ static Status forbid_cuts(Arena *arena, const Graph *g, PlanItems *items) {
   }
   for (int i = 0, depth = 0; i <= items->n; i++) {
     depth += inside[i];
-    items->may_cut[i] = depth == 0;
+    items->may_cut[i] = depth == 0 && i <= loss;
   }
   return OK;
 }

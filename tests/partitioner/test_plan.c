@@ -265,6 +265,27 @@ static void auto_prefers_speed_then_memory(void **state) {
   arena_destroy(arena);
 }
 
+static void the_loss_stays_in_the_last_stage(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  RandomGraph r = random_forward(arena, 7, 12);
+  size_t unreached;
+  LossSpec loss = {.kind = LOSS_MSE,
+                   .output = r.g->outputs[0],
+                   .target_dtype = F32,
+                   .target_shape = shape_of(2, (int64_t[]){ROWS, WIDTH})};
+  ASSERT_OK(loss_append(r.g, &loss));
+  ValueId v = r.g->outputs[0];
+  for (int i = 0; i < 40; i++) /* much that comes after the loss */
+    v = random_node(&r, OP_Tanh, &v, 1, NULL, 0, 1);
+  ASSERT_OK(autodiff_append(r.g, &unreached));
+  PlanRequest request = request_of(3, 4, "1f1b");
+  Plan plan;
+  ASSERT_OK(plan_make(arena, r.g, &request, &plan));
+  assert_int_equal(graph_node(r.g, graph_value(r.g, r.g->loss_sum)->producer)->stage, 2);
+  arena_destroy(arena);
+}
+
 static void too_many_stages_are_refused(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -438,6 +459,38 @@ static void contradictions_are_named(void **state) {
   arena_destroy(arena);
 }
 
+/* Any bytes give a plan or one error. */
+static void damaged_files_are_refused(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g = layers_of(arena, 6, 4, 8);
+  PlanRequest request = request_of(2, 3, "1f1b"), nothing = {0};
+  Plan plan;
+  const char *text;
+  uint64_t seed = 1;
+  int refused = 0;
+  ASSERT_OK(plan_make(arena, g, &request, &plan));
+  ASSERT_OK(plan_to_text(arena, &plan, &text));
+  size_t length = strlen(text);
+  for (int round = 0; round < 1500; round++) {
+    Arena *own = arena_create();
+    char *copy = arena_string(own, text);
+    for (unsigned k = 1 + random_below(&seed, 3); k > 0; k--) /* mostly digits and punctuation of the text itself */
+      copy[random_below(&seed, (unsigned)length)] =
+          random_below(&seed, 4) ? text[random_below(&seed, (unsigned)length)] : (char)(1 + random_below(&seed, 255));
+    if (round % 10 == 0)
+      copy[random_below(&seed, (unsigned)length)] = '\0';
+    if (plan_from_text(own, copy, "p", g, round % 2 ? &request : &nothing, &plan) != OK) {
+      refused++;
+      assert_int_equal(strncmp(status_message(), "p: ", 3), 0);
+      assert_null(strchr(status_message(), '\n'));
+    }
+    arena_destroy(own);
+  }
+  assert_true(refused > 1000);
+  arena_destroy(arena);
+}
+
 static void prints_within_the_window(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -474,11 +527,13 @@ int main(void) {
       cmocka_unit_test(ranks_with_two_stages_keep_their_limit),
       cmocka_unit_test(unlike_limits_move_the_cuts),
       cmocka_unit_test(auto_prefers_speed_then_memory),
+      cmocka_unit_test(the_loss_stays_in_the_last_stage),
       cmocka_unit_test(too_many_stages_are_refused),
       cmocka_unit_test(inference_plans_go_forward),
       cmocka_unit_test(plans_come_back),
       cmocka_unit_test(files_come_back),
       cmocka_unit_test(contradictions_are_named),
+      cmocka_unit_test(damaged_files_are_refused),
       cmocka_unit_test(prints_within_the_window),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
