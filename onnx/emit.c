@@ -358,6 +358,14 @@ Status op_gemm(Op *op, Term *a, Term *b, Term *c, double alpha, double beta, boo
   return op_emit(op, OP_Gemm, (Term *[]){a, b, c}, c->kind == TERM_ABSENT ? 2 : 3, attrs, 4, out, 1);
 }
 
+Status op_before_log_softmax(Op *op, const Term *a, int axis, Term **out) {
+  const Node *before = producer(op, a);
+  *out = NULL;
+  if (!before || before->op != OP_LogSoftmax || node_int(before, "axis", 0) != axis)
+    return OK;
+  return term_of(op->lower, before->in[0], out);
+}
+
 Status op_scalar(Op *op, const Term *like, double number, Term **out) {
   union {
     float f;

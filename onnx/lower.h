@@ -101,7 +101,7 @@ enum { MANY = 1 << 20, OPSET_FIRST = 7, OPSET_LAST = 23 };
 
 /* The tables, each ended by a row without a name. */
 extern const Lowering lowerings_math[], lowerings_reduce[], lowerings_shape[], lowerings_index[], lowerings_nn[],
-    lowerings_sequence[], lowerings_control[];
+    lowerings_einsum[], lowerings_attention[], lowerings_loss[], lowerings_sequence[], lowerings_control[];
 
 /* operators.c: what is supported. *row is NULL and *reason says why (in the arena) where the node is not. `call`: the
  * attributes of the calling function, NULL where there is none or they are not known. */
@@ -196,6 +196,8 @@ Status op_reduce(Op *op, OpKind kind, Term *a, const int64_t *axes, int n, bool 
 /* Transposes of the last two axes become flags. */
 Status op_matmul(Op *op, Term *a, bool trans_a, Term *b, bool trans_b, Term **out);
 Status op_gemm(Op *op, Term *a, Term *b, Term *c, double alpha, double beta, bool trans_a, bool trans_b, Term **out);
+/* What the LogSoftmax along `axis` read that made a; NULL where none did. */
+Status op_before_log_softmax(Op *op, const Term *a, int axis, Term **out);
 /* A scalar of a's type; integers round towards zero. */
 Status op_scalar(Op *op, const Term *like, double number, Term **out);
 /* a op number. */
