@@ -157,6 +157,23 @@ static Status local_post(Endpoint *e, const Transfer *transfers, int n, Ticket *
   return status;
 }
 
+static void local_withdraw(Endpoint *e, const char *message) {
+  World *world = e->world;
+  pthread_mutex_lock(&world->mutex);
+  if (!atomic_load(&world->failed)) {
+    snprintf(world->message, sizeof world->message, "%s", message);
+    atomic_store(&world->failed, e->rank + 1);
+  }
+  pthread_mutex_unlock(&world->mutex);
+  size_t n = (size_t)CHANNELS * (size_t)world->ranks * (size_t)world->ranks;
+  for (size_t i = 0; i < n; i++) {
+    pthread_mutex_lock(&world->queues[i].mutex);
+    pthread_cond_broadcast(&world->queues[i].changed);
+    pthread_mutex_unlock(&world->queues[i].mutex);
+  }
+  take_back(world, e->rank);
+}
+
 static Status local_wait(Endpoint *e, Ticket ticket) {
   if (!ticket.id)
     return OK;
@@ -173,30 +190,15 @@ static Status local_wait(Endpoint *e, Ticket ticket) {
     take_back(e->world, e->rank);
     return fail_as_peer(e->world);
   }
-  Status status = OK;
-  if (state == MISMATCHED)
-    status = fail(E_COMM, "rank %d %s %zu bytes %s rank %d, which %s %zu", e->rank,
-                  request->is_send ? "sends" : "receives", request->bytes, request->is_send ? "to" : "from",
-                  request->peer, request->is_send ? "receives" : "sends", request->peer_bytes);
+  if (state == MISMATCHED) {
+    fail(E_COMM, "rank %d %s %zu bytes %s rank %d, which %s %zu", e->rank, request->is_send ? "sends" : "receives",
+         request->bytes, request->is_send ? "to" : "from", request->peer, request->is_send ? "receives" : "sends",
+         request->peer_bytes);
+    local_withdraw(e, status_message());
+    return E_COMM;
+  }
   release(e, request);
-  return status;
-}
-
-static void local_withdraw(Endpoint *e, const char *message) {
-  World *world = e->world;
-  pthread_mutex_lock(&world->mutex);
-  if (!atomic_load(&world->failed)) {
-    snprintf(world->message, sizeof world->message, "%s", message);
-    atomic_store(&world->failed, e->rank + 1);
-  }
-  pthread_mutex_unlock(&world->mutex);
-  size_t n = (size_t)CHANNELS * (size_t)world->ranks * (size_t)world->ranks;
-  for (size_t i = 0; i < n; i++) {
-    pthread_mutex_lock(&world->queues[i].mutex);
-    pthread_cond_broadcast(&world->queues[i].changed);
-    pthread_mutex_unlock(&world->queues[i].mutex);
-  }
-  take_back(world, e->rank);
+  return OK;
 }
 
 const Transport transport_local = {.name = "local",

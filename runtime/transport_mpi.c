@@ -48,10 +48,12 @@ static Status fail_mpi(int code, const char *what) {
   return fail(E_COMM, "rank %d: %s: %s", world.rank, what, text);
 }
 
+/* A transfer that failed is the end of all, like a rank that withdraws. */
 static Status fail_transfer(const Request *request, int code) {
   Status status = fail_mpi(code, "MPI");
   status_context("%s %d bytes %s rank %d: ", request->is_send ? "sending" : "receiving", request->bytes,
                  request->is_send ? "to" : "from", request->peer);
+  mesh_withdraw(world.mesh, status_message());
   return status;
 }
 
@@ -123,9 +125,12 @@ static Status wait_piece(Request *request) {
   int bytes = request->bytes;
   if (!request->is_send)
     MPI_Get_count(&got, MPI_BYTE, &bytes);
-  return bytes == request->bytes ? OK
-                                 : fail(E_COMM, "rank %d receives %d bytes from rank %d, which sends %d", world.rank,
-                                        request->bytes, request->peer, bytes);
+  if (bytes == request->bytes)
+    return OK;
+  Status status = fail(E_COMM, "rank %d receives %d bytes from rank %d, which sends %d", world.rank, request->bytes,
+                       request->peer, bytes);
+  mesh_withdraw(world.mesh, status_message());
+  return status;
 }
 
 static Status mpi_wait(Endpoint *e, Ticket ticket) {

@@ -158,6 +158,27 @@ static inline bool case_plan(Arena *arena, Graph *g, const char *schedule, int r
   return true;
 }
 
+/* The planner's own cuts. False where the graph has too few. */
+static inline bool case_planned(Arena *arena, Graph *g, const char *schedule, int ranks, int chunks, int microbatches,
+                                Plan *plan) {
+  DeviceSpec devices[MOST_RANKS];
+  PlanRequest request = {.model_hash = "case",
+                         .ranks = ranks,
+                         .chunks = chunks,
+                         .microbatches = microbatches,
+                         .microbatch_size = ROWS,
+                         .schedule = schedule,
+                         .devices = devices,
+                         .link = {.latency_seconds = 1e-6, .bytes_per_second = 1e9}};
+  for (int r = 0; r < ranks; r++)
+    ASSERT_OK(backend_reference.describe(0, &devices[r]));
+  Status status = plan_make(arena, g, &request, plan);
+  if (status == E_USAGE)
+    return false;
+  ASSERT_OK(status);
+  return true;
+}
+
 /* One rank's training. */
 typedef struct {
   const Plan *plan;

@@ -31,12 +31,13 @@ static void conforms_in_small_pieces(void **state) {
   transport_mpi_piece_bytes = (size_t)1 << 30;
 }
 
+/* The last one: it ends the transport for all. */
 static void receiver_refuses_other_sizes(void **state) {
   (void)state;
   int rank = transport_mpi.rank(link_of_world.endpoints[0]), size = transport_mpi.size(link_of_world.endpoints[0]);
   char data[64] = "";
   if (rank == 0 && size > 1)
-    ASSERT_OK(link_send(&link_of_world, 1, data, 4));
+    (void)link_send(&link_of_world, 1, data, 4); /* fails where the receiver was faster */
   if (rank == 1)
     ASSERT_FAILS(E_COMM, "rank 1 receives 64 bytes from rank 0, which sends 4",
                  link_receive(&link_of_world, 0, data, 64));
