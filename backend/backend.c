@@ -8,7 +8,7 @@
 #include "backend/reference/reference.h"
 #include "graph/op.h"
 
-const Backend *const backends[] = {&backend_reference, NULL};
+const Backend *const backends[] = {&backend_cpu, &backend_reference, NULL};
 
 const Backend *backend_find(const char *name) {
   for (int i = 0; backends[i]; i++)

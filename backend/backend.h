@@ -38,6 +38,8 @@ typedef struct Backend {
 
 /* Plain C, complete, one thread: the definition of every operator. */
 extern const Backend backend_reference;
+/* The same operators, faster: threads, and the widest vectors that the processor has. */
+extern const Backend backend_cpu;
 
 /* Every backend of this build, best first, NULL at the end. */
 extern const Backend *const backends[];

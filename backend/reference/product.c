@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/product.h"
 
 enum {
   TILE_ROWS = 6,
@@ -12,26 +13,6 @@ enum {
   K_BLOCK = 256,
   N_BLOCK = 512
 };
-
-/* A matrix in memory: element (i, j) at data[i * row + j * column]. */
-typedef struct {
-  int64_t row, column;
-} Layout;
-
-/* C [m,n] = A [m,k] B [k,n], `batches` times. */
-typedef struct {
-  int64_t m, n, k, batches;
-  Layout a, b;
-  Walk batch; /* A's and B's matrices over C's, in matrices */
-} Product;
-
-static int64_t least(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
-static int64_t round_up(int64_t n, int64_t to) {
-  return (n + to - 1) / to * to;
-}
 
 static size_t packed_bytes(const Product *p, size_t size) {
   int64_t k = least(p->k, K_BLOCK), columns = TILE_BYTES / (int64_t)size;
@@ -62,7 +43,7 @@ static Shape batch_of(Shape s) {
   return shape_of(s.rank > 2 ? s.rank - 2 : 0, s.dim);
 }
 
-static Product product_of(const Node *node, const Tensor *in) {
+Product product_of(const Node *node, const Tensor *in) {
   bool ta = node_int(node, "transA", 0), tb = node_int(node, "transB", 0);
   Shape a = matrix_of(in[0].shape, true), b = matrix_of(in[1].shape, false), batch;
   Product p = {.m = a.dim[ta], .k = a.dim[!ta], .n = b.dim[!tb]};
@@ -78,6 +59,14 @@ static Product product_of(const Node *node, const Tensor *in) {
   }
   walk_init(&p.batch, batch, stacks, 2);
   return p;
+}
+
+void product_batch(const Product *p, int64_t i, int64_t *a, int64_t *b) {
+  int last = p->batch.rank - 1;
+  int64_t at[3], step = i % p->batch.dim[last];
+  walk_offsets(&p->batch, i / p->batch.dim[last], 2, at);
+  *a = at[0] + step * p->batch.stride[0][last];
+  *b = at[1] + step * p->batch.stride[1][last];
 }
 
 size_t reference_workspace(const Node *node, const Tensor *in) {
@@ -108,19 +97,13 @@ KERNEL(MatMul) {
   }
 }
 
-KERNEL(Gemm) {
-  (void)stream;
-  Product p = product_of(node, in);
+Status product_finish(const Node *node, const Tensor *in, const Tensor *out) {
   double alpha = node_float(node, "alpha", 1), beta = node_float(node, "beta", 1);
   const Tensor *c = node->n_in > 2 && in[2].data ? &in[2] : NULL;
-  switch (in->dtype) {
-  case F32:
-    TRY(product_f32(&p, in, out, workspace));
-    return scale_add_f32((float)alpha, (float)beta, c, out);
-  case F64:
-    TRY(product_f64(&p, in, out, workspace));
-    return scale_add_f64(alpha, beta, c, out);
-  default:
-    return unsupported_type(node, in->dtype);
-  }
+  return in->dtype == F32 ? scale_add_f32((float)alpha, (float)beta, c, out) : scale_add_f64(alpha, beta, c, out);
+}
+
+KERNEL(Gemm) {
+  TRY(reference_MatMul(stream, node, in, out, workspace));
+  return product_finish(node, in, out);
 }

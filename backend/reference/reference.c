@@ -115,7 +115,7 @@ static Status stream_wait(Stream *stream) {
   return OK;
 }
 
-static Status host_alloc(Stream *stream, size_t bytes, void **memory) {
+Status host_alloc(Stream *stream, size_t bytes, void **memory) {
   (void)stream;
   size_t rounded = (bytes + 63) & ~(size_t)63;
   *memory = aligned_alloc(64, rounded ? rounded : 64);
@@ -125,12 +125,12 @@ static Status host_alloc(Stream *stream, size_t bytes, void **memory) {
   return OK;
 }
 
-static void host_release(Stream *stream, void *memory) {
+void host_release(Stream *stream, void *memory) {
   (void)stream;
   free(memory);
 }
 
-static Status host_copy(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind) {
+Status host_copy(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind) {
   (void)stream;
   (void)kind;
   if (bytes)
@@ -138,24 +138,24 @@ static Status host_copy(Stream *stream, void *to, const void *from, size_t bytes
   return OK;
 }
 
-static Status host_zero(Stream *stream, void *memory, size_t bytes) {
+Status host_zero(Stream *stream, void *memory, size_t bytes) {
   (void)stream;
   memset(memory, 0, bytes);
   return OK;
 }
 
 /* Work is done when a call returns: there is nothing to wait for. */
-static Status event_create(Stream *stream, Event **event) {
+Status host_event_create(Stream *stream, Event **event) {
   (void)stream;
   *event = NULL;
   return OK;
 }
 
-static void event_destroy(Event *event) {
+void host_event_destroy(Event *event) {
   (void)event;
 }
 
-static Status event_pass(Stream *stream, Event *event) {
+Status host_event_pass(Stream *stream, Event *event) {
   (void)stream;
   (void)event;
   return OK;
@@ -174,8 +174,8 @@ const Backend backend_reference = {
     .release = host_release,
     .copy = host_copy,
     .zero = host_zero,
-    .event_create = event_create,
-    .event_destroy = event_destroy,
-    .event_record = event_pass,
-    .event_wait = event_pass,
+    .event_create = host_event_create,
+    .event_destroy = host_event_destroy,
+    .event_record = host_event_pass,
+    .event_wait = host_event_pass,
 };

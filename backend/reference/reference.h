@@ -15,6 +15,16 @@ extern Kernel *const reference_kernels[OP_COUNT];
 size_t reference_workspace(const Node *node, const Tensor *in);
 size_t reference_workspace_bytes(const Graph *graph, const Node *node);
 
+/* The host's memory and events, for the tables of host backends. Work is done when a kernel returns: events have
+ * nothing to wait for. */
+Status host_alloc(Stream *stream, size_t bytes, void **memory);
+void host_release(Stream *stream, void *memory);
+Status host_copy(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind);
+Status host_zero(Stream *stream, void *memory, size_t bytes);
+Status host_event_create(Stream *stream, Event **event);
+void host_event_destroy(Event *event);
+Status host_event_pass(Stream *stream, Event *event);
+
 /* Wide loops get a version for each instruction set, chosen when the program is loaded. Bits are the same on one
  * machine, which is what the promise covers. Sanitizers do not go with it. */
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)

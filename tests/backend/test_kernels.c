@@ -16,17 +16,6 @@ static void check_shapes(const OpCase *c, const CaseGraph *built) {
   }
 }
 
-/* Sums of float32 are kept in double or are short: rounding of the result and of functions is left. Products sum in
- * float32, terms of up to 4. */
-static double tolerance(const OpCase *c, DType type, const CaseGraph *built) {
-  if (type == F64)
-    return 1e-11;
-  if (c->op != OP_MatMul && c->op != OP_Gemm)
-    return 2e-5;
-  return 2e-5 + 2e-6 * op_cost(built->graph, built->node).flops / 2 /
-                    (double)(shape_elements(c->out[0].shape) ? shape_elements(c->out[0].shape) : 1);
-}
-
 static void check_case(const OpCase *c, DType type, uint64_t seed) {
   Arena *arena = arena_create();
   CaseGraph built;
@@ -41,7 +30,7 @@ static void check_case(const OpCase *c, DType type, uint64_t seed) {
     FAIL_TEST("%s: %s", case_text(c), status_message());
   case_results(built.node, value);
   for (int i = 0; i < n; i++)
-    if (!case_close(&built.tensor[value[i]], expected[i], tolerance(c, type, &built), where))
+    if (!case_close(&built.tensor[value[i]], expected[i], case_tolerance(&built), where))
       FAIL_TEST("%s in %s, result %d: %s", case_text(c), dtype_name(type), i, where);
   case_release(&built);
   arena_destroy(arena);

@@ -106,6 +106,10 @@ int case_oracle(const CaseGraph *built, Arena *arena, double *result[CASE_INPUTS
 /* The values that case_oracle's results belong to. */
 int case_results(const Node *node, ValueId value[CASE_INPUTS]);
 
+/* How far a kernel may be from the oracle, for case_close. Sums of float32 are kept in double or are short: rounding of
+ * the result and of functions is left. Products sum in their type, terms of up to 4. */
+double case_tolerance(const CaseGraph *built);
+
 /* Whether got is expected: bit for bit in integers; within `tolerance` absolutely for numbers below 1 and relatively
  * above; NaN and infinities must be the same. If not, `where` says what. */
 bool case_close(const Tensor *got, const double *expected, double tolerance, char where[256]);

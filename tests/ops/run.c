@@ -268,6 +268,18 @@ static bool close_enough(double got, double expected, double tolerance) {
   return fabs(got - expected) <= tolerance * fmax(1, fabs(expected));
 }
 
+double case_tolerance(const CaseGraph *built) {
+  const Node *node = built->node;
+  double product = 0;
+  if (built->tensor[node->in[0]].dtype == F64)
+    return 1e-11;
+  if (node->op == OP_MatMul || node->op == OP_Gemm) {
+    int64_t results = shape_elements(built->tensor[node->out[0]].shape);
+    product = op_cost(built->graph, node).flops / 2 / (double)(results ? results : 1);
+  }
+  return 2e-5 + 2e-6 * product;
+}
+
 bool case_close(const Tensor *got, const double *expected, double tolerance, char where[256]) {
   bool exact = got->dtype != F32 && got->dtype != F64;
   for (int64_t i = 0; i < shape_elements(got->shape); i++) {

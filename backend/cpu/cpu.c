@@ -1,0 +1,94 @@
+/* The cpu backend's table and streams. */
+#include "backend/cpu/cpu.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "backend/reference/reference.h"
+
+extern const Isa isa_plain;
+#if defined(__x86_64__)
+extern const Isa isa_avx512, isa_avx2;
+const Isa *const isas[] = {&isa_avx512, &isa_avx2, &isa_plain, NULL};
+#else
+const Isa *const isas[] = {&isa_plain, NULL};
+#endif
+
+const Isa *isa_best(void) {
+  int i = 0;
+  while (!isas[i]->runs())
+    i++;
+  return isas[i];
+}
+
+/* The reference's, and over them the ones that are faster here. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Woverride-init"
+static Kernel *const cpu_kernels[OP_COUNT] = {
+#define OP(name) [OP_##name] = reference_##name,
+#include "graph/ops.def"
+#undef OP
+    [OP_MatMul] = cpu_MatMul,
+    [OP_Gemm] = cpu_Gemm,
+};
+#pragma GCC diagnostic pop
+
+Status cpu_stream_open(int threads, const Isa *isa, Stream **out) {
+  Stream *stream = calloc(1, sizeof *stream);
+  *out = NULL;
+  if (!stream)
+    return fail(E_MEMORY, "out of memory");
+  stream->isa = isa;
+  Status status = pool_create(threads, &stream->pool);
+  if (status != OK)
+    free(stream);
+  else
+    *out = stream;
+  return status;
+}
+
+static Status stream_open(int device, int threads, Stream **stream) {
+  (void)device;
+  return cpu_stream_open(threads, isa_best(), stream);
+}
+
+static void stream_close(Stream *stream) {
+  pool_destroy(stream->pool);
+  free(stream);
+}
+
+static Status stream_wait(Stream *stream) {
+  (void)stream;
+  return OK;
+}
+
+/* One core at some 3 GHz. */
+static Status describe(int device, DeviceSpec *spec) {
+  (void)device;
+  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  *spec = (DeviceSpec){.name = "cpu",
+                       .memory_bytes = (size_t)pages * (size_t)page,
+                       .flops_per_second = 1.2e9 * isa_best()->vector_bytes,
+                       .bytes_per_second = 1e10,
+                       .node_overhead_seconds = 1e-6};
+  return OK;
+}
+
+const Backend backend_cpu = {
+    .name = "cpu",
+    .is_host = true,
+    .kernels = cpu_kernels,
+    .workspace_bytes = cpu_workspace_bytes,
+    .describe = describe,
+    .stream_open = stream_open,
+    .stream_close = stream_close,
+    .stream_wait = stream_wait,
+    .alloc = host_alloc,
+    .release = host_release,
+    .copy = host_copy,
+    .zero = host_zero,
+    .event_create = host_event_create,
+    .event_destroy = host_event_destroy,
+    .event_record = host_event_pass,
+    .event_wait = host_event_pass,
+};

@@ -1,0 +1,76 @@
+/* MatMul and Gemm over threads. Invariant: an element of a product is the sum, block by block of K_BLOCK along k, of
+ * each block's own left-to-right sum: bits depend on k and the instruction set.
+ *
+ * One product: for each block along n and k, B's part is packed once into the workspace, by all threads; then each task
+ * packs a block of A's rows into its thread's scratch and multiplies it with a range of B's columns. Many small
+ * products are a task each, packed into scratch. */
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+#include "backend/reference/product.h"
+
+enum {
+  M_BLOCK = 120, /* a multiple of every tile's rows; with K_BLOCK half of a second-level cache */
+  K_BLOCK = 256,
+  N_BLOCK = 4096,
+  N_TASK = 256,    /* columns of a task at least */
+  TASKS = 24,      /* tasks of a block at least, where it is large enough */
+  PACK_TASK = 128, /* columns that one task packs */
+  WIDEST = 2 * MOST_VECTOR_BYTES
+};
+
+typedef struct {
+  const Product *p;
+  const Isa *isa;
+  int64_t columns; /* of a tile */
+  const char *a, *b;
+  char *c, *packed;       /* B's block, strips of `columns` columns */
+  int64_t j, n, l, k;     /* the block along n and k */
+  int64_t m_task, n_task; /* rows and columns of a task */
+  const Tensor *in, *out; /* of many products */
+} Job;
+
+#define T float
+#define S(name) name##_f32
+#include "backend/cpu/product.inc"
+#undef T
+#undef S
+
+#define T double
+#define S(name) name##_f64
+#include "backend/cpu/product.inc"
+#undef T
+#undef S
+
+size_t cpu_workspace_bytes(const Graph *graph, const Node *node) {
+  if (node->op != OP_MatMul && node->op != OP_Gemm)
+    return 0;
+  Tensor in[2];
+  for (int i = 0; i < 2; i++) {
+    const Value *v = graph_value(graph, node->in[i]);
+    in[i] = (Tensor){.dtype = v->dtype, .shape = v->shape};
+  }
+  Product p = product_of(node, in);
+  size_t size = dtype_bytes(in->dtype);
+  int64_t n = round_up(least(p.n, N_BLOCK), WIDEST / (int64_t)size);
+  return (size_t)(n * least(p.k, K_BLOCK)) * size;
+}
+
+CPU_KERNEL(MatMul) {
+  Product p = product_of(node, in);
+  Job job = {.p = &p, .isa = stream->isa, .packed = workspace, .in = in, .out = out};
+  size_t size = dtype_bytes(in->dtype);
+  job.columns = 2 * stream->isa->vector_bytes / (int64_t)size;
+  if (p.m * p.n * p.batches == 0)
+    return OK;
+  if (p.k == 0) {
+    memset(out->data, 0, (size_t)(p.m * p.n * p.batches) * size);
+    return OK;
+  }
+  return size == 4 ? product_f32(&job, stream->pool) : product_f64(&job, stream->pool);
+}
+
+CPU_KERNEL(Gemm) {
+  TRY(cpu_MatMul(stream, node, in, out, workspace));
+  return product_finish(node, in, out);
+}

@@ -1,0 +1,157 @@
+/* The cpu backend through the operator table: each instruction set that runs here, against the oracles; the number of
+ * threads changes no bit. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+#include "graph/op.h"
+#include "tests/ops/cases.h"
+#include "tests/test.h"
+
+enum { ISAS = 3, MOST_THREADS = 3 };
+
+static const Isa *chosen;
+
+/* One stream for each instruction set and number of threads, as in a run: it serves many kernels. */
+static Stream *streams[ISAS][MOST_THREADS + 1];
+
+static Status open_chosen(int device, int threads, Stream **stream) {
+  (void)device;
+  int i = 0;
+  while (isas[i] != chosen)
+    i++;
+  if (!streams[i][threads])
+    TRY(cpu_stream_open(threads, chosen, &streams[i][threads]));
+  *stream = streams[i][threads];
+  return OK;
+}
+
+static void keep_open(Stream *stream) {
+  (void)stream;
+}
+
+static int close_all(void **state) {
+  (void)state;
+  for (int i = 0; i < ISAS; i++)
+    for (int k = 0; k <= MOST_THREADS; k++)
+      if (streams[i][k])
+        backend_cpu.stream_close(streams[i][k]);
+  return 0;
+}
+
+/* The case's results on this many threads; those of one thread are compared with the oracle's. */
+static void run_case(const OpCase *c, DType type, uint64_t seed, int threads, Arena *arena, CaseGraph *built) {
+  Backend backend = backend_cpu;
+  backend.stream_open = open_chosen;
+  backend.stream_close = keep_open;
+  double *expected[CASE_INPUTS];
+  ValueId value[CASE_INPUTS];
+  char where[256];
+  if (case_build(c, type, seed, arena, built) != OK)
+    FAIL_TEST("%s: %s", case_text(c), status_message());
+  int n = threads == 1 ? case_oracle(built, arena, expected) : 0;
+  if (case_run(built, &backend, threads, 0, 1) != OK)
+    FAIL_TEST("%s: %s", case_text(c), status_message());
+  case_results(built->node, value);
+  for (int i = 0; i < n; i++)
+    if (!case_close(&built->tensor[value[i]], expected[i], case_tolerance(built), where))
+      FAIL_TEST("%s on %s, result %d: %s", case_text(c), chosen->name, i, where);
+}
+
+static void check_case(const OpCase *c, DType type, uint64_t seed) {
+  Arena *arena = arena_create();
+  CaseGraph one, three;
+  ValueId value[CASE_INPUTS];
+  run_case(c, type, seed, 1, arena, &one);
+  run_case(c, type, seed, 3, arena, &three);
+  int n = case_results(one.node, value);
+  for (int i = 0; i < n; i++)
+    if (memcmp(one.tensor[value[i]].data, three.tensor[value[i]].data, graph_value_bytes(one.graph, value[i])))
+      FAIL_TEST("%s on %s: one thread and three differ", case_text(c), chosen->name);
+  case_release(&one);
+  case_release(&three);
+  arena_destroy(arena);
+}
+
+static void check_all(const OpCase *c, uint64_t seed) {
+  DType types[DTYPE_COUNT];
+  int n = case_types(c, types);
+  for (int k = 0; k < n; k++)
+    check_case(c, types[k], seed);
+}
+
+static void rows_agree_with_oracles(void **state) {
+  (void)state;
+  for (int i = 0; isas[i]; i++)
+    for (size_t row = 0; (chosen = isas[i])->runs() && row < n_op_cases; row++)
+      check_all(&op_cases[row], row);
+}
+
+static void random_cases_agree_with_oracles(void **state) {
+  (void)state;
+  for (int i = 0; isas[i]; i++)
+    for (int op = 0; (chosen = isas[i])->runs() && op < OP_COUNT; op++)
+      for (uint64_t seed = 200; seed < 206; seed++) {
+        Arena *arena = arena_create();
+        OpCase c;
+        if (case_random((OpKind)op, seed, arena, &c))
+          check_all(&c, seed);
+        arena_destroy(arena);
+      }
+}
+
+/* Sizes beyond blocks and tasks. */
+static void large_products_agree(void **state) {
+  (void)state;
+  static const int64_t sizes[][4] = {{1, 130, 300, 150}, {1, 2, 260, 4200}, {5, 130, 40, 70}, {2, 20, 270, 500}};
+  for (int i = 0; isas[i]; i++)
+    for (size_t k = 0; (chosen = isas[i])->runs() && k < sizeof sizes / sizeof *sizes; k++) {
+      const int64_t *s = sizes[k];
+      OpCase c = {.op = OP_MatMul,
+                  .in = {{.present = true, .shape = shape_of(3, (int64_t[]){s[0], s[1], s[2]})},
+                         {.present = true, .shape = shape_of(3, (int64_t[]){s[0], s[2], s[3]})}},
+                  .out = {{true, shape_of(3, (int64_t[]){s[0], s[1], s[3]})}}};
+      check_case(&c, F32, k);
+    }
+}
+
+static Status fail_some(void *context, int64_t i, void *scratch) {
+  (void)context, (void)scratch;
+  return i % 100 == 37 ? fail(E_MODEL, "task %d", (int)i) : OK;
+}
+
+static Status mark(void *context, int64_t i, void *scratch) {
+  *(char *)scratch = 1;
+  ((unsigned char *)context)[i]++;
+  return OK;
+}
+
+/* Every task once, whatever the pool; of several failures the first. */
+static void pools_run_every_task_once(void **state) {
+  (void)state;
+  for (int threads = 1; threads <= 5; threads++) {
+    Pool *pool;
+    unsigned char *seen = calloc(1000, 1);
+    ASSERT_OK(pool_create(threads, &pool));
+    assert_int_equal(pool_threads(pool), threads);
+    for (int round = 0; round < 50; round++)
+      ASSERT_OK(pool_run(pool, 1000 - round, mark, seen));
+    for (int i = 0; i < 950; i++)
+      assert_int_equal(seen[i], 50);
+    ASSERT_FAILS(E_MODEL, "task 37", pool_run(pool, 1000, fail_some, NULL));
+    ASSERT_OK(pool_run(pool, 30, fail_some, NULL));
+    ASSERT_OK(pool_run(pool, 0, fail_some, NULL));
+    pool_destroy(pool);
+    free(seen);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(pools_run_every_task_once),
+      cmocka_unit_test(rows_agree_with_oracles),
+      cmocka_unit_test(random_cases_agree_with_oracles),
+      cmocka_unit_test(large_products_agree),
+  };
+  return cmocka_run_group_tests(tests, NULL, close_all);
+}
