@@ -26,6 +26,7 @@ typedef struct {
 struct Model {
   Arena *arena;
   const char *path;
+  int descriptor;      /* of the file, for reading weights; -1 before it is open */
   const uint8_t *file; /* mapped, `file_bytes` long */
   size_t file_bytes;
   Onnx__ModelProto *proto;
@@ -75,8 +76,9 @@ Status tensor_locate(const Model *model, const Onnx__TensorProto *proto, Arena *
 /* Copies the dense contents, `bytes` of them (those of the shape), into `data`. */
 Status tensor_source_read(const Model *model, const TensorSource *source, void *data, size_t bytes);
 
-/* The contents where they lie, without copying: raw, inside the model file or mapped from an external one. Fails as
- * reading does; *view NULL where they are not stored raw. release with tensor_unmap. */
+/* The contents where they lie, without copying: mapped from the model file or an external one, or in the skeleton.
+ * view->data is NULL where they are not stored as they are in memory. Fails as reading does. Release with tensor_unmap:
+ * until then the pages that were looked at count as this process's memory. */
 typedef struct {
   const void *data;
   void *mapped;

@@ -43,28 +43,22 @@ static Status refuse_text(const uint8_t *file, size_t bytes) {
 }
 
 static Status map_file(Model *model) {
-  int file = open(model->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   struct stat info;
-  if (file < 0)
+  model->descriptor = open(model->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (model->descriptor < 0)
     return fail(E_IO, "cannot be opened: %s", strerror(errno));
-  Status status = OK;
-  if (fstat(file, &info))
-    status = fail(E_IO, "cannot be read: %s", strerror(errno));
-  else if (!S_ISREG(info.st_mode))
-    status = fail(E_IO, S_ISDIR(info.st_mode) ? "is a directory" : "is not a regular file");
-  else if (info.st_size == 0)
-    status = fail(E_MODEL, "the file is empty");
-  else {
-    void *mapped = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, file, 0);
-    if (mapped == MAP_FAILED)
-      status = fail(E_IO, "cannot be mapped: %s", strerror(errno));
-    else {
-      model->file = mapped;
-      model->file_bytes = (size_t)info.st_size;
-    }
-  }
-  close(file);
-  return status;
+  if (fstat(model->descriptor, &info))
+    return fail(E_IO, "cannot be read: %s", strerror(errno));
+  if (!S_ISREG(info.st_mode))
+    return fail(E_IO, S_ISDIR(info.st_mode) ? "is a directory" : "is not a regular file");
+  if (info.st_size == 0)
+    return fail(E_MODEL, "the file is empty");
+  void *mapped = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, model->descriptor, 0);
+  if (mapped == MAP_FAILED)
+    return fail(E_IO, "cannot be mapped: %s", strerror(errno));
+  model->file = mapped;
+  model->file_bytes = (size_t)info.st_size;
+  return OK;
 }
 
 static Status unpack(Model *model) {
@@ -268,6 +262,7 @@ Status model_open(const char *path, const TrainOptions *options, Model **out) {
     return status_code();
   }
   model->arena = arena;
+  model->descriptor = -1;
   model->path = arena_string(arena, path);
   Status status = model->path ? open_checked(model, options) : status_code();
   if (status != OK) {
@@ -287,6 +282,8 @@ void model_close(Model *model) {
     onnx__model_proto__free_unpacked(model->proto, NULL);
   if (model->file)
     munmap((void *)model->file, model->file_bytes);
+  if (model->descriptor >= 0)
+    close(model->descriptor);
   arena_destroy(model->arena);
 }
 

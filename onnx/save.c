@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -56,7 +57,11 @@ static Status put_prefix(Rewriter *w, int field, uint64_t length) {
 }
 
 static Status put_copy(Rewriter *w, const WireField *field) {
-  return put(w, w->model->file + field->begin, field->end - field->begin);
+  Status status = put(w, w->model->file + field->begin, field->end - field->begin);
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = (field->begin + page - 1) / page * page;
+  if (w->out && field->end > begin + MAPPED_BYTES) /* what was copied need not stay in memory */
+    madvise((void *)(w->model->file + begin), field->end - begin, MADV_DONTNEED);
+  return status;
 }
 
 static Status put_property(Rewriter *w, const char *key, const char *value) {

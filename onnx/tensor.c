@@ -233,22 +233,27 @@ static Status open_external(const Model *model, const TensorSource *source, int 
   return OK;
 }
 
-static Status read_external(const Model *model, const TensorSource *source, void *data) {
-  int file;
-  TRY(open_external(model, source, &file));
+/* By reading, not from the mapping: pages of a mapping would count as this process's memory. */
+static Status read_at(int file, const TensorSource *source, void *data) {
   for (uint64_t done = 0; done < source->bytes;) {
     size_t chunk = source->bytes - done < (1u << 30) ? (size_t)(source->bytes - done) : 1u << 30;
     ssize_t got = pread(file, (char *)data + done, chunk, (off_t)(source->offset + done));
-    if (got <= 0) {
-      Status status = fail(E_IO, "tensor '%s': external data '%s' cannot be read: %s", proto_text(source->proto->name),
-                           source->external, got ? strerror(errno) : "it became shorter");
-      close(file);
-      return status;
-    }
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got <= 0)
+      return fail(E_IO, "tensor '%s' cannot be read: %s", proto_text(source->proto->name),
+                  got ? strerror(errno) : "the file became shorter");
     done += (uint64_t)got;
   }
-  close(file);
   return OK;
+}
+
+static Status read_external(const Model *model, const TensorSource *source, void *data) {
+  int file;
+  TRY(open_external(model, source, &file));
+  Status status = read_at(file, source, data);
+  close(file);
+  return status;
 }
 
 /* Stores one number of an integer field as `dtype`; false when it does not fit. */
@@ -310,6 +315,14 @@ static Status read_integers(const Model *model, const TensorSource *source, DTyp
              : fail(E_MODEL, "tensor '%s' holds %zu numbers, its shape %zu", proto_text(proto->name), i, elements);
 }
 
+/* Contents that the skeleton holds as they are in memory. */
+static const void *contents_in_proto(const TensorSource *source) {
+  const Onnx__TensorProto *proto = source->proto;
+  return source->field == TENSOR_RAW_DATA     ? (const void *)proto->raw_data.data
+         : source->field == TENSOR_FLOAT_DATA ? (const void *)proto->float_data
+                                              : (const void *)proto->double_data;
+}
+
 Status tensor_source_read(const Model *model, const TensorSource *source, void *data, size_t bytes) {
   const Onnx__TensorProto *proto = source->proto;
   DType dtype = dtype_from_onnx(proto->data_type);
@@ -319,12 +332,10 @@ Status tensor_source_read(const Model *model, const TensorSource *source, void *
     TRY(read_external(model, source, data));
   } else if (source->field != TENSOR_RAW_DATA && dtype != F32 && dtype != F64) {
     return read_integers(model, source, dtype, data, bytes / dtype_bytes(dtype));
+  } else if (source->in_file) {
+    TRY(read_at(model->descriptor, source, data));
   } else {
-    const void *from = source->in_file                    ? (const void *)(model->file + source->offset)
-                       : source->field == TENSOR_RAW_DATA ? (const void *)proto->raw_data.data
-                       : dtype == F32                     ? (const void *)proto->float_data
-                                                          : (const void *)proto->double_data;
-    memcpy(data, from, bytes);
+    memcpy(data, contents_in_proto(source), bytes);
   }
   if (dtype == BOOL)
     for (size_t i = 0; i < bytes; i++)
@@ -333,30 +344,25 @@ Status tensor_source_read(const Model *model, const TensorSource *source, void *
 }
 
 Status tensor_map(const Model *model, const TensorSource *source, TensorView *view) {
-  const Onnx__TensorProto *proto = source->proto;
+  bool is_plain =
+      source->field == TENSOR_RAW_DATA || source->field == TENSOR_FLOAT_DATA || source->field == TENSOR_DOUBLE_DATA;
+  int file = model->descriptor;
   *view = (TensorView){0};
-  if (source->external) {
-    int file;
-    TRY(open_external(model, source, &file));
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), front = source->offset % page;
-    view->mapped_bytes = (size_t)(source->bytes + front);
-    if (view->mapped_bytes)
-      view->mapped = mmap(NULL, view->mapped_bytes, PROT_READ, MAP_PRIVATE, file, (off_t)(source->offset - front));
-    int reason = errno;
-    close(file);
-    if (view->mapped == MAP_FAILED) {
-      view->mapped = NULL;
-      return fail(E_IO, "external data '%s' cannot be mapped: %s", source->external, strerror(reason));
-    }
-    view->data = (const char *)view->mapped + front;
-  } else if (source->in_file && (source->field == TENSOR_RAW_DATA || source->field == TENSOR_FLOAT_DATA ||
-                                 source->field == TENSOR_DOUBLE_DATA)) {
-    view->data = model->file + source->offset;
-  } else if (source->field == TENSOR_RAW_DATA) {
-    view->data = proto->raw_data.data;
-  } else if (source->field == TENSOR_FLOAT_DATA || source->field == TENSOR_DOUBLE_DATA) {
-    view->data = source->field == TENSOR_FLOAT_DATA ? (const void *)proto->float_data : proto->double_data;
+  if (!source->external && (!source->in_file || !is_plain)) {
+    view->data = is_plain ? contents_in_proto(source) : NULL;
+    return OK;
   }
+  if (source->external)
+    TRY(open_external(model, source, &file));
+  uint64_t front = source->offset % (uint64_t)sysconf(_SC_PAGESIZE);
+  size_t bytes = (size_t)(source->bytes + front);
+  void *mapped = bytes ? mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, (off_t)(source->offset - front)) : NULL;
+  int reason = errno;
+  if (source->external)
+    close(file);
+  if (mapped == MAP_FAILED)
+    return fail(E_IO, "tensor '%s' cannot be mapped: %s", proto_text(source->proto->name), strerror(reason));
+  *view = (TensorView){.data = (const char *)mapped + front, .mapped = mapped, .mapped_bytes = bytes};
   return OK;
 }
 

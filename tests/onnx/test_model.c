@@ -385,6 +385,36 @@ static void external_data_is_read_when_asked(void **state) {
                  make_folder_there);
 }
 
+/* Pages of files that this process has in memory. */
+static long file_pages_kb(void) {
+  char line[256];
+  long kb = -1;
+  FILE *file = fopen("/proc/self/status", "r");
+  while (file && fgets(line, sizeof line, file))
+    sscanf(line, "RssFile: %ld", &kb);
+  fclose(file);
+  return kb;
+}
+
+/* Weights that were read do not stay in memory a second time, as pages of the file. */
+static void reading_leaves_no_pages(void **state) {
+  (void)state;
+  enum { MEGABYTES = 24 };
+  Bytes graph = small_graph();
+  put_message(&graph, 5, weight("big", MEGABYTES << 10, 256, 1, 0.001f));
+  put_message(&graph, 5, weight("12", MEGABYTES << 10, 256, 1, 0.001f));
+  put_message(&graph, 1, node("m", "MatMul", "big,12", "u"));
+  Bytes bytes = model_of(8, 18, graph);
+  long before = file_pages_kb();
+  Model *model = opened(bytes);
+  assert_int_equal(model->initializers[2].tied_to, 1); /* both were compared to the end */
+  void *data = malloc(MEGABYTES << 20);
+  ASSERT_OK(model_read_initializer(model, 1, data, MEGABYTES << 20));
+  assert_in_range(file_pages_kb() - before + 4096, 0, 12 << 10);
+  free(data);
+  model_close(model);
+}
+
 static void inputs_and_batch(void **state) {
   (void)state;
   int n;
@@ -462,7 +492,8 @@ int main(void) {
       cmocka_unit_test(functions_are_checked),      cmocka_unit_test(tensors_are_checked),
       cmocka_unit_test(every_encoding_reads),       cmocka_unit_test(numbers_that_do_not_fit_are_named),
       cmocka_unit_test(external_data_stays_inside), cmocka_unit_test(external_data_is_read_when_asked),
-      cmocka_unit_test(inputs_and_batch),           cmocka_unit_test(hash_is_over_structure),
+      cmocka_unit_test(reading_leaves_no_pages),    cmocka_unit_test(inputs_and_batch),
+      cmocka_unit_test(hash_is_over_structure),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
