@@ -1,22 +1,31 @@
-/* Names to numbers, for files with many names. Nobody outside onnx/ includes this. The names are not copied. */
+/* Names to numbers: a Map of strings. Nobody outside onnx/ includes this. */
 #ifndef ONNX_NAMES_H
 #define ONNX_NAMES_H
 
-#include "base/arena.h"
-#include "base/status.h"
+#include <stdint.h>
+#include <string.h>
+
+#include "onnx/map.h"
 
 typedef struct {
   Arena *arena;
-  const char **names; /* [capacity], NULL where free */
-  int *values;
-  size_t capacity, count; /* capacity is a power of two */
+  Map *map; /* values are 1 + the number */
 } NameMap;
 
 /* An empty map that lives in the arena. */
-Status names_create(Arena *arena, NameMap *map);
+static inline Status names_create(Arena *arena, NameMap *names) {
+  names->arena = arena;
+  return map_create(arena, &names->map);
+}
+
 /* The number of a name, or -1. */
-int names_find(const NameMap *map, const char *name);
+static inline int names_find(const NameMap *names, const char *name) {
+  return (int)(intptr_t)map_find(names->map, name, strlen(name)) - 1;
+}
+
 /* Sets a name's number (not negative), new or not. */
-Status names_put(NameMap *map, const char *name, int value);
+static inline Status names_put(NameMap *names, const char *name, int value) {
+  return map_put(names->map, name, strlen(name), (void *)((intptr_t)value + 1));
+}
 
 #endif

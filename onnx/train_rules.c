@@ -263,7 +263,8 @@ typedef struct {
   const Model *model;
   Reach reach;   /* of the main graph */
   NameMap infos; /* value_info by name */
-  NameMap kinds; /* of the signature */
+  NameMap kinds; /* of the signature, where there is one */
+  bool has_signature;
 } Evidence;
 
 static Status decide(const Evidence *evidence, Initializer *initializer) {
@@ -279,7 +280,7 @@ static Status decide(const Evidence *evidence, Initializer *initializer) {
   } else if (kind) {
     initializer->rule = "1";
     initializer->trains = strcmp(kind, "PARAMETER") == 0;
-  } else if (folded && evidence->kinds.count) {
+  } else if (folded && evidence->has_signature) {
     initializer->rule = "1f";
     return folds_parameter(&evidence->kinds, folded, &initializer->trains);
   } else if (initializer->shape.rank >= 1 && bits & REACHES_SLOT) {
@@ -303,6 +304,7 @@ static Status gather(Model *model, Arena *arena, Evidence *evidence) {
   TRY(names_create(arena, &evidence->infos));
   for (size_t i = 0; i < graph->n_value_info; i++)
     TRY(names_put(&evidence->infos, proto_text(graph->value_info[i]->name), (int)i));
+  evidence->has_signature = proto_property(graph->metadata_props, graph->n_metadata_props, SIGNATURE_KEY);
   return read_signature(graph, arena, &evidence->kinds);
 }
 
