@@ -300,6 +300,10 @@ const Initializer *model_initializers(const Model *model, int *count) {
   return model->initializers;
 }
 
+bool model_ties_unknown(const Model *model) {
+  return model->ties_unknown;
+}
+
 int64_t model_fixed_batch(const Model *model) {
   return model->fixed_batch;
 }

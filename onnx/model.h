@@ -54,6 +54,8 @@ const char *model_path(const Model *model);
 /* 16 hex digits over the skeleton and the initializers' names, types, shapes; not over weights. */
 const char *model_hash(const Model *model);
 const Initializer *model_initializers(const Model *model, int *count);
+/* Whether tensors that the exporter wrote twice could not be told, since weights are absent. */
+bool model_ties_unknown(const Model *model);
 /* Samples that the file was exported with when its batch is a number; 0 when symbolic. */
 int64_t model_fixed_batch(const Model *model);
 /* Model inputs: name, dtype, rank, dims (-1 symbolic) and the names of symbolic dimensions (NULL where fixed). */

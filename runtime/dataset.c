@@ -105,7 +105,7 @@ static Status check_length(Dataset *data, const Array *array, const Array **firs
   return OK;
 }
 
-static Status check_arrays(Dataset *data, const ModelInput *inputs, bool wants_target) {
+static Status check_arrays(Dataset *data, const ModelInput *inputs) {
   Arena *arena = data->file.arena;
   const Array *first = NULL;
   int n_dims = 0;
@@ -130,8 +130,6 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs, bool wants_t
   for (int i = 0; i < data->n_inputs; i++)
     if (data->arrays[i] == data->target)
       data->target = NULL; /* an input of that name */
-  if (wants_target && !data->target)
-    return fail(E_SHAPE, "no array 'target': the file has %s", array_names(&data->file, has, sizeof has));
   if (data->target)
     TRY(check_length(data, data->target, &first));
   for (int i = 0; i < data->file.n_arrays; i++) {
@@ -146,16 +144,23 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs, bool wants_t
   return first ? OK : fail(E_SHAPE, "no array counts samples");
 }
 
-Status dataset_open(const char *path, const Model *model, bool wants_target, Dataset *data) {
+Status dataset_open(const char *path, const Model *model, Dataset *data) {
   *data = (Dataset){0};
   TRY(array_file_open(path, &data->file));
   const ModelInput *inputs = model_inputs(model, &data->n_inputs);
-  Status status = check_arrays(data, inputs, wants_target);
+  Status status = check_arrays(data, inputs);
   if (status != OK) {
     status_context("%s: ", path);
     dataset_close(data);
   }
   return status;
+}
+
+Status dataset_need_target(const Dataset *data) {
+  char has[1024];
+  return data->target ? OK
+                      : fail(E_SHAPE, "%s: no array 'target': the file has %s", data->file.path,
+                             array_names(&data->file, has, sizeof has));
 }
 
 void dataset_close(Dataset *data) {

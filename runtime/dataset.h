@@ -18,10 +18,12 @@ typedef struct {
   int n_dims;
 } Dataset;
 
-/* Opens the file and checks it: an array for every model input, of a type that converts and a shape that fits, `target`
- * where wanted, nothing else, the same number of samples in all. Fails E_IO, E_MODEL, E_SHAPE, E_USAGE with the file
+/* Opens the file and checks it: an array for every model input, of a type that converts and a shape that fits, perhaps
+ * `target`, nothing else, the same number of samples in all. Fails E_IO, E_MODEL, E_SHAPE, E_USAGE with the file
  * and both names in one line. */
-Status dataset_open(const char *path, const Model *model, bool wants_target, Dataset *data);
+Status dataset_open(const char *path, const Model *model, Dataset *data);
+/* Fails E_SHAPE where there is no target. */
+Status dataset_need_target(const Dataset *data);
 void dataset_close(Dataset *data);
 
 /* Samples' elements of an array without its first axis, with this many samples in front. */

@@ -124,7 +124,7 @@ static Status prepare(Job *job, int64_t size) {
 Status infer_run(Job *job, FILE *out) {
   if (!job->options->data || !job->options->out)
     return fail(E_USAGE, "run needs --data FILE.npz and --out FILE.npz");
-  TRY(job_open(job, false));
+  TRY(job_open(job));
   int64_t samples = job->data.samples, fixed = model_fixed_batch(job->model);
   int64_t size = fixed ? fixed : job->batch < samples ? job->batch : samples;
   Results results;

@@ -9,6 +9,8 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "runtime/profiler.h"
+
 enum { BATCH = 32 }; /* where nobody says */
 
 char *job_count(int64_t n, char text[32]) {
@@ -30,6 +32,10 @@ int job_columns(void) {
   if (n <= 0 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0)
     n = window.ws_col;
   return n >= 40 ? n : 100;
+}
+
+bool job_colours(FILE *out) {
+  return isatty(fileno(out)) && !getenv("NO_COLOR");
 }
 
 Status job_decide(Job *job, const char *what, const char *format, ...) {
@@ -172,8 +178,8 @@ static Status choose_sizes(Job *job) {
                     (long long)job->microbatch_size, fixed ? ", the batch it was exported with" : "");
 }
 
-static Status open_data(Job *job, bool wants_target) {
-  TRY(dataset_open(job->options->data, job->model, wants_target, &job->data));
+static Status open_data(Job *job) {
+  TRY(dataset_open(job->options->data, job->model, &job->data));
   TRY(job_decide(job, "data", "%s: %s samples", job->options->data, COUNT_STR(job->data.samples)));
   int n;
   const ModelInput *inputs = model_inputs(job->model, &n);
@@ -184,11 +190,11 @@ static Status open_data(Job *job, bool wants_target) {
   return OK;
 }
 
-Status job_open(Job *job, bool wants_target) {
+Status job_open(Job *job) {
   const Options *o = job->options;
   TRY(choose_backend(job));
   if (o->data)
-    TRY(open_data(job, wants_target));
+    TRY(open_data(job));
   if (o->plan) {
     TRY(take_plan(job));
   } else {
@@ -205,10 +211,29 @@ void job_close(Job *job) {
   dataset_close(&job->data);
 }
 
+/* "lm_head.weight = wte.weight" for every tie of the file. */
+static Status list_ties(Job *job, Ties *ties) {
+  int n;
+  const Initializer *table = model_initializers(job->model, &n);
+  const char **pairs;
+  TRY(ARENA_NEW(job->arena, pairs, n));
+  *ties = (Ties){.known = !model_ties_unknown(job->model), .pairs = pairs};
+  for (int i = 0; i < n; i++)
+    if (table[i].tied_to >= 0) {
+      const char *owner = table[table[i].tied_to].name;
+      pairs[ties->n_pairs] =
+          arena_format(job->arena, "%s = %s%s", table[i].name, owner, table[i].tied_transposed ? " transposed" : "");
+      if (!pairs[ties->n_pairs++])
+        return status_code();
+    }
+  return OK;
+}
+
 /* What the planner is asked for; the devices are alike. */
 static Status fill_request(Job *job, const Profile *profile) {
   DeviceSpec *devices;
   size_t *limits;
+  bool inference = job->graph->loss_sum == NO_VALUE;
   TRY(ARENA_NEW(job->arena, devices, job->ranks));
   TRY(ARENA_NEW(job->arena, limits, job->ranks));
   for (int r = 0; r < job->ranks; r++) {
@@ -223,14 +248,27 @@ static Status fill_request(Job *job, const Profile *profile) {
       .chunks = job->chunks,
       .microbatches = job->microbatches,
       .microbatch_size = job->microbatch_size,
-      .schedule = job->options->plan ? job->request.schedule : job->options->schedule,
+      .schedule = inference            ? "forward"
+                  : job->options->plan ? job->request.schedule
+                                       : job->options->schedule,
       .devices = devices,
       .memory_limits = limits,
       /* shared memory of one machine, by order of magnitude */
       .link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9},
       .profile = profile,
   };
-  return OK;
+  return list_ties(job, &job->request.ties);
+}
+
+Status job_measure(Job *job, double budget_seconds, Profile *profile) {
+  double *seconds;
+  size_t known = 0, n = job->graph->n_nodes;
+  TRY(ARENA_NEW(job->arena, seconds, n));
+  TRY(profile_nodes(job->graph, job->backend, 0, job->threads, budget_seconds, seconds));
+  for (size_t i = 0; i < n; i++)
+    known += seconds[i] >= 0;
+  profile->node_seconds = seconds;
+  return job_decide(job, "costs", "measured for %zu of %zu nodes", known, n);
 }
 
 Status job_plan(Job *job, const Profile *profile) {

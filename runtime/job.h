@@ -51,7 +51,7 @@ typedef struct {
 
 /* Chooses the backend, opens the data, settles ranks, chunks, batch and microbatches. E_USAGE where they contradict.
  * The caller has set arena, options, model, path and world, all else is zero. */
-Status job_open(Job *job, bool wants_target);
+Status job_open(Job *job);
 void job_close(Job *job);
 
 /* Adds a line that says what was decided. */
@@ -66,13 +66,17 @@ Status job_dims(Arena *arena, const Options *options, const Dataset *data, BindO
 Status job_bind(Job *job);
 /* Loss, backward pass and update appended; checked against the backend; workspaces known. */
 Status job_differentiate(Job *job);
-/* Makes or reads the plan (rank 0). `profile` may be NULL. */
+/* Measures the graph's nodes on this machine, for about so long, and says so. */
+Status job_measure(Job *job, double budget_seconds, Profile *profile);
+/* Makes or reads the plan (rank 0), of a graph without a loss for inference. `profile` may be NULL. */
 Status job_plan(Job *job, const Profile *profile);
 /* Takes over rank 0's plan from its text. */
 Status job_plan_from(Job *job, const char *text);
 
 /* How wide what is printed may be: the terminal's, or COLUMNS, or 100. */
 int job_columns(void);
+/* Whether it may have colours: a terminal, and NO_COLOR is not set. */
+bool job_colours(FILE *out);
 
 /* "1,234,567" into text of at least 32 bytes; returns text. */
 char *job_count(int64_t n, char text[32]);

@@ -102,15 +102,12 @@ static Status assume_target(Job *job) {
 static Status append_loss(Job *job) {
   const Options *o = job->options;
   LossSpec *loss = &job->loss;
-  *loss = (LossSpec){.kind = loss_find(o->loss), .ignore_index = o->ignore_index, .class_axis = -1};
+  *loss = (LossSpec){
+      .kind = loss_find(o->loss), .ignore_index = o->ignore_index, .microbatches = job->microbatches, .class_axis = -1};
   if (loss->kind == LOSS_COUNT)
     return fail(E_USAGE, "--loss: '%s' is none of auto, cross_entropy, mse, bce_with_logits, model", o->loss);
   TRY(find_output(job, &loss->output));
   const Value *output = graph_value(job->graph, loss->output);
-  if (loss->kind == LOSS_MODEL) {
-    loss->microbatches = job->microbatches;
-    return loss_append(job->graph, loss);
-  }
   if (options_given(o, "class-axis")) {
     loss->class_axis = axis_normalize(o->class_axis, output->shape.rank);
     if (loss->class_axis < 0)
@@ -118,6 +115,13 @@ static Status append_loss(Job *job) {
                   SHAPE_STR(output->shape));
   }
   const Array *target = job->data.target;
+  bool has_data = job->data.samples > 0;
+  if (loss->kind == LOSS_AUTO && has_data && !target && shape_elements(output->shape) == 1)
+    loss->kind = LOSS_MODEL;
+  if (loss->kind == LOSS_MODEL)
+    return loss_append(job->graph, loss);
+  if (has_data)
+    TRY(dataset_need_target(&job->data));
   if (target) {
     bool integer = !dtype_is_float(target->dtype) && target->dtype != BOOL;
     loss->target_dtype = integer ? I64 : output->dtype;
@@ -185,9 +189,11 @@ Status job_differentiate(Job *job) {
   TRY(job_decide(job, "trains", "%s tensors of %s elements", COUNT_STR(tensors), COUNT_STR(elements)));
   if (n_unreached)
     TRY(job_decide(job, "note", "no gradient reaches %s of them", COUNT_STR((int64_t)n_unreached)));
-  const char *why = strcmp(job->options->loss, "auto") != 0 || !job->data.target ? ""
-                    : job->loss.kind == LOSS_CROSS_ENTROPY                       ? ", for the targets are integers"
-                                                                                 : ", for the targets are not integers";
+  const char *why = strcmp(job->options->loss, "auto") != 0 ? ""
+                    : job->loss.kind == LOSS_MODEL          ? ", for there is no target and it is one number"
+                    : !job->data.target                     ? ""
+                    : job->loss.kind == LOSS_CROSS_ENTROPY  ? ", for the targets are integers"
+                                                            : ", for the targets are not integers";
   TRY(job_decide(job, "loss", "%s of output '%s'%s", loss_name(job->loss.kind),
                  graph_value(graph, job->loss.output)->name, why));
   return job_decide(

@@ -11,8 +11,8 @@
 
 #include "runtime/infer.h"
 #include "runtime/inspect.h"
+#include "runtime/measure.h"
 #include "runtime/trainer.h"
-#include "runtime/what_if.h"
 
 struct OnnxpipeModel {
   Model *model;
@@ -157,13 +157,13 @@ OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out) {
 
 static Status plan(Job *job, FILE *out) {
   const Options *o = job->options;
-  TRY(job_open(job, strcmp(job->options->loss, "model") != 0));
+  TRY(job_open(job));
   TRY(job_bind(job));
   TRY(job_differentiate(job));
   TRY(job_plan(job, NULL));
   if (!o->quiet) {
     job_print(job, out);
-    TRY(plan_print(&job->plan, out, job_columns(), isatty(fileno(out))));
+    TRY(plan_print(&job->plan, out, job_columns(), job_colours(out)));
   }
   return o->output_plan ? plan_write(&job->plan, o->output_plan) : OK;
 }
@@ -193,7 +193,10 @@ OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out) {
   return result(status);
 }
 
-OnnxpipeStatus onnxpipe_simulate(const OnnxpipeOptions *options, FILE *out) {
+OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out) {
   silent = false;
-  return result(what_if_run(options, out));
+  Job *job = job_create(model);
+  Status status = job ? measure_run(job, out) : status_code();
+  job_destroy(job);
+  return result(status);
 }

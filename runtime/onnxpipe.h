@@ -85,9 +85,6 @@ OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out);
 /* Measures what the model's training nodes take on this machine and prints the costliest. */
 OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out);
 
-/* A schedule from given times ("forward-ms" …): text, or one JSON object with the option "json". */
-OnnxpipeStatus onnxpipe_simulate(const OnnxpipeOptions *options, FILE *out);
-
 #ifdef __cplusplus
 }
 #endif

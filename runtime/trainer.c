@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "graph/op.h"
@@ -311,12 +310,15 @@ static Status open_files(Training *training) {
   return OK;
 }
 
+/* A run that is predicted to last so long begins by measuring what its nodes take, for so long at most. */
+static const double WORTH_MEASURING_SECONDS = 20, MEASURING_SECONDS = 1;
+
 /* Everything before the executors; on rank 0 with the plan. */
 static Status training_prepare(Training *training) {
   Job *job = training->job;
   if (!job->options->data)
     return fail(E_USAGE, "train needs --data FILE.npz");
-  TRY(job_open(job, true));
+  TRY(job_open(job));
   TRY(training_settle(training));
   TRY(job_bind(job));
   TRY(job_differentiate(job));
@@ -324,9 +326,14 @@ static Status training_prepare(Training *training) {
     return OK;
   TRY(open_files(training));
   TRY(job_plan(job, NULL));
+  if (job->plan.step_seconds * (double)training->steps > WORTH_MEASURING_SECONDS && !job->options->plan) {
+    Profile profile;
+    TRY(job_measure(job, MEASURING_SECONDS, &profile));
+    TRY(job_plan(job, &profile));
+  }
   if (training->out) {
     job_print(job, training->out);
-    TRY(plan_print(&job->plan, training->out, job_columns(), isatty(fileno(training->out))));
+    TRY(plan_print(&job->plan, training->out, job_columns(), job_colours(training->out)));
     fflush(training->out);
   }
   return OK;

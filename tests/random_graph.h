@@ -137,7 +137,7 @@ static inline int random_n_forward(const Graph *g) {
 /* Random cuts that separate no group of uses, none of which leaves a stage empty; fewer stages where there is no room.
  * stage_of has g->n_nodes elements. Returns the number of stages. */
 static inline int random_cuts(const Graph *g, uint64_t *seed, int stages, int *stage_of) {
-  int n = random_n_forward(g), may[512], count = 0;
+  int n = random_n_forward(g), may[512] = {0}, count = 0;
   for (int at = 1; at < n; at++) {
     bool inside = false;
     for (size_t i = 0; i < g->n_groups; i++)

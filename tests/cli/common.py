@@ -1,0 +1,79 @@
+"""What the tests of the command line share: running it, reference cases, small models."""
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ONNXPIPE = os.environ["ONNXPIPE"]
+HAS_MPI = shutil.which("mpirun") is not None
+CASES = ["nanogpt", "surrogate", "branches", "dlrm"]
+
+
+def model_path(name, file="model.onnx"):
+    return os.path.join(ROOT, "models", name, file)
+
+
+def read_case(name):
+    with open(model_path(name, "case.json")) as file:
+        return json.load(file)
+
+
+def case_options(case):
+    """The command line's options that train a reference case as PyTorch did."""
+    options = ["--loss", case["loss"], "--batch", str(case["batch_size"]), "--steps", str(case["steps"])]
+    for key, value in case["optimizer"].items():
+        options += ["--optimizer" if key == "name" else "--" + key.replace("_", "-"), str(value)]
+    return options
+
+
+def read_metrics(path):
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+class CommandLineTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="onnxpipe-cli-")
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def run_command(self, *words, mpi=0, timeout=300):
+        command = [ONNXPIPE, *map(str, words)]
+        if mpi:
+            if not HAS_MPI:
+                self.skipTest("this machine has no mpirun")
+            command = ["mpirun", "-n", str(mpi), *command]
+        environment = dict(os.environ)
+        if mpi:  # what MPI itself leaks is not ours to find
+            environment["ASAN_OPTIONS"] = "detect_leaks=0"
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+
+    def done(self, *words, **how):
+        result = self.run_command(*words, **how)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout
+
+    def refused(self, code, line, *words, mpi=0):
+        """The command exits with the code and one line of ours, `line` (a str: exactly; a compiled pattern: a match)."""
+        result = self.run_command(*words, mpi=mpi)
+        lines = result.stderr.splitlines()
+        ours = [l for l in lines if l.startswith("onnxpipe: ")] if mpi else lines
+        self.assertEqual(len(ours), 1, result.stderr)
+        said = ours[0].removeprefix("onnxpipe: ")
+        if isinstance(line, str):
+            self.assertEqual(said, line)
+        else:
+            self.assertRegex(said, line)
+        self.assertEqual(result.returncode, code)
+        return said
+
+    def write_arrays(self, name, **arrays):
+        np.savez(self.path(name), **arrays)
+        return self.path(name)

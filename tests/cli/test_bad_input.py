@@ -1,0 +1,228 @@
+"""Bad input of every kind ends in one line that a person can act on, with the exact exit status, and harms no file."""
+import os
+import re
+import signal
+import subprocess
+import time
+import unittest
+
+import numpy as np
+import onnx
+from common import HAS_MPI, ONNXPIPE, CommandLineTest, model_path
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT = TensorProto.FLOAT
+
+
+def small_model(nodes, weights, outputs=("y",), inputs=(("x", ["N", 4]),)):
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(n, FLOAT, s) for n, s in inputs],
+        [helper.make_tensor_value_info(o, FLOAT, None) for o in outputs],
+        [numpy_helper.from_array(np.asarray(w, np.float32), n) for n, w in weights.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+LINEAR = [helper.make_node("MatMul", ["x", "w"], ["y"], "linear")]
+
+
+class BadModels(CommandLineTest):
+    def refused_model(self, path, line):
+        for command in (["inspect", path], ["plan", path, "--ranks", "2"],
+                        ["train", path, "--data", model_path("branches", "data.npz")]):
+            with self.subTest(command[0]):
+                self.refused(1, line, *command)
+
+    def save(self, model, name="m.onnx"):
+        with open(self.path(name), "wb") as file:
+            file.write(model.SerializeToString())
+        return self.path(name)
+
+    def test_missing(self):
+        path = self.path("nowhere.onnx")
+        self.refused_model(path, f"{path}: cannot be opened: No such file or directory")
+
+    def test_empty(self):
+        open(self.path("m.onnx"), "w").close()
+        self.refused_model(self.path("m.onnx"), re.compile("m.onnx: .*empty"))
+
+    def test_text(self):
+        with open(self.path("m.onnx"), "w") as file:
+            file.write("This is no model, it is a letter.\n")
+        self.refused_model(self.path("m.onnx"), re.compile(r"^\S*m\.onnx: "))
+
+    def test_truncated(self):
+        whole = open(model_path("branches"), "rb").read()
+        for cut in (1, 100, len(whole) // 2, len(whole) - 1):
+            with open(self.path("m.onnx"), "wb") as file:
+                file.write(whole[:cut])
+            self.refused_model(self.path("m.onnx"), re.compile(r"^\S*m\.onnx: "))
+
+    def test_cycle(self):
+        nodes = [helper.make_node("Add", ["x", "b"], ["a"], "first"), helper.make_node("Relu", ["a"], ["b"], "second"),
+                 helper.make_node("MatMul", ["a", "w"], ["y"], "linear")]
+        path = self.save(small_model(nodes, {"w": np.ones((4, 3))}))
+        self.refused_model(path, re.compile(r"m\.onnx: .*(cycle|before).*"))
+
+    def test_undefined_input(self):
+        nodes = [helper.make_node("MatMul", ["x", "ghost"], ["y"], "linear")]
+        path = self.save(small_model(nodes, {"w": np.ones((4, 3))}))
+        self.refused_model(path, re.compile(r"m\.onnx: .*'linear' \(MatMul\).*'ghost'"))
+
+    def test_shapes_that_do_not_fit(self):
+        path = self.save(small_model(LINEAR, {"w": np.ones((5, 3))}))
+        data = self.write_arrays("d.npz", x=np.zeros((8, 4), np.float32), target=np.zeros(8, np.int64))
+        for command in (["plan", path, "--ranks", "1"], ["train", path, "--data", data]):
+            said = self.refused(1, re.compile(r"m\.onnx: node 'linear' \(MatMul\): "), *command)
+            self.assertRegex(said, r"\[\d+,4\].*\[5,3\]")
+
+    def test_unknown_operators_are_all_named(self):
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["a"], "linear"),
+                 helper.make_node("Frobnicate", ["a"], ["b"], "odd", domain="org.example"),
+                 helper.make_node("Hadamard", ["b"], ["y"], "odder")]
+        model = small_model(nodes, {"w": np.ones((4, 3))})
+        model.opset_import.append(helper.make_opsetid("org.example", 1))
+        path = self.save(model)
+        data = self.write_arrays("d.npz", x=np.zeros((8, 4), np.float32), target=np.zeros(8, np.int64))
+        for command in (["plan", path, "--ranks", "1"], ["train", path, "--data", data]):
+            said = self.refused(1, re.compile("Frobnicate.*Hadamard"), *command)
+            self.assertIn("'odd'", said)
+            self.assertIn("'odder'", said)
+
+
+class BadData(CommandLineTest):
+    def setUp(self):
+        super().setUp()
+        with open(self.path("m.onnx"), "wb") as file:
+            file.write(small_model(LINEAR, {"w": np.ones((4, 3))}).SerializeToString())
+        self.x, self.target = np.ones((8, 4), np.float32), np.zeros(8, np.int64)
+
+    def refused_data(self, line, code=1, options=(), **arrays):
+        path = self.write_arrays("d.npz", **arrays)
+        line = line if not isinstance(line, str) else f"{path}: {line}"
+        self.refused(code, line, "train", self.path("m.onnx"), "--data", path, *options)
+
+    def test_names(self):
+        self.refused_data("no array for the model's input 'x': the file has 'z' and 'target'", z=self.x, target=self.target)
+        self.refused_data("no array 'target': the file has 'x'", x=self.x)
+        self.refused_data("array 'extra' is neither 'target' nor an input of the model, which takes 'x'",
+                          x=self.x, target=self.target, extra=self.x)
+
+    def test_types(self):
+        self.refused_data("array 'x' is int64, the model's input 'x' float32", x=self.x.astype(np.int64), target=self.target)
+
+    def test_lengths(self):
+        self.refused_data("array 'target' has 7 samples, array 'x' 8", x=self.x, target=self.target[:7])
+        self.refused_data("array 'x' is [8,5], the model's input 'x' [N,4]", x=np.ones((8, 5), np.float32), target=self.target)
+        self.refused_data(re.compile(r"d\.npz: target \[8,2\] .*prediction \[8,3\]"), x=self.x, target=np.zeros((8, 2), np.int64))
+
+    def test_classes_out_of_range(self):
+        self.target[5] = 3
+        self.refused_data(re.compile(r"step 1: .*target 3 .*3 classes"), x=self.x, target=self.target)
+
+    def test_no_npz(self):
+        with open(self.path("d.npz"), "w") as file:
+            file.write("no zip\n")
+        self.refused(1, re.compile(r"d\.npz: is no whole \.npz file"), "train", self.path("m.onnx"), "--data", self.path("d.npz"))
+
+    def test_a_loss_that_is_no_number(self):
+        """Stops before the update, naming the step; the file to save to stays as it was."""
+        self.x[5] = np.nan  # batch 2 of 2 samples each is the third
+        with open(self.path("saved.onnx"), "w") as file:
+            file.write("as it was")
+        data = self.write_arrays("d.npz", x=self.x, target=self.target)
+        for mpi, ranks in ((0, 1), (2, 0)):
+            options = ["--ranks", ranks] if ranks else []
+            with self.subTest(mpi=mpi):
+                self.refused(1, "step 3: the loss of microbatch 0 is NaN", "train", self.path("m.onnx"), "--data", data, "--batch", 2,
+                             "--microbatches", 1, "--save", self.path("saved.onnx"), "--quiet", *options, mpi=mpi)
+                self.assertEqual(open(self.path("saved.onnx")).read(), "as it was")
+                self.assertEqual(sorted(os.listdir(self.folder)), ["d.npz", "m.onnx", "saved.onnx"])
+
+
+class BadCommandLines(CommandLineTest):
+    def test_usage(self):
+        model, data = model_path("branches"), model_path("branches", "data.npz")
+        train = ["train", model, "--data", data]
+        for line, words in [
+            ("'fly' is no subcommand: inspect, plan, train, run or profile", ["fly"]),
+            ("`onnxpipe train` needs a model", ["train"]),
+            ("train needs --data FILE.npz", ["train", model]),
+            ("'b' is one word too many", ["inspect", "a", "b"]),
+            ("--colour is no option of this subcommand (--help lists them)", [*train, "--colour", "red"]),
+            ("--lr needs a value", [*train, "--lr"]),
+            ("--lr: 'fast' is no number", [*train, "--lr", "fast"]),
+            ("--ranks: 0 is less than 1", [*train, "--ranks", "0"]),
+            ("--batch 9 does not divide by --microbatches 2", [*train, "--batch", 9, "--microbatches", 2]),
+            ("--steps 3 and --epochs 2: give one of them", [*train, "--steps", 3, "--epochs", 2]),
+            ("--loss: 'hinge' is none of auto, cross_entropy, mse, bce_with_logits, model", [*train, "--loss", "hinge"]),
+            ("--optimizer: 'lion' is none of sgd, adam, adamw", [*train, "--optimizer", "lion"]),
+            (re.compile("^--device: this build has no 'abacus', only "), [*train, "--device", "abacus"]),
+            ("--dim: 'T' is not NAME=N with a size of at least 1", [*train, "--dim", "T"]),
+            (re.compile("--output: .* has no output 'logits', it has 'output'"), [*train, "--output", "logits"]),
+        ]:
+            with self.subTest(line):
+                self.refused(2, line, *words)
+
+    def test_under_mpirun(self):
+        train = ["train", model_path("branches"), "--data", model_path("branches", "data.npz")]
+        self.refused(2, "--ranks 3 contradicts mpirun, which started 2: leave it out", *train, "--ranks", 3, mpi=2)
+        self.refused(2, "--lr: 'fast' is no number", *train, "--lr", "fast", mpi=2)
+        path = self.path("nowhere.onnx")
+        self.refused(1, f"{path}: cannot be opened: No such file or directory", "train", path, "--data", "d.npz", mpi=2)
+        self.refused(1, re.compile("^/nowhere/m.jsonl: cannot be written: "), *train, "--metrics", "/nowhere/m.jsonl", mpi=2)
+
+    def test_memory(self):
+        said = self.refused(1, re.compile("rank"), "train", model_path("nanogpt"), "--data", model_path("nanogpt", "data.npz"),
+                            "--ranks", 2, "--memory-limit", "64K")
+        self.assertRegex(said, r"\d")
+
+    def test_help(self):
+        self.assertIn("onnxpipe train", self.done("--help"))
+        self.assertIn("--memory-limit", self.done("train", "--help"))
+        self.assertNotIn("--memory-limit ", self.done("inspect", "--help"))
+        self.assertTrue(self.done("--version").startswith("onnxpipe "))
+
+
+class Killed(CommandLineTest):
+    def process_of_rank(self, rank, parent):
+        for entry in os.listdir("/proc"):
+            try:
+                with open(f"/proc/{entry}/stat") as stat, open(f"/proc/{entry}/environ", "rb") as environment:
+                    ours = int(stat.read().rsplit(")", 1)[1].split()[1]) == parent
+                    if ours and f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment.read().split(b"\0"):
+                        return int(entry)
+            except (OSError, ValueError, IndexError):
+                continue
+        self.fail(f"no process of rank {rank}")
+
+    def test_a_killed_rank_is_named(self):
+        """The run ends within ten seconds, non-zero, and a line of ours names the rank; saved files stay whole."""
+        if not HAS_MPI:
+            self.skipTest("this machine has no mpirun")
+        with open(self.path("saved.onnx"), "w") as file:
+            file.write("as it was")
+        environment = dict(os.environ, ASAN_OPTIONS="detect_leaks=0")
+        run = subprocess.Popen(["mpirun", "-n", "3", ONNXPIPE, "train", model_path("nanogpt"), "--data",
+                                model_path("nanogpt", "data.npz"), "--steps", "100000", "--batch", "8", "--quiet",
+                                "--metrics", self.path("m.jsonl"), "--save", self.path("saved.onnx")],
+                               stderr=subprocess.PIPE, text=True, env=environment)
+        self.addCleanup(run.stderr.close)
+        self.addCleanup(run.kill)
+        deadline = time.time() + 60
+        while not (os.path.exists(self.path("m.jsonl")) and os.path.getsize(self.path("m.jsonl"))):
+            self.assertLess(time.time(), deadline, "no step within a minute")
+            self.assertIsNone(run.poll())
+            time.sleep(0.1)
+        killed = time.time()
+        os.kill(self.process_of_rank(1, run.pid), signal.SIGKILL)
+        _, stderr = run.communicate(timeout=30)
+        self.assertLess(time.time() - killed, 10)
+        self.assertNotEqual(run.returncode, 0)
+        ours = [l for l in stderr.splitlines() if l.startswith("onnxpipe: ")]
+        self.assertEqual(len(ours), 1, stderr)
+        self.assertIn("rank 1", ours[0])
+        self.assertEqual(open(self.path("saved.onnx")).read(), "as it was")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,53 @@
+"""inspect: counts are PyTorch's; unsupported operators are all named; text and JSON say the same."""
+import json
+import unittest
+
+import onnx
+from common import CASES, CommandLineTest, model_path, read_case
+from onnx import TensorProto, helper
+
+
+class Inspect(CommandLineTest):
+    def test_counts_are_pytorchs(self):
+        for name in CASES:
+            with self.subTest(name):
+                case = read_case(name)
+                report = json.loads(self.done("inspect", model_path(name), "--json"))
+                self.assertEqual(report["trained_tensors"], case["named_parameters"])
+                self.assertEqual(report["trained_elements"], case["parameters"])
+                trained = {p["name"] for p in report["parameters"] if p["trains"]}
+                self.assertEqual(trained, set(case["trainable"]))
+                self.assertEqual(report["operators"], case["operators"])
+                self.assertEqual(report["unsupported"], [])
+                self.assertEqual([i["name"] for i in report["inputs"]], case["inputs"])
+                self.assertEqual(report["outputs"][0]["name"], case["output"])
+
+    def test_text_names_what_trains(self):
+        text = self.done("inspect", model_path("branches"))
+        for name in read_case("branches")["trainable"]:
+            self.assertIn(name, text)
+        self.assertIn("5,923", text)
+
+    def test_freeze_and_train(self):
+        report = json.loads(self.done("inspect", model_path("branches"), "--json", "--freeze", "mid.*"))
+        frozen = [p for p in report["parameters"] if p["name"].startswith("mid.")]
+        self.assertEqual(len(frozen), 8)
+        for parameter in frozen:
+            self.assertFalse(parameter["trains"])
+            self.assertEqual(parameter["rule"], "--freeze")
+
+    def test_unsupported_operators_are_listed(self):
+        graph = helper.make_graph(
+            [helper.make_node("Frobnicate", ["x"], ["y"], "a", domain="org.example"),
+             helper.make_node("StringNormalizer", ["y"], ["z"], "b")],
+            "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+            [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("org.example", 1)])
+        onnx.save(model, self.path("odd.onnx"))
+        report = json.loads(self.done("inspect", self.path("odd.onnx"), "--json"))
+        self.assertEqual([(u["node"], u["operator"].split(".")[-1]) for u in report["unsupported"]],
+                         [("a", "Frobnicate"), ("b", "StringNormalizer")])
+
+
+if __name__ == "__main__":
+    unittest.main()

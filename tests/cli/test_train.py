@@ -1,0 +1,148 @@
+"""train: ranks of mpirun against threads of one process, bit for bit; what is saved is a model for everybody."""
+import json
+import unittest
+
+import numpy as np
+import onnx
+import onnxruntime
+from common import CASES, CommandLineTest, case_options, model_path, read_case, read_metrics
+
+
+def read_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def cross_entropy(logits, target):
+    logits = logits.astype(np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    log_sum = np.log(np.exp(logits).sum(-1))
+    picked = np.take_along_axis(logits, target[..., None], -1)[..., 0]
+    return float((log_sum - picked).mean())
+
+
+class Train(CommandLineTest):
+    def train(self, name, *options, mpi=0, tag="a"):
+        case = read_case(name)
+        out = self.done("train", model_path(name), "--data", model_path(name, "data.npz"), *case_options(case),
+                        "--metrics", self.path(tag + ".jsonl"), "--save", self.path(tag + ".onnx"), *options, mpi=mpi)
+        return read_metrics(self.path(tag + ".jsonl")), read_bytes(self.path(tag + ".onnx")), out
+
+    def check_losses(self, name, metrics):
+        case = read_case(name)
+        self.assertEqual([m["step"] for m in metrics], list(range(1, case["steps"] + 1)))
+        np.testing.assert_allclose([m["loss"] for m in metrics], case["losses_float64"],
+                                   rtol=case["relative_tolerance"], atol=0)
+
+    def test_mpirun_is_threads_bit_for_bit(self):
+        """Ranks, schedules and transports, one number of microbatches each."""
+        for name, ranks, schedule, microbatches in [("nanogpt", 4, "1f1b", 4), ("surrogate", 3, "gpipe", 2),
+                                                    ("branches", 4, "1f1b", 4), ("branches", 2, "naive", 1),
+                                                    ("dlrm", 3, "1f1b", 2)]:
+            with self.subTest(name, ranks=ranks, schedule=schedule):
+                alone, alone_file, _ = self.train(name, "--microbatches", microbatches, tag="alone")
+                ours, ours_file, _ = self.train(name, "--microbatches", microbatches, "--schedule", schedule,
+                                                mpi=ranks, tag="ours")
+                self.check_losses(name, ours)
+                self.assertEqual([m["loss"] for m in alone], [m["loss"] for m in ours])
+                self.assertEqual([m["gradient_norm"] for m in alone], [m["gradient_norm"] for m in ours])
+                self.assertEqual(alone_file, ours_file)
+
+    def test_metrics_and_printed_losses(self):
+        metrics, _, out = self.train("branches", "--verbose", "--ranks", 2)
+        self.check_losses("branches", metrics)
+        for m in metrics:
+            self.assertEqual(set(m), {"step", "loss", "lr", "seconds", "samples_per_second", "gradient_norm"})
+            self.assertEqual(m["lr"], 0.001)
+            self.assertGreater(m["seconds"], 0)
+        printed = [float(l.split()[3]) for l in out.splitlines() if l.startswith("step ") and " loss " in l]
+        self.assertEqual(printed, [m["loss"] for m in metrics])
+        self.assertAlmostEqual(metrics[0]["gradient_norm"], read_case("branches")["first_gradient_norm_float64"], 5)
+
+    def test_saved_models_are_models(self):
+        """onnx.checker and onnxruntime take what is saved, and it computes what onnxpipe says."""
+        for name in CASES:
+            with self.subTest(name):
+                case = read_case(name)
+                self.train(name, "--ranks", 2)
+                saved = self.path("a.onnx")
+                onnx.checker.check_model(saved, full_check=True)
+                before, after = onnx.load(model_path(name)), onnx.load(saved)
+                self.assertEqual([i.name for i in before.graph.initializer], [i.name for i in after.graph.initializer])
+                changed = {b.name for b, a in zip(before.graph.initializer, after.graph.initializer) if b != a}
+                self.assertEqual(changed, set(case["trainable"]))
+                data = np.load(model_path(name, "data.npz"))
+                inputs = {i: data[i] for i in case["inputs"]}
+                np.savez(self.path("inputs.npz"), **inputs)
+                self.done("run", saved, "--data", self.path("inputs.npz"), "--out", self.path("out.npz"))
+                theirs = onnxruntime.InferenceSession(saved).run(None, inputs)[0]
+                ours = np.load(self.path("out.npz"))[case["output"]]
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+    def test_training_goes_on_from_a_saved_model(self):
+        """The loss of the next batch is onnxruntime's with the saved weights."""
+        case = read_case("nanogpt")
+        longer, _, _ = self.train("nanogpt", tag="longer")
+        self.train("nanogpt", "--steps", 3, tag="short")
+        data = np.load(model_path("nanogpt", "data.npz"))
+        batch, samples = case["batch_size"], len(data["target"])
+        indices = np.arange(3 * batch, 4 * batch) % samples
+        logits = onnxruntime.InferenceSession(self.path("short.onnx")).run(None, {"input_ids": data["input_ids"][indices]})[0]
+        np.testing.assert_allclose(longer[3]["loss"], cross_entropy(logits, data["target"][indices]), rtol=1e-5)
+
+    def test_plan_files(self):
+        plan = self.path("plan.json")
+        out = self.done("plan", model_path("surrogate"), "--ranks", 3, "--data", model_path("surrogate", "data.npz"),
+                        "--batch", 16, "--microbatches", 4, "--schedule", "gpipe", "-o", plan)
+        self.assertIn("gpipe", out)
+        with open(plan) as file:
+            json.load(file)
+        planned, planned_file, _ = self.train("surrogate", "--plan", plan, tag="planned")
+        direct, direct_file, _ = self.train("surrogate", "--microbatches", 4, tag="direct")
+        self.assertEqual([m["loss"] for m in planned], [m["loss"] for m in direct])
+        self.assertEqual(planned_file, direct_file)
+        train = ["train", model_path("surrogate"), "--data", model_path("surrogate", "data.npz"), "--plan", plan]
+        self.refused(2, f"--ranks 2 contradicts the plan {plan}, which has 3", *train, "--ranks", 2)
+        self.refused(2, f"--batch 8 contradicts the plan {plan}, which has 16", *train, "--batch", 8)
+
+    def test_epochs_shuffle_and_seed(self):
+        options = ["train", model_path("branches"), "--data", model_path("branches", "data.npz"), "--batch", 8, "--quiet"]
+        samples = len(np.load(model_path("branches", "data.npz"))["target"])
+
+        def losses(*more):
+            self.done(*options, *more, "--metrics", self.path("m.jsonl"))
+            return [m["loss"] for m in read_metrics(self.path("m.jsonl"))]
+
+        self.assertEqual(len(losses("--epochs", 2)), 2 * (samples // 8))
+        plain, one, again, other = losses("--steps", 6), *(losses("--steps", 6, "--shuffle", "--seed", s) for s in (1, 1, 2))
+        self.assertEqual(one, again)
+        self.assertNotEqual(one, plain)
+        self.assertNotEqual(one, other)
+
+    def test_clip_norm_and_learning_rates(self):
+        options = ["train", model_path("branches"), "--data", model_path("branches", "data.npz"), "--batch", 8, "--quiet",
+                   "--optimizer", "sgd", "--lr", 0.1, "--microbatches", 2]
+
+        def run(*more, mpi=0):
+            self.done(*options, *more, "--metrics", self.path("m.jsonl"), mpi=mpi)
+            return read_metrics(self.path("m.jsonl"))
+
+        cosine = run("--steps", 8, "--lr-schedule", "cosine", "--warmup-steps", 2)
+        expected = [0.05, 0.1] + [0.05 * (1 + np.cos(np.pi * k / 6)) for k in range(6)]
+        np.testing.assert_allclose([m["lr"] for m in cosine], expected, rtol=1e-12)
+        clipped, ranks, free = run("--steps", 4, "--clip-norm", 0.1), run("--steps", 4, "--clip-norm", 0.1, mpi=3), run("--steps", 4)
+        self.assertEqual([m["loss"] for m in clipped], [m["loss"] for m in ranks])
+        self.assertEqual(clipped[0]["gradient_norm"], free[0]["gradient_norm"])  # before clipping
+        self.assertNotEqual(clipped[1]["loss"], free[1]["loss"])
+
+    def test_dry_run_and_types(self):
+        data = np.load(model_path("branches", "data.npz"))
+        path = self.write_arrays("wide.npz", **{k: v.astype(np.float64 if v.dtype.kind == "f" else np.int32) for k, v in data.items()})
+        out = self.done("train", model_path("branches"), "--data", path, "--dry-run", "--ranks", 2)
+        self.assertIn("array 'input_0' is float64, the model takes float32: converted", out)
+        self.assertIn("cross_entropy", out)
+        self.assertNotIn("step 1", out)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Installs what is missing, builds debug (ASan + UBSan) and release, runs every test; what runs on threads of one
+# process also under ThreadSanitizer. `sh tests/run.sh long` adds the longer sweeps.
+set -eu
+cd "$(dirname "$0")/.."
+
+leave_out="-LE long"
+[ "${1:-}" = long ] && leave_out=""
+
+sh tools/install_packages.sh tests
+sh tests/venv.sh || echo "tests/run.sh: no Python packages: the tests that need them say that they are skipped" >&2
+. tools/mpi_environment.sh
+
+jobs=$(nproc)
+for preset in debug release; do
+  cmake --preset $preset >/dev/null
+  cmake --build --preset $preset
+  # shellcheck disable=SC2086
+  ctest --preset $preset -j "$jobs" $leave_out
+done
+cmake --preset tsan >/dev/null
+cmake --build --preset tsan
+ctest --preset tsan -j "$jobs" -L threads

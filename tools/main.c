@@ -1,0 +1,154 @@
+/* The command line: words to options, one call of the library, its line of error printed once. Invariant: exit status 0
+ * done, 1 the input or the run failed, 2 the command line was wrong. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/onnxpipe.h"
+#include "tools/help.h"
+#include "tools/progress.h"
+
+typedef struct {
+  OnnxpipeOptions *options;
+  const char *model; /* the one word that is no option */
+  int help, quiet;
+  int rank; /* every rank reads the same words: rank 0 says what is wrong with them */
+} CommandLine;
+
+static int is_option_of(const OnnxpipeOption *option, const char *subcommand) {
+  char word[32];
+  snprintf(word, sizeof word, " %s ", subcommand);
+  return strstr(option->subcommands, word) != NULL;
+}
+
+static int find_option(const char *name, size_t length, const char *subcommand, OnnxpipeOption *option) {
+  for (int i = 0; onnxpipe_options_describe(i, option) == ONNXPIPE_OK; i++)
+    if (strlen(option->name) == length && strncmp(option->name, name, length) == 0)
+      return is_option_of(option, subcommand);
+  return 0;
+}
+
+static OnnxpipeStatus wrong(const CommandLine *line, const char *before, const char *word, const char *after) {
+  if (!line->rank)
+    fprintf(stderr, "onnxpipe: %s%s%s\n", before, word, after);
+  return ONNXPIPE_USAGE;
+}
+
+/* One option at words[*at], its value behind "=" or in the next word. */
+static OnnxpipeStatus read_option(char **words, int n, int *at, const char *subcommand, CommandLine *line) {
+  const char *word = words[*at], *name = strcmp(word, "-o") == 0 ? "output-plan" : word + 2, *value = "";
+  const char *equals = strchr(name, '=');
+  size_t length = equals ? (size_t)(equals - name) : strlen(name);
+  OnnxpipeOption option;
+  if (!find_option(name, length, subcommand, &option))
+    return wrong(line, "", word, " is no option of this subcommand (--help lists them)");
+  if (equals)
+    value = equals + 1;
+  else if (option.argument && *at + 1 >= n)
+    return wrong(line, "", word, " needs a value");
+  else if (option.argument)
+    value = words[++*at];
+  if (onnxpipe_options_set(line->options, option.name, value) != ONNXPIPE_OK)
+    return wrong(line, "", onnxpipe_error(), "");
+  if (strcmp(option.name, "quiet") == 0)
+    line->quiet = 1;
+  return ONNXPIPE_OK;
+}
+
+static OnnxpipeStatus read_words(char **words, int n, const char *subcommand, CommandLine *line) {
+  for (int i = 0; i < n; i++) {
+    const char *word = words[i];
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+      line->help = 1;
+      return ONNXPIPE_OK;
+    }
+    if (strncmp(word, "--", 2) == 0 || strcmp(word, "-o") == 0) {
+      OnnxpipeStatus status = read_option(words, n, &i, subcommand, line);
+      if (status != ONNXPIPE_OK)
+        return status;
+    } else if (word[0] == '-' && word[1]) {
+      return wrong(line, "", word, " is no option of this subcommand (--help lists them)");
+    } else if (line->model) {
+      return wrong(line, "'", word, "' is one word too many");
+    } else {
+      line->model = word;
+    }
+  }
+  return !line->model ? wrong(line, "`onnxpipe ", subcommand, "` needs a model") : ONNXPIPE_OK;
+}
+
+static OnnxpipeStatus run_on_model(const char *subcommand, const CommandLine *line) {
+  OnnxpipeModel *model;
+  OnnxpipeStatus status = onnxpipe_open(line->model, line->options, &model);
+  if (status != ONNXPIPE_OK)
+    return status;
+  if (strcmp(subcommand, "inspect") == 0)
+    status = onnxpipe_inspect(model, stdout);
+  else if (strcmp(subcommand, "plan") == 0)
+    status = onnxpipe_plan(model, stdout);
+  else if (strcmp(subcommand, "run") == 0)
+    status = onnxpipe_run(model, stdout);
+  else if (strcmp(subcommand, "profile") == 0)
+    status = onnxpipe_profile(model, stdout);
+  else {
+    Progress progress = progress_start(line->quiet);
+    status = onnxpipe_train(model, stdout, progress_step, &progress);
+    progress_end(&progress, stdout, status == ONNXPIPE_OK);
+  }
+  onnxpipe_close(model);
+  return status;
+}
+
+static void report_death(void *context, const char *message) {
+  (void)context;
+  fprintf(stderr, "onnxpipe: %s\n", message);
+}
+
+static OnnxpipeStatus run(const char *subcommand, char **words, int n, int rank) {
+  CommandLine line = {.options = onnxpipe_options_create(), .rank = rank};
+  if (!line.options) {
+    fprintf(stderr, "onnxpipe: %s\n", onnxpipe_error());
+    return ONNXPIPE_FAILED;
+  }
+  OnnxpipeStatus status = read_words(words, n, subcommand, &line);
+  if (status == ONNXPIPE_OK && line.help) {
+    if (!rank)
+      help_print(subcommand, stdout);
+  } else if (status == ONNXPIPE_OK) {
+    status = run_on_model(subcommand, &line);
+    if (status == ONNXPIPE_OK && fflush(stdout) != 0) {
+      fprintf(stderr, "onnxpipe: standard output cannot be written\n");
+      status = ONNXPIPE_FAILED;
+    } else if (status != ONNXPIPE_OK && *onnxpipe_error()) {
+      fprintf(stderr, "onnxpipe: %s\n", onnxpipe_error());
+    }
+  }
+  onnxpipe_options_destroy(line.options);
+  return status;
+}
+
+int main(int argc, char **argv) {
+  const char *subcommand = argc > 1 ? argv[1] : "--help";
+  if (strcmp(subcommand, "--version") == 0) {
+    printf("%s", onnxpipe_version());
+    return ONNXPIPE_OK;
+  }
+  if (strcmp(subcommand, "--help") == 0 || strcmp(subcommand, "-h") == 0 || strcmp(subcommand, "help") == 0) {
+    help_print(NULL, stdout);
+    return argc > 1 ? ONNXPIPE_OK : ONNXPIPE_USAGE;
+  }
+  if (!help_knows(subcommand)) {
+    fprintf(stderr, "onnxpipe: '%s' is no subcommand: inspect, plan, train, run or profile\n", subcommand);
+    return ONNXPIPE_USAGE;
+  }
+  int rank = 0, size = 1, collective = strcmp(subcommand, "train") == 0;
+  if (collective && onnxpipe_start(report_death, NULL, &rank, &size) != ONNXPIPE_OK) {
+    fprintf(stderr, "onnxpipe: %s\n", onnxpipe_error());
+    onnxpipe_finish(1);
+    return ONNXPIPE_FAILED;
+  }
+  OnnxpipeStatus status = run(subcommand, argv + 2, argc - 2, rank);
+  if (collective)
+    onnxpipe_finish(status != ONNXPIPE_OK);
+  return status;
+}
