@@ -141,15 +141,6 @@ static int64_t choose_batch(const Job *job, int64_t fixed) {
   return most >= unit ? most / unit * unit : unit;
 }
 
-/* The largest divisor of the batch up to four microbatches a rank: the bubble of 1f1b is then below a fifth. */
-static int choose_microbatches(int64_t batch, int ranks) {
-  int best = 1;
-  for (int m = 1; ranks > 1 && m <= 4 * ranks && m <= batch; m++)
-    if (batch % m == 0)
-      best = m;
-  return best;
-}
-
 static Status choose_sizes(Job *job) {
   const Options *o = job->options;
   int64_t fixed = model_fixed_batch(job->model);
@@ -168,14 +159,10 @@ static Status choose_sizes(Job *job) {
   if (job->batch / (fixed ? fixed : 1) > 65536 && fixed)
     return fail(E_USAGE, "--batch %lld makes more than 65536 microbatches of %lld", (long long)job->batch,
                 (long long)fixed);
-  job->microbatches = fixed             ? (int)(job->batch / fixed)
-                      : o->microbatches ? (int)o->microbatches
-                                        : choose_microbatches(job->batch, job->ranks);
+  job->microbatches = fixed ? (int)(job->batch / fixed) : o->microbatches ? (int)o->microbatches : 1;
   job->microbatch_size = job->batch / job->microbatches;
   job->microbatches_open = !fixed && !o->microbatches;
-  return job_decide(job, "batch", "%lld samples a step%s: %d microbatch%s of %lld%s", (long long)job->batch,
-                    o->batch ? "" : " (--batch)", job->microbatches, job->microbatches == 1 ? "" : "es",
-                    (long long)job->microbatch_size, fixed ? ", the batch it was exported with" : "");
+  return OK;
 }
 
 static Status open_data(Job *job) {

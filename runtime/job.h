@@ -49,7 +49,7 @@ typedef struct {
   size_t n_decisions, decisions_capacity;
 } Job;
 
-/* Chooses the backend, opens the data, settles ranks, chunks, batch and microbatches. E_USAGE where they contradict.
+/* Chooses the backend, opens the data, settles ranks and batch. E_USAGE where options contradict each other.
  * The caller has set arena, options, model, path and world, all else is zero. */
 Status job_open(Job *job);
 void job_close(Job *job);
@@ -66,6 +66,8 @@ Status job_dims(Arena *arena, const Options *options, const Dataset *data, BindO
 Status job_bind(Job *job);
 /* Loss, backward pass and update appended; checked against the backend; workspaces known. */
 Status job_differentiate(Job *job);
+/* Settles microbatches and stages a rank, where they are open, then binds, differentiates and plans (rank 0). */
+Status job_choose(Job *job);
 /* Measures the graph's nodes on this machine, for about so long, and says so. */
 Status job_measure(Job *job, double budget_seconds, Profile *profile);
 /* Makes or reads the plan (rank 0), of a graph without a loss for inference. `profile` may be NULL. */

@@ -158,9 +158,7 @@ OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out) {
 static Status plan(Job *job, FILE *out) {
   const Options *o = job->options;
   TRY(job_open(job));
-  TRY(job_bind(job));
-  TRY(job_differentiate(job));
-  TRY(job_plan(job, NULL));
+  TRY(job_choose(job));
   if (!o->quiet) {
     job_print(job, out);
     TRY(plan_print(&job->plan, out, job_columns(), job_colours(out)));

@@ -5,7 +5,7 @@
 
 enum { CHUNK = 64 };
 
-Status pool_take(Pool *pool, void **object) {
+Status object_take(Pool *pool, void **object) {
   if (!pool->free_list) {
     void **chunks = realloc(pool->chunks, (pool->n_chunks + 1) * sizeof *chunks);
     if (!chunks)
@@ -15,27 +15,27 @@ Status pool_take(Pool *pool, void **object) {
       return fail(E_MEMORY, "out of memory");
     pool->n_chunks++;
     for (size_t i = 0; i < CHUNK; i++)
-      pool_give(pool, pool_at(pool, pool_size(pool) - 1 - i));
+      object_give(pool, object_at(pool, object_size(pool) - 1 - i));
   }
   *object = pool->free_list;
   pool->free_list = *(void **)*object;
   return OK;
 }
 
-void pool_give(Pool *pool, void *object) {
+void object_give(Pool *pool, void *object) {
   *(void **)object = pool->free_list;
   pool->free_list = object;
 }
 
-size_t pool_size(const Pool *pool) {
+size_t object_size(const Pool *pool) {
   return pool->n_chunks * CHUNK;
 }
 
-void *pool_at(const Pool *pool, size_t i) {
+void *object_at(const Pool *pool, size_t i) {
   return (char *)pool->chunks[i / CHUNK] + i % CHUNK * pool->bytes;
 }
 
-void pool_destroy(Pool *pool) {
+void object_destroy(Pool *pool) {
   for (size_t i = 0; i < pool->n_chunks; i++)
     free(pool->chunks[i]);
   free(pool->chunks);

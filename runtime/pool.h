@@ -14,11 +14,11 @@ typedef struct {
 } Pool;
 
 /* An object with stale contents (zeros at first). Allocates only while more are out than ever before. */
-Status pool_take(Pool *pool, void **object);
-void pool_give(Pool *pool, void *object);
-/* All objects, taken or not: indices 0 … pool_size - 1. */
-size_t pool_size(const Pool *pool);
-void *pool_at(const Pool *pool, size_t i);
-void pool_destroy(Pool *pool);
+Status object_take(Pool *pool, void **object);
+void object_give(Pool *pool, void *object);
+/* All objects, taken or not: indices 0 … object_size - 1. */
+size_t object_size(const Pool *pool);
+void *object_at(const Pool *pool, size_t i);
+void object_destroy(Pool *pool);
 
 #endif

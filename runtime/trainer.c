@@ -165,13 +165,13 @@ static Status run_steps(Worker *w) {
   return training->steps ? report_collect(w, training->steps - 1) : OK;
 }
 
-/* From the executor's opening to its last file. */
-static Status worker_run(Worker *w, Outcome *outcome) {
+/* From the executor's opening to its last file; `status`: what came before. */
+static Status worker_run(Worker *w, Status status, Outcome *outcome) {
   const Options *o = w->training->job->options;
-  TRY(trainer_agree(w->link, worker_open(w), outcome));
+  TRY(trainer_agree(w->link, status == OK ? worker_open(w) : status, outcome));
   if (o->dry_run)
     return OK;
-  Status status = run_steps(w);
+  status = run_steps(w);
   if (status == OK && o->save)
     status = weights_save(w, o->save);
   if (status == OK)
@@ -193,7 +193,7 @@ typedef struct {
 static void *local_main(void *argument) {
   LocalRank *local = argument;
   Outcome outcome = {0};
-  local->status = worker_run(&local->worker, &outcome);
+  local->status = worker_run(&local->worker, OK, &outcome);
   if (local->status != OK)
     snprintf(local->message, sizeof local->message, "%s", status_message());
   return NULL;
@@ -239,25 +239,33 @@ static Status run_local(const Training *training) {
   return status;
 }
 
-/* Rank 0's plan to every rank. */
+/* What rank 0 settled, and its plan, to every rank; then the graph is everybody's. */
 static Status share_plan(Job *job) {
   const Link *link = &job->world->link;
+  struct {
+    int32_t microbatches, chunks;
+    uint64_t bytes; /* of the plan's text */
+  } head = {.microbatches = job->microbatches, .chunks = job->chunks};
   if (job->world->rank == 0) {
-    const char *text;
-    TRY(plan_to_text(job->arena, &job->plan, &text));
-    uint64_t bytes = strlen(text) + 1;
+    const char *plan;
+    TRY(plan_to_text(job->arena, &job->plan, &plan));
+    head.bytes = strlen(plan) + 1;
     for (int r = 1; r < job->world->size; r++) {
-      TRY(link_send(link, r, &bytes, sizeof bytes));
-      TRY(link_send(link, r, text, bytes));
+      TRY(link_send(link, r, &head, sizeof head));
+      TRY(link_send(link, r, plan, head.bytes));
     }
     return OK;
   }
-  uint64_t bytes;
-  TRY(link_receive(link, 0, &bytes, sizeof bytes));
-  char *text = arena_alloc(job->arena, bytes, 1);
+  TRY(link_receive(link, 0, &head, sizeof head));
+  char *text = arena_alloc(job->arena, head.bytes, 1);
   if (!text)
     return status_code();
-  TRY(link_receive(link, 0, text, bytes));
+  TRY(link_receive(link, 0, text, head.bytes));
+  job->microbatches = head.microbatches;
+  job->chunks = head.chunks;
+  job->microbatch_size = job->batch / job->microbatches;
+  TRY(job_bind(job));
+  TRY(job_differentiate(job));
   return job_plan_from(job, text);
 }
 
@@ -320,12 +328,10 @@ static Status training_prepare(Training *training) {
     return fail(E_USAGE, "train needs --data FILE.npz");
   TRY(job_open(job));
   TRY(training_settle(training));
-  TRY(job_bind(job));
-  TRY(job_differentiate(job));
   if (job->world->rank)
     return OK;
+  TRY(job_choose(job));
   TRY(open_files(training));
-  TRY(job_plan(job, NULL));
   if (job->plan.step_seconds * (double)training->steps > WORTH_MEASURING_SECONDS && !job->options->plan) {
     Profile profile;
     TRY(job_measure(job, MEASURING_SECONDS, &profile));
@@ -347,9 +353,7 @@ Status trainer_run(Job *job, FILE *out, OnnxpipeProgress *progress, void *contex
   Status status = trainer_agree(link, training_prepare(&training), outcome);
   if (status == OK && link) {
     Worker worker = {.training = &training, .rank = job->world->rank, .link = job->ranks > 1 ? link : NULL};
-    status = share_plan(job);
-    if (status == OK)
-      status = worker_run(&worker, outcome);
+    status = worker_run(&worker, share_plan(job), outcome);
     worker_close(&worker);
   } else if (status == OK) {
     status = run_local(&training);

@@ -65,7 +65,7 @@ static Status fail_as_peer(const World *world) {
 
 static void release(Endpoint *e, Request *request) {
   request->posted = false;
-  pool_give(&e->requests, request);
+  object_give(&e->requests, request);
 }
 
 /* Takes the waiting partner of `request` out of the queue, or puts `request` in. */
@@ -91,7 +91,7 @@ static Status post_one(Endpoint *e, const Transfer *t, Ticket *ticket) {
   if (t->peer < 0 || t->peer >= world->ranks || t->peer == e->rank)
     return fail(E_USAGE, "rank %d of %d cannot exchange with rank %d", e->rank, world->ranks, t->peer);
   void *free_request;
-  TRY(pool_take(&e->requests, &free_request));
+  TRY(object_take(&e->requests, &free_request));
   Request *request = free_request;
   Queue *queue =
       t->is_send ? queue_of(world, e->channel, e->rank, t->peer) : queue_of(world, e->channel, t->peer, e->rank);
@@ -132,8 +132,8 @@ static void take_back(World *world, int rank) {
   for (int c = 0; c < CHANNELS; c++) {
     Endpoint *e = &world->endpoints[rank * CHANNELS + c];
     e->down = true;
-    for (size_t i = 0; i < pool_size(&e->requests); i++) {
-      Request *request = pool_at(&e->requests, i);
+    for (size_t i = 0; i < object_size(&e->requests); i++) {
+      Request *request = object_at(&e->requests, i);
       if (!request->posted)
         continue;
       Queue *queue = request->queue;
@@ -244,7 +244,7 @@ Status transport_local_open(int ranks, Link *links) {
 void transport_local_close(int ranks, Link *links) {
   World *world = links[0].endpoints[0]->world;
   for (int i = 0; i < ranks * CHANNELS; i++)
-    pool_destroy(&world->endpoints[i].requests);
+    object_destroy(&world->endpoints[i].requests);
   size_t n_queues = (size_t)CHANNELS * (size_t)ranks * (size_t)ranks;
   for (size_t i = 0; i < n_queues; i++) {
     pthread_mutex_destroy(&world->queues[i].mutex);

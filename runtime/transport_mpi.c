@@ -69,7 +69,7 @@ static int mpi_size(const Endpoint *e) {
 
 static Status post_piece(Endpoint *e, const Transfer *t, size_t offset, size_t bytes, Request **out) {
   void *object;
-  TRY(pool_take(&e->requests, &object));
+  TRY(object_take(&e->requests, &object));
   Request *request = *out = object;
   *request = (Request){.peer = t->peer, .bytes = (int)bytes, .is_send = t->is_send};
   char *data = t->data ? (char *)t->data + offset : NULL;
@@ -137,7 +137,7 @@ static Status mpi_wait(Endpoint *e, Ticket ticket) {
   for (Request *request = (Request *)ticket.id; request;) {
     TRY(wait_piece(request));
     Request *next = request->next;
-    pool_give(&e->requests, request);
+    object_give(&e->requests, request);
     request = next;
   }
   return OK;
@@ -223,7 +223,7 @@ static void close_world(void) {
   mesh_goodbye(world.mesh);
   for (int c = 0; c < CHANNELS; c++) {
     MPI_Comm_free(&world.endpoints[c].comm);
-    pool_destroy(&world.endpoints[c].requests);
+    object_destroy(&world.endpoints[c].requests);
   }
   if (world.started)
     MPI_Finalize();

@@ -1,0 +1,126 @@
+/* How many microbatches and stages a rank, where nobody says: plans are made for several, and the fastest by predicted
+ * time is taken. Invariant: the choice depends on the model, the options and the device's stated speed alone, never on
+ * a measurement, so that the same command has the same bits tomorrow. */
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/job.h"
+
+enum { MOST_MICROBATCHES = 6, MOST_CHUNKS = 2 };
+
+typedef struct {
+  int tried; /* numbers of microbatches */
+  int microbatches, chunks;
+  double step_seconds;
+  bool found;
+  Status status; /* of the last that failed */
+  char message[1024];
+} Search;
+
+/* 1, and the largest divisors of the batch up to 1, 2, 4 and 8 times the ranks (1 rank: up to 16, should memory ask).
+ */
+static int list_microbatches(const Job *job, int list[MOST_MICROBATCHES]) {
+  int n = 0;
+  if (!job->microbatches_open) {
+    list[0] = job->microbatches;
+    return 1;
+  }
+  list[n++] = 1;
+  for (int most = job->ranks > 1 ? job->ranks : 2; n < MOST_MICROBATCHES && most <= 8 * job->ranks + 8; most *= 2) {
+    int best = 1;
+    for (int m = 1; m <= most && m <= job->batch; m++)
+      if (job->batch % m == 0)
+        best = m;
+    if (best != list[n - 1])
+      list[n++] = best;
+  }
+  return n;
+}
+
+static Status list_chunks(const Job *job, int list[MOST_CHUNKS], int *n) {
+  const Options *o = job->options;
+  *n = 1;
+  list[0] = job->chunks;
+  if (o->chunks || o->plan)
+    return OK;
+  if (strcmp(o->schedule, "auto") != 0)
+    return schedule_usual_chunks(o->schedule, &list[0]);
+  if (job->ranks > 1)
+    list[(*n)++] = 2;
+  return OK;
+}
+
+/* Plans for this many microbatches with each number of stages a rank. */
+static Status try_microbatches(const Job *job, Arena *arena, int microbatches, const int *chunks, int n_chunks,
+                               Search *search) {
+  Job trial = *job;
+  trial.arena = arena;
+  trial.decisions = NULL;
+  trial.n_decisions = trial.decisions_capacity = 0;
+  trial.microbatches = microbatches;
+  trial.microbatch_size = job->batch / microbatches;
+  TRY(job_bind(&trial));
+  TRY(job_differentiate(&trial));
+  Status status = OK;
+  for (int c = 0; c < n_chunks; c++) {
+    trial.chunks = chunks[c];
+    Status one = job_plan(&trial, NULL);
+    if (one != OK && c == 0)
+      status = one;
+    if (one != OK)
+      continue;
+    if (!search->found || trial.plan.step_seconds < search->step_seconds) {
+      search->microbatches = microbatches;
+      search->chunks = chunks[c];
+      search->step_seconds = trial.plan.step_seconds;
+    }
+    search->found = true;
+    status = OK;
+  }
+  return status;
+}
+
+static Status search_all(const Job *job, const int *microbatches, int n, const int *chunks, int n_chunks,
+                         Search *search) {
+  for (int i = 0; i < n; i++) {
+    Arena *arena = arena_create();
+    if (!arena)
+      return status_code();
+    search->tried++;
+    Status status = try_microbatches(job, arena, microbatches[i], chunks, n_chunks, search);
+    if (status != OK && (i == 0 || status == E_MEMORY)) {
+      search->status = status;
+      snprintf(search->message, sizeof search->message, "%s", status_message());
+    }
+    arena_destroy(arena);
+    if (status == E_USAGE || (job->ranks == 1 && search->found))
+      break; /* more would not help; one rank has nobody to overlap with */
+  }
+  return search->found ? OK : status_adopt(search->status, search->message);
+}
+
+Status job_choose(Job *job) {
+  int microbatches[MOST_MICROBATCHES], chunks[MOST_CHUNKS], n_chunks, n = list_microbatches(job, microbatches);
+  Search search = {0};
+  TRY(list_chunks(job, chunks, &n_chunks));
+  if (n > 1 || n_chunks > 1) {
+    TRY(search_all(job, microbatches, n, chunks, n_chunks, &search));
+    job->microbatches = search.microbatches;
+    job->chunks = search.chunks;
+  } else {
+    job->microbatches = microbatches[0];
+    job->chunks = chunks[0];
+  }
+  job->microbatch_size = job->batch / job->microbatches;
+  char tried[64] = "";
+  for (int i = 0; search.tried > 1 && i < search.tried; i++)
+    snprintf(tried + strlen(tried), sizeof tried - strlen(tried), "%s%d", i ? ", " : "", microbatches[i]);
+  TRY(job_decide(job, "batch", "%lld samples a step%s: %d microbatch%s of %lld%s%s%s", (long long)job->batch,
+                 job->options->batch || job->options->plan ? "" : " (--batch)", job->microbatches,
+                 job->microbatches == 1 ? "" : "es", (long long)job->microbatch_size,
+                 search.tried > 1 ? ", the fastest by simulation of " : "", tried,
+                 n == 1 && model_fixed_batch(job->model) ? ", the batch it was exported with" : ""));
+  TRY(job_bind(job));
+  TRY(job_differentiate(job));
+  return job_plan(job, NULL);
+}
