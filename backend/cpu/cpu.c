@@ -28,10 +28,16 @@ static Kernel *const cpu_kernels[OP_COUNT] = {
 #define OP(name) [OP_##name] = reference_##name,
 #include "graph/ops.def"
 #undef OP
-    [OP_MatMul] = cpu_MatMul,
-    [OP_Gemm] = cpu_Gemm,
+#define OP(name) [OP_##name] = cpu_##name,
+    CPU_OPERATORS(OP)
+#undef OP
 };
 #pragma GCC diagnostic pop
+
+size_t cpu_workspace_bytes(const Graph *graph, const Node *node) {
+  size_t product = product_workspace_bytes(graph, node), rows = rows_workspace_bytes(graph, node);
+  return product > rows ? product : rows;
+}
 
 Status cpu_stream_open(int threads, const Isa *isa, Stream **out) {
   Stream *stream = calloc(1, sizeof *stream);

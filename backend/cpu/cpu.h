@@ -15,12 +15,87 @@ struct Stream {
 #define CPU_KERNEL(op_name)                                                                                            \
   Status cpu_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace)
 
-Kernel cpu_MatMul, cpu_Gemm;
+/* The operators that are faster here. */
+#define CPU_OPERATORS(VISIT)                                                                                           \
+  VISIT(Add)                                                                                                           \
+  VISIT(Sub)                                                                                                           \
+  VISIT(Mul)                                                                                                           \
+  VISIT(Div)                                                                                                           \
+  VISIT(Max)                                                                                                           \
+  VISIT(Min)                                                                                                           \
+  VISIT(Equal)                                                                                                         \
+  VISIT(Greater)                                                                                                       \
+  VISIT(GreaterOrEqual)                                                                                                \
+  VISIT(Less)                                                                                                          \
+  VISIT(LessOrEqual)                                                                                                   \
+  VISIT(And)                                                                                                           \
+  VISIT(Or)                                                                                                            \
+  VISIT(Not)                                                                                                           \
+  VISIT(Where)                                                                                                         \
+  VISIT(Neg)                                                                                                           \
+  VISIT(Abs)                                                                                                           \
+  VISIT(Sqrt)                                                                                                          \
+  VISIT(Log)                                                                                                           \
+  VISIT(Sin)                                                                                                           \
+  VISIT(Cos)                                                                                                           \
+  VISIT(Reciprocal)                                                                                                    \
+  VISIT(Relu)                                                                                                          \
+  VISIT(LeakyRelu)                                                                                                     \
+  VISIT(Cast)                                                                                                          \
+  VISIT(TanhGrad)                                                                                                      \
+  VISIT(SigmoidGrad)                                                                                                   \
+  VISIT(ReluGrad)                                                                                                      \
+  VISIT(LeakyReluGrad)                                                                                                 \
+  VISIT(MeanSquaredErrorGrad)                                                                                          \
+  VISIT(BinaryCrossEntropyGrad)                                                                                        \
+  VISIT(Exp)                                                                                                           \
+  VISIT(Tanh)                                                                                                          \
+  VISIT(Sigmoid)                                                                                                       \
+  VISIT(Erf)                                                                                                           \
+  VISIT(Gelu)                                                                                                          \
+  VISIT(GeluGrad)                                                                                                      \
+  VISIT(Pow)                                                                                                           \
+  VISIT(Accumulate)                                                                                                    \
+  VISIT(SgdUpdate)                                                                                                     \
+  VISIT(AdamUpdate)                                                                                                    \
+  VISIT(Softmax)                                                                                                       \
+  VISIT(LogSoftmax)                                                                                                    \
+  VISIT(SoftmaxGrad)                                                                                                   \
+  VISIT(LogSoftmaxGrad)                                                                                                \
+  VISIT(LayerNormalization)                                                                                            \
+  VISIT(LayerNormalizationGradInput)                                                                                   \
+  VISIT(RMSNormalization)                                                                                              \
+  VISIT(RMSNormalizationGradInput)                                                                                     \
+  VISIT(CumSum)                                                                                                        \
+  VISIT(ReduceSum)                                                                                                     \
+  VISIT(ReduceMean)                                                                                                    \
+  VISIT(LayerNormalizationGradScale)                                                                                   \
+  VISIT(RMSNormalizationGradScale)                                                                                     \
+  VISIT(SquaredNorm)                                                                                                   \
+  VISIT(CrossEntropy)                                                                                                  \
+  VISIT(CrossEntropyGrad)                                                                                              \
+  VISIT(Concat)                                                                                                        \
+  VISIT(Split)                                                                                                         \
+  VISIT(Transpose)                                                                                                     \
+  VISIT(Expand)                                                                                                        \
+  VISIT(Slice)                                                                                                         \
+  VISIT(SliceGrad)                                                                                                     \
+  VISIT(Gather)                                                                                                        \
+  VISIT(GatherGrad)                                                                                                    \
+  VISIT(MatMul)                                                                                                        \
+  VISIT(Gemm)
+
+#define DECLARE(op_name) Kernel cpu_##op_name;
+CPU_OPERATORS(DECLARE)
+#undef DECLARE
 
 /* A stream that uses these loops: tests compare instruction sets. */
 Status cpu_stream_open(int threads, const Isa *isa, Stream **stream);
 
-/* Bytes of workspace, for any instruction set and number of threads. */
+/* Bytes of workspace of products, of kernels that sum over tasks, of all, for any instruction set and number of
+ * threads. */
+size_t product_workspace_bytes(const Graph *graph, const Node *node);
+size_t rows_workspace_bytes(const Graph *graph, const Node *node);
 size_t cpu_workspace_bytes(const Graph *graph, const Node *node);
 
 #endif

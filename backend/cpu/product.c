@@ -42,7 +42,7 @@ typedef struct {
 #undef T
 #undef S
 
-size_t cpu_workspace_bytes(const Graph *graph, const Node *node) {
+size_t product_workspace_bytes(const Graph *graph, const Node *node) {
   if (node->op != OP_MatMul && node->op != OP_Gemm)
     return 0;
   Tensor in[2];

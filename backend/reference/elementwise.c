@@ -208,19 +208,31 @@ KERNEL(Not) {
   return OK;
 }
 
+/* The common steppings spelled out, as RUN2. */
+#define CHOOSE(c_step, a_step, b_step)                                                                                 \
+  if (sc == c_step && sa == a_step && sb == b_step) {                                                                  \
+    for (int64_t i = 0; i < n; i++)                                                                                    \
+      y[i] = c[i * c_step] ? a[i * a_step] : b[i * b_step];                                                            \
+    return;                                                                                                            \
+  }
+
 #define WHERE(S, T)                                                                                                    \
+  WIDE_LOOPS static void choose_##S(const uint8_t *c, int64_t sc, const T *a, int64_t sa, const T *b, int64_t sb,      \
+                                    T *y, int64_t n) {                                                                 \
+    CHOOSE(1, 1, 1)                                                                                                    \
+    CHOOSE(1, 1, 0)                                                                                                    \
+    CHOOSE(1, 0, 1)                                                                                                    \
+    for (int64_t i = 0; i < n; i++)                                                                                    \
+      y[i] = c[i * sc] ? a[i * sa] : b[i * sb];                                                                        \
+  }                                                                                                                    \
   static Status where_##S(const Tensor *in, const Tensor *out) {                                                       \
     Walk w;                                                                                                            \
     walk_init(&w, out->shape, in, 3);                                                                                  \
     int64_t runs = walk_runs(&w), last = w.rank - 1, n = w.dim[last], at[3];                                           \
-    int64_t sc = w.stride[0][last], sa = w.stride[1][last], sb = w.stride[2][last];                                    \
     for (int64_t run = 0; run < runs; run++) {                                                                         \
       walk_offsets(&w, run, 3, at);                                                                                    \
-      const uint8_t *c = (const uint8_t *)in[0].data + at[0];                                                          \
-      const T *a = (const T *)in[1].data + at[1], *b = (const T *)in[2].data + at[2];                                  \
-      T *y = (T *)out->data + run * n;                                                                                 \
-      for (int64_t i = 0; i < n; i++)                                                                                  \
-        y[i] = c[i * sc] ? a[i * sa] : b[i * sb];                                                                      \
+      choose_##S((const uint8_t *)in[0].data + at[0], w.stride[0][last], (const T *)in[1].data + at[1],                \
+                 w.stride[1][last], (const T *)in[2].data + at[2], w.stride[2][last], (T *)out->data + run * n, n);    \
     }                                                                                                                  \
     return OK;                                                                                                         \
   }

@@ -3,13 +3,13 @@
 #include <string.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
 
 static int64_t index_at(const Tensor *indices, int64_t i) {
   return indices->dtype == I64 ? ((const int64_t *)indices->data)[i] : ((const int32_t *)indices->data)[i];
 }
 
-/* Index number i as an offset into an axis of the data, negative ones counted from its end. */
-static Status resolve(const Node *node, const Tensor *indices, int64_t i, Shape data, int axis, int64_t *offset) {
+Status gather_index(const Node *node, const Tensor *indices, int64_t i, Shape data, int axis, int64_t *offset) {
   int64_t index = index_at(indices, i), size = data.dim[axis];
   if (index < -size || index >= size) {
     fail(E_MODEL, "index %lld at position %lld is outside axis %d of %s", (long long)index, (long long)i, axis,
@@ -29,7 +29,7 @@ KERNEL(Gather) {
   size_t row = (size_t)s.inner * dtype_bytes(in[0].dtype);
   for (int64_t i = 0; i < count; i++) {
     int64_t from;
-    TRY(resolve(node, &in[1], i, in[0].shape, axis, &from));
+    TRY(gather_index(node, &in[1], i, in[0].shape, axis, &from));
     for (int64_t o = 0; row && o < s.outer; o++)
       memcpy((char *)out->data + (size_t)(o * count + i) * row,
              (const char *)in[0].data + (size_t)(o * s.size + from) * row, row);
@@ -60,7 +60,7 @@ static Status pick_offset(const Node *node, const Pick *p, const Tensor *indices
   int64_t at = i / p->rows_per_batch;
   for (int d = 0; d < p->depth; d++) {
     int64_t index;
-    TRY(resolve(node, indices, i * p->depth + d, data, p->batch + d, &index));
+    TRY(gather_index(node, indices, i * p->depth + d, data, p->batch + d, &index));
     at = at * data.dim[p->batch + d] + index;
   }
   *offset = at;
@@ -113,7 +113,7 @@ KERNEL(GatherGrad) {
   zero(out);
   for (int64_t i = 0; i < count; i++) {
     int64_t to;
-    TRY(resolve(node, &in[1], i, out->shape, axis, &to));
+    TRY(gather_index(node, &in[1], i, out->shape, axis, &to));
     for (int64_t o = 0; o < s.outer; o++)
       add_row(in[0].dtype, out->data, o * s.size + to, in[0].data, o * count + i, s.inner);
   }

@@ -2,10 +2,9 @@
 #include <tgmath.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
 
-/* The class of position i, checked; `ignored` for one that does not count. */
-static Status class_at(const Node *node, const Tensor *target, int64_t i, int64_t classes, int64_t *class,
-                       bool *ignored) {
+Status class_at(const Node *node, const Tensor *target, int64_t i, int64_t classes, int64_t *class, bool *ignored) {
   int64_t t = target->dtype == I64 ? ((const int64_t *)target->data)[i] : ((const int32_t *)target->data)[i];
   *class = t;
   *ignored = t == node_int(node, "ignore_index", -100);

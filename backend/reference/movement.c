@@ -4,14 +4,9 @@
 #include <string.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
 
-/* A nest of loops over two strided arrays, in elements. Neighbouring axes that run on in both are merged. */
-typedef struct {
-  int rank; /* at least 1 */
-  int64_t dim[MAX_RANK], from[MAX_RANK], to[MAX_RANK];
-} Nest;
-
-static void nest_push(Nest *nest, int64_t dim, int64_t from, int64_t to) {
+void nest_push(Nest *nest, int64_t dim, int64_t from, int64_t to) {
   int last = nest->rank - 1;
   if (dim == 1)
     return;
@@ -26,8 +21,7 @@ static void nest_push(Nest *nest, int64_t dim, int64_t from, int64_t to) {
   nest->to[nest->rank++] = to;
 }
 
-/* dense[i] = elements from the start of axis i to its next index. */
-static void dense_strides(Shape shape, int64_t dense[MAX_RANK]) {
+void dense_strides(Shape shape, int64_t dense[MAX_RANK]) {
   int64_t step = 1;
   for (int i = shape.rank - 1; i >= 0; i--) {
     dense[i] = step;
@@ -58,19 +52,23 @@ static void copy_run(size_t size, char *to, int64_t to_step, const char *from, i
     copy_run1((uint8_t *)to, to_step, (const uint8_t *)from, from_step, n);
 }
 
-static void nest_copy(const Nest *nest, size_t size, char *to, const char *from) {
+int64_t nest_runs(const Nest *nest) {
+  int64_t runs = 1;
+  for (int i = 0; i < nest->rank; i++) {
+    if (nest->dim[i] == 0)
+      return 0;
+    runs *= i < nest->rank - 1 ? nest->dim[i] : 1;
+  }
+  return runs;
+}
+
+void nest_copy(const Nest *nest, size_t size, char *to, const char *from, int64_t first, int64_t end) {
   int last = nest->rank - 1;
   if (last < 0) {
     memcpy(to, from, size);
     return;
   }
-  int64_t runs = 1;
-  for (int i = 0; i <= last; i++) {
-    if (nest->dim[i] == 0)
-      return;
-    runs *= i < last ? nest->dim[i] : 1;
-  }
-  for (int64_t run = 0; run < runs; run++) {
+  for (int64_t run = first; run < end; run++) {
     int64_t rest = run, from_at = 0, to_at = 0;
     for (int i = last - 1; i >= 0; i--) {
       int64_t at = rest % nest->dim[i];
@@ -95,31 +93,23 @@ KERNEL(Reshape) {
   return OK;
 }
 
-KERNEL(Transpose) {
-  UNUSED;
+static void transpose_nest(const Node *node, const Tensor *in, const Tensor *out, Nest *nest) {
   int count;
   const int64_t *perm = node_ints(node, "perm", &count);
   int64_t from[MAX_RANK], to[MAX_RANK];
-  Nest nest = {0};
   dense_strides(in->shape, from);
   dense_strides(out->shape, to);
   for (int i = 0; i < count; i++)
-    nest_push(&nest, out->shape.dim[i], from[perm[i]], to[i]);
-  nest_copy(&nest, dtype_bytes(in->dtype), out->data, in->data);
-  return OK;
+    nest_push(nest, out->shape.dim[i], from[perm[i]], to[i]);
 }
 
-KERNEL(Expand) {
-  UNUSED;
+static void expand_nest(const Tensor *in, const Tensor *out, Nest *nest) {
   int64_t from[MAX_RANK], to[MAX_RANK];
   int lead = out->shape.rank - in->shape.rank;
-  Nest nest = {0};
   dense_strides(in->shape, from);
   dense_strides(out->shape, to);
   for (int i = 0; i < out->shape.rank; i++)
-    nest_push(&nest, out->shape.dim[i], i < lead || in->shape.dim[i - lead] == 1 ? 0 : from[i - lead], to[i]);
-  nest_copy(&nest, dtype_bytes(in->dtype), out->data, in->data);
-  return OK;
+    nest_push(nest, out->shape.dim[i], i < lead || in->shape.dim[i - lead] == 1 ? 0 : from[i - lead], to[i]);
 }
 
 /* The part of `whole` that a node with Slice's attributes picks: its offset, and its strides by axis. */
@@ -138,35 +128,59 @@ static int64_t slice_of(const Node *node, Shape whole, int64_t stride[MAX_RANK])
   return offset;
 }
 
+static void slice_nest(const Node *node, const Tensor *in, const Tensor *out, Nest *nest) {
+  bool gradient = node->op == OP_SliceGrad;
+  Shape part = gradient ? in->shape : out->shape;
+  int64_t whole[MAX_RANK], dense[MAX_RANK];
+  int64_t offset = slice_of(node, gradient ? out->shape : in->shape, whole);
+  *(gradient ? &nest->to_offset : &nest->from_offset) = offset;
+  dense_strides(part, dense);
+  for (int i = 0; i < part.rank; i++)
+    nest_push(nest, part.dim[i], gradient ? dense[i] : whole[i], gradient ? whole[i] : dense[i]);
+}
+
+void nest_init(Nest *nest, const Node *node, const Tensor *in, const Tensor *out) {
+  *nest = (Nest){0};
+  if (node->op == OP_Transpose)
+    transpose_nest(node, in, out, nest);
+  else if (node->op == OP_Expand)
+    expand_nest(in, out, nest);
+  else
+    slice_nest(node, in, out, nest);
+}
+
+static Status copy_all(const Node *node, const Tensor *in, const Tensor *out) {
+  Nest nest;
+  int64_t size = (int64_t)dtype_bytes(in->dtype);
+  nest_init(&nest, node, in, out);
+  int64_t runs = nest_runs(&nest);
+  if (runs)
+    nest_copy(&nest, (size_t)size, (char *)out->data + nest.to_offset * size,
+              (const char *)in->data + nest.from_offset * size, 0, runs);
+  return OK;
+}
+
+KERNEL(Transpose) {
+  UNUSED;
+  return copy_all(node, in, out);
+}
+
+KERNEL(Expand) {
+  UNUSED;
+  return copy_all(node, in, out);
+}
+
 KERNEL(Slice) {
   UNUSED;
-  int64_t from[MAX_RANK], to[MAX_RANK], size = (int64_t)dtype_bytes(in->dtype);
-  int64_t offset = slice_of(node, in->shape, from);
-  Nest nest = {0};
-  dense_strides(out->shape, to);
-  if (shape_elements(out->shape) == 0)
-    return OK;
-  for (int i = 0; i < out->shape.rank; i++)
-    nest_push(&nest, out->shape.dim[i], from[i], to[i]);
-  nest_copy(&nest, (size_t)size, out->data, (const char *)in->data + offset * size);
-  return OK;
+  return copy_all(node, in, out);
 }
 
 KERNEL(SliceGrad) {
   UNUSED;
-  int64_t from[MAX_RANK], to[MAX_RANK], size = (int64_t)dtype_bytes(in->dtype);
-  int64_t offset = slice_of(node, out->shape, to);
-  Nest nest = {0};
   size_t bytes = tensor_bytes(out);
   if (bytes)
     memset(out->data, 0, bytes);
-  dense_strides(in->shape, from);
-  if (shape_elements(in->shape) == 0)
-    return OK;
-  for (int i = 0; i < in->shape.rank; i++)
-    nest_push(&nest, in->shape.dim[i], from[i], to[i]);
-  nest_copy(&nest, (size_t)size, (char *)out->data + offset * size, in->data);
-  return OK;
+  return copy_all(node, in, out);
 }
 
 KERNEL(Concat) {

@@ -3,6 +3,7 @@
 #include <tgmath.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
 
 enum { BLOCK = 128 };
 
@@ -24,7 +25,28 @@ FLOAT_KERNEL(SoftmaxGrad)
 FLOAT_KERNEL(LogSoftmaxGrad)
 FLOAT_KERNEL(LayerNormalization)
 FLOAT_KERNEL(LayerNormalizationGradInput)
-FLOAT_KERNEL(LayerNormalizationGradScale)
 FLOAT_KERNEL(RMSNormalization)
 FLOAT_KERNEL(RMSNormalizationGradInput)
-FLOAT_KERNEL(RMSNormalizationGradScale)
+
+int64_t scale_gradient_blocks(const Tensor *out) {
+  return (shape_elements(out->shape) + BLOCK - 1) / BLOCK;
+}
+
+void scale_gradient_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
+  if (in->dtype == F32)
+    scale_gradient_f32(node, in, out, first, end);
+  else
+    scale_gradient_f64(node, in, out, first, end);
+}
+
+KERNEL(LayerNormalizationGradScale) {
+  UNUSED;
+  if (in->dtype != F32 && in->dtype != F64)
+    return unsupported_type(node, in->dtype);
+  scale_gradient_part(node, in, out, 0, scale_gradient_blocks(out));
+  return OK;
+}
+
+KERNEL(RMSNormalizationGradScale) {
+  return reference_LayerNormalizationGradScale(stream, node, in, out, workspace);
+}

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
 
 /* The input's axes, merged where neighbours are both kept or both reduced, split into the two kinds. */
 typedef struct {
@@ -78,31 +79,44 @@ ADD_LOOPS(f64, double)
 
 /* A block of neighbouring results at a time, in double. */
 #define SUM(S, T)                                                                                                      \
-  static Status sum_##S(const Node *node, const Tensor *in, const Tensor *out, bool mean) {                            \
-    Fold f;                                                                                                            \
-    fold_init(&f, node, in->shape);                                                                                    \
-    int64_t results = product(f.kept, f.n_kept), folds = product(f.reduced, f.n_reduced);                              \
-    double divisor = mean ? (double)(folds * f.run) : 1;                                                               \
-    for (int64_t r = 0; r < results; r++)                                                                              \
-      for (int64_t c = 0; c < f.columns; c += BLOCK) {                                                                 \
-        const T *x = (const T *)in->data + offset_of(r, f.kept, f.kept_step, f.n_kept) + c;                            \
-        T *y = (T *)out->data + r * f.columns + c;                                                                     \
-        int64_t n = f.columns - c < BLOCK ? f.columns - c : BLOCK;                                                     \
-        double sum[BLOCK] = {0};                                                                                       \
-        for (int64_t k = 0; k < folds; k++) {                                                                          \
-          const T *part = x + offset_of(k, f.reduced, f.reduced_step, f.n_reduced);                                    \
-          if (f.columns == 1)                                                                                          \
-            sum[0] += run_##S(part, f.run);                                                                            \
-          else                                                                                                         \
-            columns_##S(part, sum, n);                                                                                 \
-        }                                                                                                              \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-          y[i] = (T)(sum[i] / divisor);                                                                                \
+  static void sum_##S(const Fold *f, const Tensor *in, const Tensor *out, int64_t first, int64_t end,                  \
+                      double divisor) {                                                                                \
+    int64_t blocks = (f->columns + BLOCK - 1) / BLOCK, folds = product(f->reduced, f->n_reduced);                      \
+    for (int64_t b = first; b < end; b++) {                                                                            \
+      int64_t r = b / blocks, c = b % blocks * BLOCK;                                                                  \
+      const T *x = (const T *)in->data + offset_of(r, f->kept, f->kept_step, f->n_kept) + c;                           \
+      T *y = (T *)out->data + r * f->columns + c;                                                                      \
+      int64_t n = f->columns - c < BLOCK ? f->columns - c : BLOCK;                                                     \
+      double sum[BLOCK] = {0};                                                                                         \
+      for (int64_t k = 0; k < folds; k++) {                                                                            \
+        const T *part = x + offset_of(k, f->reduced, f->reduced_step, f->n_reduced);                                   \
+        if (f->columns == 1)                                                                                           \
+          sum[0] += run_##S(part, f->run);                                                                             \
+        else                                                                                                           \
+          columns_##S(part, sum, n);                                                                                   \
       }                                                                                                                \
-    return OK;                                                                                                         \
+      for (int64_t i = 0; i < n; i++)                                                                                  \
+        y[i] = (T)(sum[i] / divisor);                                                                                  \
+    }                                                                                                                  \
   }
 SUM(f32, float)
 SUM(f64, double)
+
+int64_t reduce_blocks(const Node *node, Shape shape) {
+  Fold f;
+  fold_init(&f, node, shape);
+  return product(f.kept, f.n_kept) * ((f.columns + BLOCK - 1) / BLOCK);
+}
+
+void reduce_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
+  Fold f;
+  fold_init(&f, node, in->shape);
+  double divisor = node->op == OP_ReduceMean ? (double)(product(f.reduced, f.n_reduced) * f.run) : 1;
+  if (in->dtype == F32)
+    sum_f32(&f, in, out, first, end, divisor);
+  else
+    sum_f64(&f, in, out, first, end, divisor);
+}
 
 /* One result at a time, in row-major order: integers and maxima. */
 #define FOLD(name, T, A, FIRST, STEP)                                                                                  \
@@ -132,8 +146,8 @@ FOLD(max_i32, int32_t, int32_t, x[0], all = next > all ? next : all)
 KERNEL(ReduceSum) {
   UNUSED;
   switch (in->dtype) {
-    CASE(F32, sum_f32(node, in, out, false))
-    CASE(F64, sum_f64(node, in, out, false))
+    CASE(F32, (reduce_part(node, in, out, 0, reduce_blocks(node, in->shape)), OK))
+    CASE(F64, (reduce_part(node, in, out, 0, reduce_blocks(node, in->shape)), OK))
     CASE(I64, sum_i64(node, in, out))
     CASE(I32, sum_i32(node, in, out))
   default:
@@ -144,8 +158,8 @@ KERNEL(ReduceSum) {
 KERNEL(ReduceMean) {
   UNUSED;
   switch (in->dtype) {
-    CASE(F32, sum_f32(node, in, out, true))
-    CASE(F64, sum_f64(node, in, out, true))
+    CASE(F32, (reduce_part(node, in, out, 0, reduce_blocks(node, in->shape)), OK))
+    CASE(F64, (reduce_part(node, in, out, 0, reduce_blocks(node, in->shape)), OK))
   default:
     return unsupported_type(node, in->dtype);
   }

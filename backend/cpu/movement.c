@@ -1,0 +1,221 @@
+/* Copies and picks over threads. */
+#include <string.h>
+
+#include "backend/cpu/split.h"
+#include "backend/reference/parts.h"
+#include "backend/reference/product.h"
+
+typedef struct {
+  const Node *node;
+  const Tensor *in, *out;
+  Nest nest;
+  int64_t tile_from, tile_to_step; /* of a transposing copy: the axis that runs on in the source */
+  size_t size;
+  int64_t n, of_task;
+} Move;
+
+static Status copy_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Move *m = context;
+  nest_copy(&m->nest, m->size, (char *)m->out->data + (size_t)m->nest.to_offset * m->size,
+            (const char *)m->in->data + (size_t)m->nest.from_offset * m->size, i * m->of_task,
+            least((i + 1) * m->of_task, m->n));
+  return OK;
+}
+
+#define TRANSPOSE_TILE(name, T)                                                                                        \
+  static void name(T *to, int64_t to_step, const T *from, int64_t from_step, int64_t rows, int64_t columns) {          \
+    for (int64_t i = 0; i < rows; i++)                                                                                 \
+      for (int64_t j = 0; j < columns; j++)                                                                            \
+        to[i * to_step + j] = from[i + j * from_step];                                                                 \
+  }
+TRANSPOSE_TILE(transpose_tile4, uint32_t)
+TRANSPOSE_TILE(transpose_tile8, uint64_t)
+
+enum { TILE = 16 };
+
+/* A plane of a transposing copy: rows run on in the source, columns in the target. */
+static Status transpose_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Move *m = context;
+  const Nest *nest = &m->nest; /* the outer loops; its last axis is the target's */
+  int last = nest->rank - 1;
+  int64_t rest = i, from = 0, to = 0, bands = (m->tile_from + m->of_task - 1) / m->of_task;
+  int64_t first = rest % bands * m->of_task, rows = least(m->tile_from - first, m->of_task);
+  rest /= bands;
+  for (int k = last - 1; k >= 0; k--) {
+    from += rest % nest->dim[k] * nest->from[k];
+    to += rest % nest->dim[k] * nest->to[k];
+    rest /= nest->dim[k];
+  }
+  for (int64_t r = first; r < first + rows; r += TILE)
+    for (int64_t c = 0; c < nest->dim[last]; c += TILE) {
+      int64_t height = least(first + rows - r, TILE), width = least(nest->dim[last] - c, TILE);
+      int64_t at_from = from + r + c * nest->from[last], at_to = to + r * m->tile_to_step + c;
+      if (m->size == 4)
+        transpose_tile4((uint32_t *)m->out->data + at_to, m->tile_to_step, (const uint32_t *)m->in->data + at_from,
+                        nest->from[last], height, width);
+      else
+        transpose_tile8((uint64_t *)m->out->data + at_to, m->tile_to_step, (const uint64_t *)m->in->data + at_from,
+                        nest->from[last], height, width);
+    }
+  return OK;
+}
+
+/* Takes the axis that runs on in the source out of the loops; false where no such axis lies before the last. */
+static bool transposed(Move *m) {
+  Nest *nest = &m->nest;
+  int last = nest->rank - 1, axis = last - 1;
+  if (last < 1 || nest->from[last] == 1 || nest->to[last] != 1 || (m->size != 4 && m->size != 8))
+    return false;
+  while (axis >= 0 && nest->from[axis] != 1)
+    axis--;
+  if (axis < 0)
+    return false;
+  m->tile_from = nest->dim[axis];
+  m->tile_to_step = nest->to[axis];
+  for (int i = axis; i < last; i++) {
+    nest->dim[i] = nest->dim[i + 1];
+    nest->from[i] = nest->from[i + 1];
+    nest->to[i] = nest->to[i + 1];
+  }
+  nest->rank--;
+  return true;
+}
+
+/* Runs the nest's copy. */
+static Status copy(Stream *stream, Move *m) {
+  m->n = nest_runs(&m->nest);
+  if (!m->n)
+    return OK;
+  m->of_task = items_of_task(m->n, m->nest.rank ? m->nest.dim[m->nest.rank - 1] : 1);
+  return pool_run(stream->pool, (m->n + m->of_task - 1) / m->of_task, copy_task, m);
+}
+
+static Status move(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
+  Move m = {.in = in, .out = out, .size = dtype_bytes(in->dtype)};
+  nest_init(&m.nest, node, in, out);
+  if (!nest_runs(&m.nest) || !transposed(&m))
+    return copy(stream, &m);
+  int64_t row = m.nest.dim[m.nest.rank - 1], outer = nest_runs(&m.nest);
+  m.of_task = round_up(items_of_task(m.tile_from, row), TILE);
+  return pool_run(stream->pool, outer * ((m.tile_from + m.of_task - 1) / m.of_task), transpose_task, &m);
+}
+
+/* Concat and Split: a part of the whole at `at`, in elements, of each of `outer` rows. */
+static Status copy_rows(Stream *stream, const Tensor *in, const Tensor *out, int64_t outer, int64_t part, int64_t row,
+                        int64_t at, bool join) {
+  Move m = {.in = in, .out = out, .size = dtype_bytes(in->dtype)};
+  nest_push(&m.nest, outer, join ? part : row, join ? row : part);
+  nest_push(&m.nest, part, 1, 1);
+  *(join ? &m.nest.to_offset : &m.nest.from_offset) = at;
+  return copy(stream, &m);
+}
+
+CPU_KERNEL(Concat) {
+  (void)workspace;
+  int axis = (int)node_int(node, "axis", 0);
+  Split3 whole = split_at(out->shape, axis);
+  for (int64_t k = 0, at = 0; k < node->n_in; k++) {
+    int64_t part = in[k].shape.dim[axis] * whole.inner;
+    TRY(copy_rows(stream, &in[k], out, whole.outer, part, whole.size * whole.inner, at, true));
+    at += part;
+  }
+  return OK;
+}
+
+CPU_KERNEL(Split) {
+  (void)workspace;
+  int count, axis = (int)node_int(node, "axis", 0);
+  const int64_t *sizes = node_ints(node, "split", &count);
+  Split3 whole = split_at(in->shape, axis);
+  for (int64_t k = 0, at = 0; k < count; k++) {
+    int64_t part = sizes[k] * whole.inner;
+    if (out[k].data)
+      TRY(copy_rows(stream, in, &out[k], whole.outer, part, whole.size * whole.inner, at, false));
+    at += part;
+  }
+  return OK;
+}
+
+CPU_KERNEL(Transpose) {
+  (void)workspace;
+  return move(stream, node, in, out);
+}
+
+CPU_KERNEL(Expand) {
+  (void)workspace;
+  return move(stream, node, in, out);
+}
+
+CPU_KERNEL(Slice) {
+  (void)workspace;
+  return move(stream, node, in, out);
+}
+
+static Status zero_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Move *m = context;
+  int64_t at = i * TASK_ELEMENTS, n = least(m->n - at, TASK_ELEMENTS);
+  memset((char *)m->out->data + (size_t)at * m->size, 0, (size_t)n * m->size);
+  return OK;
+}
+
+CPU_KERNEL(SliceGrad) {
+  (void)workspace;
+  Move m = {.out = out, .size = dtype_bytes(out->dtype), .n = shape_elements(out->shape)};
+  TRY(pool_run(stream->pool, (m.n + TASK_ELEMENTS - 1) / TASK_ELEMENTS, zero_task, &m));
+  return move(stream, node, in, out);
+}
+
+/* Whole rows of data [rows, inner] by index. */
+static Status gather_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Move *m = context;
+  size_t row = m->n ? (size_t)(shape_elements(m->out->shape) / m->n) * m->size : 0;
+  for (int64_t k = i * m->of_task; k < least((i + 1) * m->of_task, m->n); k++) {
+    int64_t from;
+    TRY(gather_index(m->node, &m->in[1], k, m->in[0].shape, 0, &from));
+    if (row)
+      memcpy((char *)m->out->data + (size_t)k * row, (const char *)m->in[0].data + (size_t)from * row, row);
+  }
+  return OK;
+}
+
+CPU_KERNEL(Gather) {
+  if (node_int(node, "axis", 0) != 0)
+    return reference_Gather(stream, node, in, out, workspace);
+  Move m = {.node = node, .in = in, .out = out, .size = dtype_bytes(in->dtype), .n = shape_elements(in[1].shape)};
+  if (!m.n)
+    return OK;
+  m.of_task = items_of_task(m.n, shape_elements(out->shape) / m.n);
+  return pool_run(stream->pool, (m.n + m.of_task - 1) / m.of_task, gather_task, &m);
+}
+
+/* Each task owns a range of the data's rows and adds to them in index order. */
+static Status gather_grad_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Move *m = context;
+  int64_t rows = m->out->shape.dim[0], inner = shape_elements(m->out->shape) / rows;
+  int64_t first = i * m->of_task, end = least(first + m->of_task, rows);
+  memset((float *)m->out->data + first * inner, 0, (size_t)((end - first) * inner) * sizeof(float));
+  for (int64_t k = 0; k < m->n; k++) {
+    int64_t to;
+    TRY(gather_index(m->node, &m->in[1], k, m->out->shape, 0, &to));
+    float *sum = (float *)m->out->data + to * inner;
+    const float *term = (const float *)m->in[0].data + k * inner;
+    for (int64_t j = 0; to >= first && to < end && j < inner; j++)
+      sum[j] += term[j];
+  }
+  return OK;
+}
+
+CPU_KERNEL(GatherGrad) {
+  int64_t elements = shape_elements(out->shape);
+  if (node_int(node, "axis", 0) != 0 || in->dtype != F32 || !elements)
+    return reference_GatherGrad(stream, node, in, out, workspace);
+  enum { RANGES = 32 };
+  Move m = {.node = node, .in = in, .out = out, .n = shape_elements(in[1].shape)};
+  m.of_task = (out->shape.dim[0] + RANGES - 1) / RANGES;
+  return pool_run(stream->pool, (out->shape.dim[0] + m.of_task - 1) / m.of_task, gather_grad_task, &m);
+}

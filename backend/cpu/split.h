@@ -1,0 +1,22 @@
+/* Running a kernel on parts of its tensors, a task each. */
+#ifndef BACKEND_CPU_SPLIT_H
+#define BACKEND_CPU_SPLIT_H
+
+#include "backend/cpu/cpu.h"
+
+/* Elements of a task: enough that starting it costs nothing, few enough to lie in a second-level cache. */
+enum { TASK_ELEMENTS = 16384 };
+
+/* Elementwise operators: inputs broadcast to out[0]. */
+Status split_elementwise(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, Kernel *kernel);
+
+/* Operators that treat every index of the axes before `axes` of out[0] alone; inputs and outputs broadcast to it. */
+Status split_leading(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, int axes, Kernel *kernel);
+
+/* Operators that write inputs: those shaped like in[0] are split, the others given whole. */
+Status split_inputs(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, Kernel *kernel);
+
+/* Tasks of at least one of n items that have `elements` elements each: items of one task. */
+int64_t items_of_task(int64_t n, int64_t elements);
+
+#endif

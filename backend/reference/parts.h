@@ -1,0 +1,42 @@
+/* Kernels in parts, for host backends that share them among threads, and what their parts check. A part's bits do not
+ * depend on how the whole is divided. */
+#ifndef BACKEND_REFERENCE_PARTS_H
+#define BACKEND_REFERENCE_PARTS_H
+
+#include "backend/reference/reference.h"
+
+/* A nest of loops over two strided arrays, in elements. Neighbouring axes that run on in both are merged. */
+typedef struct {
+  int rank;
+  int64_t dim[MAX_RANK], from[MAX_RANK], to[MAX_RANK];
+  int64_t from_offset, to_offset;
+} Nest;
+
+/* The copy that Transpose, Expand, Slice and SliceGrad (after zeros) are. */
+void nest_init(Nest *nest, const Node *node, const Tensor *in, const Tensor *out);
+/* Adds an inner loop. */
+void nest_push(Nest *nest, int64_t dim, int64_t from, int64_t to);
+/* How often the innermost loop runs. */
+int64_t nest_runs(const Nest *nest);
+/* Runs first … end-1 of elements of `size` bytes; the offsets were added. */
+void nest_copy(const Nest *nest, size_t size, char *to, const char *from, int64_t first, int64_t end);
+/* dense[i] = elements from one index of axis i to the next. */
+void dense_strides(Shape shape, int64_t dense[MAX_RANK]);
+
+/* ReduceSum and ReduceMean of floats: blocks of results. */
+int64_t reduce_blocks(const Node *node, Shape shape);
+void reduce_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
+
+/* LayerNormalizationGradScale and RMSNormalizationGradScale: blocks of columns. */
+int64_t scale_gradient_blocks(const Tensor *out);
+void scale_gradient_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
+
+/* Index number i as an offset into an axis of the data, negative ones counted from its end. Fails E_MODEL with value
+ * and position when it is outside. */
+Status gather_index(const Node *node, const Tensor *indices, int64_t i, Shape data, int axis, int64_t *offset);
+
+/* The class of position i; `ignored` for one that does not count. Fails E_MODEL with value and position when it is none
+ * of 0 … classes-1. */
+Status class_at(const Node *node, const Tensor *target, int64_t i, int64_t classes, int64_t *class, bool *ignored);
+
+#endif
