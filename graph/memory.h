@@ -17,6 +17,7 @@
  * - Sends: F of (stage, m) first waits for SEND_F of (stage, m - send_depth), B or BW for SEND_B of (stage,
  *   m - send_depth); the first backward action of (stage, m) that has nodes also waits for SEND_F of (stage, m), which
  *   cannot block: the peer needed it for the gradient that has arrived. The step's end waits for all of them.
+ * - The workspace of an update node begins where scratch does.
  * - loss_sum lives to the end of F, in an inference graph (no loss) each output too, in the stage that produces it; an
  *   output that no node produces lies in the last stage. Neither is overwritten before the rank's next action. */
 #ifndef GRAPH_MEMORY_H
@@ -84,7 +85,7 @@ typedef struct {
   size_t persistent_bytes;                                             /* the sum of its parts: */
   size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* constants with step scalars */
   size_t activation_bytes;                                             /* blocks × slots */
-  size_t scratch_offset, scratch_bytes;                                /* the largest of its stages */
+  size_t scratch_offset, scratch_bytes;                                /* the largest of its stages and updates */
   size_t total_bytes;
   size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not persistent here. A view has its root's */
   BlockPlace (*blocks)[MAX_BLOCKS]; /* [stages] */

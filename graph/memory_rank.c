@@ -72,6 +72,14 @@ Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, 
     if (stage->scratch_bytes > memory->scratch_bytes)
       memory->scratch_bytes = stage->scratch_bytes;
   }
+  for (size_t i = 0; i < graph->n_nodes; i++) { /* updates run when no stage does: their workspace is all of scratch */
+    const Node *node = graph->nodes[i];
+    if (node->phase == PHASE_UPDATE && node->workspace_bytes > memory->scratch_bytes &&
+        memory_updates(memory, graph, node)) {
+      memory->scratch_bytes = 0;
+      TRY(add(&memory->scratch_bytes, node->workspace_bytes));
+    }
+  }
   memory->activation_bytes = at - memory->persistent_bytes;
   memory->scratch_offset = at;
   TRY(add(&at, memory->scratch_bytes));

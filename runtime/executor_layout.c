@@ -39,8 +39,9 @@ static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
     call->operands[i] = (Tensor){.dtype = value->dtype, .shape = value->shape, .data = call->sites[i].first};
     call->moves |= call->sites[i].slots > 1;
   }
-  if (stage >= 0 && node->workspace_bytes)
-    call->workspace = e->base + e->memory->scratch_offset + e->spec.plan->stage_memory[stage].workspace[node->id];
+  size_t within_scratch = stage >= 0 ? e->spec.plan->stage_memory[stage].workspace[node->id] : 0;
+  if (node->workspace_bytes)
+    call->workspace = e->base + e->memory->scratch_offset + within_scratch;
   return OK;
 }
 
