@@ -34,8 +34,9 @@ int job_columns(void) {
   return n >= 40 ? n : 100;
 }
 
+/* mpirun gives its ranks a terminal wherever their output really goes. */
 bool job_colours(FILE *out) {
-  return isatty(fileno(out)) && !getenv("NO_COLOR");
+  return isatty(fileno(out)) && !getenv("NO_COLOR") && !getenv("OMPI_COMM_WORLD_RANK");
 }
 
 Status job_decide(Job *job, const char *what, const char *format, ...) {
