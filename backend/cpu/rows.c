@@ -7,7 +7,7 @@
 #include "backend/reference/product.h"
 #include "backend/reference/reference.h"
 
-enum { NORM_RUN = 65536, LOSS_ROWS = 64 };
+enum { NORM_RUN = 65536, NORM_TASKS = 1024, LOSS_ROWS = 64 };
 
 static bool last_axis(const Node *node, const Tensor *t) {
   return node_int(node, "axis", 0) == t->shape.rank - 1;
@@ -100,7 +100,7 @@ static Status norm_task(void *context, int64_t i, void *scratch) {
   (void)scratch;
   const Rows *r = context;
   Tensor in[8], sum = {.dtype = F64, .data = &r->sums[i]};
-  int64_t at = i * NORM_RUN, n = least(r->n - at, NORM_RUN);
+  int64_t at = i * r->of_task, n = least(r->n - at, r->of_task);
   for (int k = 0; k < r->node->n_in; k++)
     in[k] = (Tensor){.dtype = r->in[k].dtype,
                      .shape = shape_of(1, &n),
@@ -108,13 +108,16 @@ static Status norm_task(void *context, int64_t i, void *scratch) {
   return reference_SquaredNorm(NULL, r->node, in, &sum, NULL);
 }
 
+/* Update nodes have no workspace: the sums lie here, and are never many. */
 CPU_KERNEL(SquaredNorm) {
-  Rows r = {.node = node, .in = in, .n = shape_elements(in->shape), .sums = workspace};
-  int64_t tasks = (r.n + NORM_RUN - 1) / NORM_RUN;
-  double sum = 0;
+  (void)workspace;
+  double sums[NORM_TASKS], sum = 0;
+  Rows r = {.node = node, .in = in, .n = shape_elements(in->shape), .sums = sums};
+  r.of_task = r.n / NORM_TASKS < NORM_RUN ? NORM_RUN : r.n / NORM_TASKS + 1;
+  int64_t tasks = (r.n + r.of_task - 1) / r.of_task;
   TRY(pool_run(stream->pool, tasks, norm_task, &r));
   for (int64_t i = 0; i < tasks; i++)
-    sum += r.sums[i];
+    sum += sums[i];
   *(double *)out->data = sum;
   return OK;
 }
@@ -184,8 +187,6 @@ CPU_KERNEL(CrossEntropyGrad) {
 }
 
 size_t rows_workspace_bytes(const Graph *graph, const Node *node) {
-  if (node->op == OP_SquaredNorm)
-    return ((size_t)shape_elements(graph_value(graph, node->in[0])->shape) / NORM_RUN + 1) * sizeof(double);
   if (node->op == OP_CrossEntropy)
     return ((size_t)shape_elements(graph_value(graph, node->in[1])->shape) / LOSS_ROWS + 1) * sizeof(double);
   return 0;
