@@ -50,6 +50,19 @@ static void place_views(const Graph *g, const StageMemory *stage_memory, const b
   }
 }
 
+/* Updates run when no stage does: their workspace is all of scratch. */
+static Status widen_for_updates(const Graph *g, RankMemory *m) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
+    if (node->phase != PHASE_UPDATE || node->workspace_bytes <= m->scratch_bytes || !memory_updates(m, g, node))
+      continue;
+    if (node->workspace_bytes > SIZE_MAX / 4)
+      return fail(E_MEMORY, "the sizes of a rank's memory overflow");
+    m->scratch_bytes = (node->workspace_bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+  }
+  return OK;
+}
+
 Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
                         const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory) {
   *memory = (RankMemory){0};
@@ -72,14 +85,7 @@ Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, 
     if (stage->scratch_bytes > memory->scratch_bytes)
       memory->scratch_bytes = stage->scratch_bytes;
   }
-  for (size_t i = 0; i < graph->n_nodes; i++) { /* updates run when no stage does: their workspace is all of scratch */
-    const Node *node = graph->nodes[i];
-    if (node->phase == PHASE_UPDATE && node->workspace_bytes > memory->scratch_bytes &&
-        memory_updates(memory, graph, node)) {
-      memory->scratch_bytes = 0;
-      TRY(add(&memory->scratch_bytes, node->workspace_bytes));
-    }
-  }
+  TRY(widen_for_updates(graph, memory));
   memory->activation_bytes = at - memory->persistent_bytes;
   memory->scratch_offset = at;
   TRY(add(&at, memory->scratch_bytes));

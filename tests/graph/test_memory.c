@@ -136,6 +136,15 @@ static void a_tied_parameter_lies_on_both_ranks(void **state) {
   assert_int_equal(rank[1].parameter_bytes, 4 * UNIT);
   assert_int_equal(rank[1].gradient_bytes, 6 * UNIT);
   assert_int_equal(rank[1].state_bytes, 8 * UNIT);
+  for (size_t i = 0; i < r.g->n_nodes; i++) /* of what only the second rank updates */
+    if (r.g->nodes[i]->op == OP_AdamUpdate && r.g->nodes[i]->in[0] == own)
+      r.g->nodes[i]->workspace_bytes = 50 * UNIT - 1;
+  for (int i = 0; i < 2; i++) {
+    bool here[2] = {i == 0, i == 1};
+    int slots[2][MAX_BLOCKS] = {{0}};
+    ASSERT_OK(memory_plan_rank(arena, r.g, &stages, m, here, slots, &rank[i]));
+    assert_true(i == 0 ? rank[0].scratch_bytes < 50 * UNIT : rank[1].scratch_bytes == 50 * UNIT);
+  }
   int updates[2] = {0};
   for (size_t i = 0; i < r.g->n_nodes; i++)
     for (int k = 0; k < 2; k++)
