@@ -208,20 +208,22 @@ KERNEL(Not) {
   return OK;
 }
 
-/* The common steppings spelled out, as RUN2. */
-#define CHOOSE(c_step, a_step, b_step)                                                                                 \
+/* The common steppings spelled out, as RUN2; a mask, for conditions that no branch predictor knows. */
+#define CHOOSE(T, c_step, a_step, b_step)                                                                              \
   if (sc == c_step && sa == a_step && sb == b_step) {                                                                  \
-    for (int64_t i = 0; i < n; i++)                                                                                    \
-      y[i] = c[i * c_step] ? a[i * a_step] : b[i * b_step];                                                            \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      T mask = (T)(0 - (T)(c[i * c_step] != 0));                                                                       \
+      y[i] = (T)((a[i * a_step] & mask) | (b[i * b_step] & ~mask));                                                    \
+    }                                                                                                                  \
     return;                                                                                                            \
   }
 
 #define WHERE(S, T)                                                                                                    \
   WIDE_LOOPS static void choose_##S(const uint8_t *c, int64_t sc, const T *a, int64_t sa, const T *b, int64_t sb,      \
                                     T *y, int64_t n) {                                                                 \
-    CHOOSE(1, 1, 1)                                                                                                    \
-    CHOOSE(1, 1, 0)                                                                                                    \
-    CHOOSE(1, 0, 1)                                                                                                    \
+    CHOOSE(T, 1, 1, 1)                                                                                                 \
+    CHOOSE(T, 1, 1, 0)                                                                                                 \
+    CHOOSE(T, 1, 0, 1)                                                                                                 \
     for (int64_t i = 0; i < n; i++)                                                                                    \
       y[i] = c[i * sc] ? a[i * sa] : b[i * sb];                                                                        \
   }                                                                                                                    \
