@@ -9,9 +9,9 @@
 typedef struct Stream Stream; /* each backend's own */
 typedef struct Event Event;
 
-/* in[i], out[i]: as node->in, node->out; absent ones have data NULL. workspace: node->workspace_bytes; none
- * for nodes of PHASE_UPDATE. Inputs are written only by operators that say so (OP_MUTATES_FIRST, OP_UPDATE). Fails
- * E_UNSUPPORTED for a type it does not have, E_MODEL for an index out of range with its position and value. */
+/* in[i], out[i]: as node->in, node->out; absent ones have data NULL. workspace: node->workspace_bytes. Inputs are
+ * written only by operators that say so (OP_MUTATES_FIRST, OP_UPDATE). Fails E_UNSUPPORTED for a type it does not
+ * have, E_MODEL for an index out of range with its position and value. */
 typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace);
 
 typedef enum { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE } CopyKind;

@@ -108,7 +108,7 @@ static Status norm_task(void *context, int64_t i, void *scratch) {
   return reference_SquaredNorm(NULL, r->node, in, &sum, NULL);
 }
 
-/* Update nodes have no workspace: the sums lie here, and are never many. */
+/* The sums lie here: there are never many. */
 CPU_KERNEL(SquaredNorm) {
   (void)workspace;
   double sums[NORM_TASKS], sum = 0;
