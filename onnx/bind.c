@@ -137,7 +137,9 @@ static Status lower_found(Op *op, Scope *scope) {
     status = publish(op, scope);
   if (status != E_UNSUPPORTED)
     return status;
-  TRY(finding_add(op->lower->arena, &op->lower->findings, op->name, op->proto->op_type, status_message()));
+  const char *reason = status_message(), *rest = strncmp(reason, "node '", 6) == 0 ? strstr(reason, "): ") : NULL;
+  reason = rest ? rest + 3 : reason; /* the finding names the node */
+  TRY(finding_add(op->lower->arena, &op->lower->findings, op->name, op->proto->op_type, reason));
   return pass_over(op, scope);
 }
 

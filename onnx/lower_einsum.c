@@ -230,8 +230,11 @@ static Status einsum(Op *op) {
     TRY(drop_private(op, &in[i], others, n, &out));
   }
   Labeled all = in[0];
-  for (int i = 1; i < op->n_in; i++)
-    TRY(join(op, &all, &in[i], in + i + 1, op->n_in - i - 1, &out, &all));
+  for (int i = 1; i < op->n_in; i++) {
+    Labeled joined;
+    TRY(join(op, &all, &in[i], in + i + 1, op->n_in - i - 1, &out, &joined));
+    all = joined;
+  }
   return arrange(op, &all, out.labels, out.n, &op->out[0]);
 }
 

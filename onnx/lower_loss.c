@@ -6,16 +6,14 @@
 #include "onnx/lower.h"
 
 typedef struct {
-  Term *scores, *labels;
+  Term *scores, *labels, *weights; /* weights of classes, or absent */
   const char *reduction;
   bool ignores;
   int64_t ignored;
 } Loss;
 
 static Status loss_of(Op *op, Loss *loss) {
-  if (op_has(op, 2))
-    return fail(E_UNSUPPORTED, "weights of classes");
-  *loss = (Loss){.scores = op->in[0], .labels = op->in[1]};
+  *loss = (Loss){.scores = op->in[0], .labels = op->in[1], .weights = op_in(op, 2)};
   loss->ignores = op_attribute(op, "ignore_index");
   loss->ignored = op_int(op, "ignore_index", INT64_MIN);
   TRY(op_string(op, "reduction", "mean", &loss->reduction));
@@ -50,17 +48,10 @@ static Status cross_entropy_of(Op *op, const Loss *loss, Term *logits, Term **ou
   return finish(op, loss, made[0], out);
 }
 
-/* -log_probability[label] of every label, 0 where it is ignored. */
-static Status picked(Op *op, const Loss *loss, Term *log_probability, Term **out) {
-  Shape s = loss->labels->shape;
-  Term *ignored = NULL, *zero, *labels = loss->labels, *parts[MAX_RANK], *address, *t;
-  Attr batch_dims = attr_int("batch_dims", 0);
-  if (loss->ignores) { /* some class, so that the address is one */
-    TRY(ignored_labels(op, loss, &ignored));
-    TRY(op_scalar(op, labels, 0, &zero));
-    TRY(op_where(op, ignored, zero, labels, &labels));
-  }
-  Shape column = s;
+/* The address of log_probability[n, label, d..] for every label, [N, d.., rank]. */
+static Status label_address(Op *op, Term *labels, Term **out) {
+  Shape s = labels->shape, column = s;
+  Term *parts[MAX_RANK];
   column.dim[column.rank++] = 1;
   for (int i = 0; i <= s.rank; i++) {
     int axis = i - (i > 1);
@@ -76,28 +67,67 @@ static Status picked(Op *op, const Loss *loss, Term *log_probability, Term **out
     TRY(op_reshape(op, parts[i], line, &parts[i]));
     TRY(op_expand(op, parts[i], column, &parts[i]));
   }
-  TRY(op_concat(op, parts, s.rank + 1, s.rank, &address));
+  return op_concat(op, parts, s.rank + 1, s.rank, out);
+}
+
+/* What each label counts, 0 where it is ignored; NULL where all count alike. */
+static Status label_weights(Op *op, const Loss *loss, Term *labels, Term *ignored, Term **out) {
+  Attr axis = attr_int("axis", 0);
+  Term *zero;
+  *out = NULL;
+  if (loss->weights->kind == TERM_ABSENT)
+    return OK;
+  TRY(op_emit(op, OP_Gather, (Term *[]){loss->weights, labels}, 2, &axis, 1, out, 1));
+  if (!ignored)
+    return OK;
+  TRY(op_scalar(op, *out, 0, &zero));
+  return op_where(op, ignored, zero, *out, out);
+}
+
+/* -weight log_probability[label] of every label, 0 where it is ignored; *weights as label_weights. */
+static Status picked(Op *op, const Loss *loss, Term *log_probability, Term **weights, Term **out) {
+  Term *ignored = NULL, *zero, *labels = loss->labels, *address, *t;
+  Attr batch_dims = attr_int("batch_dims", 0);
+  if (loss->ignores) { /* some class, so that the address is one */
+    TRY(ignored_labels(op, loss, &ignored));
+    TRY(op_scalar(op, labels, 0, &zero));
+    TRY(op_where(op, ignored, zero, labels, &labels));
+  }
+  TRY(label_address(op, labels, &address));
   TRY(op_emit(op, OP_GatherND, (Term *[]){log_probability, address}, 2, &batch_dims, 1, &t, 1));
   TRY(op_emit1(op, OP_Neg, t, &t));
+  TRY(label_weights(op, loss, labels, ignored, weights));
+  if (*weights)
+    return op_emit2(op, OP_Mul, t, *weights, out);
   if (!loss->ignores)
     return *out = t, OK;
   TRY(op_scalar(op, t, 0, &zero));
   return op_where(op, ignored, zero, t, out);
 }
 
-static Status reduce_picked(Op *op, const Loss *loss, Term *log_probability, Term **out) {
+static Status reduce_all(Op *op, OpKind kind, Term *t, Term **out) {
   int64_t axes[MAX_RANK];
-  Term *t;
-  TRY(picked(op, loss, log_probability, &t));
-  if (strcmp(loss->reduction, "none") == 0)
-    return *out = t, OK;
   for (int i = 0; i < t->shape.rank; i++)
     axes[i] = i;
-  if (strcmp(loss->reduction, "mean") == 0 && !loss->ignores)
-    return op_reduce(op, OP_ReduceMean, t, axes, t->shape.rank, false, out);
-  TRY(op_cast(op, t, F64, &t));
-  TRY(op_reduce(op, OP_ReduceSum, t, axes, t->shape.rank, false, &t));
-  return finish(op, loss, t, out);
+  return op_reduce(op, kind, t, axes, t->shape.rank, false, out);
+}
+
+static Status reduce_picked(Op *op, const Loss *loss, Term *log_probability, Term **out) {
+  Term *each, *weights, *sum;
+  bool mean = strcmp(loss->reduction, "mean") == 0;
+  TRY(picked(op, loss, log_probability, &weights, &each));
+  if (strcmp(loss->reduction, "none") == 0)
+    return *out = each, OK;
+  if (mean && weights) {
+    TRY(reduce_all(op, OP_ReduceSum, weights, &weights));
+    TRY(reduce_all(op, OP_ReduceSum, each, &sum));
+    return op_emit2(op, OP_Div, sum, weights, out);
+  }
+  if (mean && !loss->ignores)
+    return reduce_all(op, OP_ReduceMean, each, out);
+  TRY(op_cast(op, each, F64, &each));
+  TRY(reduce_all(op, OP_ReduceSum, each, &sum));
+  return finish(op, loss, sum, out);
 }
 
 static Status softmax_cross_entropy(Op *op) {
@@ -105,7 +135,7 @@ static Status softmax_cross_entropy(Op *op) {
   Term *log_probability = NULL;
   Attr axis = attr_int("axis", 1);
   TRY(loss_of(op, &loss));
-  bool each = strcmp(loss.reduction, "none") == 0;
+  bool each = strcmp(loss.reduction, "none") == 0 || loss.weights->kind != TERM_ABSENT;
   if (each || op_wants(op, 1))
     TRY(op_emit(op, OP_LogSoftmax, &loss.scores, 1, &axis, 1, &log_probability, 1));
   if (op_wants(op, 1))
@@ -120,7 +150,7 @@ static Status negative_log_likelihood(Op *op) {
   TRY(loss_of(op, &loss));
   Term *logits;
   TRY(op_before_log_softmax(op, loss.scores, 1, &logits));
-  if (logits && strcmp(loss.reduction, "none") != 0)
+  if (logits && loss.weights->kind == TERM_ABSENT && strcmp(loss.reduction, "none") != 0)
     return cross_entropy_of(op, &loss, logits, &op->out[0]);
   return reduce_picked(op, &loss, loss.scores, &op->out[0]);
 }

@@ -42,7 +42,7 @@ static inline Tensor run_tensor(GraphRun *run, ValueId id) {
   return (Tensor){v->dtype, v->shape, run->values[id]};
 }
 
-static inline void run_graph(GraphRun *run) {
+static inline Status run_graph_status(GraphRun *run) {
   for (size_t i = 0; i < run->graph->n_nodes; i++) {
     const Node *node = run->graph->nodes[i];
     Tensor in[64], out[64];
@@ -51,11 +51,13 @@ static inline void run_graph(GraphRun *run) {
       in[k] = run_tensor(run, node->in[k]);
     for (int k = 0; k < node->n_out; k++)
       out[k] = run_tensor(run, node->out[k]);
-    if (backend_evaluate(NULL, node, in, out) != OK) {
-      node_context(node);
-      FAIL_TEST("%s", status_message());
-    }
+    TRY(backend_evaluate(NULL, node, in, out));
   }
+  return OK;
+}
+
+static inline void run_graph(GraphRun *run) {
+  ASSERT_OK(run_graph_status(run));
 }
 
 /* One line a node, for a person who looks for a mistake. */
