@@ -12,7 +12,7 @@
 #include "runtime/infer.h"
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
-#include "runtime/trainer.h"
+#include "runtime/session.h"
 
 struct OnnxpipeModel {
   Model *model;
@@ -174,13 +174,70 @@ OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out) {
   return result(status);
 }
 
-OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context) {
+struct OnnxpipeSession {
+  Job *job;
+  Session *session; /* in the job's arena */
+};
+
+static OnnxpipeStatus open_session(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context,
+                                   OnnxpipeSession **session) {
   silent = false;
   Outcome outcome = {0};
-  Job *job = job_create(model);
-  Status status = job ? trainer_run(job, out, progress, context, &outcome) : status_code();
-  job_destroy(job);
+  OnnxpipeSession *s = *session = calloc(1, sizeof *s);
+  Status status = s ? OK : fail(E_MEMORY, "out of memory");
+  if (status == OK && !(s->job = job_create(model)))
+    status = status_code();
+  if (status == OK)
+    status = session_open(s->job, out, progress, context, &s->session, &outcome);
+  if (status != OK) {
+    onnxpipe_session_close(s);
+    *session = NULL;
+  }
   return result_of_all(status, outcome);
+}
+
+OnnxpipeStatus onnxpipe_session_open(OnnxpipeModel *model, FILE *out, OnnxpipeSession **session) {
+  return open_session(model, out, NULL, NULL, session);
+}
+
+OnnxpipeStatus onnxpipe_session_step(OnnxpipeSession *session) {
+  return result_of_all(session_step(session->session), (Outcome){0});
+}
+
+OnnxpipeStatus onnxpipe_session_metrics(OnnxpipeSession *session, OnnxpipeMetrics *metrics) {
+  return result_of_all(session_metrics(session->session, metrics), (Outcome){0});
+}
+
+OnnxpipeStatus onnxpipe_session_save(OnnxpipeSession *session, const char *path) {
+  Outcome outcome = {0};
+  Status status = session_save(session->session, path, &outcome);
+  return result_of_all(status, outcome);
+}
+
+OnnxpipeStatus onnxpipe_session_close(OnnxpipeSession *session) {
+  Outcome outcome = {0};
+  if (!session)
+    return ONNXPIPE_OK;
+  bool failed = session->session && session_failed(session->session);
+  Status status = session_close(session->session, &outcome);
+  job_destroy(session->job);
+  free(session);
+  return failed ? ONNXPIPE_OK : result_of_all(status, outcome);
+}
+
+OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context) {
+  OnnxpipeSession *session;
+  const char *path = model->options->save;
+  OnnxpipeStatus status = open_session(model, out, progress, context, &session);
+  if (status != ONNXPIPE_OK)
+    return status;
+  int64_t steps = session_steps(session->session);
+  for (int64_t step = 0; step < steps && status == ONNXPIPE_OK; step++)
+    status = onnxpipe_session_step(session);
+  if (status == ONNXPIPE_OK && steps && path)
+    status = onnxpipe_session_save(session, path);
+  OnnxpipeStatus closed = onnxpipe_session_close(session);
+  return status == ONNXPIPE_OK ? closed : status;
 }
 
 OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out) {

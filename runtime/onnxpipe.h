@@ -1,14 +1,24 @@
 /* onnxpipe: trains a model that somebody exported to ONNX, cut into pipeline stages.
  *
+ *   options   what the command line's flags say, under their names without the dashes: "lr", "memory-limit"
+ *   model     an ONNX file, open; its weights are read when something needs them
+ *   session   a model in training: planned once, then step after step
+ *
  * Every function that can fail returns an OnnxpipeStatus; onnxpipe_error() then gives one line a person can act on.
- * Options carry the names of the command line's flags, without the dashes: "lr", "memory-limit". Objects are used by
- * one thread at a time. */
+ * The library prints nothing but where it is given a FILE, and never exits. An object is used by one thread at a time.
+ * Under mpirun every rank makes the same calls in the same order; those marked collective wait for each other. */
 #ifndef ONNXPIPE_H
 #define ONNXPIPE_H
 
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+
+#if defined __GNUC__
+#define ONNXPIPE_API __attribute__((visibility("default")))
+#else
+#define ONNXPIPE_API
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -18,20 +28,21 @@ typedef enum { ONNXPIPE_OK = 0, ONNXPIPE_FAILED = 1, ONNXPIPE_USAGE = 2 } Onnxpi
 
 typedef struct OnnxpipeOptions OnnxpipeOptions;
 typedef struct OnnxpipeModel OnnxpipeModel;
+typedef struct OnnxpipeSession OnnxpipeSession;
 
 /* The calling thread's last error, one line; "" if none. Under mpirun it is also "" where another rank has the line:
  * whoever prints it when it is not empty prints it once. */
-const char *onnxpipe_error(void);
+ONNXPIPE_API const char *onnxpipe_error(void);
 
 /* "onnxpipe 0.1.0", then the libraries it runs with, one a line. */
-const char *onnxpipe_version(void);
+ONNXPIPE_API const char *onnxpipe_version(void);
 
 /* An empty set of options; NULL when memory is out. */
-OnnxpipeOptions *onnxpipe_options_create(void);
-void onnxpipe_options_destroy(OnnxpipeOptions *options);
+ONNXPIPE_API OnnxpipeOptions *onnxpipe_options_create(void);
+ONNXPIPE_API void onnxpipe_options_destroy(OnnxpipeOptions *options);
 /* Sets one option from its text; flags take "" or "true". May be repeated for lists (train, freeze, dim).
  * ONNXPIPE_USAGE for an unknown name or a value that does not parse, naming both. */
-OnnxpipeStatus onnxpipe_options_set(OnnxpipeOptions *options, const char *name, const char *value);
+ONNXPIPE_API OnnxpipeStatus onnxpipe_options_set(OnnxpipeOptions *options, const char *name, const char *value);
 
 /* One row of the table of options. */
 typedef struct {
@@ -42,48 +53,64 @@ typedef struct {
   const char *help;        /* one line */
 } OnnxpipeOption;
 /* Describes option i of the table; ONNXPIPE_FAILED past the end. */
-OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *option);
+ONNXPIPE_API OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *option);
 
 /* Called once, on one rank, from a thread of its own, when another rank of the run has died: `message` is one line. */
 typedef void OnnxpipeReport(void *context, const char *message);
 
-/* Starts what the process needs to train with others: MPI when it was started by mpirun. Once, before anything else;
- * *rank and *size tell its place (0 and 1 alone). From then on onnxpipe_open and onnxpipe_train are collective.
- * `onnxpipe_finish` ends it; when `failed`, the whole run: print the error before. */
-OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, int *size);
-void onnxpipe_finish(int failed);
+/* Starts what the process needs to train with others: MPI when it was started by mpirun; alone, nothing. Once, before
+ * anything else; *rank and *size tell its place (0 and 1 alone). `report` may be NULL. `onnxpipe_finish` ends it; when
+ * `failed`, the whole run: print the error before. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, int *size);
+ONNXPIPE_API void onnxpipe_finish(int failed);
 
-/* Opens a model without its weights. The options "train", "freeze", "no-tie" and "dim" say what trains and which sizes
- * open dimensions have; they are kept, so the options outlive the model. */
-OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, OnnxpipeModel **model);
-void onnxpipe_close(OnnxpipeModel *model);
+/* Opens a model without its weights. Collective. The options "train", "freeze", "no-tie" and "dim" say what trains and
+ * which sizes open dimensions have; all others are read by the calls below. The model keeps the options: they outlive
+ * it, and are not changed while a session is open. NULL may be closed. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, OnnxpipeModel **model);
+ONNXPIPE_API void onnxpipe_close(OnnxpipeModel *model);
 
 /* What the file holds and what becomes of it, into `out`: text, or one JSON object with the option "json". */
-OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out);
+ONNXPIPE_API OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out);
 
 /* Plans without weights or devices, prints the plan to `out` and writes it where the option "output-plan" says. */
-OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out);
+ONNXPIPE_API OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out);
 
+/* Of one step. */
 typedef struct {
-  int64_t step, steps; /* from 1 */
+  int64_t step, steps; /* from 1; how many the options ask for */
   double loss;         /* mean over the whole batch */
   double learning_rate, seconds, samples_per_second;
-  double gradient_norm;
+  double gradient_norm; /* of all parameters together, before clipping */
 } OnnxpipeMetrics;
+
+/* Makes a model ready to train on the samples of the option "data": plans, prints plan and choices to `out` (NULL:
+ * nothing) on rank 0, loads each rank's weights. Collective. On failure *session is NULL. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_session_open(OnnxpipeModel *model, FILE *out, OnnxpipeSession **session);
+/* Trains on the next batch. Collective. Fails before the update when the loss is not finite. More steps than the
+ * options ask for may be taken: the data goes on, the learning rate stays. After a failure only closing is left. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_session_step(OnnxpipeSession *session);
+/* What the last step was like, the same on every rank; before the first one all is 0 but `steps`. Collective. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_session_metrics(OnnxpipeSession *session, OnnxpipeMetrics *metrics);
+/* Writes the model with its weights as they are now; an existing file is whole at any moment. Collective. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_session_save(OnnxpipeSession *session, const char *path);
+/* Ends the session and its files, and says what could not be written. Collective. It never fails for what a call before
+ * failed for; the error's line stays. NULL may be closed. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_session_close(OnnxpipeSession *session);
 
 /* Called on rank 0 after each step, from the thread that called onnxpipe_train. */
 typedef void OnnxpipeProgress(void *context, const OnnxpipeMetrics *metrics);
 
-/* Trains as the options say: plans (and prints plan and choices to `out` on rank 0 unless "quiet"), loads each
- * rank's weights, runs, saves. Collective under mpirun. */
-OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context);
+/* A whole session: all steps, then the file of the option "save". With the option "dry-run" it stops before the first
+ * step. `progress` may be NULL. Collective. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context);
 
 /* Inference: the samples of the option "data", in order, through the model; the outputs into the file of the option
  * "out", each under its name, joined along the batch axis. */
-OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out);
+ONNXPIPE_API OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out);
 
 /* Measures what the model's training nodes take on this machine and prints the costliest. */
-OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out);
+ONNXPIPE_API OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-/* Training: one worker a rank, in step. Inside the room. */
+/* Training: what is settled before the first step, and one worker a rank. Inside the room. */
 #ifndef RUNTIME_TRAINER_H
 #define RUNTIME_TRAINER_H
 
@@ -15,10 +15,10 @@ typedef struct {
   double learning_rate, seconds;
 } StepReport;
 
-/* Training runs of a whole job; shared by the workers of a process, read-only while they run. */
+/* Training of a whole job; shared by the workers of a process, read-only while they run. */
 typedef struct {
   Job *job;
-  int64_t steps;
+  int64_t steps; /* that the options ask for; 0: they ask for none to be taken */
   int64_t epoch_length;
   double clip_norm; /* 0: none */
   FILE *metrics;    /* NULL: none; rank 0's */
@@ -41,6 +41,9 @@ typedef struct {
   int n_updates;
   StepReport reports[2]; /* of even and odd steps */
   double *squares;       /* [n_updates] */
+  int64_t steps_done;
+  bool report_is_out;   /* of the last step: posted, not collected */
+  OnnxpipeMetrics last; /* of the last report that rank 0 collected */
 } Worker;
 
 /* How a failure that one rank had became known to the others. */
@@ -52,6 +55,24 @@ typedef struct {
 /* What happened everywhere: every rank calls it with its own status; OK when all were. Else every rank gets the code
  * and the message of the lowest rank that failed. */
 Status trainer_agree(const Link *link, Status status, Outcome *outcome);
+
+/* Settles everything before the executors: steps, data, plan (made by rank 0, and printed to training->out there),
+ * files. Collective. Fails E_USAGE, or as what it opens does. */
+Status trainer_prepare(Training *training, Outcome *outcome);
+/* The learning rate of step k, from 0; past `steps` that of their end. */
+double trainer_learning_rate(const Options *options, int64_t step, int64_t steps);
+
+/* One rank's work, on the thread that owns its link; training, rank and link are set, all else is zero. After a failure
+ * only worker_close. */
+Status worker_open(Worker *worker);
+void worker_close(Worker *worker);
+Status worker_step(Worker *worker);
+/* Of the last step; before the first one, zeros and `steps`. In process rank 0's alone, collective under mpirun. */
+Status worker_metrics(Worker *worker, OnnxpipeMetrics *metrics);
+/* Collective: the trained model into a file that rank 0 writes. */
+Status worker_save(Worker *worker, const char *path, Outcome *outcome);
+/* Collective: every rank is done in good order. */
+Status worker_end(Worker *worker, Outcome *outcome);
 
 /* Loads this rank's weights and first contents (executor's Load; context: Job). */
 Status weights_load(void *job, ValueId value, void *data, size_t bytes);
@@ -66,13 +87,9 @@ Status report_create(Worker *worker);
 Status report_post(Worker *worker, int64_t step, double loss, double learning_rate, double seconds);
 /* Rank 0: waits for every rank's numbers of the step, then metrics and progress. Others: until theirs were taken. */
 Status report_collect(Worker *worker, int64_t step);
+/* Rank 0's `last` to every rank. Collective. */
+Status report_metrics(Worker *worker);
 /* The global gradient norm of the step at hand, on every rank. Collective. */
 Status report_norm(Worker *worker, double *norm);
-
-/* The learning rate of step k, from 0. */
-double trainer_learning_rate(const Options *options, int64_t step, int64_t steps);
-
-/* All of it, on a job that job_open will take. */
-Status trainer_run(Job *job, FILE *out, OnnxpipeProgress *progress, void *context, Outcome *outcome);
 
 #endif

@@ -81,19 +81,28 @@ Status report_collect(Worker *w, int64_t step) {
       report->numbers[0] = report->from[r][0];
     merge(report->numbers + 1, report->from[r] + 1, w->n_updates);
   }
-  OnnxpipeMetrics metrics = {.step = step + 1,
-                             .steps = training->steps,
-                             .loss = report->numbers[0],
-                             .learning_rate = report->learning_rate,
-                             .seconds = report->seconds,
-                             .samples_per_second = (double)training->job->batch / report->seconds,
-                             .gradient_norm = sqrt(sum_squares(report->numbers + 1, w->n_updates))};
+  OnnxpipeMetrics *metrics = &w->last;
+  *metrics = (OnnxpipeMetrics){.step = step + 1,
+                               .steps = training->steps,
+                               .loss = report->numbers[0],
+                               .learning_rate = report->learning_rate,
+                               .seconds = report->seconds,
+                               .samples_per_second = (double)training->job->batch / report->seconds,
+                               .gradient_norm = sqrt(sum_squares(report->numbers + 1, w->n_updates))};
   if (training->metrics)
-    TRY(write_metrics(training, &metrics));
+    TRY(write_metrics(training, metrics));
   if (training->out && training->job->options->verbose)
-    fprintf(training->out, "step %lld loss %.17g\n", (long long)metrics.step, metrics.loss);
+    fprintf(training->out, "step %lld loss %.17g\n", (long long)metrics->step, metrics->loss);
   if (training->progress)
-    training->progress(training->progress_context, &metrics);
+    training->progress(training->progress_context, metrics);
+  return OK;
+}
+
+Status report_metrics(Worker *w) {
+  if (w->rank)
+    return link_receive(w->link, 0, &w->last, sizeof w->last);
+  for (int r = 1; r < w->training->job->ranks; r++)
+    TRY(link_send(w->link, r, &w->last, sizeof w->last));
   return OK;
 }
 
