@@ -189,9 +189,6 @@ Status job_open(Job *job) {
     TRY(choose_ranks(job));
     TRY(choose_sizes(job));
   }
-  if (job->data.samples && job->batch > job->data.samples && !o->steps)
-    return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)job->batch,
-                (long long)job->data.samples, o->data);
   return choose_threads(job);
 }
 

@@ -70,6 +70,9 @@ static Status settle_steps(Training *training) {
     return fail(E_USAGE, "--lr-schedule: '%s' is none of constant, linear, cosine", o->lr_schedule);
   if (options_given(o, "clip-norm") && !(o->clip_norm > 0))
     return fail(E_USAGE, "--clip-norm: %g is not above 0", o->clip_norm);
+  if (job->batch > job->data.samples && !o->steps)
+    return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)job->batch,
+                (long long)job->data.samples, o->data);
   training->clip_norm = o->clip_norm;
   int64_t samples = job->data.samples, an_epoch = samples / job->batch;
   int64_t epochs = o->epochs ? o->epochs : 1;

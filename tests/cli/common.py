@@ -12,6 +12,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 ONNXPIPE = os.environ["ONNXPIPE"]
 HAS_MPI = shutil.which("mpirun") is not None
 CASES = ["nanogpt", "surrogate", "branches", "dlrm"]
+MORE_CASES = ["gpt2", "gpt2_default_export", "gpt2_fixed_batch", "llama", "nanogpt_loss"]
 
 
 def model_path(name, file="model.onnx"):

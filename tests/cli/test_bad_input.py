@@ -153,6 +153,7 @@ class BadCommandLines(CommandLineTest):
             ("--lr: 'fast' is no number", [*train, "--lr", "fast"]),
             ("--ranks: 0 is less than 1", [*train, "--ranks", "0"]),
             ("--batch 9 does not divide by --microbatches 2", [*train, "--batch", 9, "--microbatches", 2]),
+            (f"--batch 100 is more than the 80 samples of {data}", [*train, "--batch", 100]),
             ("--steps 3 and --epochs 2: give one of them", [*train, "--steps", 3, "--epochs", 2]),
             ("--loss: 'hinge' is none of auto, cross_entropy, mse, bce_with_logits, model", [*train, "--loss", "hinge"]),
             ("--optimizer: 'lion' is none of sgd, adam, adamw", [*train, "--optimizer", "lion"]),

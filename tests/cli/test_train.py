@@ -7,6 +7,8 @@ import onnx
 import onnxruntime
 from common import CASES, CommandLineTest, case_options, model_path, read_case, read_metrics
 
+onnxruntime.set_default_logger_severity(3)
+
 
 def read_bytes(path):
     with open(path, "rb") as file:

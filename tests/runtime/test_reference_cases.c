@@ -28,7 +28,8 @@ static const struct Case {
              {"gpt2", false},
              {"gpt2_default_export", false},
              {"gpt2_fixed_batch", false},
-             {"llama", false}};
+             {"llama", false},
+             {"nanogpt_loss", false}};
 enum { MOST_STEPS = 16, SAMPLE_STEPS = 2, MOST_RANKS = 4 };
 
 static bool sample;

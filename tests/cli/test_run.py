@@ -1,0 +1,56 @@
+"""run: every output of every sample in order, as onnxruntime computes them."""
+import unittest
+
+import numpy as np
+import onnxruntime
+from common import CommandLineTest, model_path, read_case
+
+onnxruntime.set_default_logger_severity(3)
+
+
+class Run(CommandLineTest):
+    def compare(self, name, samples, *options):
+        case = read_case(name)
+        data = np.load(model_path(name, "data.npz"))
+        inputs = {i: data[i][:samples] for i in case["inputs"]}
+        path = self.write_arrays("inputs.npz", **inputs)
+        self.done("run", model_path(name), "--data", path, "--out", self.path("out.npz"), *options)
+        session = onnxruntime.InferenceSession(model_path(name))
+        names = [o.name for o in session.get_outputs()]
+        ours = np.load(self.path("out.npz"))
+        self.assertEqual(sorted(ours), sorted(names))
+        batch = session.get_inputs()[0].shape[0]
+        step = batch if isinstance(batch, int) else samples
+        parts = [session.run(None, {i: a[k:k + step] for i, a in inputs.items()}) for k in range(0, samples // step * step, step)]
+        for i, output in enumerate(names):
+            theirs = np.concatenate([p[i] for p in parts])
+            np.testing.assert_allclose(ours[output][:len(theirs)], theirs, rtol=1e-4, atol=1e-5)
+            self.assertEqual(len(ours[output]), samples)
+
+    def test_even_and_uneven(self):
+        for samples, batch in ((16, 8), (13, 4), (3, 32), (1, 1)):
+            with self.subTest(samples=samples, batch=batch):
+                self.compare("branches", samples, "--batch", batch)
+        self.compare("nanogpt", 7, "--batch", 4, "--device", "reference")
+        self.compare("llama", 5, "--batch", 2)
+
+    def test_a_fixed_batch(self):
+        self.compare("gpt2_fixed_batch", 8)
+        self.compare("gpt2_fixed_batch", 7)
+
+    def test_first_outputs_are_pytorchs(self):
+        for name in ("branches", "surrogate", "dlrm", "nanogpt", "gpt2_default_export"):
+            with self.subTest(name):
+                case = read_case(name)
+                data = np.load(model_path(name, "data.npz"))
+                path = self.write_arrays("i.npz", **{i: data[i][:case["batch_size"]] for i in case["inputs"]})
+                self.done("run", model_path(name), "--data", path, "--out", self.path("out.npz"))
+                expected = np.load(model_path(name, "first_output.npy"))
+                np.testing.assert_allclose(np.load(self.path("out.npz"))[case["output"]], expected, rtol=1e-4, atol=1e-5)
+
+    def test_needs(self):
+        self.refused(2, "run needs --data FILE.npz and --out FILE.npz", "run", model_path("branches"))
+
+
+if __name__ == "__main__":
+    unittest.main()
