@@ -6,7 +6,9 @@
 #include "graph/op.h"
 #include "onnx/lower.h"
 
-static const size_t FOLD_BUDGET_BYTES = (size_t)1 << 30;
+/* What folding may touch in all: a fixed part, and more in a large file. */
+static const size_t FOLD_BUDGET_BYTES = (size_t)512 << 20;
+enum { FOLD_BUDGET_FILES = 8 };
 
 Term *scope_find(const Scope *scope, const char *name) {
   for (; scope; scope = scope->parent) {
@@ -335,7 +337,10 @@ static Status bind(Lower *lower, Arena *result, Graph **graph) {
 }
 
 Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph **graph) {
-  Lower lower = {.model = model, .options = options, .arena = arena_create(), .budget_bytes = FOLD_BUDGET_BYTES};
+  Lower lower = {.model = model,
+                 .options = options,
+                 .arena = arena_create(),
+                 .budget_bytes = FOLD_BUDGET_BYTES + FOLD_BUDGET_FILES * model->file_bytes};
   if (!lower.arena)
     return status_code();
   Status status = bind(&lower, arena, graph);

@@ -366,6 +366,12 @@ Status op_before_log_softmax(Op *op, const Term *a, int axis, Term **out) {
   return term_of(op->lower, before->in[0], out);
 }
 
+static int64_t to_integer(double number, int64_t least, int64_t most) {
+  if (!(number > (double)least)) /* also what is no number */
+    return least;
+  return number >= (double)most ? most : (int64_t)number;
+}
+
 Status op_scalar(Op *op, const Term *like, double number, Term **out) {
   union {
     float f;
@@ -382,10 +388,10 @@ Status op_scalar(Op *op, const Term *like, double number, Term **out) {
     data.d = number;
     break;
   case I64:
-    data.l = (int64_t)number;
+    data.l = to_integer(number, INT64_MIN, INT64_MAX);
     break;
   case I32:
-    data.i = (int32_t)number;
+    data.i = (int32_t)to_integer(number, INT32_MIN, INT32_MAX);
     break;
   case BOOL:
     data.b = number != 0;

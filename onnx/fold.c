@@ -1,5 +1,5 @@
 /* Nodes whose inputs are known, computed while the model is bound. Invariant: what one node may touch is bounded by
- * FOLD_BYTES and FOLD_FLOPS and all of them together by the budget; a node beyond that stays a node. */
+ * FOLD_BYTES and FOLD_FLOPS, all of them together by the budget; a node beyond that stays a node. */
 #include <stdlib.h>
 #include <string.h>
 

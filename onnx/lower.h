@@ -140,7 +140,9 @@ bool op_wants(const Op *op, int i);
 Status op_axis(const Op *op, const char *name, int64_t absent, int rank, int *axis);
 /* Input i as known integers (int64 or int32, any rank); E_UNSUPPORTED where they are not known now. */
 Status op_known_ints(Op *op, int i, const int64_t **ints, int *n);
-/* Input i as one known number. */
+/* Input i as one known integer. */
+Status op_known_int(Op *op, int i, int64_t *number);
+/* Input i as one known number of any type. */
 Status op_known_number(Op *op, int i, double *number);
 /* The axes given by attribute (old) or by input (new), counted from the front, sorted; *n is -1 where not given. */
 Status op_axes(Op *op, const char *attribute, int input, int rank, int64_t axes[MAX_RANK], int *n);
@@ -172,8 +174,8 @@ void broadcast_copy(size_t element, Shape stored, const void *data, Shape shape,
 /* Computes the node now where all its inputs are known and it is not too large; *done says whether. */
 Status op_fold(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out, int n_out,
                bool *done);
-/* Bytes or products that folding may touch for one node. */
-enum { FOLD_BYTES = 64 << 20 };
+/* Bytes that folding may touch for one node. */
+enum { FOLD_BYTES = 256 << 20 };
 
 /* ---- emit.c: what a lowering writes. Each folds where it can, and forwards where nothing would happen, for any
  * number of samples: the nodes of two graphs of one file correspond. ---- */
@@ -198,7 +200,7 @@ Status op_matmul(Op *op, Term *a, bool trans_a, Term *b, bool trans_b, Term **ou
 Status op_gemm(Op *op, Term *a, Term *b, Term *c, double alpha, double beta, bool trans_a, bool trans_b, Term **out);
 /* What the LogSoftmax along `axis` read that made a; NULL where none did. */
 Status op_before_log_softmax(Op *op, const Term *a, int axis, Term **out);
-/* A scalar of a's type; integers round towards zero. */
+/* A scalar of a's type; integers round towards zero and saturate. */
 Status op_scalar(Op *op, const Term *like, double number, Term **out);
 /* a op number. */
 Status op_with_number(Op *op, OpKind kind, Term *a, double number, Term **out);

@@ -1,4 +1,5 @@
 /* Operators that pick or count elements by number. Invariant: as ONNX, negative indices count from the end. */
+#include <math.h>
 #include <string.h>
 
 #include "onnx/lower.h"
@@ -43,18 +44,18 @@ static Status gather_elements(Op *op) {
 }
 
 static Status trilu(Op *op) {
-  double k = 0;
+  int64_t k = 0;
   if (op_has(op, 1))
-    TRY(op_known_number(op, 1, &k));
-  Attr attrs[] = {attr_int("upper", op_int(op, "upper", 1)), attr_int("k", (int64_t)k)};
+    TRY(op_known_int(op, 1, &k));
+  Attr attrs[] = {attr_int("upper", op_int(op, "upper", 1)), attr_int("k", k)};
   return op_emit(op, OP_Trilu, op->in, 1, attrs, 2, &op->out[0], 1);
 }
 
 static Status cumsum(Op *op) {
-  double asked;
+  int64_t asked;
   int rank = op->in[0]->shape.rank;
-  TRY(op_known_number(op, 1, &asked));
-  int axis = axis_normalize((int64_t)asked, rank);
+  TRY(op_known_int(op, 1, &asked));
+  int axis = axis_normalize(asked, rank);
   if (axis < 0)
     return fail(E_SHAPE, "axis %lld is outside rank %d", (long long)asked, rank);
   Attr attrs[] = {attr_int("axis", axis), attr_int("exclusive", op_int(op, "exclusive", 0)),
@@ -64,8 +65,7 @@ static Status cumsum(Op *op) {
 
 static int64_t range_count(double start, double limit, double delta) {
   double steps = (limit - start) / delta;
-  int64_t count = (int64_t)steps;
-  return steps <= 0 ? 0 : count + ((double)count < steps);
+  return steps <= 0 ? 0 : (int64_t)ceil(steps);
 }
 
 static Status range(Op *op) {

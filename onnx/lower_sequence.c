@@ -19,11 +19,10 @@ static Status need_sequence(const Op *op) {
 
 /* Position by input i, counted from the end when negative; `room` 1 allows one past the last. */
 static Status position(Op *op, int i, int room, int *at) {
-  double asked;
+  int64_t asked;
   int n = op->in[0]->n_parts + room;
-  TRY(op_known_number(op, i, &asked));
-  int64_t p = (int64_t)asked;
-  p += p < 0 ? op->in[0]->n_parts : 0;
+  TRY(op_known_int(op, i, &asked));
+  int64_t p = asked + (asked < 0 ? op->in[0]->n_parts : 0);
   if (p < 0 || p >= n)
     return fail(E_MODEL, "position %lld in a sequence of %d", (long long)asked, op->in[0]->n_parts);
   *at = (int)p;

@@ -82,6 +82,16 @@ Status op_known_ints(Op *op, int i, const int64_t **ints, int *n) {
   return term_ints(op->lower, term, ints, n);
 }
 
+Status op_known_int(Op *op, int i, int64_t *number) {
+  const int64_t *list;
+  int n;
+  TRY(op_known_ints(op, i, &list, &n));
+  if (n != 1)
+    return fail(E_MODEL, "input %d ('%s') has %d numbers, not one", i, op->proto->input[i], n);
+  *number = list[0];
+  return OK;
+}
+
 Status op_known_number(Op *op, int i, double *number) {
   TRY(need_known(op, i));
   if (term_number(op_in(op, i), number))
