@@ -61,6 +61,8 @@ static const OptionEntry table[] = {
     {"eps", "X", "1e-8", GRAPH, "of adam and adamw", OPTION_NUMBER, AT(eps), ANY},
     {"weight-decay", "X", NULL, GRAPH, "0; 0.01 for adamw", OPTION_NUMBER, AT(weight_decay), ANY},
     {"clip-norm", "X", NULL, " train ", "scale gradients down to this global norm", OPTION_NUMBER, AT(clip_norm), ANY},
+    {"init", "normal:S", NULL, " train ", "draw trained matrices anew with this deviation; vectors stay as in the file",
+     OPTION_TEXT, AT(init), ANY},
     {"train", "GLOB", NULL, MODEL, "train these initializers, whatever the rules say; may be repeated", OPTION_TEXTS,
      AT(train), ANY},
     {"freeze", "GLOB", NULL, MODEL, "do not train these initializers; may be repeated", OPTION_TEXTS, AT(freeze), ANY},

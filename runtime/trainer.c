@@ -73,6 +73,12 @@ static Status settle_steps(Training *training) {
   if (job->batch > job->data.samples && !o->steps)
     return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)job->batch,
                 (long long)job->data.samples, o->data);
+  double deviation;
+  if (o->init) {
+    TRY(init_parse(o->init, &deviation));
+    TRY(job_decide(job, "init", "matrices drawn from a normal distribution of deviation %g, seed %lld", deviation,
+                   (long long)o->seed));
+  }
   training->clip_norm = o->clip_norm;
   int64_t samples = job->data.samples, an_epoch = samples / job->batch;
   int64_t epochs = o->epochs ? o->epochs : 1;

@@ -76,6 +76,11 @@ Status worker_end(Worker *worker, Outcome *outcome);
 
 /* Loads this rank's weights and first contents (executor's Load; context: Job). */
 Status weights_load(void *job, ValueId value, void *data, size_t bytes);
+/* --init: checks its text; *deviation of "normal:0.02". */
+Status init_parse(const char *text, double *deviation);
+/* First contents of a trained tensor with --init: matrices are drawn, vectors are the file's, or 1 and 0 where the
+ * file's weights are absent. */
+Status init_load(const Job *job, ValueId value, void *data, size_t bytes);
 /* Every trained tensor to rank 0, which writes the model. Collective. */
 Status weights_save(Worker *worker, const char *path);
 /* The step's gradients to rank 0, which writes them by initializer name. Collective, between run and update. */

@@ -8,6 +8,8 @@
 
 Status weights_load(void *context, ValueId value, void *data, size_t bytes) {
   const Job *job = context;
+  if (job->options->init && graph_value(job->graph, value)->role == ROLE_PARAMETER)
+    return init_load(job, value, data, bytes);
   return model_read_initializer(job->model, graph_value(job->graph, value)->initializer, data, bytes);
 }
 

@@ -1,5 +1,6 @@
 """Bad input of every kind ends in one line that a person can act on, with the exact exit status, and harms no file."""
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -51,7 +52,7 @@ class BadModels(CommandLineTest):
         self.refused_model(self.path("m.onnx"), re.compile(r"^\S*m\.onnx: "))
 
     def test_truncated(self):
-        whole = open(model_path("branches"), "rb").read()
+        whole = pathlib.Path(model_path("branches")).read_bytes()
         for cut in (1, 100, len(whole) // 2, len(whole) - 1):
             with open(self.path("m.onnx"), "wb") as file:
                 file.write(whole[:cut])
@@ -135,7 +136,7 @@ class BadData(CommandLineTest):
             with self.subTest(mpi=mpi):
                 self.refused(1, "step 3: the loss of microbatch 0 is NaN", "train", self.path("m.onnx"), "--data", data, "--batch", 2,
                              "--microbatches", 1, "--save", self.path("saved.onnx"), "--quiet", *options, mpi=mpi)
-                self.assertEqual(open(self.path("saved.onnx")).read(), "as it was")
+                self.assertEqual(pathlib.Path(self.path("saved.onnx")).read_text(), "as it was")
                 self.assertEqual(sorted(os.listdir(self.folder)), ["d.npz", "m.onnx", "saved.onnx"])
 
 
@@ -156,6 +157,7 @@ class BadCommandLines(CommandLineTest):
             (f"--batch 100 is more than the 80 samples of {data}", [*train, "--batch", 100]),
             ("--steps 3 and --epochs 2: give one of them", [*train, "--steps", 3, "--epochs", 2]),
             ("--loss: 'hinge' is none of auto, cross_entropy, mse, bce_with_logits, model", [*train, "--loss", "hinge"]),
+            ("--init: 'normal:x' is not normal:S with a deviation S above 0", [*train, "--init", "normal:x"]),
             ("--optimizer: 'lion' is none of sgd, adam, adamw", [*train, "--optimizer", "lion"]),
             (re.compile("^--device: this build has no 'abacus', only "), [*train, "--device", "abacus"]),
             ("--dim: 'T' is not NAME=N with a size of at least 1", [*train, "--dim", "T"]),
@@ -222,7 +224,7 @@ class Killed(CommandLineTest):
         ours = [l for l in stderr.splitlines() if l.startswith("onnxpipe: ")]
         self.assertEqual(len(ours), 1, stderr)
         self.assertIn("rank 1", ours[0])
-        self.assertEqual(open(self.path("saved.onnx")).read(), "as it was")
+        self.assertEqual(pathlib.Path(self.path("saved.onnx")).read_text(), "as it was")
 
 
 if __name__ == "__main__":

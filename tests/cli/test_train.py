@@ -1,5 +1,8 @@
 """train: ranks of mpirun against threads of one process, bit for bit; what is saved is a model for everybody."""
 import json
+import os
+import re
+import shutil
 import unittest
 
 import numpy as np
@@ -136,6 +139,44 @@ class Train(CommandLineTest):
         self.assertEqual([m["loss"] for m in clipped], [m["loss"] for m in ranks])
         self.assertEqual(clipped[0]["gradient_norm"], free[0]["gradient_norm"])  # before clipping
         self.assertNotEqual(clipped[1]["loss"], free[1]["loss"])
+
+    def test_init_draws_the_same_for_any_cut(self):
+        options = ["--init", "normal:0.02", "--steps", 2, "--lr", 1e-12, "--weight-decay", 0]
+        one, one_file, _ = self.train("nanogpt", *options, "--ranks", 1, "--microbatches", 2, tag="one")
+        four, four_file, _ = self.train("nanogpt", *options, "--microbatches", 2, mpi=4, tag="four")
+        other, _, _ = self.train("nanogpt", *options, "--seed", 1, tag="other")
+        self.assertEqual([m["loss"] for m in one], [m["loss"] for m in four])
+        self.assertEqual(one_file, four_file)
+        self.assertNotEqual(one[0]["loss"], other[0]["loss"])
+        weights = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(self.path("one.onnx")).graph.initializer}
+        before = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(model_path("nanogpt")).graph.initializer}
+        matrices = np.concatenate([weights[n].ravel() for n in read_case("nanogpt")["trainable"] if weights[n].ndim > 1])
+        self.assertAlmostEqual(matrices.std(), 0.02, 3)
+        self.assertAlmostEqual(matrices.mean(), 0, 3)
+        self.assertLess(abs(np.mean(((matrices / 0.02) ** 4)) - 3), 0.2)  # normal, not uniform
+        np.testing.assert_allclose(weights["ln.weight"], before["ln.weight"], atol=1e-9)
+
+    def test_weights_that_are_absent(self):
+        """Files without their external data: planned as they are, trained with --init where only trained ones are absent."""
+        shutil.copy(model_path("llama"), self.path("llama.onnx"))
+        data = model_path("llama", "data.npz")
+        self.assertIn("4 stages", self.done("plan", self.path("llama.onnx"), "--ranks", 4, "--chunks", 1))
+        self.refused(1, re.compile("model.onnx.data"), "train", self.path("llama.onnx"), "--data", data, "--quiet")
+        weights = {"a": np.ones((4, 8), np.float32), "b": np.ones(8, np.float32), "c": np.ones((8, 3), np.float32)}
+        nodes = [onnx.helper.make_node("MatMul", ["x", "a"], ["h"]), onnx.helper.make_node("Add", ["h", "b"], ["i"]),
+                 onnx.helper.make_node("MatMul", ["i", "c"], ["y"])]
+        graph = onnx.helper.make_graph(
+            nodes, "g", [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])],
+            [onnx.numpy_helper.from_array(w, n) for n, w in weights.items()])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+        onnx.save(model, self.path("small.onnx"), save_as_external_data=True, location="small.data", size_threshold=0)
+        os.unlink(self.path("small.data"))
+        data = self.write_arrays("d.npz", x=np.ones((8, 4), np.float32), target=np.zeros(8, np.int64))
+        self.refused(1, re.compile("tensor 'a'.*small.data"), "train", self.path("small.onnx"), "--data", data, "--quiet")
+        self.done("train", self.path("small.onnx"), "--data", data, "--init", "normal:0.02", "--batch", 8, "--quiet",
+                  "--metrics", self.path("m.jsonl"))
+        self.assertAlmostEqual(read_metrics(self.path("m.jsonl"))[0]["loss"], np.log(3), 2)
 
     def test_dry_run_and_types(self):
         data = np.load(model_path("branches", "data.npz"))
