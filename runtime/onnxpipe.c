@@ -40,10 +40,20 @@ const char *onnxpipe_error(void) {
   return silent ? "" : status_message();
 }
 
+#ifdef __clang__
+#define COMPILER __VERSION__
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+
 const char *onnxpipe_version(void) {
-  static char text[256];
-  snprintf(text, sizeof text, "onnxpipe %s\njansson %s\nlibzip %s\nprotobuf-c %s\n", ONNXPIPE_VERSION,
-           jansson_version_str(), zip_libzip_version(), protobuf_c_version());
+  static char text[512];
+  char mpi[256];
+  transport_mpi_library(mpi, sizeof mpi);
+  mpi[strcspn(mpi, ",\n")] = '\0'; /* the rest says who built it */
+  snprintf(text, sizeof text, "onnxpipe %s\njansson %s\nlibzip %s\nprotobuf-c %s\n%s\ncompiled by %s\n",
+           ONNXPIPE_VERSION, jansson_version_str(), zip_libzip_version(), protobuf_c_version(), *mpi ? mpi : "no MPI",
+           COMPILER);
   return text;
 }
 

@@ -34,7 +34,7 @@ typedef struct OnnxpipeSession OnnxpipeSession;
  * whoever prints it when it is not empty prints it once. */
 ONNXPIPE_API const char *onnxpipe_error(void);
 
-/* "onnxpipe 0.1.0", then the libraries it runs with, one a line. */
+/* "onnxpipe 0.1.0", then the libraries it runs with and its compiler, one a line. */
 ONNXPIPE_API const char *onnxpipe_version(void);
 
 /* An empty set of options; NULL when memory is out. */

@@ -61,6 +61,8 @@ void transport_local_close(int ranks, Link *links);
 extern const Transport transport_mpi;
 Status transport_mpi_open(Link *link);
 void transport_mpi_close(Link *link, bool failed);
+/* "Open MPI v4.1.4, …" as MPI says it, into text; "" in a build without MPI. */
+void transport_mpi_library(char *text, size_t room);
 
 /* Has `report` called, before `open`: once, from a thread of the transport, when a peer has died, on the lowest rank
  * that lives, at once, since the rank's own thread may be inside a long kernel. It must not call the transport. */

@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -252,6 +253,13 @@ void transport_mpi_close(Link *link, bool failed) {
   *link = (Link){0};
 }
 
+void transport_mpi_library(char *text, size_t room) {
+  char whole[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length;
+  MPI_Get_library_version(whole, &length);
+  snprintf(text, room, "%s", whole);
+}
+
 void transport_mpi_on_death(MeshReport *report, void *context) {
   world.report = report;
   world.context = context;
@@ -273,6 +281,11 @@ Status transport_mpi_open(Link *link) {
 void transport_mpi_close(Link *link, bool failed) {
   (void)link;
   (void)failed;
+}
+
+void transport_mpi_library(char *text, size_t room) {
+  (void)room;
+  *text = '\0';
 }
 
 void transport_mpi_on_death(void (*report)(void *context, const char *message), void *context) {

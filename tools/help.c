@@ -3,11 +3,7 @@
 
 #include <string.h>
 
-#include "runtime/onnxpipe.h"
-
-static const struct {
-  const char *name, *usage, *what;
-} subcommands[] = {
+static const Subcommand subcommands[] = {
     {"inspect", "MODEL.onnx [--json]", "what the file holds, what trains and why"},
     {"plan", "MODEL.onnx --ranks N [-o PLAN.json]", "stages, memory and schedule; reads no weights, needs no devices"},
     {"train", "MODEL.onnx --data FILE.npz [--save FILE.onnx]", "trains, alone or under mpirun"},
@@ -15,6 +11,20 @@ static const struct {
     {"profile", "MODEL.onnx", "measures the model's nodes on this machine"},
 };
 enum { SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
+
+const Subcommand *help_subcommand(int i) {
+  return i >= 0 && i < SUBCOMMANDS ? &subcommands[i] : NULL;
+}
+
+int help_takes(const char *subcommand, const OnnxpipeOption *option) {
+  char word[32];
+  snprintf(word, sizeof word, " %s ", subcommand);
+  return strstr(option->subcommands, word) != NULL;
+}
+
+char help_letter(const OnnxpipeOption *option) {
+  return strcmp(option->name, "output-plan") == 0 ? 'o' : 0;
+}
 
 int help_knows(const char *subcommand) {
   for (int i = 0; i < SUBCOMMANDS; i++)
@@ -24,9 +34,11 @@ int help_knows(const char *subcommand) {
 }
 
 static void print_option(const OnnxpipeOption *option, FILE *out) {
-  char left[64];
-  snprintf(left, sizeof left, "%s--%s%s%s", strcmp(option->name, "output-plan") == 0 ? "-o, " : "", option->name,
-           option->argument ? " " : "", option->argument ? option->argument : "");
+  char left[64], letter[8] = "";
+  if (help_letter(option))
+    snprintf(letter, sizeof letter, "-%c, ", help_letter(option));
+  snprintf(left, sizeof left, "%s--%s%s%s", letter, option->name, option->argument ? " " : "",
+           option->argument ? option->argument : "");
   fprintf(out, "  %-32s %s", left, option->help);
   if (option->standard)
     fprintf(out, " (%s)", option->standard);
@@ -41,13 +53,11 @@ void help_print(const char *subcommand, FILE *out) {
     fprintf(out, "\n  onnxpipe SUBCOMMAND --help lists a subcommand's options; onnxpipe --version\n");
     return;
   }
-  char word[32];
   OnnxpipeOption option;
   for (int i = 0; i < SUBCOMMANDS; i++)
     if (strcmp(subcommands[i].name, subcommand) == 0)
       fprintf(out, "onnxpipe %s %s …\n\n%s\n\n", subcommand, subcommands[i].usage, subcommands[i].what);
-  snprintf(word, sizeof word, " %s ", subcommand);
   for (int i = 0; onnxpipe_options_describe(i, &option) == ONNXPIPE_OK; i++)
-    if (strstr(option.subcommands, word))
+    if (help_takes(subcommand, &option))
       print_option(&option, out);
 }

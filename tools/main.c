@@ -15,16 +15,10 @@ typedef struct {
   int rank; /* every rank reads the same words: rank 0 says what is wrong with them */
 } CommandLine;
 
-static int is_option_of(const OnnxpipeOption *option, const char *subcommand) {
-  char word[32];
-  snprintf(word, sizeof word, " %s ", subcommand);
-  return strstr(option->subcommands, word) != NULL;
-}
-
 static int find_option(const char *name, size_t length, const char *subcommand, OnnxpipeOption *option) {
   for (int i = 0; onnxpipe_options_describe(i, option) == ONNXPIPE_OK; i++)
     if (strlen(option->name) == length && strncmp(option->name, name, length) == 0)
-      return is_option_of(option, subcommand);
+      return help_takes(subcommand, option);
   return 0;
 }
 
