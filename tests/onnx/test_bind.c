@@ -1,4 +1,5 @@
 /* Binding: what becomes of functions, branches, sequences and old opsets; which nodes are left; what is refused. */
+#include "onnx/lower.h"
 #include "tests/onnx/build_net.h"
 
 /* ---- functions ---- */
@@ -376,6 +377,42 @@ static void dimensions_must_be_bound(void **state) {
   net_fails(&fixed, "y", 3, E_USAGE, "the file was exported for 4 samples, a microbatch has 3");
 }
 
+static void dimensions_by_name(void **state) {
+  (void)state;
+  const DimBinding dims[] = {{"batch", 5}, {"length", 7}};
+  BindOptions options = {.dims = dims, .n_dims = 2, .evaluate = backend_evaluate};
+  Arena *arena = arena_create();
+  Model *model;
+  Graph *graph;
+  ASSERT_OK(model_open(SOURCE_DIR "/models/nanogpt/model.onnx", NULL, &model));
+  ASSERT_OK(model_bind(model, &options, arena, &graph));
+  assert_int_equal(graph_value(graph, graph->inputs[0])->shape.dim[0], 5);
+  options.batch = 4;
+  assert_int_equal(model_bind(model, &options, arena, &graph), E_USAGE);
+  assert_non_null(strstr(status_message(), "dimension 'batch' counts the 4 samples of a microbatch, --dim says 5"));
+  model_close(model);
+  arena_destroy(arena);
+}
+
+/* docs/onnx.md names every operator of the tables. */
+static void operators_are_documented(void **state) {
+  (void)state;
+  static const Lowering *const tables[] = {lowerings_math,     lowerings_reduce, lowerings_shape,     lowerings_index,
+                                           lowerings_nn,       lowerings_einsum, lowerings_attention, lowerings_loss,
+                                           lowerings_sequence, lowerings_control};
+  size_t bytes;
+  char *text = (char *)read_file(SOURCE_DIR "/docs/onnx.md", &bytes);
+  text[bytes] = 0;
+  for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
+    for (const Lowering *row = tables[t]; row->op; row++) {
+      char word[64];
+      snprintf(word, sizeof word, " %s ", row->op);
+      if (!strstr(text, word))
+        FAIL_TEST("docs/onnx.md lacks %s", row->op);
+    }
+  free(text);
+}
+
 static void shapes_are_checked(void **state) {
   (void)state;
   Net net = net_of(17);
@@ -417,6 +454,8 @@ int main(void) {
       cmocka_unit_test(everything_unsupported_is_named),
       cmocka_unit_test(findings_without_binding),
       cmocka_unit_test(dimensions_must_be_bound),
+      cmocka_unit_test(dimensions_by_name),
+      cmocka_unit_test(operators_are_documented),
       cmocka_unit_test(shapes_are_checked),
       cmocka_unit_test(structure_from_data_is_refused),
   };

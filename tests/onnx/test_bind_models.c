@@ -100,7 +100,9 @@ static void run_and_compare(Loaded *l, const Graph *graph, int64_t first, int64_
     FAIL_TEST("samples %d…: off by %g, largest %g", (int)first, worst, largest);
 }
 
-static void check_graph(const Case *c, const Graph *graph, int64_t batch) {
+static void check_graph(const Case *c, const Model *model, const Graph *graph, int64_t batch) {
+  int n;
+  const Initializer *all = model_initializers(model, &n);
   if (getenv("PRINT_GRAPH"))
     print_graph(graph);
   assert_in_range(graph->n_nodes, 1, c->most_nodes);
@@ -116,6 +118,8 @@ static void check_graph(const Case *c, const Graph *graph, int64_t batch) {
     assert_true(v->role != ROLE_ACTIVATION || v->producer != NO_NODE);
     assert_true(v->role != ROLE_CONSTANT || v->data || v->initializer >= 0);
     assert_true(v->role != ROLE_PARAMETER || (v->initializer >= 0 && !v->data));
+    if (v->role == ROLE_PARAMETER) /* a tied tensor is the other's parameter */
+      assert_true(all[v->initializer].trains && all[v->initializer].tied_to < 0);
   }
 }
 
@@ -159,7 +163,7 @@ static void bind_and_run(void **state) {
   for (size_t s = 0; s < 3; s++) {
     int64_t batch = fixed ? fixed : sizes[s];
     Graph *graph = bind(&l, batch);
-    check_graph(c, graph, batch);
+    check_graph(c, l.model, graph, batch);
     check_batch_axes(l.arena, graph, batch);
     if (before)
       check_same_nodes(before, graph);
