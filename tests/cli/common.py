@@ -46,7 +46,10 @@ class CommandLineTest(unittest.TestCase):
         return os.path.join(self.folder, name)
 
     def run_command(self, *words, mpi=0, timeout=300):
-        command = [ONNXPIPE, *map(str, words)]
+        return self.run_words([ONNXPIPE, *words], mpi, timeout)
+
+    def run_words(self, words, mpi=0, timeout=300):
+        command = [str(word) for word in words]
         if mpi:
             if not HAS_MPI:
                 self.skipTest("this machine has no mpirun")
