@@ -1,0 +1,148 @@
+"""What small models do, next to a few lines of numpy: clipping, learning rates, several outputs."""
+import unittest
+
+import numpy as np
+import onnx
+from common import CommandLineTest, read_metrics
+from onnx import TensorProto, helper, numpy_helper
+
+SAMPLES, IN, HIDDEN, OUT = 12, 5, 7, 3
+
+
+def tensor(name, *dims):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims))
+
+
+class Network:
+    """y = relu(x a + b) c, trained with mse; float64."""
+
+    def __init__(self):
+        rng = np.random.default_rng(3)
+        self.x = rng.standard_normal((SAMPLES, IN)).astype(np.float32)
+        self.target = rng.standard_normal((SAMPLES, OUT)).astype(np.float32)
+        self.weights = {"a": rng.standard_normal((IN, HIDDEN)).astype(np.float32),
+                        "b": rng.standard_normal(HIDDEN).astype(np.float32),
+                        "c": rng.standard_normal((HIDDEN, OUT)).astype(np.float32)}
+
+    def save(self, path):
+        nodes = [helper.make_node("MatMul", ["x", "a"], ["xa"]), helper.make_node("Add", ["xa", "b"], ["xab"]),
+                 helper.make_node("Relu", ["xab"], ["h"]), helper.make_node("MatMul", ["h", "c"], ["y"])]
+        graph = helper.make_graph(nodes, "network", [tensor("x", "N", IN)], [tensor("y", "N", OUT)],
+                                  [numpy_helper.from_array(w, n) for n, w in self.weights.items()])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+        return path
+
+    @staticmethod
+    def gradients(w, x, target):
+        pre = x @ w["a"] + w["b"]
+        h = np.maximum(pre, 0)
+        d_y = 2 * (h @ w["c"] - target) / target.size
+        d_pre = d_y @ w["c"].T * (pre > 0)
+        return {"a": x.T @ d_pre, "b": d_pre.sum(0), "c": h.T @ d_y}
+
+    def sgd(self, rates, batch, clip=np.inf):
+        """The weights after a step at each rate, and the gradient norms before clipping."""
+        w, norms = {n: v.astype(np.float64) for n, v in self.weights.items()}, []
+        for k, rate in enumerate(rates):
+            take = np.arange(k * batch, (k + 1) * batch) % SAMPLES
+            g = self.gradients(w, self.x[take].astype(np.float64), self.target[take].astype(np.float64))
+            norms.append(np.sqrt(sum((v ** 2).sum() for v in g.values())))
+            factor = min(1, clip / (norms[-1] + 1e-6))
+            w = {n: v - rate * factor * g[n] for n, v in w.items()}
+        return w, norms
+
+
+class ByHand(CommandLineTest):
+    def setUp(self):
+        super().setUp()
+        self.network = Network()
+        self.model = self.network.save(self.path("m.onnx"))
+        self.data = self.write_arrays("d.npz", x=self.network.x, target=self.network.target)
+
+    def train(self, *options, mpi=0):
+        self.done("train", self.model, "--data", self.data, "--loss", "mse", "--optimizer", "sgd", "--batch", 4, "--quiet",
+                  "--metrics", self.path("m.jsonl"), "--save", self.path("t.onnx"), *options, mpi=mpi)
+        weights = {i.name: numpy_helper.to_array(i) for i in onnx.load(self.path("t.onnx")).graph.initializer}
+        return weights, read_metrics(self.path("m.jsonl"))
+
+    def assert_weights(self, weights, expected):
+        self.assertEqual(set(weights), set(expected))
+        for name, w in weights.items():
+            np.testing.assert_allclose(w, expected[name], rtol=2e-6, atol=2e-6, err_msg=name)
+
+    def test_clipping(self):
+        """To a norm below each step's own, so that every step is clipped; and to one between them."""
+        _, norms = self.network.sgd([0.05] * 3, 4)
+        for clip in (0.5 * min(norms), np.mean(norms), 2 * max(norms)):
+            expected, norms = self.network.sgd([0.05] * 3, 4, clip)
+            options = ["--steps", 3, "--lr", 0.05, "--clip-norm", f"{clip:.17g}", "--microbatches", 2]
+            weights, metrics = self.train(*options)
+            self.assert_weights(weights, expected)
+            np.testing.assert_allclose([m["gradient_norm"] for m in metrics], norms, rtol=1e-6)
+            for more in (["--ranks", 2, "--schedule", "gpipe"], ["--ranks", 3, "--schedule", "1f1b"],
+                         ["--ranks", 2, "--schedule", "zb-h1"], ["--device", "cpu", "--threads", 2]):
+                with self.subTest(clip=clip, more=more):
+                    again, measured = self.train(*options, *more)
+                    self.assertEqual([m["gradient_norm"] for m in measured], [m["gradient_norm"] for m in metrics])
+                    for name in weights:
+                        self.assertEqual(again[name].tobytes(), weights[name].tobytes())
+        again, measured = self.train(*options, mpi=3)
+        self.assertEqual([m["loss"] for m in measured], [m["loss"] for m in metrics])
+        for name in weights:
+            self.assertEqual(again[name].tobytes(), weights[name].tobytes())
+
+    def test_rates(self):
+        """Each schedule with and without a warm-up, in what is printed and in what the weights become."""
+        steps, rate = 6, 0.04
+
+        def schedule(name, warmup):
+            for k in range(steps):
+                done = (k - warmup) / (steps - warmup)
+                yield rate * ((k + 1) / warmup if k < warmup else
+                              {"constant": 1, "linear": 1 - done, "cosine": (1 + np.cos(np.pi * done)) / 2}[name])
+
+        for name in ("constant", "linear", "cosine"):
+            for warmup in (0, 2, 6):
+                with self.subTest(name, warmup=warmup):
+                    rates = list(schedule(name, warmup)) if warmup < steps else [rate * (k + 1) / warmup for k in range(steps)]
+                    weights, metrics = self.train("--steps", steps, "--lr", rate, "--lr-schedule", name, "--warmup-steps", warmup,
+                                                  "--ranks", 2)
+                    np.testing.assert_allclose([m["lr"] for m in metrics], rates, rtol=1e-12)
+                    self.assert_weights(weights, self.network.sgd(rates, 4)[0])
+        self.refused(2, "--lr-schedule: 'step' is none of constant, linear, cosine", "train", self.model, "--data", self.data,
+                     "--lr-schedule", "step")
+
+    def test_dry_run_leaves_files_alone(self):
+        for name in ("m.jsonl", "t.onnx"):
+            with open(self.path(name), "w") as file:
+                file.write("as it was")
+        self.done("train", self.model, "--data", self.data, "--dry-run", "--metrics", self.path("m.jsonl"), "--save",
+                  self.path("t.onnx"))
+        for name in ("m.jsonl", "t.onnx"):
+            with open(self.path(name)) as file:
+                self.assertEqual(file.read(), "as it was")
+
+    def test_several_outputs(self):
+        """One along the first axis, one along the last, one along none; the rest is uneven."""
+        nodes = [helper.make_node("MatMul", ["x", "a"], ["y"]), helper.make_node("Transpose", ["y"], ["z"]),
+                 helper.make_node("Add", ["y", "b"], ["sum"]), helper.make_node("Mul", ["b", "b"], ["square"])]
+        w = self.network.weights
+        graph = helper.make_graph(
+            nodes, "outputs", [tensor("x", "N", IN)],
+            [tensor("sum", "N", HIDDEN), tensor("z", HIDDEN, "N"), tensor("square", HIDDEN)],
+            [numpy_helper.from_array(w[n], n) for n in "ab"])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), self.path("o.onnx"))
+        data = self.write_arrays("i.npz", x=self.network.x)
+        y = self.network.x @ w["a"]
+        for batch in (1, 5, 12, 32):
+            with self.subTest(batch=batch):
+                self.done("run", self.path("o.onnx"), "--data", data, "--out", self.path("o.npz"), "--batch", batch)
+                out = np.load(self.path("o.npz"))
+                self.assertEqual(set(out), {"sum", "z", "square"})
+                np.testing.assert_allclose(out["sum"], y + w["b"], rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(out["z"], y.T, rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(out["square"], w["b"] ** 2, rtol=1e-6)
+
+
+if __name__ == "__main__":
+    unittest.main()
