@@ -1,7 +1,9 @@
-/* Replacing files whole. Invariant: what lies at `path` is either the old file or the complete new one. */
+/* Files whole. Invariant: what lies at a path that is replaced is either the old file or the complete new one, and what
+ * was no regular file is neither read nor replaced. */
 #include "base/file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,7 +15,39 @@ static void release(FileReplace *file) {
   *file = (FileReplace){0};
 }
 
+static Status check_regular(const struct stat *info) {
+  if (S_ISREG(info->st_mode))
+    return OK;
+  return fail(E_IO, S_ISDIR(info->st_mode) ? "is a directory" : "is not a regular file");
+}
+
+Status file_open(const char *path, int *descriptor, size_t *bytes) {
+  struct stat info;
+  *descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (*descriptor < 0)
+    return fail(E_IO, "cannot be opened: %s", strerror(errno));
+  Status status = fstat(*descriptor, &info) ? fail(E_IO, "cannot be read: %s", strerror(errno)) : check_regular(&info);
+  if (status != OK) {
+    close(*descriptor);
+    *descriptor = -1;
+    return status;
+  }
+  *bytes = (size_t)info.st_size;
+  return OK;
+}
+
+bool file_same(const char *path, const char *other) {
+  struct stat a, b;
+  return stat(path, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 Status file_replace_begin(const char *path, FileReplace *file) {
+  struct stat info;
+  if (stat(path, &info) == 0 && check_regular(&info) != OK) {
+    status_context("%s: ", path);
+    *file = (FileReplace){0};
+    return status_code();
+  }
   *file = (FileReplace){.path = strdup(path)};
   if (!file->path || asprintf(&file->aside, "%s.tmpXXXXXX", path) < 0) {
     file->aside = NULL;

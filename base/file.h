@@ -1,7 +1,8 @@
-/* Writing files so that a reader sees the old one or the new one, never a part. */
+/* Opening files to read, and writing them so that a reader sees the old one or the new one, never a part. */
 #ifndef BASE_FILE_H
 #define BASE_FILE_H
 
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "base/status.h"
@@ -12,7 +13,15 @@ typedef struct {
   char *path, *aside;
 } FileReplace;
 
-/* Opens a new file in the folder of `path`. Fails E_IO naming the path and the reason. */
+/* Opens to read a file of `bytes` bytes. A directory, a pipe or a device is refused, and none is waited for. Fails E_IO
+ * with the reason alone: the caller names the path. */
+Status file_open(const char *path, int *descriptor, size_t *bytes);
+
+/* Whether both paths lead to one file that is there. */
+bool file_same(const char *path, const char *other);
+
+/* Opens a new file in the folder of `path`, where nothing but a regular file may stand: a device would be lost. Fails
+ * E_IO naming the path and the reason. */
 Status file_replace_begin(const char *path, FileReplace *file);
 /* Flushes, syncs and renames over `path`. On failure the old file stands and the new one is removed. */
 Status file_replace_commit(FileReplace *file);

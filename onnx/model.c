@@ -1,13 +1,12 @@
 /* Opening an ONNX file. Invariant: a Model that model_open returns has passed every check that needs no operator
  * knowledge; everything of it lives in its arena, its mapping and `proto`. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "onnx/internal.h"
 
 enum { IR_OLDEST = 3, IR_NEWEST = 14, TEXT_PROBE = 512 };
@@ -43,21 +42,15 @@ static Status refuse_text(const uint8_t *file, size_t bytes) {
 }
 
 static Status map_file(Model *model) {
-  struct stat info;
-  model->descriptor = open(model->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-  if (model->descriptor < 0)
-    return fail(E_IO, "cannot be opened: %s", strerror(errno));
-  if (fstat(model->descriptor, &info))
-    return fail(E_IO, "cannot be read: %s", strerror(errno));
-  if (!S_ISREG(info.st_mode))
-    return fail(E_IO, S_ISDIR(info.st_mode) ? "is a directory" : "is not a regular file");
-  if (info.st_size == 0)
+  size_t bytes;
+  TRY(file_open(model->path, &model->descriptor, &bytes));
+  if (bytes == 0)
     return fail(E_MODEL, "the file is empty");
-  void *mapped = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, model->descriptor, 0);
+  void *mapped = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, model->descriptor, 0);
   if (mapped == MAP_FAILED)
     return fail(E_IO, "cannot be mapped: %s", strerror(errno));
   model->file = mapped;
-  model->file_bytes = (size_t)info.st_size;
+  model->file_bytes = bytes;
   return OK;
 }
 

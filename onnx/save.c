@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -280,9 +279,6 @@ static Status write_both(Rewriter *w, FILE *out, FILE *data, WeightSource *sourc
 
 /* What could still go wrong when files take their places is made to go wrong before the first of them does. */
 static Status settle(FileReplace *file) {
-  struct stat info;
-  if (stat(file->path, &info) == 0 && S_ISDIR(info.st_mode))
-    return fail(E_IO, "%s: is a directory", file->path);
   if (fflush(file->stream) || ferror(file->stream) || fsync(fileno(file->stream)))
     return fail(E_IO, "%s: cannot be written: %s", file->path, strerror(errno));
   return OK;

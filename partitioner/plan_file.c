@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "partitioner/plan_internal.h"
@@ -439,11 +440,14 @@ Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph 
 
 static Status load(const char *path, json_t **root) {
   json_error_t error;
-  FILE *file = fopen(path, "rb");
-  if (!file)
-    return fail(E_IO, "%s: cannot be read: %m", path);
-  *root = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
-  fclose(file);
+  int descriptor;
+  size_t bytes;
+  if (file_open(path, &descriptor, &bytes) != OK) {
+    status_context("%s: ", path);
+    return status_code();
+  }
+  *root = json_loadfd(descriptor, JSON_REJECT_DUPLICATES, &error);
+  close(descriptor);
   return *root ? OK : refuse_json(path, &error);
 }
 

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <zip.h>
 
@@ -176,17 +175,10 @@ static Status read_members(ArrayFile *file, zip_t *zip) {
 }
 
 static Status map_file(ArrayFile *file) {
-  int descriptor = open(file->path, O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0)
-    return fail(E_IO, "%s", strerror(errno));
-  struct stat stat;
-  Status status = OK;
-  if (fstat(descriptor, &stat) != 0 || !S_ISREG(stat.st_mode))
-    status = fail(E_IO, "is no file");
-  else if (stat.st_size == 0)
-    status = fail(E_MODEL, "is empty");
+  int descriptor;
+  TRY(file_open(file->path, &descriptor, &file->map_bytes));
+  Status status = file->map_bytes ? OK : fail(E_MODEL, "is empty");
   if (status == OK) {
-    file->map_bytes = (size_t)stat.st_size;
     file->map = mmap(NULL, file->map_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
     if (file->map == MAP_FAILED) {
       file->map = NULL;

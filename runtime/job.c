@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "runtime/profiler.h"
 
 enum { BATCH = 32 }; /* where nobody says */
@@ -178,8 +179,32 @@ static Status open_data(Job *job) {
   return OK;
 }
 
+/* No file that is read is written as well, but for a model that is trained in its place: that one is replaced whole,
+ * when all is done. */
+static Status check_outputs(const Job *job) {
+  const Options *o = job->options;
+  const struct {
+    const char *option, *path;
+  } inputs[] = {{"the model", job->path}, {"--data", o->data}, {"--plan", o->plan}},
+    outputs[] = {{"--save", o->save}, {"--metrics", o->metrics}, {"--dump-gradients", o->dump_gradients},
+                 {"--out", o->out},   {"-o", o->output_plan},    {"--report", o->report}};
+  for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
+    if (!outputs[i].path)
+      continue;
+    for (size_t k = i == 0; k < sizeof inputs / sizeof *inputs; k++)
+      if (inputs[k].path && file_same(outputs[i].path, inputs[k].path))
+        return fail(E_USAGE, "%s %s would overwrite %s, which is read", outputs[i].option, outputs[i].path,
+                    inputs[k].option);
+    for (size_t k = 0; k < i; k++)
+      if (outputs[k].path && strcmp(outputs[i].path, outputs[k].path) == 0)
+        return fail(E_USAGE, "%s and %s both write %s", outputs[k].option, outputs[i].option, outputs[i].path);
+  }
+  return OK;
+}
+
 Status job_open(Job *job) {
   const Options *o = job->options;
+  TRY(check_outputs(job));
   TRY(choose_backend(job));
   if (o->data)
     TRY(open_data(job));

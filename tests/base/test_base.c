@@ -2,6 +2,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/arena.h"
@@ -114,12 +115,34 @@ static void files_are_replaced_whole(void **state) {
   assert_int_equal(file_replace_begin("/nonexistent/folder/a", &file), E_IO);
 }
 
+/* Devices and pipes are neither waited for nor replaced: renaming over /dev/null would harm the whole machine. */
+static void only_regular_files_are_opened_and_replaced(void **state) {
+  (void)state;
+  char folder[] = "/tmp/onnxpipe_base_XXXXXX", path[PATH_MAX];
+  FileReplace file;
+  int descriptor;
+  size_t bytes;
+  struct stat info;
+  assert_non_null(mkdtemp(folder));
+  ASSERT_FAILS(E_IO, "is a directory", file_open(folder, &descriptor, &bytes));
+  assert_int_equal(file_replace_begin(folder, &file), E_IO);
+  snprintf(path, sizeof path, "%s/pipe", folder);
+  assert_int_equal(mkfifo(path, 0600), 0);
+  ASSERT_FAILS(E_IO, "is not a regular file", file_open(path, &descriptor, &bytes));
+  assert_int_equal(file_replace_begin(path, &file), E_IO);
+  assert_non_null(strstr(status_message(), "/pipe: is not a regular file"));
+  assert_int_equal(stat(path, &info), 0);
+  assert_true(S_ISFIFO(info.st_mode));
+  assert_int_equal(unlink(path), 0);
+  assert_int_equal(rmdir(folder), 0); /* nothing was left aside */
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(context_goes_in_front),    cmocka_unit_test(messages_are_one_line),
       cmocka_unit_test(long_messages_are_cut),    cmocka_unit_test(arena_hands_out_aligned_zeroes),
       cmocka_unit_test(arena_arrays_grow),        cmocka_unit_test(overflow_is_seen),
-      cmocka_unit_test(files_are_replaced_whole),
+      cmocka_unit_test(files_are_replaced_whole), cmocka_unit_test(only_regular_files_are_opened_and_replaced),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,6 +125,25 @@ class BadData(CommandLineTest):
             file.write("no zip\n")
         self.refused(1, re.compile(r"d\.npz: is no whole \.npz file"), "train", self.path("m.onnx"), "--data", self.path("d.npz"))
 
+    def test_no_files_of_their_own_kind(self):
+        """Pipes are not waited for; what is read is not written; what stands at a path and is no file stays."""
+        os.mkfifo(self.path("pipe"))
+        data = self.write_arrays("d.npz", x=self.x, target=self.target)
+        train = ["train", self.path("m.onnx"), "--data"]
+        for line, words in [("{}: is not a regular file", ["pipe"]), ("{}: is not a regular file", [data, "--plan", "pipe"]),
+                            ("{}: is not a regular file", [data, "--save", "pipe"]),
+                            ("{}: is not a regular file", [data, "--dump-gradients", "pipe"])]:
+            self.refused(1, line.format(self.path("pipe")), *train, *[self.path(w) if w == "pipe" else w for w in words])
+        model = self.path("m.onnx")
+        for option, path, what in [("--metrics", data, "--data"), ("--metrics", model, "the model"), ("--save", data, "--data"),
+                                   ("--dump-gradients", model, "the model")]:
+            whole = open(path, "rb").read()
+            self.refused(2, f"{option} {path} would overwrite {what}, which is read", *train, data, option, path)
+            self.assertEqual(open(path, "rb").read(), whole)
+        both = self.path("both")
+        self.refused(2, f"--save and --metrics both write {both}", *train, data, "--save", both, "--metrics", both)
+        self.done(*train, data, "--save", model)
+
     def test_a_loss_that_is_no_number(self):
         """Stops before the update, naming the step; the file to save to stays as it was."""
         self.x[5] = np.nan  # batch 2 of 2 samples each is the third

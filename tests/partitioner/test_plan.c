@@ -362,7 +362,7 @@ static void files_come_back(void **state) {
   snprintf(expected, sizeof expected, "%s: line 2, column 0: unexpected token near end of file", path);
   ASSERT_FAILS(E_MODEL, expected, plan_read(arena, path, g, &nothing, &again));
   unlink(path);
-  snprintf(expected, sizeof expected, "%s: cannot be read: No such file or directory", path);
+  snprintf(expected, sizeof expected, "%s: cannot be opened: No such file or directory", path);
   ASSERT_FAILS(E_IO, expected, plan_peek(arena, path, &peeked));
   arena_destroy(arena);
 }
