@@ -146,7 +146,7 @@ static void conversions_check_ranges(void **state) {
 static void no_zip(void **state) {
   (void)state;
   unlink(path);
-  assert_refused(E_IO, "No such file or directory");
+  assert_refused(E_IO, "cannot be opened: No such file or directory");
   spill("", 0);
   assert_refused(E_MODEL, "is empty");
   spill("just some text\n", 15);
