@@ -74,7 +74,8 @@ OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *option) {
   const OptionEntry *entry = options_entry(i);
   if (!entry)
     return ONNXPIPE_FAILED;
-  *option = (OnnxpipeOption){entry->name, entry->argument, entry->standard, entry->commands, entry->help};
+  *option =
+      (OnnxpipeOption){entry->name, entry->argument, entry->standard, entry->commands, entry->values, entry->help};
   return ONNXPIPE_OK;
 }
 

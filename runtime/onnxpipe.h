@@ -50,6 +50,7 @@ typedef struct {
   const char *argument;    /* "BYTES"; NULL for a flag */
   const char *standard;    /* the default's text; NULL: none */
   const char *subcommands; /* " plan train ": those that take it */
+  const char *values;      /* "constant linear cosine": the names it may have; NULL: no list */
   const char *help;        /* one line */
 } OnnxpipeOption;
 /* Describes option i of the table; ONNXPIPE_FAILED past the end. */

@@ -9,51 +9,56 @@
 #define GRAPH " plan train profile " /* what makes the training graph */
 #define MODEL " inspect plan train run profile "
 #define AT(field) offsetof(Options, field)
-#define ANY 1, 0
+/* Which values a row may have. */
+#define ANY 1, 0, NULL
+#define RANGE(least, most) least, most, NULL
+#define NAMES(list) 1, 0, list
 
 static const OptionEntry table[] = {
     /* what and where */
     {"data", "FILE.npz", NULL, " plan train run profile ", "one array per model input, by name, and `target`",
      OPTION_TEXT, AT(data), ANY},
     {"ranks", "N", "auto", " plan train profile simulate ", "workers: threads of this process, or the MPI world's size",
-     OPTION_INTEGER, AT(ranks), 1, 4096},
-    {"chunks", "V", "auto", " plan train simulate ", "stages a rank", OPTION_INTEGER, AT(chunks), 1, 64},
-    {"device", "NAME", "auto", " plan train run profile ", "auto, reference or cpu", OPTION_TEXT, AT(device), ANY},
-    {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), 1, 1024},
-    {"memory-limit", "BYTES", NULL, " plan train ", "of a rank's arena: 64M, 2G", OPTION_BYTES, AT(memory_limit), 1,
-     INT64_MAX},
+     OPTION_INTEGER, AT(ranks), RANGE(1, 4096)},
+    {"chunks", "V", "auto", " plan train simulate ", "stages a rank", OPTION_INTEGER, AT(chunks), RANGE(1, 64)},
+    {"device", "NAME", "auto", " plan train run profile ", "auto, reference or cpu", OPTION_TEXT, AT(device),
+     NAMES("auto cpu reference")},
+    {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), RANGE(1, 1024)},
+    {"memory-limit", "BYTES", NULL, " plan train ", "of a rank's arena: 64M, 2G", OPTION_BYTES, AT(memory_limit),
+     RANGE(1, INT64_MAX)},
     {"dim", "NAME=N", NULL, MODEL, "size of a symbolic dimension that the data does not give; may be repeated",
      OPTION_TEXTS, AT(dim), ANY},
     /* work */
-    {"batch", "B", "auto", " inspect plan train run profile ", "samples a step", OPTION_INTEGER, AT(batch), 1,
-     INT32_MAX},
+    {"batch", "B", "auto", " inspect plan train run profile ", "samples a step", OPTION_INTEGER, AT(batch),
+     RANGE(1, INT32_MAX)},
     {"microbatches", "M", "auto", " plan train profile simulate ",
-     "parts of a batch that follow each other through the pipeline", OPTION_INTEGER, AT(microbatches), 1, 65536},
-    {"steps", "K", NULL, " train ", "steps; the data wraps", OPTION_INTEGER, AT(steps), 1, INT64_MAX},
-    {"epochs", "E", NULL, " train ", "passes over the data", OPTION_INTEGER, AT(epochs), 1, INT32_MAX},
+     "parts of a batch that follow each other through the pipeline", OPTION_INTEGER, AT(microbatches), RANGE(1, 65536)},
+    {"steps", "K", NULL, " train ", "steps; the data wraps", OPTION_INTEGER, AT(steps), RANGE(1, INT64_MAX)},
+    {"epochs", "E", NULL, " train ", "passes over the data", OPTION_INTEGER, AT(epochs), RANGE(1, INT32_MAX)},
     {"shuffle", NULL, NULL, " train ", "draw each epoch's order anew (by --seed)", OPTION_FLAG, AT(shuffle), ANY},
-    {"seed", "S", "0", " train ", "of everything that is drawn", OPTION_INTEGER, AT(seed), 0, INT64_MAX},
+    {"seed", "S", "0", " train ", "of everything that is drawn", OPTION_INTEGER, AT(seed), RANGE(0, INT64_MAX)},
     {"schedule", "NAME", "auto", " plan train simulate ",
-     "auto, or a name that `onnxpipe simulate` knows: naive, gpipe, 1f1b …", OPTION_TEXT, AT(schedule), ANY},
+     "auto, or a name that `onnxpipe simulate` knows: naive, gpipe, 1f1b …", OPTION_TEXT, AT(schedule),
+     NAMES("auto naive gpipe 1f1b interleaved-1f1b zb-h1 zb-h2 zb-v v-half v-min")},
     {"plan", "FILE", NULL, " plan train ",
      "a plan of `onnxpipe plan -o`: takes what is not given, refuses what contradicts it", OPTION_TEXT, AT(plan), ANY},
     /* learning */
     {"loss", "NAME", "auto", GRAPH,
      "cross_entropy, mse, bce_with_logits, model (the graph's own scalar output); auto: cross_entropy for integer "
      "targets, else mse",
-     OPTION_TEXT, AT(loss), ANY},
+     OPTION_TEXT, AT(loss), NAMES("auto cross_entropy mse bce_with_logits model")},
     {"output", "NAME", NULL, GRAPH, "the model output that the loss takes (the first)", OPTION_TEXT, AT(output), ANY},
     {"ignore-index", "I", "-100", GRAPH, "targets of cross_entropy that do not count", OPTION_INTEGER, AT(ignore_index),
      ANY},
     {"class-axis", "A", NULL, GRAPH, "the axis of the output that the target lacks, where two would fit",
-     OPTION_INTEGER, AT(class_axis), -8, 7},
+     OPTION_INTEGER, AT(class_axis), RANGE(-8, 7)},
     {"optimizer", "NAME", "adamw", GRAPH, "sgd, adam or adamw, as PyTorch defines them", OPTION_TEXT, AT(optimizer),
-     ANY},
+     NAMES("sgd adam adamw")},
     {"lr", "RATE", "0.001", " train ", "learning rate", OPTION_NUMBER, AT(lr), ANY},
     {"lr-schedule", "NAME", "constant", " train ", "constant, linear or cosine (down to 0 after the last step)",
-     OPTION_TEXT, AT(lr_schedule), ANY},
+     OPTION_TEXT, AT(lr_schedule), NAMES("constant linear cosine")},
     {"warmup-steps", "K", "0", " train ", "steps over which the learning rate rises to --lr", OPTION_INTEGER,
-     AT(warmup_steps), 0, INT64_MAX},
+     AT(warmup_steps), RANGE(0, INT64_MAX)},
     {"momentum", "X", "0", GRAPH, "of sgd", OPTION_NUMBER, AT(momentum), ANY},
     {"nesterov", NULL, NULL, GRAPH, "of sgd", OPTION_FLAG, AT(nesterov), ANY},
     {"beta1", "X", "0.9", GRAPH, "of adam and adamw", OPTION_NUMBER, AT(beta1), ANY},
@@ -94,7 +99,7 @@ static const OptionEntry table[] = {
     {"schedule-file", "FILE", NULL, " simulate ", "a schedule in text form, instead of a name", OPTION_TEXT,
      AT(schedule_file), ANY},
     {"objective", "NAME", "span", " simulate ", "what auto makes small: span or makespan", OPTION_TEXT, AT(objective),
-     ANY},
+     NAMES("span makespan")},
 };
 enum { ENTRIES = sizeof table / sizeof *table };
 

@@ -55,6 +55,7 @@ typedef struct {
   OptionKind kind;
   size_t offset;
   int64_t least, most; /* of a number; `least` greater than `most`: any */
+  const char *values;  /* the names that it may have, for completion; NULL: others */
 } OptionEntry;
 
 /* Entry i, NULL past the end. */

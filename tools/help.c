@@ -33,15 +33,32 @@ int help_knows(const char *subcommand) {
   return 0;
 }
 
+enum { INDENT = 35, COLUMNS = 100 };
+
+/* Words of text behind column `at`, a space before each, in lines that begin at INDENT; returns the column behind them.
+ */
+static int print_words(const char *text, int at, FILE *out) {
+  while (*text) {
+    int length = (int)strcspn(text, " ");
+    if (at + 1 + length > COLUMNS)
+      at = fprintf(out, "\n%*s", INDENT - 1, "") - 1;
+    at += fprintf(out, " %.*s", length, text);
+    text += length + (text[length] == ' ');
+  }
+  return at;
+}
+
 static void print_option(const OnnxpipeOption *option, FILE *out) {
-  char left[64], letter[8] = "";
+  char left[64], letter[8] = "", standard[64];
   if (help_letter(option))
     snprintf(letter, sizeof letter, "-%c, ", help_letter(option));
   snprintf(left, sizeof left, "%s--%s%s%s", letter, option->name, option->argument ? " " : "",
            option->argument ? option->argument : "");
-  fprintf(out, "  %-32s %s", left, option->help);
-  if (option->standard)
-    fprintf(out, " (%s)", option->standard);
+  int at = print_words(option->help, fprintf(out, "  %-*s", INDENT - 3, left), out);
+  if (option->standard) {
+    snprintf(standard, sizeof standard, "(%s)", option->standard);
+    print_words(standard, at, out);
+  }
   fprintf(out, "\n");
 }
 

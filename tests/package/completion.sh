@@ -40,6 +40,8 @@ expect $'--momentum' onnxpipe train one.onnx --mom
 expect '' onnxpipe train one.onnx --lr ''
 expect '' onnxpipe inspect one.onnx --mom
 expect $'--json' onnxpipe inspect one.onnx --js
+expect $'linear' onnxpipe train one.onnx --lr-schedule l
+expect $'auto\ncpu\nreference' onnxpipe run one.onnx --device = ''
 cd ..
 while read -r subcommand option; do
   complete_words onnxpipe "$subcommand" one.onnx "$option" | grep -qx -- "$option" ||

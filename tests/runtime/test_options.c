@@ -1,6 +1,10 @@
 /* The table of options: defaults, parsing, refusals. */
 #include <string.h>
 
+#include "backend/backend.h"
+#include "graph/loss.h"
+#include "graph/optimizer.h"
+#include "partitioner/schedule.h"
 #include "runtime/options.h"
 #include "tests/test.h"
 
@@ -67,12 +71,46 @@ static void every_entry_is_whole(void **state) {
   }
 }
 
+static bool in_list(const char *list, const char *name) {
+  char padded[256], word[64];
+  snprintf(padded, sizeof padded, " %s ", list);
+  snprintf(word, sizeof word, " %s ", name);
+  return strstr(padded, word) != NULL;
+}
+
+static int words_of(const char *list) {
+  int n = 1;
+  for (const char *c = list; *c; c++)
+    n += *c == ' ';
+  return n;
+}
+
+/* The lists that completion offers are those of the rooms that know the names. */
+static void listed_values_are_those_there_are(void **state) {
+  (void)state;
+  const char *devices = options_find("device")->values, *schedules = options_find("schedule")->values;
+  int n = 0;
+  for (; backends[n]; n++)
+    assert_true(in_list(devices, backends[n]->name));
+  assert_true(in_list(devices, "auto"));
+  assert_int_equal(words_of(devices), n + 1);
+  for (n = 0; schedule_names[n]; n++)
+    assert_true(in_list(schedules, schedule_names[n]));
+  assert_true(in_list(schedules, "auto"));
+  assert_int_equal(words_of(schedules), n + 1);
+  assert_int_equal(words_of(options_find("loss")->values), LOSS_COUNT);
+  for (int kind = 0; kind < LOSS_COUNT; kind++)
+    assert_true(in_list(options_find("loss")->values, loss_name((LossKind)kind)));
+  assert_int_equal(words_of(options_find("optimizer")->values), OPTIMIZER_COUNT);
+  for (n = 0; n < 3; n++)
+    assert_int_not_equal(optimizer_find((const char *[]){"sgd", "adam", "adamw"}[n]), OPTIMIZER_COUNT);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(defaults_are_those_of_the_table),
-      cmocka_unit_test(values_parse),
-      cmocka_unit_test(what_does_not_parse_is_named),
-      cmocka_unit_test(every_entry_is_whole),
+      cmocka_unit_test(defaults_are_those_of_the_table),   cmocka_unit_test(values_parse),
+      cmocka_unit_test(what_does_not_parse_is_named),      cmocka_unit_test(every_entry_is_whole),
+      cmocka_unit_test(listed_values_are_those_there_are),
   };
   return cmocka_run_group_tests_name("options", tests, NULL, NULL);
 }
