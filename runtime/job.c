@@ -69,15 +69,14 @@ static Status choose_backend(Job *job) {
   return fail(E_USAGE, "--device: this build has no '%s', only %s", name, have);
 }
 
-/* How many of the ranks run on this machine. */
-static int ranks_here(const Job *job) {
+int job_ranks_here(const Job *job) {
   const char *local = job->world->mpi ? getenv("OMPI_COMM_WORLD_LOCAL_SIZE") : NULL;
   int n = local ? atoi(local) : 0;
   return n > 0 && n <= job->ranks ? n : job->ranks;
 }
 
 static Status choose_threads(Job *job) {
-  int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = ranks_here(job);
+  int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
   bool given = job->options->threads != 0, single = job->backend == &backend_reference;
   job->threads = given ? (int)job->options->threads : cores / here > 1 ? cores / here : 1;
   if (single)
@@ -249,7 +248,7 @@ static Status fill_request(Job *job, const Profile *profile) {
   for (int r = 0; r < job->ranks; r++) {
     TRY(job->backend->describe(0, &devices[r]));
     if (job->backend->is_host)
-      devices[r].memory_bytes /= (size_t)ranks_here(job);
+      devices[r].memory_bytes /= (size_t)job_ranks_here(job);
     limits[r] = (size_t)job->options->memory_limit;
   }
   job->request = (PlanRequest){

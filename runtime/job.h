@@ -54,6 +54,9 @@ typedef struct {
 Status job_open(Job *job);
 void job_close(Job *job);
 
+/* How many of the ranks run on this machine. */
+int job_ranks_here(const Job *job);
+
 /* Adds a line that says what was decided. */
 Status job_decide(Job *job, const char *what, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Prints them. */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 
@@ -132,6 +133,10 @@ static Status prepare(Training *training) {
     TRY(job_measure(job, MEASURING_SECONDS, &profile));
     TRY(job_plan(job, &profile));
   }
+  int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
+  if (job->backend->is_host && here * job->threads > cores)
+    TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
+                   job->threads, job->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));
   if (training->out) {
     job_print(job, training->out);
     TRY(plan_print(&job->plan, training->out, job_columns(), job_colours(training->out)));

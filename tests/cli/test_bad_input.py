@@ -5,10 +5,10 @@ import re
 import signal
 import subprocess
 import time
-import unittest
 
 import numpy as np
 import onnx
+import common
 from common import HAS_MPI, ONNXPIPE, CommandLineTest, model_path
 from onnx import TensorProto, helper, numpy_helper
 
@@ -247,4 +247,4 @@ class Killed(CommandLineTest):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    common.main()

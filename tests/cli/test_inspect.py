@@ -1,8 +1,8 @@
 """inspect: counts are PyTorch's; unsupported operators are all named; text and JSON say the same."""
 import json
-import unittest
 
 import onnx
+import common
 from common import CASES, MORE_CASES, CommandLineTest, model_path, read_case
 from onnx import TensorProto, helper
 
@@ -58,4 +58,4 @@ class Inspect(CommandLineTest):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    common.main()

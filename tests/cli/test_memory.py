@@ -2,10 +2,10 @@
 import json
 import re
 import sys
-import unittest
 
 import numpy as np
 import onnx
+import common
 from common import ONNXPIPE, CommandLineTest
 from onnx import helper, numpy_helper
 
@@ -49,4 +49,4 @@ class Memory(CommandLineTest):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    common.main()

@@ -1,8 +1,8 @@
 """run: every output of every sample in order, as onnxruntime computes them."""
-import unittest
 
 import numpy as np
 import onnxruntime
+import common
 from common import CommandLineTest, model_path, read_case
 
 onnxruntime.set_default_logger_severity(3)
@@ -53,4 +53,4 @@ class Run(CommandLineTest):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    common.main()

@@ -3,11 +3,11 @@ import json
 import os
 import re
 import shutil
-import unittest
 
 import numpy as np
 import onnx
 import onnxruntime
+import common
 from common import CASES, CommandLineTest, case_options, model_path, read_case, read_metrics
 
 onnxruntime.set_default_logger_severity(3)
@@ -188,4 +188,4 @@ class Train(CommandLineTest):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    common.main()
