@@ -24,10 +24,6 @@ typedef struct {
   int *next;         /* [ranks] */
 } Walk;
 
-static bool is_compute(ActionKind kind) {
-  return kind <= ACTION_BW;
-}
-
 static Cell *cell_at(const Walk *walk, int stage, int microbatch) {
   return &walk->cells[(size_t)stage * (size_t)walk->timing->microbatches + (size_t)microbatch];
 }
@@ -45,13 +41,6 @@ static int kind_bits(ActionKind kind) {
   default:
     return 0;
   }
-}
-
-/* "2F0", a compute action as the text form writes it. */
-static const char *compute_text(Action action, char text[32]) {
-  static const char *const names[] = {"F", "B", "W", "BW"};
-  snprintf(text, 32, "%d%s%d", action.stage, names[action.kind], action.microbatch);
-  return text;
 }
 
 static Status check_fit(const Schedule *schedule, const Timing *timing) {
@@ -80,11 +69,11 @@ static Status index_actions(Walk *walk) {
           action.microbatch >= schedule->microbatches || schedule->rank_of_stage[action.stage] != rank)
         return fail(E_USAGE, "rank %d, action %d: kind %d of stage %d, microbatch %d does not belong there", rank, i,
                     action.kind, action.stage, action.microbatch);
-      if (!is_compute(action.kind))
+      if (!action_is_compute(action))
         continue;
       Cell *cell = cell_at(walk, action.stage, action.microbatch);
       if (cell->has & kind_bits(action.kind))
-        return fail(E_USAGE, "rank %d, action %d: %s stands twice", rank, i, compute_text(action, text));
+        return fail(E_USAGE, "rank %d, action %d: %s stands twice", rank, i, action_text(action, text));
       cell->has |= (uint8_t)kind_bits(action.kind);
     }
   return OK;
@@ -122,16 +111,19 @@ static bool inputs_arrived(const Walk *walk, Action action, double *at) {
   return gradient_arrived(walk, action, at);
 }
 
-static double action_seconds(const Timing *timing, Action action) {
+/* Where no gradient leaves the stage its W does all. */
+static double action_seconds(const Walk *walk, Action action) {
+  const Timing *timing = walk->timing;
+  double b = timing->backward_input_seconds[action.stage], w = timing->backward_weight_seconds[action.stage];
   switch (action.kind) {
   case ACTION_F:
     return timing->forward_seconds[action.stage];
   case ACTION_B:
-    return timing->backward_input_seconds[action.stage];
+    return b;
   case ACTION_W:
-    return timing->backward_weight_seconds[action.stage];
+    return cell_at(walk, action.stage, action.microbatch)->has & HAS_B ? w : b + w;
   default:
-    return timing->backward_input_seconds[action.stage] + timing->backward_weight_seconds[action.stage];
+    return b + w;
   }
 }
 
@@ -167,14 +159,14 @@ static bool advance_rank(Walk *walk, int rank, Simulation *result) {
     int i = walk->next[rank];
     Action action = list->actions[i];
     double begin = 0;
-    if (is_compute(action.kind) && !inputs_arrived(walk, action, &begin))
+    if (action_is_compute(action) && !inputs_arrived(walk, action, &begin))
       break;
     if (begin < walk->rank_free[rank])
       begin = walk->rank_free[rank];
-    double end = begin + (is_compute(action.kind) ? action_seconds(walk->timing, action) : 0);
+    double end = begin + (action_is_compute(action) ? action_seconds(walk, action) : 0);
     result->begin[rank][i] = begin;
     result->end[rank][i] = result->arrival[rank][i] = end;
-    if (!is_compute(action.kind))
+    if (!action_is_compute(action))
       continue;
     walk->rank_free[rank] = end;
     walk->held[rank] += memory_change(walk, action);
@@ -201,7 +193,7 @@ static void summarise(const Schedule *schedule, Simulation *result) {
     double begin = 0, end = 0;
     bool seen = false;
     for (int i = 0; i < list->n_actions; i++) {
-      if (!is_compute(list->actions[i].kind))
+      if (!action_is_compute(list->actions[i]))
         continue;
       begin = seen ? begin : result->begin[rank][i];
       end = result->end[rank][i];
@@ -255,7 +247,7 @@ static Status walk_lists(Arena *scratch, const Schedule *schedule, const Timing 
   for (int rank = 0; rank < timing->ranks; rank++)
     if (walk.next[rank] < schedule->lists[rank].n_actions)
       return fail(E_USAGE, "rank %d waits for ever at action %d, %s", rank, walk.next[rank],
-                  compute_text(schedule->lists[rank].actions[walk.next[rank]], text));
+                  action_text(schedule->lists[rank].actions[walk.next[rank]], text));
   return OK;
 }
 

@@ -31,7 +31,8 @@ typedef struct {
 /* Every action as early as the order of its rank and its inputs allow; transfers in the lists take no rank time.
  * Lists may hold compute actions alone: what crosses between ranks travels all the same, one transfer after the other
  * per ordered pair of ranks for the link's seconds, then the latency. A backward needs the next stage's backward
- * where the lists have one. E_USAGE where the schedule does not fit the timing or waits for ever. */
+ * where the lists have one; a W whose stage has no B takes the time of both. E_USAGE where the schedule does not fit
+ * the timing or waits for ever. */
 Status simulate_schedule(Arena *arena, const Schedule *schedule, const Timing *timing, Simulation *result);
 
 #endif

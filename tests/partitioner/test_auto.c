@@ -1,0 +1,191 @@
+/* Synthesised schedules: proved, within memory whoever counts, the same every time, never below their own bound, and
+ * at the bound where that is known to be possible; for equal and for unlike stages, over all placements. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "partitioner/auto.h"
+#include "tests/test.h"
+
+/* Milliseconds and microbatches a rank, as `simulate` takes them. */
+typedef struct {
+  int ranks, microbatches;
+  double f[32], b[32], w[32], limit[32], latency;
+} Setting;
+
+typedef struct {
+  Timing timings[3];
+  AutoCandidate candidates[3];
+  AutoRequest request;
+} Asked;
+
+static Setting equal(int ranks, int microbatches, double f, double b, double w, double latency, double limit) {
+  Setting setting = {.ranks = ranks, .microbatches = microbatches, .latency = latency};
+  for (int rank = 0; rank < ranks; rank++) {
+    setting.f[rank] = f;
+    setting.b[rank] = b;
+    setting.w[rank] = w;
+    setting.limit[rank] = limit;
+  }
+  return setting;
+}
+
+static double *per_stage(Arena *arena, const double *per_rank, const int *rank_of_stage, int stages, int chunks) {
+  double *array = arena_alloc(arena, (size_t)stages, sizeof(double));
+  for (int stage = 0; stage < stages; stage++)
+    array[stage] = (per_rank ? per_rank[rank_of_stage[stage]] : 1) / chunks;
+  return array;
+}
+
+/* A line of one stage a rank, a loop and a V of two. */
+static void ask(Arena *arena, const Setting *setting, Objective objective, Asked *asked) {
+  for (int i = 0; i < 3; i++) {
+    Placement placement = (Placement)i;
+    int chunks = placement == PLACE_LINE ? 1 : 2, stages = chunks * setting->ranks;
+    int *rank_of_stage = arena_alloc(arena, (size_t)stages, sizeof(int));
+    placement_ranks(placement, setting->ranks, chunks, rank_of_stage);
+    asked->timings[i] = (Timing){.ranks = setting->ranks,
+                                 .stages = stages,
+                                 .microbatches = setting->microbatches,
+                                 .rank_of_stage = rank_of_stage,
+                                 .forward_seconds = per_stage(arena, setting->f, rank_of_stage, stages, chunks),
+                                 .backward_input_seconds = per_stage(arena, setting->b, rank_of_stage, stages, chunks),
+                                 .backward_weight_seconds = per_stage(arena, setting->w, rank_of_stage, stages, chunks),
+                                 .activation = per_stage(arena, NULL, rank_of_stage, stages, chunks),
+                                 .backward_input_frees = 0.5,
+                                 .memory_limit = setting->limit[0] > 0 ? setting->limit : NULL,
+                                 .link_latency_seconds = setting->latency};
+    asked->candidates[i] = (AutoCandidate){placement, &asked->timings[i], NULL};
+  }
+  asked->request = (AutoRequest){asked->candidates, 3, objective};
+}
+
+/* Counts anew what a rank holds: one of a microbatch's activations, half of it after B. */
+static double held_at_most(const Schedule *schedule, int rank, double activation) {
+  double held = 0, most = 0;
+  for (int i = 0; i < schedule->lists[rank].n_actions; i++) {
+    Action action = schedule->lists[rank].actions[i];
+    double share = action.stage == 0 ? 0 : 0.5; /* the first stage is all W */
+    held += activation * (action.kind == ACTION_F   ? 1
+                          : action.kind == ACTION_B ? -share
+                          : action.kind == ACTION_W ? share - 1
+                                                    : 0);
+    most = held > most ? held : most;
+  }
+  return most;
+}
+
+/* Makes the schedule, proves it and returns the bubble. */
+static double synthesise(const Setting *setting, Objective objective, AutoReport *report) {
+  Arena *arena = arena_create();
+  Asked asked;
+  Schedule schedule;
+  Simulation simulation;
+  ask(arena, setting, objective, &asked);
+  ASSERT_OK(schedule_auto(arena, &asked.request, &schedule, report));
+  const Timing *timing = &asked.timings[report->chosen];
+  ASSERT_OK(schedule_check(&schedule, NULL));
+  ASSERT_OK(simulate_schedule(arena, &schedule, timing, &simulation));
+  for (int rank = 0; rank < setting->ranks; rank++) {
+    double held = held_at_most(&schedule, rank, timing->activation[0]);
+    assert_true(fabs(held - simulation.peak_memory[rank]) < 1e-6);
+    if (setting->limit[rank] > 0 && held > setting->limit[rank] + 1e-6)
+      FAIL_TEST("rank %d holds %g, more than %g", rank, held, setting->limit[rank]);
+  }
+  double value = objective == OBJECTIVE_SPAN ? simulation.longest_span_seconds : simulation.makespan_seconds;
+  if (value < report->lower_bound_seconds * (1 - 1e-9))
+    FAIL_TEST("%d ranks, %d microbatches: %.9g is less than its bound %.9g", setting->ranks, setting->microbatches,
+              value, report->lower_bound_seconds);
+  assert_true(fabs(report->gap - (value / report->lower_bound_seconds - 1)) < 1e-9);
+  arena_destroy(arena);
+  return simulation.bubble;
+}
+
+static void known_optima_are_found(void **state) {
+  (void)state;
+  AutoReport report;
+  Setting one = equal(1, 5, 3, 2, 1, 1, 2);
+  assert_true(fabs(synthesise(&one, OBJECTIVE_SPAN, &report)) < 1e-9);
+  /* Qi et al. 2024: a V of equal F, B and W has no bubble with the memory of 1F1B */
+  for (int p = 2; p <= 4; p++) {
+    Setting v = equal(p, 3 * p, 10, 10, 10, 0, p);
+    assert_true(synthesise(&v, OBJECTIVE_SPAN, &report) < 1e-9);
+    assert_true(report.gap < 1e-9);
+  }
+  Setting ample = equal(4, 16, 12, 11, 7, 0.3, 0);
+  assert_true(synthesise(&ample, OBJECTIVE_SPAN, &report) < 1e-9);
+}
+
+static double chance(unsigned *seed, double from, double to) {
+  return from + (to - from) * (rand_r(seed) / (RAND_MAX + 1.0));
+}
+
+static Setting unlike(unsigned *seed) {
+  Setting setting = equal(1 + (int)chance(seed, 0, 6), 1 + (int)chance(seed, 0, 12), 1, 1, 1, 0, 0);
+  setting.latency = chance(seed, 0, 1) < 0.3 ? 0 : chance(seed, 0, 1) < 0.8 ? 0.5 : 30;
+  double limit = chance(seed, 0, 1) < 0.2 ? 0 : 1 + floor(chance(seed, 0, 2) * setting.ranks) / 2;
+  for (int rank = 0; rank < setting.ranks; rank++) {
+    setting.f[rank] = chance(seed, 1, 10);
+    setting.b[rank] = chance(seed, 1, 12);
+    setting.w[rank] = chance(seed, 0, 1) < 0.1 ? 0 : chance(seed, 0.1, 12);
+    setting.limit[rank] = limit;
+  }
+  return setting;
+}
+
+static void unlike_stages_are_proved(void **state) {
+  (void)state;
+  unsigned seed = 11;
+  for (int i = 0; i < 12; i++) {
+    Setting setting = unlike(&seed);
+    AutoReport report;
+    synthesise(&setting, i % 3 == 2 ? OBJECTIVE_MAKESPAN : OBJECTIVE_SPAN, &report);
+  }
+}
+
+static void the_same_every_time(void **state) {
+  (void)state;
+  Setting setting = equal(3, 7, 9, 8, 5, 0.4, 3);
+  setting.f[1] = 11;
+  char *text[2];
+  for (int i = 0; i < 2; i++) {
+    Arena *arena = arena_create();
+    Asked asked;
+    Schedule schedule;
+    AutoReport report;
+    size_t bytes;
+    ask(arena, &setting, OBJECTIVE_SPAN, &asked);
+    ASSERT_OK(schedule_auto(arena, &asked.request, &schedule, &report));
+    FILE *stream = open_memstream(&text[i], &bytes);
+    ASSERT_OK(schedule_write(&schedule, stream));
+    fclose(stream);
+    arena_destroy(arena);
+  }
+  assert_string_equal(text[0], text[1]);
+  free(text[0]);
+  free(text[1]);
+}
+
+static void too_little_memory_is_said(void **state) {
+  (void)state;
+  Setting setting = equal(2, 3, 1, 1, 1, 0, 2);
+  setting.limit[1] = 0.75;
+  Arena *arena = arena_create();
+  Asked asked;
+  Schedule schedule;
+  AutoReport report;
+  ask(arena, &setting, OBJECTIVE_SPAN, &asked);
+  ASSERT_FAILS(E_MEMORY, "rank 1 may hold activations of 0.75, one microbatch takes 1",
+               schedule_auto(arena, &asked.request, &schedule, &report));
+  arena_destroy(arena);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(known_optima_are_found),
+      cmocka_unit_test(unlike_stages_are_proved),
+      cmocka_unit_test(the_same_every_time),
+      cmocka_unit_test(too_little_memory_is_said),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
