@@ -120,6 +120,8 @@ static Status withdraw(Worker *w, Status status) {
 
 Status worker_step(Worker *w) {
   Status status = run_step(w);
+  if (status != OK && !w->link && w->report_is_out)
+    collect(w); /* the last good step is reported; with peers the transport is gone already */
   if (status != OK && status != E_COMM)
     status_context("step %lld: ", (long long)w->steps_done + 1);
   return withdraw(w, status);

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import onnx
 import common
-from common import HAS_MPI, ONNXPIPE, CommandLineTest, model_path
+from common import HAS_MPI, ONNXPIPE, CommandLineTest, model_path, read_metrics
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT = TensorProto.FLOAT
@@ -144,9 +144,15 @@ class BadData(CommandLineTest):
         self.refused(2, f"--save and --metrics both write {both}", *train, data, "--save", both, "--metrics", both)
         self.done(*train, data, "--save", model)
 
+    def test_the_last_good_step_is_reported(self):
+        self.x[5] = np.nan
+        self.refused_data(re.compile("^step 3: "), options=["--batch", 2, "--metrics", self.path("m.jsonl"), "--quiet"],
+                          x=self.x, target=self.target)
+        self.assertEqual([m["step"] for m in read_metrics(self.path("m.jsonl"))], [1, 2])
+
     def test_a_loss_that_is_no_number(self):
         """Stops before the update, naming the step; the file to save to stays as it was."""
-        self.x[5] = np.nan  # batch 2 of 2 samples each is the third
+        self.x[5] = np.nan  # in the third batch of 2 samples
         with open(self.path("saved.onnx"), "w") as file:
             file.write("as it was")
         data = self.write_arrays("d.npz", x=self.x, target=self.target)
