@@ -17,6 +17,20 @@ const Backend *backend_find(const char *name) {
   return NULL;
 }
 
+/* "float32", or the types of the inputs where they differ: "float32, int64". */
+static const char *input_types(const Graph *graph, const Node *node, char text[64]) {
+  DType last = DTYPE_NONE;
+  size_t at = 0;
+  text[0] = '\0';
+  for (int i = 0; i < node->n_in && at < 40; i++) {
+    DType dtype = node->in[i] == NO_VALUE ? last : graph_value(graph, node->in[i])->dtype;
+    if (dtype != last)
+      at += (size_t)snprintf(text + at, 64 - at, "%s%s", at ? ", " : "", dtype_name(dtype));
+    last = dtype;
+  }
+  return text;
+}
+
 Status backend_check(const Backend *backend, const Graph *graph) {
   char missing[2048] = "";
   size_t at = 0, count = 0;
@@ -24,11 +38,14 @@ Status backend_check(const Backend *backend, const Graph *graph) {
     const Node *node = graph->nodes[i];
     if (backend->kernels[node->op] && (!backend->accepts || backend->accepts(graph, node)))
       continue;
-    int wrote = snprintf(missing + at, sizeof missing - at, "%s'%s' (%s)", count++ ? ", " : "", node->name,
-                         op_def(node->op)->name);
+    char types[64];
+    int wrote = snprintf(missing + at, sizeof missing - at, "%s'%s' (%s of %s)", count++ ? ", " : "", node->name,
+                         op_def(node->op)->name, input_types(graph, node, types));
     at = at + (size_t)wrote < sizeof missing ? at + (size_t)wrote : sizeof missing - 1;
   }
-  return count ? fail(E_UNSUPPORTED, "backend %s cannot run %zu nodes: %s", backend->name, count, missing) : OK;
+  return count ? fail(E_UNSUPPORTED, "backend %s cannot run %zu node%s: %s", backend->name, count,
+                      count == 1 ? "" : "s", missing)
+               : OK;
 }
 
 Status backend_evaluate(void *unused, const Node *node, const Tensor *in, const Tensor *out) {

@@ -63,11 +63,6 @@ static void stream_close(Stream *stream) {
   free(stream);
 }
 
-static Status stream_wait(Stream *stream) {
-  (void)stream;
-  return OK;
-}
-
 /* One core at some 3 GHz, products near their peak. */
 static Status describe(int device, DeviceSpec *spec) {
   (void)device;
@@ -82,19 +77,10 @@ static Status describe(int device, DeviceSpec *spec) {
 
 const Backend backend_cpu = {
     .name = "cpu",
-    .is_host = true,
+    HOST_BACKEND,
     .kernels = cpu_kernels,
     .workspace_bytes = cpu_workspace_bytes,
     .describe = describe,
     .stream_open = stream_open,
     .stream_close = stream_close,
-    .stream_wait = stream_wait,
-    .alloc = host_alloc,
-    .release = host_release,
-    .copy = host_copy,
-    .zero = host_zero,
-    .event_create = host_event_create,
-    .event_destroy = host_event_destroy,
-    .event_record = host_event_pass,
-    .event_wait = host_event_pass,
 };

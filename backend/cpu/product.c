@@ -57,6 +57,8 @@ size_t product_workspace_bytes(const Graph *graph, const Node *node) {
 }
 
 CPU_KERNEL(MatMul) {
+  if (in->dtype != F32 && in->dtype != F64)
+    return unsupported_type(node, in->dtype);
   Product p = product_of(node, in);
   Job job = {.p = &p, .isa = stream->isa, .packed = workspace, .in = in, .out = out};
   size_t size = dtype_bytes(in->dtype);

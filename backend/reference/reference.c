@@ -82,9 +82,62 @@ Status unsupported_type(const Node *node, DType dtype) {
   return status;
 }
 
+static bool takes(OpKind op, DType dtype) {
+  bool is_float = dtype == F32 || dtype == F64, is_number = is_float || dtype == I64 || dtype == I32;
+  switch (op) {
+  case OP_Where: /* by size of an element, or by a rule of shapes that leaves one type */
+  case OP_Cast:
+  case OP_Reshape:
+  case OP_Transpose:
+  case OP_Concat:
+  case OP_Split:
+  case OP_Slice:
+  case OP_SliceGrad:
+  case OP_Expand:
+  case OP_Gather:
+  case OP_GatherND:
+  case OP_Trilu:
+  case OP_And:
+  case OP_Or:
+  case OP_Not:
+  case OP_CountTargets:
+    return true;
+  case OP_Equal:
+  case OP_Greater:
+  case OP_GreaterOrEqual:
+  case OP_Less:
+  case OP_LessOrEqual:
+    return is_number || dtype == U8 || dtype == BOOL;
+  case OP_Add:
+  case OP_Sub:
+  case OP_Mul:
+  case OP_Div:
+  case OP_Pow:
+  case OP_Max:
+  case OP_Min:
+  case OP_Mod:
+  case OP_Neg:
+  case OP_Abs:
+  case OP_Range:
+  case OP_CumSum:
+  case OP_ReduceSum:
+  case OP_ReduceMax:
+    return is_number;
+  default:
+    return is_float;
+  }
+}
+
+bool reference_accepts(const Graph *graph, const Node *node) {
+  bool all = takes(node->op, graph_value(graph, node->in[0])->dtype);
+  return all && (node->op != OP_Pow || takes(OP_Pow, graph_value(graph, node->in[1])->dtype));
+}
+
+/* There is one host: streams have nothing to tell apart. */
 struct Stream {
-  int threads;
+  char nothing;
 };
+static Stream host;
 
 static Status describe(int device, DeviceSpec *spec) {
   (void)device;
@@ -99,18 +152,16 @@ static Status describe(int device, DeviceSpec *spec) {
 
 static Status stream_open(int device, int threads, Stream **stream) {
   (void)device;
-  *stream = calloc(1, sizeof **stream);
-  if (!*stream)
-    return fail(E_MEMORY, "out of memory");
-  (*stream)->threads = threads;
+  (void)threads;
+  *stream = &host;
   return OK;
 }
 
 static void stream_close(Stream *stream) {
-  free(stream);
+  (void)stream;
 }
 
-static Status stream_wait(Stream *stream) {
+Status host_wait(Stream *stream) {
   (void)stream;
   return OK;
 }
@@ -144,7 +195,6 @@ Status host_zero(Stream *stream, void *memory, size_t bytes) {
   return OK;
 }
 
-/* Work is done when a call returns: there is nothing to wait for. */
 Status host_event_create(Stream *stream, Event **event) {
   (void)stream;
   *event = NULL;
@@ -163,19 +213,10 @@ Status host_event_pass(Stream *stream, Event *event) {
 
 const Backend backend_reference = {
     .name = "reference",
-    .is_host = true,
+    HOST_BACKEND,
     .kernels = reference_kernels,
     .workspace_bytes = reference_workspace_bytes,
     .describe = describe,
     .stream_open = stream_open,
     .stream_close = stream_close,
-    .stream_wait = stream_wait,
-    .alloc = host_alloc,
-    .release = host_release,
-    .copy = host_copy,
-    .zero = host_zero,
-    .event_create = host_event_create,
-    .event_destroy = host_event_destroy,
-    .event_record = host_event_pass,
-    .event_wait = host_event_pass,
 };

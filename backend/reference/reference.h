@@ -11,12 +11,16 @@
 
 extern Kernel *const reference_kernels[OP_COUNT];
 
+/* Whether the kernel of a node that passed its shape rule has the types of its inputs. */
+bool reference_accepts(const Graph *graph, const Node *node);
+
 /* Bytes of workspace that a kernel needs (the packed operands of a product), from types and shapes of its inputs. */
 size_t reference_workspace(const Node *node, const Tensor *in);
 size_t reference_workspace_bytes(const Graph *graph, const Node *node);
 
-/* The host's memory and events, for the tables of host backends. Work is done when a kernel returns: events have
- * nothing to wait for. */
+/* The host's memory and events, for the tables of host backends. Work is done when a kernel returns: there is nothing
+ * to wait for. */
+Status host_wait(Stream *stream);
 Status host_alloc(Stream *stream, size_t bytes, void **memory);
 void host_release(Stream *stream, void *memory);
 Status host_copy(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind);
@@ -24,6 +28,12 @@ Status host_zero(Stream *stream, void *memory, size_t bytes);
 Status host_event_create(Stream *stream, Event **event);
 void host_event_destroy(Event *event);
 Status host_event_pass(Stream *stream, Event *event);
+
+/* The entries that all of these tables have. */
+#define HOST_BACKEND                                                                                                   \
+  .is_host = true, .accepts = reference_accepts, .stream_wait = host_wait, .alloc = host_alloc,                        \
+  .release = host_release, .copy = host_copy, .zero = host_zero, .event_create = host_event_create,                    \
+  .event_destroy = host_event_destroy, .event_record = host_event_pass, .event_wait = host_event_pass
 
 /* Wide loops get a version for each instruction set, chosen when the program is loaded. Bits are the same on one
  * machine, which is what the promise covers. Sanitizers do not go with it. */

@@ -267,11 +267,51 @@ static void every_operator_has_a_row(void **state) {
   }
 }
 
+/* accepts() says of every type what the kernel does, on all host backends. */
+static void types_are_known_before_running(void **state) {
+  (void)state;
+  for (size_t i = 0; i < n_op_cases; i++)
+    for (int type = DTYPE_NONE + 1; type < DTYPE_COUNT; type++)
+      for (int b = 0; backends[b]; b++) {
+        Arena *arena = arena_create();
+        CaseGraph built;
+        if (backends[b]->is_host && case_build(&op_cases[i], (DType)type, i, arena, &built) == OK) {
+          bool accepts = backends[b]->accepts(built.graph, built.node);
+          Status status = case_run(&built, backends[b], 1, 0, 1);
+          bool empty = shape_elements(op_cases[i].in[0].shape) == 0; /* then nothing need run */
+          if (accepts ? status == E_UNSUPPORTED : status != E_UNSUPPORTED && !empty)
+            FAIL_TEST("%s in %s on %s: accepts() says %d, running gives %d", case_text(&op_cases[i]),
+                      dtype_name((DType)type), backends[b]->name, accepts, status);
+          case_release(&built);
+        }
+        arena_destroy(arena);
+      }
+}
+
+static void types_without_kernels_are_named(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g;
+  ValueId in[2], product;
+  NodeId node;
+  int64_t dims[] = {4, 4};
+  ASSERT_OK(graph_create(arena, "halves", &g));
+  for (int i = 0; i < 2; i++)
+    ASSERT_OK(graph_add_value(g, i ? "b" : "a", F16, shape_of(2, dims), ROLE_INPUT, &in[i]));
+  ASSERT_OK(graph_add_node(g, OP_MatMul, "mm", in, 2, NULL, 0, NULL, 1, &node));
+  product = graph_node(g, node)->out[0];
+  ASSERT_OK(graph_add_node(g, OP_Relu, "r", &product, 1, NULL, 0, NULL, 1, &node));
+  ASSERT_FAILS(E_UNSUPPORTED, "backend cpu cannot run 2 nodes: 'mm' (MatMul of float16), 'r' (Relu of float16)",
+               backend_check(&backend_cpu, g));
+  arena_destroy(arena);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_operator_has_a_row),        cmocka_unit_test(rows_agree_with_oracles),
       cmocka_unit_test(random_cases_agree_with_oracles), cmocka_unit_test(products_have_one_order),
       cmocka_unit_test(casts_round_and_saturate),        cmocka_unit_test(halves_survive),
+      cmocka_unit_test(types_are_known_before_running),  cmocka_unit_test(types_without_kernels_are_named),
       cmocka_unit_test(indices_out_of_range_are_named),  cmocka_unit_test(infinities_and_nans_pass),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
