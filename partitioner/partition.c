@@ -191,6 +191,16 @@ static void choose(Solver *s, double bottleneck, int *cut) {
   cut[s->problem->n_stages] = s->problem->n_items;
 }
 
+Status partition_check_cuts(const bool *may_cut, int n_items, int n_stages) {
+  int cuts = 0;
+  for (int i = 1; i < n_items; i++)
+    cuts += may_cut[i];
+  if (cuts >= n_stages - 1)
+    return OK;
+  return fail(E_USAGE, "%d stages need %d cuts, but only %d %s possible", n_stages, n_stages - 1, cuts,
+              cuts == 1 ? "is" : "are");
+}
+
 static Status prepare(Solver *s) {
   const PartitionProblem *p = s->problem;
   TRY(ARENA_NEW(s->arena, s->item, p->n_items + 1));
@@ -202,9 +212,7 @@ static Status prepare(Solver *s) {
       s->before[i + 1] = s->before[i] + p->seconds[i];
   }
   s->last--;
-  if (s->last < p->n_stages)
-    return fail(E_USAGE, "%d stages need %d cuts, but only %d %s possible", p->n_stages, p->n_stages - 1,
-                s->last > 0 ? s->last - 1 : 0, s->last == 2 ? "is" : "are");
+  TRY(partition_check_cuts(p->may_cut, p->n_items, p->n_stages));
   size_t width = (size_t)s->last + 1, stages = (size_t)p->n_stages;
   s->leaves = 1;
   while ((size_t)s->leaves < width)

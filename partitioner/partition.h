@@ -21,6 +21,9 @@ typedef struct {
   void *context;
 } PartitionProblem;
 
+/* E_USAGE where the places to cut, before items 1 … n_items - 1, are fewer than n_stages - 1. */
+Status partition_check_cuts(const bool *may_cut, int n_items, int n_stages);
+
 /* cut[s] = first item of stage s (cut[0] = 0, cut[n_stages] = n_items); no stage is empty. *bottleneck: the slowest
  * stage's seconds, as partition_stage_seconds gives them. Among equals the one with the smallest sum of cut seconds
  * (added from the last cut to the first), then the earliest cuts. E_MEMORY where nothing fits, E_USAGE where there are

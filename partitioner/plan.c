@@ -314,8 +314,8 @@ static Status explain_shortage(const Search *search) {
   plan_bytes_text(best.needs, needs);
   plan_bytes_text(search->limits[best.rank], limit);
   if (uniform)
-    return fail(E_MEMORY, "rank %d lacks %s: it needs %s, the limit is %s; the smallest limit that would do is %zu",
-                best.rank, lacks, needs, limit, search->limits[0] + amount);
+    return fail(E_MEMORY, "rank %d lacks %s: it needs %s, the limit is %s; a limit of %zu would do", best.rank, lacks,
+                needs, limit, search->limits[0] + amount);
   return fail(E_MEMORY, "rank %d lacks %s: it needs %s, its limit is %s; all limits raised by %zu bytes would do",
               best.rank, lacks, needs, limit, amount);
 }
@@ -325,6 +325,7 @@ static Status prepare(Search *search) {
   size_t *limits;
   search->stages = r->ranks * r->chunks;
   TRY(plan_items(search->arena, search->graph, r, &search->items));
+  TRY(partition_check_cuts(search->items.may_cut, search->items.n, search->stages)); /* before schedules are drawn */
   TRY(plan_window_create(search->arena, search->graph, &search->items, &search->window));
   TRY(plan_limits(search->arena, r, r->ranks, &limits));
   search->limits = limits;

@@ -132,6 +132,8 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
       data->target = NULL; /* an input of that name */
   if (data->target)
     TRY(check_length(data, data->target, &first));
+  if (data->target && data->target->dtype == BOOL)
+    return fail(E_SHAPE, "array 'target' is bool: save it as float32, or as int64 where it numbers classes");
   for (int i = 0; i < data->file.n_arrays; i++) {
     const Array *array = &data->file.arrays[i];
     bool known = array == data->target;
@@ -207,8 +209,12 @@ Status dataset_feed(void *context, ValueId input, int microbatch, void *data, si
   if ((size_t)shape_elements(shape) * dtype_bytes(value->dtype) != bytes)
     return fail(E_SHAPE, "array '%s' gives %s, the graph's input '%s' is %s", array->name, SHAPE_STR(shape),
                 value->name, SHAPE_STR(value->shape));
-  return by_sample ? dataset_gather(array, feeder->indices + (int64_t)microbatch * count, count, value->dtype, data)
-                   : array_convert(array, 0, shape_elements(shape), value->dtype, data);
+  Status status = by_sample
+                      ? dataset_gather(array, feeder->indices + (int64_t)microbatch * count, count, value->dtype, data)
+                      : array_convert(array, 0, shape_elements(shape), value->dtype, data);
+  if (status != OK)
+    status_context("%s: ", feeder->data->file.path);
+  return status;
 }
 
 Status sampler_create(Arena *arena, int64_t samples, int64_t epoch_length, int64_t batch, bool shuffle, uint64_t seed,

@@ -62,11 +62,14 @@ static Status try_microbatches(const Job *job, Arena *arena, int microbatches, c
   TRY(job_bind(&trial));
   TRY(job_differentiate(&trial));
   Status status = OK;
+  char message[sizeof search->message] = ""; /* with the fewest stages: what more of them lack says less */
   for (int c = 0; c < n_chunks; c++) {
     trial.chunks = chunks[c];
     Status one = job_plan(&trial, NULL);
-    if (one != OK && c == 0)
+    if (one != OK && c == 0) {
       status = one;
+      snprintf(message, sizeof message, "%s", status_message());
+    }
     if (one != OK)
       continue;
     if (!search->found || trial.plan.step_seconds < search->step_seconds) {
@@ -77,7 +80,7 @@ static Status try_microbatches(const Job *job, Arena *arena, int microbatches, c
     search->found = true;
     status = OK;
   }
-  return status;
+  return status == OK ? OK : status_adopt(status, message);
 }
 
 static Status search_all(const Job *job, const int *microbatches, int n, const int *chunks, int n_chunks,

@@ -55,11 +55,18 @@ static Status loss_scale(Worker *w, double *scale) {
   *scale = 1;
   if (!executor_has_loss(w->executor))
     return OK;
+  Status status = OK;
   if (w->targets)
-    TRY(dataset_gather(job->data.target, w->sampler.indices, job->batch, job->loss.target_dtype, w->targets));
-  TRY(loss_denominator(job->graph, &job->loss, w->targets, (size_t)count, &denominator));
+    status = dataset_gather(job->data.target, w->sampler.indices, job->batch, job->loss.target_dtype, w->targets);
+  if (status == OK)
+    status = loss_denominator(job->graph, &job->loss, w->targets, (size_t)count, &denominator);
+  if (status != OK) {
+    if (w->targets)
+      status_context("%s: ", job->data.file.path);
+    return status;
+  }
   if (denominator == 0)
-    return fail(E_MODEL, "every target of the batch is ignored (--ignore-index %lld)",
+    return fail(E_MODEL, "%s: every target of the batch is ignored (--ignore-index %lld)", job->data.file.path,
                 (long long)job->loss.ignore_index);
   *scale = 1 / denominator;
   return OK;

@@ -118,7 +118,7 @@ class BadData(CommandLineTest):
 
     def test_classes_out_of_range(self):
         self.target[5] = 3
-        self.refused_data(re.compile(r"step 1: .*target 3 .*3 classes"), x=self.x, target=self.target)
+        self.refused_data(re.compile(r"step 1: .*d\.npz: target 3 .*3 classes"), x=self.x, target=self.target)
 
     def test_no_npz(self):
         with open(self.path("d.npz"), "w") as file:
@@ -166,6 +166,11 @@ class BadData(CommandLineTest):
 
 
 class BadCommandLines(CommandLineTest):
+    def linear(self):
+        with open(self.path("m.onnx"), "wb") as file:
+            file.write(small_model(LINEAR, {"w": np.ones((4, 3))}).SerializeToString())
+        return self.path("m.onnx")
+
     def test_usage(self):
         model, data = model_path("branches"), model_path("branches", "data.npz")
         train = ["train", model, "--data", data]
@@ -185,6 +190,8 @@ class BadCommandLines(CommandLineTest):
             ("--init: 'normal:x' is not normal:S with a deviation S above 0", [*train, "--init", "normal:x"]),
             ("--optimizer: 'lion' is none of sgd, adam, adamw", [*train, "--optimizer", "lion"]),
             (re.compile("^--device: this build has no 'abacus', only "), [*train, "--device", "abacus"]),
+            ("3 stages need 2 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 3]),
+            ("4096 stages need 4095 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 4096]),
             ("--dim: 'T' is not NAME=N with a size of at least 1", [*train, "--dim", "T"]),
             (re.compile("--output: .* has no output 'logits', it has 'output'"), [*train, "--output", "logits"]),
         ]:

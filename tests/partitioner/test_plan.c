@@ -165,11 +165,11 @@ static size_t largest_rank(const Plan *plan) {
   return largest;
 }
 
-/* The number at the end of the message of a failed plan. */
+/* The number in the message of a failed plan. */
 static size_t limit_that_would_do(void) {
-  const char *at = strstr(status_message(), "would do is ");
+  const char *at = strstr(status_message(), "a limit of ");
   assert_non_null(at);
-  return strtoull(at + strlen("would do is "), NULL, 10);
+  return strtoull(at + strlen("a limit of "), NULL, 10);
 }
 
 static void limits_are_kept_or_the_smallest_is_named(void **state) {

@@ -74,6 +74,10 @@ static void arrays_that_do_not_fit_are_named(void **state) {
            (long long)w0 + 1, inputs[0].dim_name[0], (long long)w0);
   assert_refused((Array[]){wide, x1, target}, 3, message);
   Array fewer = {"target", I64, {1, {3}}, zeros};
+  Array truth = target;
+  truth.dtype = BOOL;
+  assert_refused((Array[]){x0, x1, truth}, 3,
+                 "array 'target' is bool: save it as float32, or as int64 where it numbers classes");
   assert_refused((Array[]){x0, x1, fewer}, 3, "array 'target' has 3 samples, array 'input_0' 4");
   Array none0 = {"input_0", F32, {2, {0, w0}}, zeros};
   snprintf(message, sizeof message, "array 'input_0' has no samples: it is [0,%lld]", (long long)w0);
