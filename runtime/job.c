@@ -259,6 +259,7 @@ static Status fill_request(Job *job, const Profile *profile) {
       .microbatch_size = job->microbatch_size,
       .schedule = inference            ? "forward"
                   : job->options->plan ? job->request.schedule
+                  : job->schedule      ? job->schedule
                                        : job->options->schedule,
       .devices = devices,
       .memory_limits = limits,

@@ -38,6 +38,7 @@ typedef struct {
   int ranks, chunks, microbatches;
   int64_t batch, microbatch_size;
   bool microbatches_open; /* may still be chosen by simulated time */
+  const char *schedule;   /* a name, or "auto"; NULL: as the options say */
 
   Graph *graph;
   LossSpec loss;

@@ -50,9 +50,25 @@ static Status list_chunks(const Job *job, int list[MOST_CHUNKS], int *n) {
   return OK;
 }
 
-/* Plans for this many microbatches with each number of stages a rank. */
+/* One plan of a bound job; keeps what is fastest. */
+static Status try_plan(Job *trial, const char *schedule, Search *search) {
+  trial->schedule = schedule;
+  TRY(job_plan(trial, NULL));
+  if (!search->found || trial->plan.step_seconds < search->step_seconds) {
+    search->microbatches = trial->microbatches;
+    search->chunks = trial->chunks;
+    search->step_seconds = trial->plan.step_seconds;
+  }
+  search->found = true;
+  return OK;
+}
+
+/* Plans for this many microbatches with each number of stages a rank. Where the schedule is open, named ones stand for
+ * what will be found: synthesis is for the sizes that are taken. Fails as the plan that came closest. */
 static Status try_microbatches(const Job *job, Arena *arena, int microbatches, const int *chunks, int n_chunks,
                                Search *search) {
+  const char *const one[] = {job->options->schedule, NULL};
+  bool open = strcmp(one[0], "auto") == 0 && !job->options->plan, good = false;
   Job trial = *job;
   trial.arena = arena;
   trial.decisions = NULL;
@@ -62,25 +78,18 @@ static Status try_microbatches(const Job *job, Arena *arena, int microbatches, c
   TRY(job_bind(&trial));
   TRY(job_differentiate(&trial));
   Status status = OK;
-  char message[sizeof search->message] = ""; /* with the fewest stages: what more of them lack says less */
-  for (int c = 0; c < n_chunks; c++) {
-    trial.chunks = chunks[c];
-    Status one = job_plan(&trial, NULL);
-    if (one != OK && c == 0) {
-      status = one;
-      snprintf(message, sizeof message, "%s", status_message());
+  char message[sizeof search->message] = "";
+  for (int c = 0; c < n_chunks; c++)
+    for (const char *const *name = open ? schedule_names : one; *name; name++) {
+      trial.chunks = chunks[c];
+      Status tried = try_plan(&trial, *name, search);
+      good |= tried == OK;
+      if (tried != OK && (status == OK || (tried == E_MEMORY && status != E_MEMORY))) {
+        status = tried;
+        snprintf(message, sizeof message, "%s", status_message());
+      }
     }
-    if (one != OK)
-      continue;
-    if (!search->found || trial.plan.step_seconds < search->step_seconds) {
-      search->microbatches = microbatches;
-      search->chunks = chunks[c];
-      search->step_seconds = trial.plan.step_seconds;
-    }
-    search->found = true;
-    status = OK;
-  }
-  return status == OK ? OK : status_adopt(status, message);
+  return good ? OK : status_adopt(status, message);
 }
 
 static Status search_all(const Job *job, const int *microbatches, int n, const int *chunks, int n_chunks,
