@@ -236,7 +236,11 @@ static Status bind_input(Lower *lower, Scope *scope, const ModelInput *input) {
   }
   Term *term;
   TRY(term_new(lower, TERM_TENSOR, &term));
-  TRY(graph_add_value(lower->graph, input->name, input->dtype, shape, ROLE_INPUT, &term->value));
+  Status status = graph_add_value(lower->graph, input->name, input->dtype, shape, ROLE_INPUT, &term->value);
+  if (status != OK) {
+    status_context("input '%s': ", input->name);
+    return status;
+  }
   TRY(graph_add_input(lower->graph, term->value));
   graph_value(lower->graph, term->value)->batch_axis = input->batch_axis;
   term->dtype = input->dtype;
@@ -340,7 +344,8 @@ Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph 
   Lower lower = {.model = model,
                  .options = options,
                  .arena = arena_create(),
-                 .budget_bytes = FOLD_BUDGET_BYTES + FOLD_BUDGET_FILES * model->file_bytes};
+                 .budget_bytes = FOLD_BUDGET_BYTES + FOLD_BUDGET_FILES * model->file_bytes,
+                 .repeat_bytes = FOLD_BUDGET_BYTES};
   if (!lower.arena)
     return status_code();
   Status status = bind(&lower, arena, graph);

@@ -29,6 +29,17 @@ static Status place_initializer(Lower *lower, int index, DType dtype, Shape shap
   return OK;
 }
 
+/* Contents that a file repeats, for its batch say, become larger than the file: that has a bound. */
+static Status charge_repeats(Lower *lower, const Constant *c, Shape shape, size_t bytes) {
+  if (shape_elements(shape) <= shape_elements(c->stored))
+    return OK;
+  if (bytes > lower->repeat_bytes)
+    return fail(E_MEMORY, "constant %s repeated to %s, %zu bytes: too much to write out; fewer samples need less",
+                SHAPE_STR(c->stored), SHAPE_STR(shape), bytes);
+  lower->repeat_bytes -= bytes;
+  return OK;
+}
+
 /* Known contents as a graph constant of `shape`, once for each shape. */
 static Status place_constant(Lower *lower, const Constant *c, Shape shape, ValueId *value) {
   struct {
@@ -43,6 +54,7 @@ static Status place_constant(Lower *lower, const Constant *c, Shape shape, Value
   size_t bytes;
   void *data;
   TRY(shape_bytes(shape, c->dtype, &bytes));
+  TRY(charge_repeats(lower, c, shape, bytes));
   TRY(ARENA_NEW(lower->arena, data, bytes));
   broadcast_copy(dtype_bytes(c->dtype), c->stored, c->data, shape, data);
   const char *name = c->name;

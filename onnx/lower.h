@@ -70,6 +70,7 @@ typedef struct {
   int64_t samples; /* of the microbatch; 0 where no input has a batch axis */
   Map *constants, *folded, *placed, *named;
   size_t budget_bytes; /* that folding may still touch */
+  size_t repeat_bytes; /* that repeats of known contents may still be written out to */
   Findings findings;
 } Lower;
 

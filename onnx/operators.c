@@ -117,21 +117,51 @@ Status finding_add(Arena *arena, Findings *findings, const char *node, const cha
   return f->node && f->operator&& f->reason ? OK : status_code();
 }
 
-Status findings_fail(const Findings *findings) {
-  char list[3000];
+/* Findings from i on with the operator and reason of finding i; 0 where an earlier one has them. */
+static size_t count_alike(const Findings *findings, size_t i) {
+  const Finding *list = findings->list;
+  size_t n = 0;
+  for (size_t k = 0; k < findings->n; k++) {
+    bool alike = strcmp(list[k].operator, list[i].operator) == 0 && strcmp(list[k].reason, list[i].reason) == 0;
+    if (alike && k < i)
+      return 0;
+    n += alike;
+  }
+  return n;
+}
+
+/* All findings as one list; `alike`: one entry for those of the same operator and reason, with the first node. Says how
+ * many nodes it names; names that exporters never write are cut. */
+static size_t list_findings(const Findings *findings, bool alike, char *list, size_t room) {
   size_t at = 0, shown = 0;
-  if (findings->n == 0)
-    return OK;
-  for (; shown < findings->n; shown++) {
-    const Finding *f = &findings->list[shown];
-    int wrote = snprintf(list + at, sizeof list - at, "%snode '%s' (%s): %s", shown ? "; " : "", f->node, f->operator,
-                         f->reason);
-    if (at + (size_t)wrote >= sizeof list) {
-      list[at] = 0;
+  list[0] = '\0';
+  for (size_t i = 0; i < findings->n; i++) {
+    const Finding *f = &findings->list[i];
+    char more[32] = "";
+    size_t n = alike ? count_alike(findings, i) : 1;
+    if (n == 0)
+      continue;
+    if (n > 1)
+      snprintf(more, sizeof more, " and %zu more", n - 1);
+    int wrote = snprintf(list + at, room - at, "%snode '%.160s'%s (%.80s): %.400s", at ? "; " : "", f->node, more,
+                         f->operator, f->reason);
+    if (at + (size_t)wrote >= room) {
+      list[at] = '\0';
       break;
     }
     at += (size_t)wrote;
+    shown += n;
   }
+  return shown;
+}
+
+Status findings_fail(const Findings *findings) {
+  char list[3000];
+  if (findings->n == 0)
+    return OK;
+  size_t shown = list_findings(findings, false, list, sizeof list);
+  if (shown < findings->n)
+    shown = list_findings(findings, true, list, sizeof list);
   if (findings->n == 1)
     return fail(E_UNSUPPORTED, "not supported: %s", list);
   if (shown < findings->n)

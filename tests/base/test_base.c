@@ -31,6 +31,13 @@ static void long_messages_are_cut(void **state) {
   char *text = malloc(10000);
   memset(text, 'x', 9999);
   text[9999] = '\0';
+  fail(E_MODEL, "m.onnx: node '%s' (Foo): no such operator", text); /* what stands behind a long name is still said */
+  assert_memory_equal(status_message(), "m.onnx: node 'xxx", 17);
+  assert_non_null(strstr(status_message(), "xxx...xxx"));
+  assert_non_null(strstr(status_message(), "xxx' (Foo): no such operator"));
+  assert_in_range(strlen(status_message()), 400, 600);
+  for (int i = 100; i < 9999; i += 100)
+    text[i] = ' ';
   fail(E_IO, "%s", text);
   size_t length = strlen(status_message());
   assert_in_range(length, 1000, 4095);

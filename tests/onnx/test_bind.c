@@ -300,6 +300,21 @@ static void huge_fills_are_not_written_out(void **state) {
   bound_end(&b);
 }
 
+/* Nor does a batch that a file claims, in contents that it repeats for every sample. */
+static void repeats_for_a_huge_batch_are_not_written_out(void **state) {
+  (void)state;
+  Net net = net_of(17);
+  NET_INPUT(&net, "x", 1000000, 1);
+  NET_INTS(&net, "sizes", 1000000, 1000);
+  net_node(&net, "fill", "ConstantOfShape", "sizes", "zeros");
+  Bytes join = node("join", "Concat", "x,zeros", "y");
+  put_attribute_int(&join, "axis", 1);
+  net_add(&net, join);
+  net_fails(&net, "y", 0, E_MEMORY,
+            "node 'join' (Concat): constant [] repeated to [1000000,1000], 4000000000 bytes: too much to write out; "
+            "fewer samples need less");
+}
+
 static void outputs_that_no_node_makes(void **state) {
   (void)state;
   Net net = net_of(17);
@@ -344,6 +359,33 @@ static void everything_unsupported_is_named(void **state) {
             "'alphabet'; node 'three' (LayerNormalization): opset 13; it is there from 17 to 23; node 'four' (Elu): "
             "attribute 'alpha' is of another kind than ONNX says; node 'five' (Missing): no operator or function of "
             "domain 'test'");
+}
+
+/* Where there are too many to list, each operator still is. */
+static void many_unsupported_are_counted(void **state) {
+  (void)state;
+  Net net = net_of(13);
+  char name[300], tensor[8], before[8] = "x";
+  NET_INPUT(&net, "x", -1, 2);
+  for (int i = 0; i < 400; i++) {
+    snprintf(name, sizeof name, "n%d", i);
+    snprintf(tensor, sizeof tensor, "t%d", i);
+    net_node(&net, name, i == 399 ? "Hankel" : i % 2 ? "Airy" : "Bessel", before, tensor);
+    memcpy(before, tensor, sizeof before);
+  }
+  net_fails(
+      &net, "t399", 1, E_UNSUPPORTED,
+      "400 nodes are not supported: node 'n0' and 199 more (Bessel): no such operator here; node 'n1' and 198 more "
+      "(Airy): no such operator here; node 'n399' (Hankel): no such operator here");
+  net = net_of(13);
+  NET_INPUT(&net, "x", -1, 2);
+  memset(name, 'q', sizeof name - 1);
+  name[sizeof name - 1] = '\0';
+  net_node(&net, name, "Bessel", "x", "y");
+  memset(name + 160, 0, sizeof name - 160);
+  char expected[512];
+  snprintf(expected, sizeof expected, "not supported: node '%s' (Bessel): no such operator here", name);
+  net_fails(&net, "y", 1, E_UNSUPPORTED, expected);
 }
 
 static void findings_without_binding(void **state) {
@@ -450,8 +492,10 @@ int main(void) {
       cmocka_unit_test(weights_are_read_transposed),
       cmocka_unit_test(masks_are_small),
       cmocka_unit_test(huge_fills_are_not_written_out),
+      cmocka_unit_test(repeats_for_a_huge_batch_are_not_written_out),
       cmocka_unit_test(outputs_that_no_node_makes),
       cmocka_unit_test(everything_unsupported_is_named),
+      cmocka_unit_test(many_unsupported_are_counted),
       cmocka_unit_test(findings_without_binding),
       cmocka_unit_test(dimensions_must_be_bound),
       cmocka_unit_test(dimensions_by_name),
