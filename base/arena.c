@@ -80,7 +80,7 @@ void *arena_alloc(Arena *arena, size_t count, size_t size) {
 void *arena_grow(Arena *arena, void *array, size_t count, size_t *capacity, size_t need, size_t size) {
   size_t room = *capacity ? *capacity : 8;
   while (room < need)
-    room *= 2;
+    room = room < SIZE_MAX / 2 ? room * 2 : need; /* arena_alloc refuses what is too large */
   void *grown = arena_alloc(arena, room, size);
   if (!grown)
     return NULL;

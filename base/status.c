@@ -55,7 +55,7 @@ static void write_line(char *text, const char *format, va_list args) {
   keep_one_line(text);
 }
 
-Status fail(Status code, const char *format, ...) {
+Status(fail)(Status code, const char *format, ...) {
   char line[MESSAGE_BYTES];
   va_list args;
   va_start(args, format);

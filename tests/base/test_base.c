@@ -79,6 +79,8 @@ static void arena_arrays_grow(void **state) {
   }
   for (int i = 0; i < 1000; i++)
     assert_int_equal(numbers[i], i);
+  ASSERT_FAILS(E_MEMORY, "out of memory: 9223372036854775809 elements of 4 bytes",
+               ARENA_RESERVE(arena, numbers, 1000, capacity, SIZE_MAX / 2 + 2));
   arena_destroy(arena);
 }
 
