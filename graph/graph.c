@@ -174,13 +174,6 @@ size_t graph_value_bytes(const Graph *graph, ValueId id) {
   return (size_t)shape_elements(v->shape) * dtype_bytes(v->dtype);
 }
 
-ValueId graph_find_value(const Graph *graph, const char *name) {
-  for (size_t i = 0; i < graph->n_values; i++)
-    if (strcmp(graph->values[i]->name, name) == 0)
-      return (ValueId)i;
-  return NO_VALUE;
-}
-
 const Attr *node_attr(const Node *node, const char *name) {
   for (int i = 0; i < node->n_attrs; i++)
     if (strcmp(node->attrs[i].name, name) == 0)

@@ -135,6 +135,7 @@ Status graph_add_node(Graph *graph, OpKind op, const char *name, const ValueId *
 /* The node with one output, for rules that emit: *out is its value. Named after graph->origin's node. */
 Status graph_emit(Graph *graph, OpKind op, const ValueId *in, int n_in, const Attr *attrs, int n_attrs, ValueId *out);
 
+/* Makes the value the model's next input or output. */
 Status graph_add_input(Graph *graph, ValueId value);
 Status graph_add_output(Graph *graph, ValueId value);
 
@@ -146,8 +147,6 @@ static inline Node *graph_node(const Graph *graph, NodeId id) {
 }
 /* Dense bytes of a value. */
 size_t graph_value_bytes(const Graph *graph, ValueId id);
-/* The value with this name, or NO_VALUE. Linear: not for inner loops. */
-ValueId graph_find_value(const Graph *graph, const char *name);
 
 /* Attribute access: the default when absent. An attribute of another kind counts as absent. */
 const Attr *node_attr(const Node *node, const char *name);

@@ -37,7 +37,7 @@ enum { ACTIONS = 3 }; /* F, B, W; a joined backward counts as B's */
 static Status align(size_t bytes, size_t *out) {
   if (bytes > SIZE_MAX / 4)
     return fail(E_MEMORY, "sizes overflow");
-  *out = (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+  *out = memory_units(bytes);
   return OK;
 }
 

@@ -27,6 +27,11 @@
 
 enum { MEMORY_ALIGNMENT = 64, MAX_BLOCKS = 24 };
 
+/* What so many bytes (at most SIZE_MAX / 2) take: the next multiple of MEMORY_ALIGNMENT. */
+static inline size_t memory_units(size_t bytes) {
+  return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+}
+
 /* In the order in which a microbatch passes them in one stage. */
 typedef enum {
   POINT_RECV_F, /* the stage's forward inputs are posted (or copied, from a stage on the same rank) */

@@ -32,7 +32,7 @@ static Status place_persistent(const Graph *g, const Stages *s, const bool *here
                    : role == ROLE_GRADIENT ? &m->gradient_bytes
                    : role == ROLE_STATE    ? &m->state_bytes
                                            : &m->constant_bytes;
-    size_t bytes = (graph_value_bytes(g, v) + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+    size_t bytes = memory_units(graph_value_bytes(g, v));
     m->persistent_offset[v] = m->persistent_bytes;
     TRY(add(part, bytes));
     TRY(add(&m->persistent_bytes, bytes));
@@ -58,7 +58,7 @@ static Status widen_for_updates(const Graph *g, RankMemory *m) {
       continue;
     if (node->workspace_bytes > SIZE_MAX / 4)
       return fail(E_MEMORY, "the sizes of a rank's memory overflow");
-    m->scratch_bytes = (node->workspace_bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+    m->scratch_bytes = memory_units(node->workspace_bytes);
   }
   return OK;
 }

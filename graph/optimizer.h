@@ -26,7 +26,9 @@ enum {
   STEP_SCALARS
 };
 
-OptimizerKind optimizer_find(const char *name); /* OPTIMIZER_COUNT for an unknown name */
+/* "sgd" …; OPTIMIZER_COUNT for an unknown name. */
+OptimizerKind optimizer_find(const char *name);
+/* PyTorch's. */
 OptimizerSpec optimizer_defaults(OptimizerKind kind);
 
 /* Appends, for each trained parameter that has gradients (after autodiff_append), two nodes of PHASE_UPDATE with the

@@ -2,6 +2,7 @@
 #include "graph/tensor.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -27,6 +28,14 @@ const char *dtype_name(DType dtype) {
 
 bool dtype_is_float(DType dtype) {
   return dtype == F32 || dtype == F64 || dtype == F16 || dtype == BF16;
+}
+
+double half_value(uint16_t bits) {
+  int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
+                     : exponent     ? ldexp(fraction + 1024, exponent - 25)
+                                    : ldexp(fraction, -24);
+  return bits >> 15 ? -magnitude : magnitude;
 }
 
 Shape shape_of(int rank, const int64_t *dim) {

@@ -103,7 +103,7 @@ static size_t own_bytes(const Plan *plan, int stage) {
     bytes += memory->blocks[b].bytes * (size_t)rank->blocks[stage][b].slots;
   for (ValueId v = 0; v < plan->graph->n_values; v++)
     if (plan->cuts.stages[stage].uses[v] && memory_is_persistent(plan->graph, v))
-      bytes += (graph_value_bytes(plan->graph, v) + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+      bytes += memory_units(graph_value_bytes(plan->graph, v));
   return bytes;
 }
 

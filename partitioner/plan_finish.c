@@ -39,10 +39,6 @@ Status plan_copy_ties(Arena *arena, Ties from, Ties *to) {
   return OK;
 }
 
-static size_t units(size_t bytes) {
-  return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
-}
-
 static void report_stage(const Plan *plan, int stage, StageReport *report) {
   const Graph *g = plan->graph;
   const StageNodes *nodes = &plan->cuts.stages[stage];
@@ -51,9 +47,9 @@ static void report_stage(const Plan *plan, int stage, StageReport *report) {
       continue;
     Role role = graph_value(g, v)->role;
     if (role == ROLE_PARAMETER)
-      report->parameter_bytes += units(graph_value_bytes(g, v));
+      report->parameter_bytes += memory_units(graph_value_bytes(g, v));
     else if (role == ROLE_CONSTANT)
-      report->constant_bytes += units(graph_value_bytes(g, v));
+      report->constant_bytes += memory_units(graph_value_bytes(g, v));
   }
   if (stage < plan->stages - 1) {
     report->cut_forward_bytes = plan->cuts.cuts[stage].forward_bytes;

@@ -17,6 +17,7 @@ typedef struct {
   double *slowness;                       /* [ranks]: of the rank's device, rank 0's is 1 */
 } PlanItems;
 
+/* Fails E_MEMORY where bytes overflow. */
 Status plan_items(Arena *arena, const Graph *graph, const PlanRequest *request, PlanItems *items);
 
 /* A lower estimate of a stage's memory that slides over the items: persistent bytes, what backward keeps, and the

@@ -23,10 +23,6 @@ struct PlanWindow {
   int head, tail;
 };
 
-static size_t units(size_t bytes) {
-  return (bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
-}
-
 static Status touch(Arena *arena, PlanWindow *w, ValueId v) {
   TRY(ARENA_RESERVE(arena, w->touched, w->n_touched, w->capacity, w->n_touched + 1));
   w->touched[w->n_touched++] = v;
@@ -34,7 +30,7 @@ static Status touch(Arena *arena, PlanWindow *w, ValueId v) {
 }
 
 static Status add_node(Arena *arena, const Graph *g, PlanWindow *w, const ValueId *root, const Node *node, Item *item) {
-  size_t peak = units(node->workspace_bytes);
+  size_t peak = memory_units(node->workspace_bytes);
   for (int k = 0; k < node->n_in; k++) {
     ValueId v = node->in[k];
     if (v == NO_VALUE)
@@ -45,7 +41,7 @@ static Status add_node(Arena *arena, const Graph *g, PlanWindow *w, const ValueI
   }
   for (int k = 0; k < node->n_out && !(op_def(node->op)->flags & OP_VIEW); k++)
     if (node->out[k] != NO_VALUE && !w->wanted[node->out[k]])
-      peak += units(graph_value_bytes(g, node->out[k]));
+      peak += memory_units(graph_value_bytes(g, node->out[k]));
   item->peak = peak > item->peak ? peak : item->peak;
   return OK;
 }
@@ -53,7 +49,7 @@ static Status add_node(Arena *arena, const Graph *g, PlanWindow *w, const ValueI
 /* Accumulators, states and what update nodes write count with their parameter. */
 static void weigh(const Graph *g, PlanWindow *w) {
   for (ValueId v = 0; v < g->n_values; v++)
-    w->bytes[v] += units(graph_value_bytes(g, v));
+    w->bytes[v] += memory_units(graph_value_bytes(g, v));
   for (ValueId v = 0; v < g->n_values; v++)
     if (graph_value(g, v)->parameter != NO_VALUE)
       w->bytes[graph_value(g, v)->parameter] += w->bytes[v];

@@ -233,15 +233,6 @@ const Array *array_find(const ArrayFile *file, const char *name) {
   return NULL;
 }
 
-static double half_to_double(uint16_t bits) {
-  int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  double sign = bits >> 15 ? -1.0 : 1.0;
-  if (exponent == 31)
-    return fraction ? __builtin_nan("") : sign * __builtin_inf();
-  double scale = exponent ? (double)(1 << exponent) : 2.0; /* 2^(e - 15) · 2^15 */
-  return sign * (fraction + (exponent ? 1024 : 0)) * scale / (1024.0 * 32768.0);
-}
-
 static double load_float(const void *at, DType dtype) {
   float f;
   double d;
@@ -250,7 +241,7 @@ static double load_float(const void *at, DType dtype) {
   case F32:
     return memcpy(&f, at, sizeof f), f;
   case F16:
-    return memcpy(&h, at, sizeof h), half_to_double(h);
+    return memcpy(&h, at, sizeof h), half_value(h);
   default:
     return memcpy(&d, at, sizeof d), d;
   }

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "runtime/mesh_connect.h"
 
 typedef enum { GOODBYE = 1, DIED, GAVE_UP, REPORTED } Kind;
@@ -52,12 +53,6 @@ struct Mesh {
   atomic_bool failed;
 };
 
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 bool mesh_failed(const Mesh *mesh) {
   return atomic_load(&mesh->failed);
 }
@@ -66,8 +61,11 @@ Status mesh_fail(const Mesh *mesh) {
   return fail(E_COMM, "%s", mesh->message);
 }
 
-bool mesh_reported(const Mesh *mesh) {
-  return mesh_failed(mesh) && (mesh->reporter != mesh->rank || (mesh->kind == DIED && mesh->report));
+bool mesh_reported(Mesh *mesh) {
+  pthread_mutex_lock(&mesh->mutex); /* another rank becomes the reporter where that one dies */
+  bool elsewhere = mesh->decided && (mesh->reporter != mesh->rank || (mesh->kind == DIED && mesh->report));
+  pthread_mutex_unlock(&mesh->mutex);
+  return elsewhere;
 }
 
 /* Under the mutex. The frame is small and the socket's buffer empty: what does not fit at once is not worth waiting
@@ -192,7 +190,7 @@ static void hear_peer(Mesh *mesh, int r) {
  * two seconds the signal does what it would have done. The ranks wait a little unequally, so that one of them speaks.
  */
 static void heed_signal(Mesh *mesh, double at) {
-  double waited = now() - at;
+  double waited = clock_seconds() - at;
   if (waited >= 0.5 + 0.05 * (mesh->rank < 4 ? mesh->rank : 4)) {
     pthread_mutex_lock(&mesh->mutex);
     decide(mesh, GAVE_UP, mesh->rank, "ended by SIGTERM");
@@ -222,7 +220,7 @@ static void *watch(void *argument) {
       break;
     struct signalfd_siginfo info;
     if (polls[1].revents && read(mesh->signals, &info, sizeof info) == (ssize_t)sizeof info && signal_at == 0)
-      signal_at = now();
+      signal_at = clock_seconds();
     pthread_mutex_lock(&mesh->mutex);
     for (int r = 0; r < mesh->size; r++)
       if (polls[2 + r].revents)

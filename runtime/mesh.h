@@ -36,7 +36,7 @@ bool mesh_failed(const Mesh *mesh);
 /* Fails E_COMM with the message of the failure. */
 Status mesh_fail(const Mesh *mesh);
 /* Whether the known failure is printed by another rank, or was by `report`. */
-bool mesh_reported(const Mesh *mesh);
+bool mesh_reported(Mesh *mesh);
 
 /* Tells every peer that this rank gives up. Nothing happens when a failure is known already. */
 void mesh_withdraw(Mesh *mesh, const char *message);

@@ -15,8 +15,9 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "base/clock.h"
 
 /* seconds: for all ranks to appear; for one address to answer */
 enum { ALL_SECONDS = 60, ONE_SECONDS = 5 };
@@ -25,12 +26,6 @@ typedef struct {
   uint8_t secret[16];
   int32_t from, to;
 } Hello;
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Host name and the boot's id: two machines may share a name, two containers an id. */
 static void name_host(char host[MESH_HOST]) {
@@ -80,7 +75,7 @@ Status mesh_connect_listen(int rank, int size, int *listener, MeshAddress *own) 
 
 static bool ready(int fd, short events, double until) {
   for (;;) {
-    double left = until - now();
+    double left = until - clock_seconds();
     struct pollfd one = {.fd = fd, .events = events};
     int n = poll(&one, 1, left > 0 ? (int)(1e3 * left) + 1 : 0);
     if (n >= 0 || errno != EINTR)
@@ -126,7 +121,7 @@ static int call_address(uint32_t address, uint16_t port, const Hello *hello, dou
   if (error == EINPROGRESS) {
     socklen_t length = sizeof error;
     error = ETIMEDOUT;
-    if (ready(fd, POLLOUT, now() + ONE_SECONDS))
+    if (ready(fd, POLLOUT, clock_seconds() + ONE_SECONDS))
       getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
   }
   Hello answer;
@@ -162,7 +157,7 @@ static Status call_rank(int rank, int peer, const MeshAddress *all, double until
 /* Lets in one caller; whoever does not say what we expect is sent away. */
 static void answer_call(int fd, int rank, int size, const MeshAddress *all, int *fds, int *missing) {
   Hello hello;
-  if (!hear(fd, &hello, sizeof hello, now() + ONE_SECONDS) ||
+  if (!hear(fd, &hello, sizeof hello, clock_seconds() + ONE_SECONDS) ||
       memcmp(hello.secret, all[0].secret, sizeof hello.secret) != 0 || hello.to != rank || hello.from <= rank ||
       hello.from >= size || fds[hello.from] >= 0) {
     close(fd);
@@ -180,7 +175,7 @@ static void answer_call(int fd, int rank, int size, const MeshAddress *all, int 
 }
 
 Status mesh_connect_all(int rank, int size, int listener, const MeshAddress *all, int *fds) {
-  double until = now() + ALL_SECONDS;
+  double until = clock_seconds() + ALL_SECONDS;
   Status status = OK;
   for (int r = 0; r < size; r++)
     fds[r] = -1;

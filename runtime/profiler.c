@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "graph/memory.h"
 #include "graph/op.h"
 
@@ -27,12 +27,6 @@ typedef struct {
 
 /* Calls of one kind at most, after one that is not counted. */
 enum { MOST_CALLS = 5 };
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static bool same_attr(const Attr *a, const Attr *b) {
   if (strcmp(a->name, b->name) != 0 || a->kind != b->kind || a->i != b->i || a->n != b->n ||
@@ -129,7 +123,7 @@ static Status take(size_t *total, size_t bytes, size_t *offset) {
   *offset = *total;
   if (!checked_add(*total, bytes, total) || *total > SIZE_MAX / 2)
     return fail(E_MEMORY, "sizes overflow");
-  *total = (*total + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT;
+  *total = memory_units(*total);
   return OK;
 }
 
@@ -169,11 +163,11 @@ static Status fill(const Profiler *p, Arena *arena, const Node *node, Bench *ben
 }
 
 static Status call(const Profiler *p, const Node *node, const Bench *bench, char *base, double *seconds) {
-  double begin = now();
+  double begin = clock_seconds();
   TRY(p->backend->kernels[node->op](p->stream, node, bench->tensors, bench->tensors + node->n_in,
                                     base + bench->workspace));
   TRY(p->backend->stream_wait(p->stream));
-  *seconds = now() - begin;
+  *seconds = clock_seconds() - begin;
   return OK;
 }
 
@@ -188,7 +182,7 @@ static Status measure(const Profiler *p, Arena *arena, Kind *kind, double until)
   double seconds, best = -1;
   if (status == OK)
     status = call(p, node, &bench, memory, &best);
-  for (int i = 0; i < MOST_CALLS && status == OK && now() + best < until; i++) {
+  for (int i = 0; i < MOST_CALLS && status == OK && clock_seconds() + best < until; i++) {
     status = call(p, node, &bench, memory, &seconds);
     best = i == 0 || seconds < best ? seconds : best;
   }
@@ -204,7 +198,7 @@ static Status measure_kinds(Profiler *p, Arena *arena, double until) {
   for (int k = 0; k < p->n_kinds; k++)
     order[k] = &p->kinds[k];
   qsort(order, (size_t)p->n_kinds, sizeof *order, by_weight);
-  for (int k = 0; k < p->n_kinds && now() < until; k++) {
+  for (int k = 0; k < p->n_kinds && clock_seconds() < until; k++) {
     Arena *scratch = arena_create();
     if (!scratch)
       return status_code();
@@ -218,7 +212,7 @@ Status profile_nodes(const Graph *graph, const Backend *backend, int device, int
                      double *node_seconds) {
   Profiler p = {.graph = graph, .backend = backend};
   DeviceSpec spec;
-  double until = now() + budget_seconds;
+  double until = clock_seconds() + budget_seconds;
   TRY(backend_check(backend, graph));
   TRY(backend->describe(device, &spec));
   TRY(backend->stream_open(device, threads, &p.stream));

@@ -1,16 +1,10 @@
 /* One rank's steps. Invariant: no update runs anywhere for a step whose loss is not finite; a rank that fails
  * withdraws, so that all others fail with its message. */
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "graph/op.h"
 #include "runtime/trainer.h"
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 Status worker_open(Worker *w) {
   const Training *training = w->training;
@@ -96,7 +90,7 @@ static Status run_step(Worker *w) {
   const Training *training = w->training;
   const Options *o = training->job->options;
   StepWork work = {.feed = dataset_feed, .context = &w->feeder};
-  double begun = now(), loss = 0, factor, scalars[STEP_SCALARS];
+  double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
   sampler_batch(&w->sampler, w->steps_done);
   TRY(loss_scale(w, &work.loss_scale));
   TRY(denominators_count(&w->denominators, training->job->microbatches, dataset_feed, &w->feeder));
@@ -112,7 +106,7 @@ static Status run_step(Worker *w) {
   double learning_rate = trainer_learning_rate(o, w->steps_done, training->steps);
   optimizer_scalars(&training->job->optimizer, w->steps_done + 1, learning_rate, factor, scalars);
   TRY(executor_update(w->executor, scalars));
-  TRY(report_post(w, w->steps_done, loss, learning_rate, now() - begun));
+  TRY(report_post(w, w->steps_done, loss, learning_rate, clock_seconds() - begun));
   w->steps_done++;
   w->report_is_out = true;
   return OK;

@@ -23,14 +23,6 @@ static double bits_float(uint32_t bits) {
   return f;
 }
 
-static double half_value(uint16_t h) {
-  int exponent = h >> 10 & 31, fraction = h & 1023;
-  double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                     : exponent     ? ldexp(fraction + 1024, exponent - 25)
-                                    : ldexp(fraction, -24);
-  return h >> 15 ? -magnitude : magnitude;
-}
-
 static double bfloat_value(uint16_t h) {
   return bits_float((uint32_t)h << 16);
 }

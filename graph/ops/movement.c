@@ -317,28 +317,17 @@ static Cost cost_move(const Graph *g, const Node *n) {
   return cost;
 }
 
-#define ENTRY(op_name, least, most, outputs, traits, infer, grad, price)                                               \
-  const OpDef op_##op_name = {.name = #op_name,                                                                        \
-                              .min_in = least,                                                                         \
-                              .max_in = most,                                                                          \
-                              .min_out = 1,                                                                            \
-                              .max_out = outputs,                                                                      \
-                              .flags = traits,                                                                         \
-                              .infer_shape = infer,                                                                    \
-                              .gradient = grad,                                                                        \
-                              .cost = price};
-
-ENTRY(Reshape, 1, 1, 1, OP_VIEW, infer_reshape, gradient_reshape, NULL)
-ENTRY(Transpose, 1, 1, 1, 0, infer_transpose, gradient_transpose, cost_move)
-ENTRY(Concat, 1, INT_MAX, 1, 0, infer_concat, gradient_concat, cost_move)
-ENTRY(Split, 1, 1, INT_MAX, 0, infer_split, gradient_split, cost_move)
-ENTRY(Slice, 1, 1, 1, 0, infer_slice, gradient_slice, cost_pick)
-ENTRY(SliceGrad, 1, 1, 1, 0, infer_slice_grad, NULL, cost_move)
-ENTRY(Expand, 1, 1, 1, 0, infer_expand, gradient_expand, cost_move)
-ENTRY(Gather, 2, 2, 1, 0, infer_gather, gradient_gather, cost_pick)
-ENTRY(GatherGrad, 2, 2, 1, 0, infer_scatter, NULL, cost_move)
-ENTRY(GatherND, 2, 2, 1, 0, infer_gathernd, gradient_gather, cost_pick)
-ENTRY(GatherNDGrad, 2, 2, 1, 0, infer_scatter, NULL, cost_move)
-ENTRY(Trilu, 1, 1, 1, 0, infer_trilu, gradient_trilu, cost_move)
-ENTRY(Range, 3, 3, 1, 0, infer_range, NULL, NULL)
-ENTRY(CumSum, 1, 1, 1, 0, infer_cumsum, gradient_cumsum, NULL)
+ENTRY(Reshape, 1, 1, 1, 1, OP_VIEW, infer_reshape, gradient_reshape, NULL)
+ENTRY(Transpose, 1, 1, 1, 1, 0, infer_transpose, gradient_transpose, cost_move)
+ENTRY(Concat, 1, INT_MAX, 1, 1, 0, infer_concat, gradient_concat, cost_move)
+ENTRY(Split, 1, 1, 1, INT_MAX, 0, infer_split, gradient_split, cost_move)
+ENTRY(Slice, 1, 1, 1, 1, 0, infer_slice, gradient_slice, cost_pick)
+ENTRY(SliceGrad, 1, 1, 1, 1, 0, infer_slice_grad, NULL, cost_move)
+ENTRY(Expand, 1, 1, 1, 1, 0, infer_expand, gradient_expand, cost_move)
+ENTRY(Gather, 2, 2, 1, 1, 0, infer_gather, gradient_gather, cost_pick)
+ENTRY(GatherGrad, 2, 2, 1, 1, 0, infer_scatter, NULL, cost_move)
+ENTRY(GatherND, 2, 2, 1, 1, 0, infer_gathernd, gradient_gather, cost_pick)
+ENTRY(GatherNDGrad, 2, 2, 1, 1, 0, infer_scatter, NULL, cost_move)
+ENTRY(Trilu, 1, 1, 1, 1, 0, infer_trilu, gradient_trilu, cost_move)
+ENTRY(Range, 3, 3, 1, 1, 0, infer_range, NULL, NULL)
+ENTRY(CumSum, 1, 1, 1, 1, 0, infer_cumsum, gradient_cumsum, NULL)

@@ -37,6 +37,7 @@ Status rule_shape(const Graph *g, const Node *n, const char *name, Shape *shape)
 /* Whether a value is one known number. */
 bool rule_scalar(const Graph *g, ValueId id, double *scalar);
 
+/* An operator with one output and no attributes. */
 Status emit1(Graph *g, OpKind op, ValueId a, ValueId *out);
 Status emit2(Graph *g, OpKind op, ValueId a, ValueId b, ValueId *out);
 /* A scalar constant of a's type. */
@@ -57,5 +58,17 @@ Status emit_reduce_sum(Graph *g, ValueId a, const int64_t *axes, int n, bool kee
 Status emit_unbroadcast(Graph *g, ValueId a, Shape shape, ValueId *out);
 /* The op with the node's own attributes and perhaps one more. */
 Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in, const Attr *extra, ValueId *out);
+
+/* An operator's entry in the table: op_Name, named "Name". */
+#define ENTRY(op_name, least_in, most_in, least_out, most_out, traits, infer, grad, price)                             \
+  const OpDef op_##op_name = {.name = #op_name,                                                                        \
+                              .min_in = least_in,                                                                      \
+                              .max_in = most_in,                                                                       \
+                              .min_out = least_out,                                                                    \
+                              .max_out = most_out,                                                                     \
+                              .flags = traits,                                                                         \
+                              .infer_shape = infer,                                                                    \
+                              .gradient = grad,                                                                        \
+                              .cost = price};
 
 #endif

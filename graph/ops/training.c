@@ -96,25 +96,14 @@ static Cost cost_update(const Graph *g, const Node *n) {
   return cost;
 }
 
-#define ENTRY(op_name, least, most, outputs, traits, infer, grad, price)                                               \
-  const OpDef op_##op_name = {.name = #op_name,                                                                        \
-                              .min_in = least,                                                                         \
-                              .max_in = most,                                                                          \
-                              .min_out = outputs,                                                                      \
-                              .max_out = outputs,                                                                      \
-                              .flags = traits,                                                                         \
-                              .infer_shape = infer,                                                                    \
-                              .gradient = grad,                                                                        \
-                              .cost = price};
-
-ENTRY(CrossEntropy, 2, 2, 2, 0, infer_cross_entropy, gradient_cross_entropy, cost_loss)
-ENTRY(CrossEntropyGrad, 4, 4, 1, 0, rule_same, NULL, cost_loss)
-ENTRY(CountTargets, 1, 1, 1, 0, infer_count_targets, NULL, NULL)
-ENTRY(MeanSquaredError, 2, 2, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)
-ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 0, rule_same, NULL, cost_loss)
-ENTRY(BinaryCrossEntropy, 2, 2, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)
-ENTRY(BinaryCrossEntropyGrad, 3, 3, 1, 0, rule_same, NULL, cost_loss)
-ENTRY(Accumulate, 2, 2, 0, OP_MUTATES_FIRST, infer_accumulate, NULL, cost_update)
-ENTRY(SquaredNorm, 1, MAX_GROUPS, 1, 0, infer_squared_norm, NULL, NULL)
-ENTRY(SgdUpdate, 3, INT_MAX, 0, OP_UPDATE, infer_update, NULL, cost_update)
-ENTRY(AdamUpdate, 5, INT_MAX, 0, OP_UPDATE, infer_update, NULL, cost_update)
+ENTRY(CrossEntropy, 2, 2, 2, 2, 0, infer_cross_entropy, gradient_cross_entropy, cost_loss)
+ENTRY(CrossEntropyGrad, 4, 4, 1, 1, 0, rule_same, NULL, cost_loss)
+ENTRY(CountTargets, 1, 1, 1, 1, 0, infer_count_targets, NULL, NULL)
+ENTRY(MeanSquaredError, 2, 2, 1, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)
+ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 1, 0, rule_same, NULL, cost_loss)
+ENTRY(BinaryCrossEntropy, 2, 2, 1, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss)
+ENTRY(BinaryCrossEntropyGrad, 3, 3, 1, 1, 0, rule_same, NULL, cost_loss)
+ENTRY(Accumulate, 2, 2, 0, 0, OP_MUTATES_FIRST, infer_accumulate, NULL, cost_update)
+ENTRY(SquaredNorm, 1, MAX_GROUPS, 1, 1, 0, infer_squared_norm, NULL, NULL)
+ENTRY(SgdUpdate, 3, INT_MAX, 0, 0, OP_UPDATE, infer_update, NULL, cost_update)
+ENTRY(AdamUpdate, 5, INT_MAX, 0, 0, OP_UPDATE, infer_update, NULL, cost_update)
