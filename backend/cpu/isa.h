@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* y[i] of x[i]; and of d[i] and x[i]. */
 typedef void Map(const float *x, float *y, int64_t n);
 typedef void Map2(const float *d, const float *x, float *y, int64_t n);
 

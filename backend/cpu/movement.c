@@ -3,7 +3,6 @@
 
 #include "backend/cpu/split.h"
 #include "backend/reference/parts.h"
-#include "backend/reference/product.h"
 
 typedef struct {
   const Node *node;

@@ -149,10 +149,6 @@ void pool_destroy(Pool *pool) {
   free(pool);
 }
 
-int pool_threads(const Pool *pool) {
-  return pool->threads;
-}
-
 static Status run_alone(Pool *pool, int64_t n, Task *task, void *context) {
   for (int64_t i = 0; i < n; i++)
     TRY(task(context, i, pool->scratch[0]));

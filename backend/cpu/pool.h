@@ -17,7 +17,6 @@ typedef Status Task(void *context, int64_t i, void *scratch);
 /* A pool of `threads` threads (at least 1), the caller's included. */
 Status pool_create(int threads, Pool **pool);
 void pool_destroy(Pool *pool);
-int pool_threads(const Pool *pool);
 
 /* Runs tasks 0 … n-1 and returns when all are done; of several that fail, the failure of the lowest counts. Called by
  * one thread at a time. */

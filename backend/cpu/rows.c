@@ -4,7 +4,6 @@
 
 #include "backend/cpu/split.h"
 #include "backend/reference/parts.h"
-#include "backend/reference/product.h"
 #include "backend/reference/reference.h"
 
 enum { NORM_RUN = 65536, NORM_TASKS = 1024, LOSS_ROWS = 64 };

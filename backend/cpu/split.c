@@ -1,7 +1,7 @@
 /* Parts of tensors as tensors. Invariant: which parts there are follows from shapes. */
 #include "backend/cpu/split.h"
 
-#include "backend/reference/product.h"
+#include "backend/reference/reference.h"
 
 enum { MOST_INPUTS = 16, MOST_OUTPUTS = 4 };
 

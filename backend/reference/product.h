@@ -16,6 +16,7 @@ typedef struct {
   Walk batch; /* A's and B's matrices over C's, in matrices */
 } Product;
 
+/* A node's product, from types and shapes of its inputs. A stack of A's rows that share one B is one tall product. */
 Product product_of(const Node *node, const Tensor *in);
 
 /* A's and B's matrices that make C's matrix number i. */
@@ -23,13 +24,5 @@ void product_batch(const Product *p, int64_t i, int64_t *a, int64_t *b);
 
 /* Y = alpha Y + beta C, C (NULL: none) broadcast to Y: what Gemm does after the product. */
 Status product_finish(const Node *node, const Tensor *in, const Tensor *out);
-
-static inline int64_t least(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
-static inline int64_t round_up(int64_t n, int64_t to) {
-  return (n + to - 1) / to * to;
-}
 
 #endif

@@ -50,6 +50,7 @@ typedef struct {
   int64_t stride[3][MAX_RANK]; /* elements, 0 where an input is broadcast */
 } Walk;
 
+/* The walk of inputs that broadcast to `out`, at most three. */
 void walk_init(Walk *walk, Shape out, const Tensor *in, int n_in);
 
 /* Offsets of the inputs at the start of inner run number `run`. */
@@ -65,6 +66,13 @@ typedef struct {
 Split3 split_at(Shape shape, int axis);
 /* [outer, size] with everything from axis on in `size`. */
 Split3 split_from(Shape shape, int axis);
+
+static inline int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+static inline int64_t round_up(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
 
 /* E_UNSUPPORTED naming the type. */
 Status unsupported_type(const Node *node, DType dtype);
