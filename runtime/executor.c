@@ -159,9 +159,10 @@ Status executor_squares(Executor *e, double *squares) {
   for (int i = 0; i < e->n_norms; i++) {
     Update *norm = &e->norms[i];
     TRY(executor_call(e, &norm->call, 0));
-    TRY(executor_to_host(e, &squares[norm->index], norm->call.operands[norm->call.node->n_in].data, sizeof(double)));
+    TRY(e->spec.backend->copy(e->stream, &squares[norm->index], norm->call.operands[norm->call.node->n_in].data,
+                              sizeof(double), COPY_DEVICE_TO_HOST));
   }
-  return OK;
+  return e->spec.backend->stream_wait(e->stream);
 }
 
 Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
