@@ -8,6 +8,7 @@
 
 typedef struct Map Map;
 
+/* An empty map that lives in the arena. */
 Status map_create(Arena *arena, Map **map);
 /* NULL where there is none. */
 void *map_find(const Map *map, const void *key, size_t bytes);

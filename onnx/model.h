@@ -50,9 +50,11 @@ typedef struct {
 Status model_open(const char *path, const TrainOptions *options, Model **model);
 void model_close(Model *model);
 
+/* As it was opened. */
 const char *model_path(const Model *model);
 /* 16 hex digits over the skeleton and the initializers' names, types, shapes; not over weights. */
 const char *model_hash(const Model *model);
+/* The main graph's, in file order. */
 const Initializer *model_initializers(const Model *model, int *count);
 /* Whether tensors that the exporter wrote twice could not be told, since weights are absent. */
 bool model_ties_unknown(const Model *model);

@@ -4,7 +4,7 @@
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libzip-dev
-libopenmpi-dev openmpi-bin libopenblas-serial-dev"
+libopenmpi-dev openmpi-bin"
 if [ "${1:-}" = tests ]; then
   packages="$packages libcmocka-dev groff-base binutils bash python3 python3-venv python3-pip"
 fi
