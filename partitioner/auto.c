@@ -72,8 +72,13 @@ static Status make_contests(Arena *scratch, const AutoRequest *request, Contest 
 }
 
 double schedule_lower_bound(const Timing *timing, Objective objective) {
-  (void)timing, (void)objective;
-  return 0;
+  Arena *scratch = arena_create();
+  AutoCandidate candidate = {.timing = timing};
+  Problem problem;
+  bool good = scratch && problem_make(scratch, &candidate, objective, &problem) == OK;
+  double seconds = good ? problem.bound_seconds : 0;
+  arena_destroy(scratch);
+  return seconds;
 }
 
 static Status synthesise(Arena *arena, Arena *scratch, const AutoRequest *request, Schedule *schedule,

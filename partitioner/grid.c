@@ -54,25 +54,39 @@ static void print_row(const Slot *slots, int n, FILE *file, bool colours) {
   fputs(colour ? "\033[0m\n" : "\n", file);
 }
 
-Status grid_print(const Schedule *schedule, const Simulation *simulation, FILE *file, int columns, bool colours) {
-  int digits = snprintf(NULL, 0, "%d", schedule->ranks - 1), label = (int)strlen("rank ") + digits + 1;
-  int n = columns - label;
-  double last = 0;
+/* Seconds of the whole schedule, and of its compute actions on average. */
+static double measure(const Schedule *schedule, const Simulation *simulation, double *mean) {
+  double last = 0, busy = 0, actions = 0;
   for (int r = 0; r < schedule->ranks; r++)
     for (int i = 0; i < schedule->lists[r].n_actions; i++) {
       last = simulation->end[r][i] > last ? simulation->end[r][i] : last;
+      busy += simulation->end[r][i] - simulation->begin[r][i];
+      actions += action_is_compute(schedule->lists[r].actions[i]);
     }
+  *mean = actions > 0 ? busy / actions : 0;
+  return last;
+}
+
+Status grid_print(const Schedule *schedule, const Simulation *simulation, FILE *file, int columns, bool colours) {
+  int digits = snprintf(NULL, 0, "%d", schedule->ranks - 1), label = (int)strlen("rank ") + digits + 1;
+  int n = columns - label;
+  double mean, last = measure(schedule, simulation, &mean);
   if (n < 1 || last <= 0)
-    return OK; /* no room, or nothing that takes time */
+    return OK;                                       /* no room, or nothing that takes time */
+  double shown = last <= n * mean ? last : n * mean; /* an action has a slot of its own */
   Arena *arena = arena_create();
   if (!arena)
     return status_code();
   Slot *slots = arena_alloc(arena, (size_t)n, sizeof *slots);
   for (int r = 0; slots && r < schedule->ranks; r++) {
-    fill(&schedule->lists[r], simulation->begin[r], simulation->end[r], n / last, slots, n);
+    fill(&schedule->lists[r], simulation->begin[r], simulation->end[r], n / shown, slots, n);
     fprintf(file, "rank %*d ", digits, r);
     print_row(slots, n, file, colours);
   }
+  char text[64];
+  snprintf(text, sizeof text, "(the first %.3g of %.3g ms)", shown * 1e3, last * 1e3);
+  if (shown < last)
+    fprintf(file, "%*s%.*s\n", label, "", n, text);
   Status status = slots ? OK : status_code();
   arena_destroy(arena);
   return status != OK ? status : ferror(file) ? fail(E_IO, "the grid cannot be written") : OK;

@@ -13,6 +13,7 @@
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
 #include "runtime/session.h"
+#include "runtime/what_if.h"
 
 struct OnnxpipeModel {
   Model *model;
@@ -265,4 +266,9 @@ OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out) {
   Status status = job ? measure_run(job, out) : status_code();
   job_destroy(job);
   return result(status);
+}
+
+OnnxpipeStatus onnxpipe_simulate(const OnnxpipeOptions *options, FILE *out, FILE *refusal) {
+  silent = false;
+  return result(what_if_run(options, out, refusal));
 }

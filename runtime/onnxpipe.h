@@ -113,6 +113,11 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out);
 /* Measures what the model's training nodes take on this machine and prints the costliest. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out);
 
+/* Times a schedule from the options "ranks", "microbatches", "forward-ms", "backward-input-ms", "backward-weight-ms" …
+ * and prints it to `out`: text, or one JSON object with the option "json"; a page where the option "report" says. Where
+ * the schedule of a file is refused, `refusal` (NULL: nothing) gets the grid around the fault. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_simulate(const OnnxpipeOptions *options, FILE *out, FILE *refusal);
+
 #ifdef __cplusplus
 }
 #endif

@@ -8,6 +8,8 @@ static const Subcommand subcommands[] = {
     {"plan", "MODEL.onnx --ranks N [-o PLAN.json]", "stages, memory and schedule; reads no weights, needs no devices"},
     {"train", "MODEL.onnx --data FILE.npz [--save FILE.onnx]", "trains, alone or under mpirun"},
     {"run", "MODEL.onnx --data FILE.npz --out FILE.npz", "inference"},
+    {"simulate", "--ranks P --microbatches M --forward-ms F --backward-input-ms B --backward-weight-ms W",
+     "times schedules, from given times"},
     {"profile", "MODEL.onnx", "measures the model's nodes on this machine"},
 };
 enum { SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };

@@ -50,6 +50,7 @@ static OnnxpipeStatus read_option(char **words, int n, int *at, const char *subc
 }
 
 static OnnxpipeStatus read_words(char **words, int n, const char *subcommand, CommandLine *line) {
+  int takes_model = strcmp(subcommand, "simulate") != 0;
   for (int i = 0; i < n; i++) {
     const char *word = words[i];
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
@@ -62,13 +63,13 @@ static OnnxpipeStatus read_words(char **words, int n, const char *subcommand, Co
         return status;
     } else if (word[0] == '-' && word[1]) {
       return wrong(line, "", word, " is no option of this subcommand (--help lists them)");
-    } else if (line->model) {
+    } else if (!takes_model || line->model) {
       return wrong(line, "'", word, "' is one word too many");
     } else {
       line->model = word;
     }
   }
-  return !line->model ? wrong(line, "`onnxpipe ", subcommand, "` needs a model") : ONNXPIPE_OK;
+  return takes_model && !line->model ? wrong(line, "`onnxpipe ", subcommand, "` needs a model") : ONNXPIPE_OK;
 }
 
 static OnnxpipeStatus run_on_model(const char *subcommand, const CommandLine *line) {
@@ -109,7 +110,8 @@ static OnnxpipeStatus run(const char *subcommand, char **words, int n, int rank)
     if (!rank)
       help_print(subcommand, stdout);
   } else if (status == ONNXPIPE_OK) {
-    status = run_on_model(subcommand, &line);
+    status = strcmp(subcommand, "simulate") == 0 ? onnxpipe_simulate(line.options, stdout, stderr)
+                                                 : run_on_model(subcommand, &line);
     if (status == ONNXPIPE_OK && fflush(stdout) != 0) {
       fprintf(stderr, "onnxpipe: standard output cannot be written\n");
       status = ONNXPIPE_FAILED;
@@ -132,7 +134,7 @@ int main(int argc, char **argv) {
     return argc > 1 ? ONNXPIPE_OK : ONNXPIPE_USAGE;
   }
   if (!help_knows(subcommand)) {
-    fprintf(stderr, "onnxpipe: '%s' is no subcommand: inspect, plan, train, run or profile\n", subcommand);
+    fprintf(stderr, "onnxpipe: '%s' is no subcommand: inspect, plan, train, run, simulate or profile\n", subcommand);
     return ONNXPIPE_USAGE;
   }
   int rank = 0, size = 1, collective = strcmp(subcommand, "train") == 0;

@@ -175,7 +175,7 @@ class BadCommandLines(CommandLineTest):
         model, data = model_path("branches"), model_path("branches", "data.npz")
         train = ["train", model, "--data", data]
         for line, words in [
-            ("'fly' is no subcommand: inspect, plan, train, run or profile", ["fly"]),
+            ("'fly' is no subcommand: inspect, plan, train, run, simulate or profile", ["fly"]),
             ("`onnxpipe train` needs a model", ["train"]),
             ("train needs --data FILE.npz", ["train", model]),
             ("'b' is one word too many", ["inspect", "a", "b"]),
