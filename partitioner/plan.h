@@ -86,4 +86,7 @@ Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
  * with the terminal's. */
 Status plan_print(const Plan *plan, FILE *file, int columns, bool colours);
 
+/* One self-contained HTML page: rank × time, memory over time against the limit, stages. */
+Status plan_report_html(const Plan *plan, FILE *file);
+
 #endif

@@ -291,3 +291,22 @@ Status job_plan_from(Job *job, const char *text) {
   TRY(fill_request(job, NULL));
   return plan_from_text(job->arena, text, "rank 0's plan", job->graph, &job->request, &job->plan);
 }
+
+static Status write_report(const Job *job) {
+  FileReplace file;
+  TRY(file_replace_begin(job->options->report, &file));
+  Status status = plan_report_html(&job->plan, file.stream);
+  if (status == OK)
+    return file_replace_commit(&file);
+  file_replace_abandon(&file);
+  return status;
+}
+
+Status job_show(const Job *job, FILE *out) {
+  if (out) {
+    job_print(job, out);
+    TRY(plan_print(&job->plan, out, job_columns(), job_colours(out)));
+    fflush(out);
+  }
+  return job->options->report ? write_report(job) : OK;
+}

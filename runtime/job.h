@@ -60,7 +60,7 @@ int job_ranks_here(const Job *job);
 
 /* Adds a line that says what was decided. */
 Status job_decide(Job *job, const char *what, const char *format, ...) __attribute__((format(printf, 3, 4)));
-/* Prints them. */
+/* Prints the lines. */
 void job_print(const Job *job, FILE *out);
 
 /* The sizes of symbolic dimensions: the data's (NULL: none) and those of --dim, which must not contradict them. */
@@ -76,6 +76,8 @@ Status job_choose(Job *job);
 Status job_measure(Job *job, double budget_seconds, Profile *profile);
 /* Makes or reads the plan (rank 0), of a graph without a loss for inference. `profile` may be NULL. */
 Status job_plan(Job *job, const Profile *profile);
+/* Prints what was decided and the plan to `out` (NULL: nothing), and writes the page of the option `report`. */
+Status job_show(const Job *job, FILE *out);
 /* Takes over rank 0's plan from its text. */
 Status job_plan_from(Job *job, const char *text);
 

@@ -171,10 +171,7 @@ static Status plan(Job *job, FILE *out) {
   const Options *o = job->options;
   TRY(job_open(job));
   TRY(job_choose(job));
-  if (!o->quiet) {
-    job_print(job, out);
-    TRY(plan_print(&job->plan, out, job_columns(), job_colours(out)));
-  }
+  TRY(job_show(job, o->quiet ? NULL : out));
   return o->output_plan ? plan_write(&job->plan, o->output_plan) : OK;
 }
 

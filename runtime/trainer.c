@@ -137,12 +137,7 @@ static Status prepare(Training *training) {
   if (job->backend->is_host && here * job->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
                    job->threads, job->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));
-  if (training->out) {
-    job_print(job, training->out);
-    TRY(plan_print(&job->plan, training->out, job_columns(), job_colours(training->out)));
-    fflush(training->out);
-  }
-  return OK;
+  return job_show(job, training->out);
 }
 
 /* What rank 0 settled, and its plan, to every rank; then the graph is everybody's. */

@@ -98,7 +98,12 @@ class Train(CommandLineTest):
     def test_plan_files(self):
         plan = self.path("plan.json")
         out = self.done("plan", model_path("surrogate"), "--ranks", 3, "--data", model_path("surrogate", "data.npz"),
-                        "--batch", 16, "--microbatches", 4, "--schedule", "gpipe", "-o", plan)
+                        "--batch", 16, "--microbatches", 4, "--schedule", "gpipe", "-o", plan,
+                        "--report", self.path("plan.html"))
+        with open(self.path("plan.html")) as file:
+            page = file.read()
+        for text in ("</html>", "3 stages, 4 microbatches of 4 samples, schedule gpipe", "… loss"):
+            self.assertTrue(text in page, text)
         self.assertIn("gpipe", out)
         with open(plan) as file:
             json.load(file)
