@@ -194,7 +194,7 @@ static Status find_end(Arena *arena, const Chart *chart, double *last, double *u
 }
 
 Status chart_html(const Chart *chart, FILE *file) {
-  double last, until;
+  double last = 0, until = 0;
   Arena *arena = arena_create();
   Status status = arena ? find_end(arena, chart, &last, &until) : status_code();
   arena_destroy(arena);
