@@ -1,5 +1,6 @@
-/* One rank's steps. Invariant: no update runs anywhere for a step whose loss is not finite; a rank that fails
- * withdraws, so that all others fail with its message. */
+/* One rank's steps. Invariant: no update runs anywhere for a step whose loss is not finite, nor where a gradient is
+ * not; a rank that fails withdraws, so that all others fail with its message. */
+#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -86,6 +87,18 @@ static Status collect(Worker *w) {
   return report_collect(w, w->steps_done - 1);
 }
 
+/* A loss may be finite and its gradient not: that would ruin the weights, and the last step's would be saved. */
+static Status check_gradients(const Worker *w) {
+  const Graph *graph = w->training->job->graph;
+  int at = 0;
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    if (node->op == OP_SquaredNorm && !isfinite(w->squares[at++]))
+      return fail(E_MODEL, "the gradient of '%s' is not finite", node->name);
+  }
+  return OK;
+}
+
 static Status run_step(Worker *w) {
   const Training *training = w->training;
   const Options *o = training->job->options;
@@ -102,6 +115,7 @@ static Status run_step(Worker *w) {
   for (int i = 0; i < w->n_updates; i++)
     w->squares[i] = -1;
   TRY(executor_squares(w->executor, w->squares));
+  TRY(check_gradients(w));
   TRY(clip(w, &factor));
   double learning_rate = trainer_learning_rate(o, w->steps_done, training->steps);
   optimizer_scalars(&training->job->optimizer, w->steps_done + 1, learning_rate, factor, scalars);

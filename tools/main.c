@@ -1,5 +1,6 @@
 /* The command line: words to options, one call of the library, its line of error printed once. Invariant: exit status 0
  * done, 1 the input or the run failed, 2 the command line was wrong. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,10 +23,36 @@ static int find_option(const char *name, size_t length, const char *subcommand, 
   return 0;
 }
 
+/* One line, whatever bytes a word of the command line has. */
+static void complain(const char *before, const char *word, const char *after) {
+  fprintf(stderr, "onnxpipe: %s", before);
+  for (const char *c = word; *c; c++)
+    fputc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, stderr);
+  fprintf(stderr, "%s\n", after);
+}
+
 static OnnxpipeStatus wrong(const CommandLine *line, const char *before, const char *word, const char *after) {
   if (!line->rank)
-    fprintf(stderr, "onnxpipe: %s%s%s\n", before, word, after);
+    complain(before, word, after);
   return ONNXPIPE_USAGE;
+}
+
+/* A stream that was closed before us would be the next file that is opened: what is printed would go into the model
+ * that is saved. In its place stands a file that cannot be written. */
+static void keep_streams(void) {
+  int descriptor;
+  do
+    descriptor = open("/dev/null", O_RDONLY);
+  while (descriptor >= 0 && descriptor <= STDERR_FILENO);
+  if (descriptor >= 0)
+    close(descriptor);
+}
+
+static OnnxpipeStatus printed(void) {
+  if (fflush(stdout) == 0 && !ferror(stdout))
+    return ONNXPIPE_OK;
+  complain("standard output cannot be written", "", "");
+  return ONNXPIPE_FAILED;
 }
 
 /* One option at words[*at], its value behind "=" or in the next word. */
@@ -96,50 +123,51 @@ static OnnxpipeStatus run_on_model(const char *subcommand, const CommandLine *li
 
 static void report_death(void *context, const char *message) {
   (void)context;
-  fprintf(stderr, "onnxpipe: %s\n", message);
+  complain("", message, "");
 }
 
 static OnnxpipeStatus run(const char *subcommand, char **words, int n, int rank) {
   CommandLine line = {.options = onnxpipe_options_create(), .rank = rank};
   if (!line.options) {
-    fprintf(stderr, "onnxpipe: %s\n", onnxpipe_error());
+    complain("", onnxpipe_error(), "");
     return ONNXPIPE_FAILED;
   }
   OnnxpipeStatus status = read_words(words, n, subcommand, &line);
   if (status == ONNXPIPE_OK && line.help) {
-    if (!rank)
+    if (!rank) {
       help_print(subcommand, stdout);
+      status = printed();
+    }
   } else if (status == ONNXPIPE_OK) {
     status = strcmp(subcommand, "simulate") == 0 ? onnxpipe_simulate(line.options, stdout, stderr)
                                                  : run_on_model(subcommand, &line);
-    if (status == ONNXPIPE_OK && fflush(stdout) != 0) {
-      fprintf(stderr, "onnxpipe: standard output cannot be written\n");
-      status = ONNXPIPE_FAILED;
-    } else if (status != ONNXPIPE_OK && *onnxpipe_error()) {
-      fprintf(stderr, "onnxpipe: %s\n", onnxpipe_error());
-    }
+    if (status == ONNXPIPE_OK)
+      status = printed();
+    else if (*onnxpipe_error())
+      complain("", onnxpipe_error(), "");
   }
   onnxpipe_options_destroy(line.options);
   return status;
 }
 
 int main(int argc, char **argv) {
+  keep_streams();
   const char *subcommand = argc > 1 ? argv[1] : "--help";
   if (strcmp(subcommand, "--version") == 0) {
     printf("%s", onnxpipe_version());
-    return ONNXPIPE_OK;
+    return printed();
   }
   if (strcmp(subcommand, "--help") == 0 || strcmp(subcommand, "-h") == 0 || strcmp(subcommand, "help") == 0) {
     help_print(NULL, stdout);
-    return argc > 1 ? ONNXPIPE_OK : ONNXPIPE_USAGE;
+    return argc > 1 ? printed() : ONNXPIPE_USAGE;
   }
   if (!help_knows(subcommand)) {
-    fprintf(stderr, "onnxpipe: '%s' is no subcommand: inspect, plan, train, run, simulate or profile\n", subcommand);
+    complain("'", subcommand, "' is no subcommand: inspect, plan, train, run, simulate or profile");
     return ONNXPIPE_USAGE;
   }
   int rank = 0, size = 1, collective = strcmp(subcommand, "train") == 0;
   if (collective && onnxpipe_start(report_death, NULL, &rank, &size) != ONNXPIPE_OK) {
-    fprintf(stderr, "onnxpipe: %s\n", onnxpipe_error());
+    complain("", onnxpipe_error(), "");
     onnxpipe_finish(1);
     return ONNXPIPE_FAILED;
   }

@@ -164,6 +164,28 @@ class BadData(CommandLineTest):
                 self.assertEqual(pathlib.Path(self.path("saved.onnx")).read_text(), "as it was")
                 self.assertEqual(sorted(os.listdir(self.folder)), ["d.npz", "m.onnx", "saved.onnx"])
 
+    def test_a_gradient_that_is_not_finite(self):
+        """Where the loss is finite all the same: no weights of it are saved."""
+        with open(self.path("m.onnx"), "wb") as file:
+            file.write(small_model(LINEAR, {"w": np.full((4, 3), 1e-15)}).SerializeToString())
+        data = self.write_arrays("d.npz", x=np.full((8, 4), 1e30, np.float32), target=np.full((8, 3), 1e16, np.float32))
+        self.refused(1, "step 1: the gradient of 'w' is not finite", "train", self.path("m.onnx"), "--data", data,
+                     "--steps", 1, "--save", self.path("saved.onnx"), "--quiet")
+        self.assertFalse(os.path.exists(self.path("saved.onnx")))
+
+    def test_closed_streams(self):
+        """What is printed never goes into a file that is written; what cannot be printed is said."""
+        data = self.write_arrays("d.npz", x=self.x, target=self.target)
+        train = ["train", self.path("m.onnx"), "--data", data, "--verbose", "--metrics", self.path("m.jsonl")]
+        for closed, status in (("2>&-", 0), ("0<&-", 0), ("0<&- 1>&- 2>&-", 1), ("1>/dev/full", 1)):
+            with self.subTest(closed):
+                run = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", ONNXPIPE, *train], capture_output=True, text=True)
+                self.assertEqual(run.returncode, status, run.stderr)
+                self.assertEqual([m["step"] for m in read_metrics(self.path("m.jsonl"))], [1])
+        for words in (["--version"], ["--help"], ["train", "--help"]):
+            run = subprocess.run(["sh", "-c", '"$@" >/dev/full', "sh", ONNXPIPE, *words], capture_output=True, text=True)
+            self.assertEqual((run.returncode, run.stderr), (1, "onnxpipe: standard output cannot be written\n"))
+
 
 class BadCommandLines(CommandLineTest):
     def linear(self):
@@ -176,6 +198,7 @@ class BadCommandLines(CommandLineTest):
         train = ["train", model, "--data", data]
         for line, words in [
             ("'fly' is no subcommand: inspect, plan, train, run, simulate or profile", ["fly"]),
+            ("'a?b' is one word too many", ["inspect", "m", "a\nb"]),
             ("`onnxpipe train` needs a model", ["train"]),
             ("train needs --data FILE.npz", ["train", model]),
             ("'b' is one word too many", ["inspect", "a", "b"]),
