@@ -32,7 +32,8 @@ typedef struct {
  * microbatch, naming the rank, its limit and what it needs. */
 Status schedule_auto(Arena *arena, const AutoRequest *request, Schedule *schedule, AutoReport *report);
 
-/* A proved lower bound of the objective for any schedule of this placement, in seconds. */
+/* A proved lower bound of the objective for any schedule of this placement where everything crosses, in seconds; 0
+ * where there is no memory to prove it. */
 double schedule_lower_bound(const Timing *timing, Objective objective);
 
 /* The rank of each stage: line and loop go round, a V turns at its ends. rank_of_stage [ranks * chunks]. */

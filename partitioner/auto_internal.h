@@ -50,6 +50,8 @@ typedef struct {
   bool shares_slack;       /* budget: what the rank that idles most has idled */
   bool blocked_is_skipped; /* what finds no room leaves its turn to others instead of having room made */
   double patience[3];      /* by kind: an operation gives way to a better one that comes within this fraction of it */
+  double first_patience;   /* of all kinds, until the rank's first backward */
+  double first_reserve;    /* how much of start_room is kept free until the first F of a rank's last stage */
   double horizon;          /* how far ahead of what waits on the rank memory may be taken */
   double first_horizon;    /* the same until the rank's first backward */
   double idle_budget;      /* idle that a rank may spend on giving way; negative: none */

@@ -28,7 +28,8 @@ struct ListScheduler {
   Pass *passes; /* [stages * 3]: by rank, chunk, phase */
   int *pass_of; /* [stages * 3]: of stage and phase */
   Worker *workers;
-  double *end; /* [operations] */
+  double *end;        /* [operations] */
+  double *start_room; /* [ranks]: what F fills without a pause from the first F of the last chunk to its B */
   double *idle;
   double worst_idle; /* of any rank so far, less what it has to spare */
   double most_spared;
@@ -48,6 +49,17 @@ Status list_make(Arena *arena, const Problem *p, ListScheduler **scheduler) {
   TRY(ARENA_NEW(arena, l->workers, p->ranks));
   TRY(ARENA_NEW(arena, l->end, p->operations));
   TRY(ARENA_NEW(arena, l->idle, p->ranks));
+  TRY(ARENA_NEW(arena, l->start_room, p->ranks));
+  double way = 0; /* from the start of the stage's F to that of its B */
+  for (int stage = p->stages - 1; stage >= 0; stage--) {
+    if (stage + 1 < p->stages)
+      way += p->lag[ACTION_F][stage] + p->seconds[ACTION_B][stage + 1] + p->lag[ACTION_B][stage];
+    way += p->seconds[ACTION_F][stage];
+    if (p->chunk_of_stage[stage] > 0 && p->seconds[ACTION_F][stage] > 0) {
+      double *room = &l->start_room[p->timing->rank_of_stage[stage]];
+      *room = *room > 0 ? *room : way / p->seconds[ACTION_F][stage] * p->memory[ACTION_F][stage];
+    }
+  }
   *scheduler = l;
   return OK;
 }
@@ -161,13 +173,15 @@ static Reserve reserve_of(const ListScheduler *l, const Pass *begin, const Pass 
   return reserve;
 }
 
-static bool has_room(const ListScheduler *l, const Worker *worker, double limit, Reserve reserve, const Pass *pass) {
+static bool has_room(const ListScheduler *l, int rank, Reserve reserve, const Pass *pass) {
   if (pass->phase >= taking_phases(l))
     return true;
   double more = reserve.need;
   if (reserve.oldest >= 0 && pass->next != reserve.oldest)
     more += pass->memory;
-  return worker->held + more <= limit;
+  if (reserve.oldest == 0 && pass->next > 0)
+    more += l->policy->first_reserve * l->start_room[rank];
+  return l->workers[rank].held + more <= l->problem->limit[rank];
 }
 
 /* What a rank could do. */
@@ -177,26 +191,27 @@ typedef struct {
   Pass *freeing;     /* ready, gives memory back and nobody waits for it, or last in reverse */
   double next;       /* the earliest arrival of what is not ready */
   double next_limit; /* keys beyond may not take memory */
+  bool first;        /* no backward has begun here */
 } View;
 
 static bool too_early(const ListScheduler *l, const Pass *pass, double limit) {
   return pass->phase == taking_phases(l) - 1 && pass->key > limit;
 }
 
-static double horizon_of(const ListScheduler *l, const Pass *begin, const Pass *end) {
+static void find_horizon(const ListScheduler *l, const Pass *begin, const Pass *end, View *view) {
   double least = INFINITY;
-  bool first = true;
+  view->first = true;
   for (const Pass *pass = begin; pass < end; pass++) {
     least = pass->key < least ? pass->key : least;
-    first &= pass->phase < taking_phases(l) || pass->next == 0;
+    view->first &= pass->phase < taking_phases(l) || pass->next == 0;
   }
-  return least + (first ? l->policy->first_horizon : l->policy->horizon);
+  view->next_limit = least + (view->first ? l->policy->first_horizon : l->policy->horizon);
 }
 
 static View look(const ListScheduler *l, int rank, Pass *begin, Pass *end) {
   const Worker *worker = &l->workers[rank];
-  double limit = l->problem->limit[rank];
-  View view = {.next = INFINITY, .next_limit = horizon_of(l, begin, end)};
+  View view = {.next = INFINITY};
+  find_horizon(l, begin, end, &view);
   Reserve reserve = reserve_of(l, begin, end);
   for (Pass *pass = begin + 2; pass < end; pass += 3)
     if (pass->arrival <= worker->now && (!view.freeing || pass->key < view.freeing->key))
@@ -204,7 +219,7 @@ static View look(const ListScheduler *l, int rank, Pass *begin, Pass *end) {
   for (Pass *pass = begin; pass < end; pass++) {
     if (pass->arrival == INFINITY || too_early(l, pass, view.next_limit))
       continue;
-    bool room = has_room(l, worker, limit, reserve, pass);
+    bool room = has_room(l, rank, reserve, pass);
     if (!room && (!view.freeing || l->policy->blocked_is_skipped))
       continue;
     if (pass->arrival > worker->now)
@@ -237,13 +252,14 @@ static double worth_waiting(const ListScheduler *l, int rank, const View *view, 
   const Worker *worker = &l->workers[rank];
   bool budget =
       (policy->shares_slack || policy->idle_budget >= 0) && (chosen->kind == ACTION_W || policy->patient_with_all);
-  double limit = worker->now + (budget ? 1 : policy->patience[chosen->kind]) * chosen->seconds, best = INFINITY;
+  double patience = budget ? 1 : view->first ? policy->first_patience : policy->patience[chosen->kind];
+  double limit = worker->now + patience * chosen->seconds, best = INFINITY;
   if (view->next >= limit)
     return INFINITY;
   Reserve reserve = reserve_of(l, begin, end);
   for (const Pass *pass = begin; pass < end; pass++)
     if (pass->arrival > worker->now && pass->arrival < limit && pass->key < chosen->key && pass->arrival < best &&
-        !too_early(l, pass, view->next_limit) && has_room(l, worker, l->problem->limit[rank], reserve, pass))
+        !too_early(l, pass, view->next_limit) && has_room(l, rank, reserve, pass))
       best = pass->arrival;
   return best < INFINITY && budget && !may_spend(l, rank, best) ? INFINITY : best;
 }

@@ -20,7 +20,8 @@ typedef struct {
   bool filler;                   /* W (in reverse, the last to be needed) only where nothing else can be done */
   double delay;                  /* else: periods from B to W */
   double horizon, first_horizon; /* periods; never: none */
-  double patience, filler_patience;
+  double first_patience, patience, filler_patience;
+  double first_reserve;
   double idle_budget; /* periods; negative: none */
   bool patient_with_all, shares_slack, blocked_is_skipped, reverse;
   double value; /* seconds reached */
@@ -34,7 +35,7 @@ struct Search {
   double *key, *at, *spared; /* [operations], [stages], [ranks] */
   double slow_stage;         /* F and a hop, in the mean, in periods */
   Recipe kept[KEPT];
-  int n_kept;
+  int n_kept, n_basic;
   Order trial, pass, best;
 };
 
@@ -121,6 +122,8 @@ static void try_recipe(Search *s, Recipe *recipe, double cutoff) {
                        .shares_slack = recipe->shares_slack,
                        .blocked_is_skipped = recipe->blocked_is_skipped,
                        .patience = {recipe->patience, recipe->patience, recipe->filler_patience},
+                       .first_patience = recipe->first_patience,
+                       .first_reserve = recipe->reverse ? 0 : recipe->first_reserve,
                        .horizon = recipe->horizon * p->period,
                        .first_horizon = recipe->first_horizon * p->period,
                        .idle_budget = recipe->idle_budget * p->period,
@@ -187,12 +190,32 @@ static Recipe new_recipe(Search *s) {
   recipe.delay = random_unit(r) * random_unit(r) * s->problem->ranks * 0.6;
   recipe.horizon = random_unit(r) < 0.5 ? never : fmax(0.1, (0.75 * random_unit(r) - 0.15) * s->problem->ranks);
   recipe.first_horizon = random_unit(r) < 0.8 ? never : recipe.horizon + random_unit(r) * s->problem->ranks;
+  recipe.first_patience = random_unit(r) < 0.6 ? 1 : 1.3 * random_unit(r);
   recipe.patience = random_unit(r) < 0.3 ? 1 : 1.3 * random_unit(r);
+  recipe.first_reserve = random_unit(r) < 0.6 ? 1 : random_unit(r) < 0.5 ? 0 : 1.2 * random_unit(r);
   recipe.filler_patience = 1.1 * random_unit(r);
   recipe.idle_budget = chance_budget(s);
   recipe.patient_with_all = random_unit(r) < 0.5;
   recipe.shares_slack = random_unit(r) < 0.4;
   recipe.blocked_is_skipped = random_unit(r) < 0.2;
+  return recipe;
+}
+
+/* The known good ones, to begin with: how far apart stages are, and how patient. */
+enum { BASIC = 96 };
+
+static Recipe basic_recipe(const Search *s, int i) {
+  static const double hops[] = {0.5, 0, 1.0 / 3, 1}, patience[] = {1, 0.4, 0.7};
+  double hop = hops[i / 24], slope = hop == 0 ? 1 : hop / s->slow_stage;
+  Recipe recipe = {.filler = true, .horizon = never, .first_horizon = never, .idle_budget = -1};
+  for (int k = 0; k < 4; k++)
+    recipe.slope[k / 2][k % 2] = slope;
+  recipe.first_patience = 1;
+  recipe.first_reserve = 1;
+  recipe.patience = patience[i % 3];
+  recipe.filler_patience = i / 3 % 2 ? 0.5 : 1;
+  recipe.shares_slack = i / 6 % 2;
+  recipe.blocked_is_skipped = i / 12 % 2;
   return recipe;
 }
 
@@ -208,6 +231,10 @@ static void cross(Search *s, Recipe *recipe, const Recipe *other) {
   if (random_unit(r) < 0.5) {
     recipe->horizon = other->horizon;
     recipe->first_horizon = other->first_horizon;
+  }
+  if (random_unit(r) < 0.5) {
+    recipe->first_patience = other->first_patience;
+    recipe->first_reserve = other->first_reserve;
   }
   if (random_unit(r) < 0.5)
     recipe->patience = other->patience;
@@ -260,7 +287,7 @@ static void mutate_horizon(Search *s, Recipe *recipe, double scale) {
 
 static void mutate_trait(Search *s, Recipe *recipe, double scale) {
   Random *r = &s->random;
-  switch (random_below(r, 11)) {
+  switch (random_below(r, 13)) {
   case 0: {
     double factor = scaled(r, 1, 0.5 * scale);
     for (int i = 0; i < 4; i++)
@@ -293,6 +320,14 @@ static void mutate_trait(Search *s, Recipe *recipe, double scale) {
     recipe->filler = random_unit(r) < 0.3 ? !recipe->filler : recipe->filler;
     recipe->delay = fabs(recipe->delay + 2 * scale * random_bell(r));
     break;
+  case 11:
+    recipe->first_reserve = random_unit(r) < 0.3   ? 1
+                            : random_unit(r) < 0.3 ? 0
+                                                   : fabs(recipe->first_reserve + 0.3 * scale * random_bell(r));
+    break;
+  case 10:
+    recipe->first_patience = random_unit(r) < 0.5 ? 1 : nudged_patience(r, recipe->first_patience, scale);
+    break;
   default:
     recipe->blocked_is_skipped = !recipe->blocked_is_skipped;
   }
@@ -320,7 +355,7 @@ void search_run(Search *s, double operations) {
   bool first = s->n_kept == 0;
   while (list_work(s->scheduler) < end && !bound_reached(s)) {
     bool fresh = s->n_kept < 3 || (first && list_work(s->scheduler) < end - operations / 2);
-    Recipe recipe = fresh ? new_recipe(s) : next_recipe(s);
+    Recipe recipe = s->n_basic < BASIC ? basic_recipe(s, s->n_basic++) : fresh ? new_recipe(s) : next_recipe(s);
     try_recipe(s, &recipe, s->n_kept < KEPT ? INFINITY : s->kept[KEPT - 1].value);
     keep(s, &recipe);
   }
@@ -333,6 +368,7 @@ void search_run(Search *s, double operations) {
 static void forth_and_back(Search *s, Order *order) {
   const Problem *p = s->problem;
   ListPolicy policy = {.patience = {0.5, 0.5, 0.5},
+                       .first_patience = 0.5,
                        .horizon = INFINITY,
                        .first_horizon = INFINITY,
                        .idle_budget = -1,
