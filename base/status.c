@@ -86,7 +86,7 @@ const char *status_message(void) {
   return message;
 }
 
-Status status_code(void) {
+Status status_last(void) {
   return last;
 }
 

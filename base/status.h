@@ -32,8 +32,13 @@ void status_context(const char *format, ...) __attribute__((format(printf, 1, 2)
 /* The calling thread's message; "" if none failed yet. Valid until the thread's next fail(). */
 const char *status_message(void);
 
-/* The code that belongs to status_message(). */
-Status status_code(void);
+/* The code that belongs to status_message(); OK if none failed yet. */
+Status status_last(void);
+/* The same behind a call that failed without returning a code: never OK, as the compiler sees. */
+static inline Status status_code(void) {
+  Status code = status_last();
+  return code == OK ? E_MEMORY : code;
+}
 
 /* Takes over another thread's failure: copies code and message into the calling thread. */
 Status status_adopt(Status code, const char *message);
