@@ -36,7 +36,7 @@ static Status list_stages(Arena *arena, const Plan *plan, Chart *chart) {
     *cells++ = arena_format(arena, "%d", r->last - r->first + 1);
     *cells++ = bytes_text(arena, r->parameter_bytes);
     *cells++ = bytes_text(arena, r->cut_forward_bytes);
-    *cells++ = bytes_text(arena, r->cut_backward_bytes);
+    *cells++ = bytes_text(arena, s > 0 ? plan->reports[s - 1].cut_backward_bytes : 0);
     *cells++ = arena_format(arena, "%s … %s", r->first_node, r->last_node);
   }
   for (int i = 0; i < COLUMNS * (chart->rows + 1); i++)

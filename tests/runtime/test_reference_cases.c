@@ -15,6 +15,7 @@
 #include "partitioner/schedule.h"
 #include "runtime/data.h"
 #include "runtime/onnxpipe.h"
+#include "tests/runtime/reference_case.h"
 #include "tests/test.h"
 
 /* `whole`: all numbers of microbatches, else 4 (the only one of what was exported with a batch of 2). */
@@ -30,74 +31,14 @@ static const struct Case {
              {"gpt2_fixed_batch", false},
              {"llama", false},
              {"nanogpt_loss", false}};
-enum { MOST_STEPS = 16, SAMPLE_STEPS = 2, MOST_RANKS = 4 };
+enum { SAMPLE_STEPS = 2, MOST_RANKS = 4 };
 
 static bool sample;
 static char folder[64];
 
-typedef struct {
-  double losses[MOST_STEPS];
-  int n;
-} Losses;
-
-static void take_loss(void *context, const OnnxpipeMetrics *m) {
-  Losses *losses = context;
-  assert_in_range(m->step, 1, MOST_STEPS);
-  assert_int_equal(m->step, losses->n + 1);
-  assert_true(m->gradient_norm > 0 && m->seconds > 0);
-  losses->losses[losses->n++] = m->loss;
-}
-
-static void set(OnnxpipeOptions *options, const char *name, const char *value) {
-  if (onnxpipe_options_set(options, name, value) != ONNXPIPE_OK)
-    FAIL_TEST("%s", onnxpipe_error());
-}
-
-static void set_number(OnnxpipeOptions *options, const char *name, double value) {
-  char text[32];
-  snprintf(text, sizeof text, "%.17g", value);
-  set(options, name, text);
-}
-
 static const char *in_folder(const char *name, char path[128]) {
   snprintf(path, 128, "%s/%s", folder, name);
   return path;
-}
-
-static json_t *read_case(const char *name) {
-  char path[256];
-  json_error_t error;
-  snprintf(path, sizeof path, SOURCE_DIR "/models/%s/case.json", name);
-  json_t *json = json_load_file(path, 0, &error);
-  assert_non_null(json);
-  return json;
-}
-
-/* The optimizer's numbers have the names of options. */
-static OnnxpipeOptions *case_options(const char *name, const json_t *json) {
-  OnnxpipeOptions *options = onnxpipe_options_create();
-  char path[256];
-  assert_non_null(options);
-  snprintf(path, sizeof path, SOURCE_DIR "/models/%s/data.npz", name);
-  set(options, "data", path);
-  set(options, "quiet", "");
-  set(options, "loss", json_string_value(json_object_get(json, "loss")));
-  set_number(options, "batch", json_number_value(json_object_get(json, "batch_size")));
-  set_number(options, "steps", sample ? SAMPLE_STEPS : json_number_value(json_object_get(json, "steps")));
-  const char *key;
-  json_t *value;
-  json_object_foreach(json_object_get(json, "optimizer"), key, value) {
-    char option[32];
-    snprintf(option, sizeof option, "%s", strcmp(key, "name") == 0 ? "optimizer" : key);
-    for (char *c = option; *c; c++)
-      if (*c == '_')
-        *c = '-';
-    if (json_is_string(value))
-      set(options, option, json_string_value(value));
-    else
-      set_number(options, option, json_number_value(value));
-  }
-  return options;
 }
 
 static void check_losses(const json_t *json, const Losses *got, const char *what) {
@@ -146,18 +87,6 @@ static void check_gradients(const char *name, const json_t *json, const char *pa
   }
   array_file_close(&expected);
   array_file_close(&got);
-}
-
-static char *slurp(const char *path, size_t *n) {
-  FILE *file = fopen(path, "rb");
-  assert_non_null(file);
-  fseek(file, 0, SEEK_END);
-  *n = (size_t)ftell(file);
-  rewind(file);
-  char *bytes = malloc(*n + 1);
-  assert_int_equal(fread(bytes, 1, *n, file), *n);
-  fclose(file);
-  return bytes;
 }
 
 /* What the first combination gave that all others have to give. */
@@ -230,6 +159,8 @@ static void run_case(const struct Case *c) {
   Run run = {.name = c->name, .json = read_case(c->name)};
   char path[256];
   run.options = case_options(c->name, run.json);
+  if (sample)
+    set_number(run.options, "steps", SAMPLE_STEPS);
   snprintf(path, sizeof path, SOURCE_DIR "/models/%s/model.onnx", c->name);
   if (onnxpipe_open(path, run.options, &run.model) != ONNXPIPE_OK)
     FAIL_TEST("%s", onnxpipe_error());
