@@ -19,5 +19,6 @@ for preset in debug release; do
   ctest --preset $preset -j "$jobs" $leave_out
 done
 cmake --preset tsan >/dev/null
-cmake --build --preset tsan --target runtime_test_transport_local runtime_test_executor runtime_test_reference_cases
+cmake --build --preset tsan --target runtime_test_transport_local runtime_test_executor runtime_test_session \
+  runtime_test_reference_cases
 ctest --preset tsan -j "$jobs" -L threads
