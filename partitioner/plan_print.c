@@ -99,8 +99,9 @@ static Status print_tables(const Plan *plan, FILE *file, int columns) {
   FILE *memory = open_memstream(&text, &size);
   if (!memory)
     return fail(E_MEMORY, "out of memory");
-  fprintf(memory, "%d %s, %d microbatches of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
-          plan->microbatches, (long long)plan->microbatch_size, plan->schedule.name);
+  fprintf(memory, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
+          plan->microbatches, plan->microbatches == 1 ? "microbatch" : "microbatches", (long long)plan->microbatch_size,
+          plan->schedule.name);
   fprintf(memory, "predicted: %s a step, %s of it the update; bubble %.1f %%\n", seconds_text(plan->step_seconds, step),
           seconds_text(plan->update_seconds, update), 100 * plan->bubble);
   print_stages(plan, memory, columns);
