@@ -2,6 +2,7 @@
  */
 #include "runtime/job.h"
 
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,10 +76,27 @@ int job_ranks_here(const Job *job) {
   return n > 0 && n <= job->ranks ? n : job->ranks;
 }
 
+/* Cores for each rank. mpirun binds a rank to one core where nobody asks for more: that is undone, or all threads of a
+ * rank would share it. A binding that was asked for (--bind-to) stands, and its cores are the rank's own. */
+static int cores_of_rank(const Job *job) {
+  const char *policy = job->world->mpi ? getenv("OMPI_MCA_hwloc_base_binding_policy") : "none";
+  cpu_set_t cores;
+  if (!policy) {
+    CPU_ZERO(&cores);
+    for (long i = 0; i < sysconf(_SC_NPROCESSORS_CONF) && i < CPU_SETSIZE; i++)
+      CPU_SET((size_t)i, &cores);
+    sched_setaffinity(0, sizeof cores, &cores); /* where it fails, fewer threads run */
+  }
+  int n = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+  if (!policy || strcmp(policy, "none") == 0)
+    n /= job_ranks_here(job);
+  return n > 1 ? n : 1;
+}
+
 static Status choose_threads(Job *job) {
-  int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
+  int cores = cores_of_rank(job);
   bool given = job->options->threads != 0, single = job->backend == &backend_reference;
-  job->threads = given ? (int)job->options->threads : cores / here > 1 ? cores / here : 1;
+  job->threads = given ? (int)job->options->threads : cores;
   if (single)
     job->threads = 1;
   DeviceSpec device;
@@ -87,7 +105,7 @@ static Status choose_threads(Job *job) {
                     job->threads == 1 ? "" : "s",
                     single  ? ": it has no more"
                     : given ? ""
-                            : ", the cores divided by the ranks here");
+                            : ", the cores that a rank has here");
 }
 
 static Status contradicts(const Job *job, const char *option, int64_t asked, int64_t planned) {

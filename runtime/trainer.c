@@ -149,15 +149,18 @@ static Status share_plan(Job *job) {
   } head = {.microbatches = job->microbatches, .chunks = job->chunks};
   if (job->world->rank == 0) {
     const char *plan;
-    TRY(plan_to_text(job->arena, &job->plan, &plan));
-    head.bytes = strlen(plan) + 1;
+    Status status = plan_to_text(job->arena, &job->plan, &plan);
+    head.bytes = status == OK ? strlen(plan) + 1 : 0; /* the others wait for it in any case */
     for (int r = 1; r < job->world->size; r++) {
       TRY(link_send(link, r, &head, sizeof head));
-      TRY(link_send(link, r, plan, head.bytes));
+      if (head.bytes)
+        TRY(link_send(link, r, plan, head.bytes));
     }
-    return OK;
+    return status;
   }
   TRY(link_receive(link, 0, &head, sizeof head));
+  if (!head.bytes)
+    return fail(E_COMM, "rank 0 could not write down its plan");
   char *text = arena_alloc(job->arena, head.bytes, 1);
   if (!text)
     return status_code();
