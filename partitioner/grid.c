@@ -30,6 +30,8 @@ static void fill(const ActionList *list, const double *begin, const double *end,
     if (!action_is_compute(list->actions[i]))
       continue;
     double from = begin[i] * scale, to = end[i] * scale;
+    if (!(from < n)) /* behind the window, be it by more than an int holds */
+      continue;
     for (int k = (int)from; k < n && k < to; k++) {
       double share = (to < k + 1 ? to : k + 1) - (from > k ? from : k);
       slots[k].busy += share;

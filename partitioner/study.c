@@ -12,10 +12,15 @@ static const double limit_slack = 1 + 1e-9;
 
 /* ---- numbers that make sense ---- */
 
+/* 30,000 years: sums of times stay finite, and differences of one still count. */
+static const double most_ms = 1e15;
+
 static Status check_times(const StudyRequest *request, const char *name, const double *milliseconds) {
   for (int rank = 0; rank < request->ranks; rank++)
-    if (!(milliseconds[rank] >= 0) || isinf(milliseconds[rank]))
+    if (!(milliseconds[rank] >= 0))
       return fail(E_USAGE, "%s of rank %d is %g: a time is 0 or more", name, rank, milliseconds[rank]);
+    else if (milliseconds[rank] > most_ms)
+      return fail(E_USAGE, "%s of rank %d is %g: a time is at most %g", name, rank, milliseconds[rank], most_ms);
   return OK;
 }
 
@@ -32,8 +37,10 @@ static Status check_request(const StudyRequest *request) {
   TRY(check_times(request, "forward-ms", request->forward_ms));
   TRY(check_times(request, "backward-input-ms", request->backward_input_ms));
   TRY(check_times(request, "backward-weight-ms", request->backward_weight_ms));
-  if (!(request->p2p_ms >= 0) || isinf(request->p2p_ms))
+  if (!(request->p2p_ms >= 0))
     return fail(E_USAGE, "p2p-ms is %g: a latency is 0 or more", request->p2p_ms);
+  if (request->p2p_ms > most_ms)
+    return fail(E_USAGE, "p2p-ms is %g: a latency is at most %g", request->p2p_ms, most_ms);
   if (!(request->backward_input_frees >= 0 && request->backward_input_frees <= 1))
     return fail(E_USAGE, "backward-input-frees is %g: a fraction is 0 to 1", request->backward_input_frees);
   double work = 0;

@@ -1,6 +1,7 @@
 /* The command line: words to options, one call of the library, its line of error printed once. Invariant: exit status 0
  * done, 1 the input or the run failed, 2 the command line was wrong. */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,12 +24,36 @@ static int find_option(const char *name, size_t length, const char *subcommand, 
   return 0;
 }
 
-/* One line, whatever bytes a word of the command line has. */
+/* One line, whatever bytes a word of the command line has, and in one piece: mpirun writes to the same place. */
 static void complain(const char *before, const char *word, const char *after) {
-  fprintf(stderr, "onnxpipe: %s", before);
-  for (const char *c = word; *c; c++)
-    fputc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, stderr);
-  fprintf(stderr, "%s\n", after);
+  char line[8192];
+  snprintf(line, sizeof line - 1, "onnxpipe: %s%s%s", before, word, after);
+  size_t length = strlen(line);
+  for (size_t i = 0; i < length; i++)
+    if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+      line[i] = '?';
+  line[length] = '\n';
+  fwrite(line, 1, length + 1, stderr);
+}
+
+static void say_signal(int number) {
+  const char *line = number == SIGINT    ? "onnxpipe: ended by SIGINT\n"
+                     : number == SIGTERM ? "onnxpipe: ended by SIGTERM\n"
+                                         : "onnxpipe: ended by SIGHUP\n";
+  ssize_t wrote = write(STDERR_FILENO, line, strlen(line));
+  (void)wrote;
+  raise(number); /* what it does without us, when we return */
+}
+
+/* A run that is ended says so; under mpirun the library does. Nothing is half written then: files take their place
+ * whole. */
+static void heed_signals(void) {
+  static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+    struct sigaction before, action = {.sa_handler = say_signal, .sa_flags = (int)SA_RESETHAND};
+    if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler == SIG_DFL)
+      sigaction(numbers[i], &action, NULL);
+  }
 }
 
 static OnnxpipeStatus wrong(const CommandLine *line, const char *before, const char *word, const char *after) {
@@ -171,6 +196,8 @@ int main(int argc, char **argv) {
     onnxpipe_finish(1);
     return ONNXPIPE_FAILED;
   }
+  if (size == 1)
+    heed_signals();
   OnnxpipeStatus status = run(subcommand, argv + 2, argc - 2, rank);
   if (collective)
     onnxpipe_finish(status != ONNXPIPE_OK);

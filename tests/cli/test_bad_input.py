@@ -242,6 +242,26 @@ class BadCommandLines(CommandLineTest):
 
 
 class Killed(CommandLineTest):
+    def test_an_interrupt(self):
+        """One line, an exit that says so, and the file to save to as it was."""
+        with open(self.path("saved.onnx"), "w") as file:
+            file.write("as it was")
+        for number, name in ((signal.SIGINT, "SIGINT"), (signal.SIGTERM, "SIGTERM")):
+            run = subprocess.Popen([ONNXPIPE, "train", model_path("branches"), "--data", model_path("branches", "data.npz"),
+                                    "--steps", "100000000", "--quiet", "--metrics", self.path("m.jsonl"), "--save",
+                                    self.path("saved.onnx")], stderr=subprocess.PIPE, text=True)
+            self.addCleanup(run.stderr.close)
+            self.addCleanup(run.kill)
+            deadline = time.time() + 60
+            while not (os.path.exists(self.path("m.jsonl")) and os.path.getsize(self.path("m.jsonl"))):
+                self.assertLess(time.time(), deadline, "no step within a minute")
+                time.sleep(0.05)
+            run.send_signal(number)
+            _, stderr = run.communicate(timeout=30)
+            self.assertEqual((run.returncode, stderr), (-number, f"onnxpipe: ended by {name}\n"))
+            self.assertEqual(pathlib.Path(self.path("saved.onnx")).read_text(), "as it was")
+            os.remove(self.path("m.jsonl"))
+
     def process_of_rank(self, rank, parent):
         for entry in os.listdir("/proc"):
             try:

@@ -35,6 +35,9 @@ class Simulate(CommandLineTest):
                 self.assertGreaterEqual(got["gap"], 0)
                 self.assertAlmostEqual(got["bubble"], 1 - 24 / got["longest_span_ms"], 8)
 
+    def test_a_grid_that_ends_long_before_its_schedule(self):
+        self.assertIn("(the first ", self.done(*FOUR, "--p2p-ms", "1e14"))
+
     def test_times_of_each_rank(self):
         got = self.simulated("simulate", "--ranks", "3", "--microbatches", "1", "--forward-ms", "1,2,3",
                              "--backward-input-ms", "10", "--backward-weight-ms", "0,0,5", "--schedule", "naive")
@@ -100,6 +103,8 @@ class Simulate(CommandLineTest):
             ("--forward-ms: 'x' is no number", [*FOUR, "--forward-ms", "1,x,2,3"]),
             ("forward-ms of rank 3 is -1: a time is 0 or more", [*FOUR, "--forward-ms", "1,1,1,-1"]),
             ("p2p-ms is -1: a latency is 0 or more", [*FOUR, "--p2p-ms", "-1"]),
+            ("p2p-ms is 1e+300: a latency is at most 1e+15", [*FOUR, "--p2p-ms", "1e300"]),
+            ("forward-ms of rank 0 is 1e+300: a time is at most 1e+15", [*FOUR, "--forward-ms", "1e300"]),
             ("memory-limit-microbatches of rank 0 is 0: must be more than 0", [*FOUR, "--memory-limit-microbatches", "0"]),
             ("backward-input-frees is 2: a fraction is 0 to 1", [*FOUR, "--backward-input-frees", "2"]),
             ("--objective: 'speed' is neither span nor makespan", [*FOUR, "--objective", "speed"]),
