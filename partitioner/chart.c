@@ -9,7 +9,7 @@
 /* chart.html, zero-terminated; the build makes it. */
 extern const char chart_page[];
 
-enum { TICKS = 1000000 }; /* of the whole time */
+enum { TICKS = 100000000 }; /* of the whole time */
 
 typedef struct {
   const Chart *chart;
@@ -137,7 +137,7 @@ static void write_mark(const Page *page, const char *mark) {
   } else if (strcmp(mark, "SUBTITLE") == 0) {
     escape(chart->subtitle, page->file);
     if (isfinite(page->until_seconds))
-      fprintf(page->file, " The charts show the first %.4g ms.", page->until_seconds * 1e3);
+      fprintf(page->file, " The charts show the first %.6g ms.", page->until_seconds * 1e3);
   } else if (strcmp(mark, "NUMBERS") == 0) {
     write_numbers(page);
   } else if (strcmp(mark, "MEMORY") == 0) {

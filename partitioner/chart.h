@@ -26,7 +26,7 @@ typedef struct {
 
 /* Schedules of more actions than these are shown from the beginning, as far as they reach: the page stays below some
  * 8 MB. */
-enum { CHART_ACTIONS = 400000 };
+enum { CHART_ACTIONS = 300000 };
 
 Status chart_html(const Chart *chart, FILE *file);
 
