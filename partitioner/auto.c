@@ -5,7 +5,7 @@
 #include <math.h>
 
 /* How many operations are placed or timed for a placement, at most, and how often each operation of its problem. */
-static const double most_effort = 2e7, most_tries = 16000;
+static const double most_effort = 4e7, most_tries = 16000;
 enum { ROUNDS = 8 };
 
 typedef struct {
@@ -45,6 +45,9 @@ static bool still_open(const Contest *contests, int i, int best) {
 }
 
 static Status run_contests(Arena *scratch, Contest *contests, int n) {
+  for (int i = 0; i < n; i++)
+    if (contests[i].fits)
+      TRY(search_named(contests[i].search));
   for (int round = 0; round < ROUNDS; round++)
     for (int i = 0; i < n; i++) {
       int best = leader(contests, n);

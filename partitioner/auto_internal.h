@@ -92,6 +92,8 @@ Status problem_fits(const Problem *problem);
 
 Status order_make(Arena *arena, const Problem *problem, Order *order);
 void order_copy(const Problem *problem, Order *to, const Order *from);
+/* The order of a schedule's lists, BW as B and W. False: it is of other stages or holds more than a rank may. */
+bool order_take(const Problem *problem, const Schedule *schedule, Order *order);
 /* The order as lists of compute actions. */
 Status order_schedule(Arena *arena, const Problem *problem, const Order *order, Schedule *schedule);
 
@@ -116,6 +118,8 @@ typedef struct Search Search;
 Status search_make(Arena *arena, const Problem *problem, uint64_t seed, Search **search);
 /* Tries recipes until `operations` more were placed or the bound is reached. */
 void search_run(Search *search, double operations);
+/* Begins with the named schedules of the problem's placement that fit into memory, improved. */
+Status search_named(Search *search);
 /* Turns the best recipes into orders and improves them, for about as many operations timed. */
 Status search_polish(Arena *arena, Search *search, double operations);
 /* The best found so far; its value is INFINITY while there is none. */

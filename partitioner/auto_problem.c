@@ -110,6 +110,38 @@ void order_copy(const Problem *p, Order *to, const Order *from) {
   to->value = from->value;
 }
 
+static bool within_memory(const Problem *p, const Order *order, int rank) {
+  double held = 0;
+  for (int i = p->sequence_begin[rank]; i < p->sequence_begin[rank + 1]; i++) {
+    int pass = order->sequence[i] / p->microbatches;
+    held += p->memory[pass % 3][pass / 3];
+    if (held > p->limit[rank])
+      return false;
+  }
+  return true;
+}
+
+bool order_take(const Problem *p, const Schedule *schedule, Order *order) {
+  if (schedule->forward_only || schedule->stages != p->stages || schedule->microbatches != p->microbatches ||
+      memcmp(schedule->rank_of_stage, p->timing->rank_of_stage, (size_t)p->stages * sizeof(int)) != 0)
+    return false;
+  for (int rank = 0; rank < p->ranks; rank++) {
+    int *next = &order->sequence[p->sequence_begin[rank]];
+    const ActionList *list = &schedule->lists[rank];
+    for (int i = 0; i < list->n_actions; i++) {
+      Action action = list->actions[i];
+      if (!action_is_compute(action))
+        continue;
+      if (action.kind == ACTION_BW || (action.kind == ACTION_W && !schedule_has_b(p->crossings, action.stage)))
+        *next++ = operation_of(p, action.stage, ACTION_B, action.microbatch);
+      *next++ = operation_of(p, action.stage, action.kind == ACTION_BW ? ACTION_W : action.kind, action.microbatch);
+    }
+    if (next != &order->sequence[p->sequence_begin[rank + 1]] || !within_memory(p, order, rank))
+      return false;
+  }
+  return true;
+}
+
 Status order_schedule(Arena *arena, const Problem *p, const Order *order, Schedule *schedule) {
   *schedule = (Schedule){.name = "auto",
                          .ranks = p->ranks,

@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-enum { KEPT = 12, POLISHED = 6, SPARING_PASSES = 4, ROUNDS = 8 };
+enum { KEPT = 12, POLISHED = 6, LATER_PASSES = 4, ROUNDS = 8 };
 
 static const double never = 1e9; /* periods: after everything else */
 
@@ -23,6 +23,7 @@ typedef struct {
   double first_patience, patience, filler_patience;
   double first_reserve;
   double idle_budget; /* periods; negative: none */
+  bool aims;          /* further passes may idle as much as the one before did at worst */
   bool patient_with_all, shares_slack, blocked_is_skipped, reverse;
   double value; /* seconds reached */
 } Recipe;
@@ -114,7 +115,7 @@ static void run_keys(Search *s, const ListPolicy *policy, Order *order) {
   keep_best(s, order);
 }
 
-/* Where slack is shared, later passes know how much each rank idled in the one before. */
+/* Where slack is shared or a recipe aims, later passes know what the one before came to. */
 static void try_recipe(Search *s, Recipe *recipe, double cutoff) {
   const Problem *p = s->problem;
   ListPolicy policy = {.reverse = recipe->reverse,
@@ -131,10 +132,12 @@ static void try_recipe(Search *s, Recipe *recipe, double cutoff) {
   make_keys(s, recipe);
   run_keys(s, &policy, &s->trial);
   recipe->value = s->trial.value;
-  for (int i = 0; i < SPARING_PASSES && recipe->shares_slack && recipe->value < INFINITY; i++) {
+  for (int i = 0; i < LATER_PASSES && (recipe->shares_slack || recipe->aims) && recipe->value < INFINITY; i++) {
     for (int rank = 0; rank < p->ranks; rank++)
       s->spared[rank] = list_idle(s->scheduler)[rank];
     policy.spared = s->spared;
+    if (recipe->aims)
+      policy.idle_budget = recipe->value - p->busiest_seconds;
     policy.cutoff = fmin(cutoff, recipe->value);
     run_keys(s, &policy, &s->pass);
     if (s->pass.value >= recipe->value)
@@ -197,16 +200,17 @@ static Recipe new_recipe(Search *s) {
   recipe.idle_budget = chance_budget(s);
   recipe.patient_with_all = random_unit(r) < 0.5;
   recipe.shares_slack = random_unit(r) < 0.4;
+  recipe.aims = !recipe.shares_slack && random_unit(r) < 0.5;
   recipe.blocked_is_skipped = random_unit(r) < 0.2;
   return recipe;
 }
 
 /* The known good ones, to begin with: how far apart stages are, and how patient. */
-enum { BASIC = 96 };
+enum { BASIC = 144 };
 
 static Recipe basic_recipe(const Search *s, int i) {
   static const double hops[] = {0.5, 0, 1.0 / 3, 1}, patience[] = {1, 0.4, 0.7};
-  double hop = hops[i / 24], slope = hop == 0 ? 1 : hop / s->slow_stage;
+  double hop = hops[i / 36], slope = hop == 0 ? 1 : hop / s->slow_stage;
   Recipe recipe = {.filler = true, .horizon = never, .first_horizon = never, .idle_budget = -1};
   for (int k = 0; k < 4; k++)
     recipe.slope[k / 2][k % 2] = slope;
@@ -214,8 +218,10 @@ static Recipe basic_recipe(const Search *s, int i) {
   recipe.first_reserve = 1;
   recipe.patience = patience[i % 3];
   recipe.filler_patience = i / 3 % 2 ? 0.5 : 1;
-  recipe.shares_slack = i / 6 % 2;
-  recipe.blocked_is_skipped = i / 12 % 2;
+  recipe.shares_slack = i / 6 % 3 == 1;
+  recipe.aims = i / 6 % 3 == 2;
+  recipe.idle_budget = recipe.aims ? 3 : -1;
+  recipe.blocked_is_skipped = i / 18 % 2;
   return recipe;
 }
 
@@ -244,6 +250,7 @@ static void cross(Search *s, Recipe *recipe, const Recipe *other) {
     recipe->idle_budget = other->idle_budget;
     recipe->patient_with_all = other->patient_with_all;
     recipe->shares_slack = other->shares_slack;
+    recipe->aims = other->aims;
   }
   if (random_unit(r) < 0.5) {
     recipe->filler = other->filler;
@@ -265,9 +272,13 @@ static void mutate_budget(Search *s, Recipe *recipe, double scale) {
   Random *r = &s->random;
   if (random_unit(r) < 0.3)
     recipe->shares_slack = !recipe->shares_slack;
+  if (random_unit(r) < 0.3)
+    recipe->aims = !recipe->aims;
   if (random_unit(r) < 0.2)
     recipe->patient_with_all = !recipe->patient_with_all;
-  if (random_unit(r) < 0.2 || recipe->idle_budget < 0)
+  if (random_unit(r) < 0.4) /* about what was reached */
+    recipe->idle_budget = scaled(r, (recipe->value - s->problem->busiest_seconds) / s->problem->period, 0.1);
+  else if (random_unit(r) < 0.2 || recipe->idle_budget < 0)
     recipe->idle_budget = chance_budget(s);
   else
     recipe->idle_budget = scaled(r, recipe->idle_budget, scale);
@@ -385,6 +396,26 @@ static void forth_and_back(Search *s, Order *order) {
     for (int i = 0; i < p->operations; i++)
       s->key[i] = policy.reverse ? -list_ends(s->scheduler)[i] : -s->clock.end[i];
   }
+}
+
+Status search_named(Search *s) {
+  const Problem *p = s->problem;
+  Arena *scratch = arena_create();
+  if (!scratch)
+    return status_code();
+  for (int i = 0; schedule_names[i]; i++) {
+    Schedule schedule;
+    if (schedule_generate(scratch, schedule_names[i], p->ranks, p->most_chunks, p->microbatches, p->crossings,
+                          &schedule) != OK ||
+        !order_take(p, &schedule, &s->trial))
+      continue;
+    clock_run(p, &s->clock, &s->trial);
+    keep_best(s, &s->trial);
+    if (s->trial.value < INFINITY)
+      forth_and_back(s, &s->trial);
+  }
+  arena_destroy(scratch);
+  return OK;
 }
 
 Status search_polish(Arena *arena, Search *s, double operations) {
