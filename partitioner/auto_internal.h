@@ -120,14 +120,10 @@ Status search_make(Arena *arena, const Problem *problem, uint64_t seed, Search *
 void search_run(Search *search, double operations);
 /* Begins with the named schedules of the problem's placement that fit into memory, improved. */
 Status search_named(Search *search);
-/* Turns the best recipes into orders and improves them, for about as many operations timed. */
-Status search_polish(Arena *arena, Search *search, double operations);
+/* Turns the best recipes into orders and improves them. */
+void search_polish(Search *search);
 /* The best found so far; its value is INFINITY while there is none. */
 const Order *search_best(const Search *search);
-
-/* Moves operations along the critical path of the worst ranks while that helps, for `operations` timed. */
-Status improve_order(Arena *arena, const Problem *problem, Clock *clock, Random *random, double operations,
-                     Order *order);
 
 /* A proved lower bound of the objective for any order. */
 Status bound_find(Arena *arena, const Problem *problem, double *seconds);

@@ -418,12 +418,10 @@ Status search_named(Search *s) {
   return OK;
 }
 
-Status search_polish(Arena *arena, Search *s, double operations) {
+void search_polish(Search *s) {
   for (int i = 0; i < s->n_kept && i < POLISHED && !bound_reached(s); i++) {
     try_recipe(s, &s->kept[i], INFINITY);
-    forth_and_back(s, &s->trial);
+    if (s->trial.value < INFINITY)
+      forth_and_back(s, &s->trial);
   }
-  if (bound_reached(s) || s->best.value == INFINITY)
-    return OK;
-  return improve_order(arena, s->problem, &s->clock, &s->random, operations, &s->best);
 }
