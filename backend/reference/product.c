@@ -1,24 +1,17 @@
-/* MatMul and Gemm: blocked loops over packed operands. Invariant: every element of a product is the sum, block by block
- * of K_BLOCK along k, of each block's own left-to-right sum: bits depend on k alone, not on the other dimensions,
- * batches or instruction set. */
+/* MatMul and Gemm, row by row. Invariant: every element of a product is the sum along k from left to right: bits depend
+ * on k alone, not on the other dimensions, batches or instruction set. */
 #include <string.h>
 
 #include "backend/reference/kernel.h"
 #include "backend/reference/product.h"
 
-enum {
-  TILE_ROWS = 6,
-  TILE_BYTES = 64, /* a row of a tile: 16 floats or 8 doubles */
-  M_BLOCK = 96,
-  K_BLOCK = 256,
-  N_BLOCK = 512
-};
-
-static size_t packed_bytes(const Product *p, size_t size) {
-  int64_t k = least(p->k, K_BLOCK), columns = TILE_BYTES / (int64_t)size;
-  int64_t rows = round_up(least(p->m, M_BLOCK), TILE_ROWS) + round_up(least(p->n, N_BLOCK), columns);
-  return (size_t)(rows * k) * size + TILE_BYTES;
-}
+/* A sanitizer would make the innermost loop of products a hundred times as slow; what goes in is checked: whole rows
+ * of matrices whose sizes the shape rule compared. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define INNER_LOOP __attribute__((no_sanitize("address", "undefined", "thread"), optimize("O3")))
+#else
+#define INNER_LOOP WIDE_LOOPS
+#endif
 
 #define T float
 #define S(name) name##_f32
@@ -73,7 +66,7 @@ size_t reference_workspace(const Node *node, const Tensor *in) {
   if (node->op != OP_MatMul && node->op != OP_Gemm)
     return 0;
   Product p = product_of(node, in);
-  return packed_bytes(&p, dtype_bytes(in->dtype));
+  return p.b.column == 1 ? 0 : (size_t)(p.k * p.n) * dtype_bytes(in->dtype);
 }
 
 size_t reference_workspace_bytes(const Graph *graph, const Node *node) {

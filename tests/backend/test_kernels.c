@@ -62,30 +62,27 @@ static void random_cases_agree_with_oracles(void **state) {
     }
 }
 
-/* Element (i, j) summed as docs say: blocks of 256 along k, each from zero, left to right. */
-static float in_order(const float *a, const float *b, int64_t m, int64_t n, int64_t k, int64_t i, int64_t j, bool ta) {
+/* Element (i, j) summed as docs say: along k, left to right. */
+static float in_order(const float *a, const float *b, int64_t m, int64_t n, int64_t k, int64_t i, int64_t j, bool ta,
+                      bool tb) {
   float sum = 0;
-  for (int64_t first = 0; first < k; first += 256) {
-    float block = 0;
-    for (int64_t l = first; l < k && l < first + 256; l++)
-      block += (ta ? a[l * m + i] : a[i * k + l]) * b[l * n + j];
-    sum = first ? sum + block : block;
-  }
+  for (int64_t l = 0; l < k; l++)
+    sum += (ta ? a[l * m + i] : a[i * k + l]) * (tb ? b[j * k + l] : b[l * n + j]);
   return sum;
 }
 
-/* Bit for bit, whatever tiles and instructions. */
+/* Bit for bit, whatever instructions. */
 static void products_have_one_order(void **state) {
   (void)state;
   for (uint64_t seed = 0; seed < 30; seed++) {
     uint64_t random = seed;
     int64_t m = 1 + random_below(&random, 110), n = 1 + random_below(&random, 60), k = 1 + random_below(&random, 600);
-    bool ta = random_below(&random, 2);
+    bool ta = random_below(&random, 2), tb = random_below(&random, 2);
     OpCase c = {.op = OP_MatMul,
                 .in = {{.present = true, .shape = shape_of(2, ta ? (int64_t[]){k, m} : (int64_t[]){m, k})},
-                       {.present = true, .shape = shape_of(2, (int64_t[]){k, n})}},
+                       {.present = true, .shape = shape_of(2, tb ? (int64_t[]){n, k} : (int64_t[]){k, n})}},
                 .out = {{true, shape_of(2, (int64_t[]){m, n})}},
-                .attrs = {attr_int("transA", ta)}};
+                .attrs = {attr_int("transA", ta), attr_int("transB", tb)}};
     Arena *arena = arena_create();
     CaseGraph built;
     ASSERT_OK(case_build(&c, F32, seed, arena, &built));
@@ -93,9 +90,9 @@ static void products_have_one_order(void **state) {
     const float *a = built.tensor[0].data, *b = built.tensor[1].data, *y = built.tensor[2].data;
     for (int64_t i = 0; i < m; i++)
       for (int64_t j = 0; j < n; j++)
-        if (y[i * n + j] != in_order(a, b, m, n, k, i, j, ta))
+        if (y[i * n + j] != in_order(a, b, m, n, k, i, j, ta, tb))
           FAIL_TEST("%s: element %lld,%lld is %.9g, in order %.9g", case_text(&c), (long long)i, (long long)j,
-                    (double)y[i * n + j], (double)in_order(a, b, m, n, k, i, j, ta));
+                    (double)y[i * n + j], (double)in_order(a, b, m, n, k, i, j, ta, tb));
     case_release(&built);
     arena_destroy(arena);
   }
