@@ -36,7 +36,7 @@ struct Search {
   double *key, *at, *spared; /* [operations], [stages], [ranks] */
   double slow_stage;         /* F and a hop, in the mean, in periods */
   Recipe kept[KEPT];
-  int n_kept, n_basic;
+  int n_kept, n_basic, n_tried;
   Order trial, pass, best;
 };
 
@@ -366,7 +366,8 @@ void search_run(Search *s, double operations) {
   bool first = s->n_kept == 0;
   while (list_work(s->scheduler) < end && !bound_reached(s)) {
     bool fresh = s->n_kept < 3 || (first && list_work(s->scheduler) < end - operations / 2);
-    Recipe recipe = s->n_basic < BASIC ? basic_recipe(s, s->n_basic++) : fresh ? new_recipe(s) : next_recipe(s);
+    bool basic = s->n_basic < BASIC && s->n_tried++ % 2 == 0;
+    Recipe recipe = basic ? basic_recipe(s, s->n_basic++) : fresh ? new_recipe(s) : next_recipe(s);
     try_recipe(s, &recipe, s->n_kept < KEPT ? INFINITY : s->kept[KEPT - 1].value);
     keep(s, &recipe);
   }
