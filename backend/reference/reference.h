@@ -14,7 +14,8 @@ extern Kernel *const reference_kernels[OP_COUNT];
 /* Whether the kernel of a node that passed its shape rule has the types of its inputs. */
 bool reference_accepts(const Graph *graph, const Node *node);
 
-/* Bytes of workspace that a kernel needs (B of a product, where it is read transposed), from types and shapes of its inputs. */
+/* Bytes of workspace that a kernel needs (B of a product, where it is read transposed), from types and shapes of its
+ * inputs. */
 size_t reference_workspace(const Node *node, const Tensor *in);
 size_t reference_workspace_bytes(const Graph *graph, const Node *node);
 
