@@ -8,7 +8,11 @@
 #include "backend/reference/reference.h"
 #include "graph/op.h"
 
-const Backend *const backends[] = {&backend_cpu, &backend_reference, NULL};
+#ifndef ONNXPIPE_CUDA
+#pragma weak backend_cuda /* tests link an emulated one */
+#endif
+
+const Backend *const backends[] = {&backend_cpu, &backend_reference, &backend_cuda, NULL};
 
 const Backend *backend_find(const char *name) {
   for (int i = 0; backends[i]; i++)

@@ -40,6 +40,8 @@ typedef struct Backend {
 extern const Backend backend_reference;
 /* The same operators, faster: threads, and the widest vectors that the processor has. */
 extern const Backend backend_cpu;
+/* NVIDIA's devices; where the build has it. */
+extern const Backend backend_cuda;
 
 /* Every backend of this build, best first, NULL at the end. */
 extern const Backend *const backends[];

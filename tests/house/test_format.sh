@@ -7,4 +7,4 @@ git rev-parse --git-dir >/dev/null 2>&1 || { echo "skipped: not a git checkout";
 wanted=14 # versions differ in what they think of
 found=$(clang-format --version | sed 's/.*version \([0-9]*\).*/\1/')
 [ "$found" = $wanted ] || { echo "skipped: clang-format $found, not $wanted"; exit 77; }
-git ls-files -z '*.c' '*.h' '*.inc' | xargs -0 clang-format --dry-run -Werror
+git ls-files -z '*.c' '*.h' '*.inc' '*.cu' '*.cuh' '*.cpp' | xargs -0 clang-format --dry-run -Werror

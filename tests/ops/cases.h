@@ -51,6 +51,10 @@ typedef struct {
 extern const OpCase op_cases[];
 extern const size_t n_op_cases;
 
+/* Cases of large tensors, for backends that cut their work. */
+extern const OpCase large_op_cases[];
+extern const size_t n_large_op_cases;
+
 /* "MatMul [2,3] [3,4] transA=1" for messages; lives until the next call of the thread. */
 const char *case_text(const OpCase *op_case);
 
@@ -76,7 +80,7 @@ Status case_build(const OpCase *op_case, DType type, uint64_t seed, Arena *arena
 /* Makes zeroed tensors for values that were added to the graph since; constants get their contents. */
 Status case_extend(CaseGraph *built);
 
-/* Runs nodes first … last-1 on a backend whose memory is the host's. */
+/* Runs nodes first … last-1 on a backend, on its first device. */
 Status case_run(const CaseGraph *built, const Backend *backend, int threads, NodeId first, NodeId last);
 
 void case_release(CaseGraph *built);

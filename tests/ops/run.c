@@ -189,33 +189,70 @@ Status case_build(const OpCase *c, DType type, uint64_t seed, Arena *arena, Case
   return OK;
 }
 
-static Status run_node(const CaseGraph *built, const Backend *backend, Stream *stream, const Node *node) {
+/* tensor: where the backend has them, by ValueId. */
+static Status run_node(const Graph *g, const Tensor *tensor, const Backend *backend, Stream *stream, const Node *node) {
   Tensor in[64] = {{0}}, out[16] = {{0}};
   if (node->n_in > 64 || node->n_out > 16)
     return fail(E_UNSUPPORTED, "%d inputs, %d outputs", node->n_in, node->n_out);
   for (int i = 0; i < node->n_in; i++)
     if (node->in[i] != NO_VALUE)
-      in[i] = built->tensor[node->in[i]];
+      in[i] = tensor[node->in[i]];
   for (int i = 0; i < node->n_out; i++)
     if (node->out[i] != NO_VALUE)
-      out[i] = built->tensor[node->out[i]];
-  size_t bytes = backend->workspace_bytes ? backend->workspace_bytes(built->graph, node) : 0;
+      out[i] = tensor[node->out[i]];
+  size_t bytes = backend->workspace_bytes ? backend->workspace_bytes(g, node) : 0;
   void *workspace = NULL;
-  if (bytes && posix_memalign(&workspace, 64, bytes))
+  if (bytes && !backend->is_host)
+    TRY(backend->alloc(stream, bytes, &workspace));
+  else if (bytes && posix_memalign(&workspace, 64, bytes))
     return fail(E_MEMORY, "out of memory");
   Status status = backend->kernels[node->op](stream, node, in, out, workspace);
-  free(workspace);
+  if (status == OK && !backend->is_host)
+    status = backend->stream_wait(stream); /* it uses the workspace still */
+  if (backend->is_host)
+    free(workspace);
+  else if (workspace)
+    backend->release(stream, workspace);
   return status;
+}
+
+static Status run_nodes(const CaseGraph *built, const Tensor *tensor, const Backend *backend, Stream *stream,
+                        NodeId first, NodeId last) {
+  for (NodeId i = first; i < last; i++)
+    TRY(run_node(built->graph, tensor, backend, stream, graph_node(built->graph, i)));
+  return backend->stream_wait(stream);
+}
+
+/* To a device of its own memory, each tensor in an allocation of its size, and back. */
+static Status run_away(const CaseGraph *built, Tensor *away, const Backend *backend, Stream *stream, NodeId first,
+                       NodeId last) {
+  for (size_t v = 0; v < built->n_tensors; v++) {
+    size_t bytes = graph_value_bytes(built->graph, (ValueId)v);
+    away[v] = built->tensor[v];
+    away[v].data = NULL;
+    TRY(backend->alloc(stream, bytes, &away[v].data));
+    TRY(backend->copy(stream, away[v].data, built->tensor[v].data, bytes, COPY_HOST_TO_DEVICE));
+  }
+  TRY(run_nodes(built, away, backend, stream, first, last));
+  for (size_t v = 0; v < built->n_tensors; v++)
+    TRY(backend->copy(stream, built->tensor[v].data, away[v].data, graph_value_bytes(built->graph, (ValueId)v),
+                      COPY_DEVICE_TO_HOST));
+  return backend->stream_wait(stream);
 }
 
 Status case_run(const CaseGraph *built, const Backend *backend, int threads, NodeId first, NodeId last) {
   Stream *stream;
-  Status status = OK;
+  Status status;
   TRY(backend->stream_open(0, threads, &stream));
-  for (NodeId i = first; i < last && status == OK; i++)
-    status = run_node(built, backend, stream, graph_node(built->graph, i));
-  if (status == OK)
-    status = backend->stream_wait(stream);
+  if (backend->is_host) {
+    status = run_nodes(built, built->tensor, backend, stream, first, last);
+  } else {
+    Tensor *away = calloc(built->n_tensors, sizeof *away);
+    status = away ? run_away(built, away, backend, stream, first, last) : fail(E_MEMORY, "out of memory");
+    for (size_t v = 0; away && v < built->n_tensors; v++)
+      backend->release(stream, away[v].data);
+    free(away);
+  }
   backend->stream_close(stream);
   return status;
 }

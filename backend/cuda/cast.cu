@@ -1,0 +1,151 @@
+/* Cast between all types through the widest one of the source's kind. Invariant, as the reference's: no conversion is
+ * undefined: a float that an integer type cannot hold becomes that type's most negative value (0 if unsigned), halves
+ * round to nearest even, and what is not 0 is true. */
+#include "backend/cuda/steps.cuh"
+
+struct Wide {
+  enum { FLOAT, SIGNED, UNSIGNED } kind;
+  double f;
+  int64_t i;
+  uint64_t u;
+};
+
+DEVICE double half_value(uint16_t h) {
+  int exponent = h >> 10 & 31, fraction = h & 1023;
+  double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
+                     : exponent     ? ldexp((double)(fraction + 1024), exponent - 25)
+                                    : ldexp((double)fraction, -24);
+  return h >> 15 ? -magnitude : magnitude;
+}
+
+DEVICE double bfloat_value(uint16_t h) {
+  union {
+    uint32_t bits;
+    float f;
+  } both = {(uint32_t)h << 16};
+  return both.f;
+}
+
+/* Rounds to `digits` binary digits after the first with exponents from `least` on; the bits of a small float format
+ * whose largest exponent is -least + 1. */
+DEVICE uint16_t small_float(double x, int digits, int least) {
+  uint16_t sign = signbit(x) ? 0x8000 : 0, infinity = (uint16_t)((-2 * least + 3) << digits);
+  if (isnan(x))
+    return (uint16_t)(sign | infinity | 1 << (digits - 1));
+  x = fabs(x);
+  if (isinf(x) || x == 0)
+    return x == 0 ? sign : (uint16_t)(sign | infinity);
+  int exponent;
+  frexp(x, &exponent);
+  exponent = exponent - 1 < least ? least : exponent - 1;
+  /* steps of the last digit, hidden one included: a carry runs into the exponent as it should */
+  double bits = nearbyint(ldexp(x, digits - exponent)) + ldexp((double)(exponent - least), digits);
+  return (uint16_t)(sign | (bits >= infinity ? infinity : (uint16_t)bits));
+}
+
+DEVICE Wide wide_float(double f) {
+  return Wide{Wide::FLOAT, f, 0, 0};
+}
+
+DEVICE Wide wide_signed(int64_t i) {
+  return Wide{Wide::SIGNED, 0, i, 0};
+}
+
+DEVICE Wide load_wide(DType type, const void *from, int64_t i) {
+  switch (type) {
+  case F32:
+    return wide_float((double)((const float *)from)[i]);
+  case F64:
+    return wide_float(((const double *)from)[i]);
+  case F16:
+    return wide_float(half_value(((const uint16_t *)from)[i]));
+  case BF16:
+    return wide_float(bfloat_value(((const uint16_t *)from)[i]));
+  case I64:
+    return wide_signed(((const int64_t *)from)[i]);
+  case I32:
+    return wide_signed(((const int32_t *)from)[i]);
+  case I16:
+    return wide_signed(((const int16_t *)from)[i]);
+  case I8:
+    return wide_signed(((const int8_t *)from)[i]);
+  case U8:
+    return wide_signed(((const uint8_t *)from)[i]);
+  case U16:
+    return wide_signed(((const uint16_t *)from)[i]);
+  case U32:
+    return wide_signed(((const uint32_t *)from)[i]);
+  case U64:
+    return Wide{Wide::UNSIGNED, 0, 0, ((const uint64_t *)from)[i]};
+  default: /* BOOL */
+    return wide_signed(((const uint8_t *)from)[i] != 0);
+  }
+}
+
+DEVICE double as_double(const Wide &w) {
+  return w.kind == Wide::FLOAT ? w.f : w.kind == Wide::SIGNED ? (double)w.i : (double)w.u;
+}
+
+/* Integers wrap. Floats that do not fit become the most negative number, which is 0 where there are none. */
+template <class T> DEVICE T as_integer(const Wide &w) {
+  if (w.kind != Wide::FLOAT)
+    return w.kind == Wide::SIGNED ? (T)w.i : (T)w.u;
+  constexpr bool is_signed = (T)-1 < 0;
+  constexpr T most = (T)(is_signed ? ((uint64_t)1 << (8 * sizeof(T) - 1)) - 1 : ~(uint64_t)0);
+  constexpr T least = is_signed ? (T)~most : 0;
+  double end = ((double)(most / 2) + (sizeof(T) < 8)) * 2; /* most + 1: halves of 64 bits round up by themselves */
+  bool fits = w.f < end && (sizeof(T) == 8 && is_signed ? w.f >= (double)least : w.f > (double)least - 1);
+  return fits ? (T)w.f : least;
+}
+
+DEVICE void store_wide(DType type, const Wide &w, void *to, int64_t i) {
+  switch (type) {
+  case F32:
+    ((float *)to)[i] = w.kind == Wide::FLOAT ? (float)w.f : w.kind == Wide::SIGNED ? (float)w.i : (float)w.u;
+    break;
+  case F64:
+    ((double *)to)[i] = as_double(w);
+    break;
+  case F16:
+    ((uint16_t *)to)[i] = small_float(as_double(w), 10, -14);
+    break;
+  case BF16:
+    ((uint16_t *)to)[i] = small_float(as_double(w), 7, -126);
+    break;
+  case I64:
+    ((int64_t *)to)[i] = as_integer<int64_t>(w);
+    break;
+  case I32:
+    ((int32_t *)to)[i] = as_integer<int32_t>(w);
+    break;
+  case I16:
+    ((int16_t *)to)[i] = as_integer<int16_t>(w);
+    break;
+  case I8:
+    ((int8_t *)to)[i] = as_integer<int8_t>(w);
+    break;
+  case U8:
+    ((uint8_t *)to)[i] = as_integer<uint8_t>(w);
+    break;
+  case U16:
+    ((uint16_t *)to)[i] = as_integer<uint16_t>(w);
+    break;
+  case U32:
+    ((uint32_t *)to)[i] = as_integer<uint32_t>(w);
+    break;
+  case U64:
+    ((uint64_t *)to)[i] = as_integer<uint64_t>(w);
+    break;
+  default: /* BOOL */
+    ((uint8_t *)to)[i] = w.kind == Wide::FLOAT ? w.f != 0 : w.kind == Wide::SIGNED ? w.i != 0 : w.u != 0;
+  }
+}
+
+static GLOBAL void cast(DType from, DType to, int64_t n, const void *x, void *y) {
+  for (int64_t i = global_thread(); i < n; i += global_threads())
+    store_wide(to, load_wide(from, x, i), y, i);
+}
+
+void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y) {
+  launch(cast, blocks_for(n), BLOCK_THREADS, s, from, to, n, x, y);
+}

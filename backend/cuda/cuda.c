@@ -1,0 +1,221 @@
+/* The CUDA backend's table and its devices. Invariant: nothing waits for the device but stream_wait, and copies from
+ * and to host memory that is not pinned. */
+#include "backend/cuda/cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/reference/reference.h"
+
+struct Event {
+  int device;
+  cudaEvent_t cuda;
+};
+
+Status cuda_check(int device, cudaError_t error, const char *what) {
+  if (error == cudaSuccess)
+    return OK;
+  cudaGetLastError(); /* or the next launch would report it again */
+  return fail(E_DEVICE, "cuda:%d: %s: %s (%s)", device, what, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+/* The calling thread's device, as far as this file knows. */
+static Status enter(int device) {
+  static _Thread_local int entered = -1;
+  if (entered == device)
+    return OK;
+  int count = 0;
+  cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return fail(E_DEVICE, "cuda:%d: there is no CUDA device that can be used here: %s (%s)", device,
+                cudaGetErrorString(error), cudaGetErrorName(error));
+  }
+  if (device < 0 || device >= count)
+    return fail(E_DEVICE, "cuda:%d: this machine has %d CUDA device%s, cuda:0 to cuda:%d", device, count,
+                count == 1 ? "" : "s", count - 1);
+  TRY(cuda_check(device, cudaSetDevice(device), "choosing the device"));
+  entered = device;
+  return OK;
+}
+
+Status cuda_enter(const Stream *stream) {
+  return enter(stream->device);
+}
+
+Status cuda_launched(const Stream *stream, const Node *node) {
+  cudaError_t error = cudaGetLastError();
+  if (error == cudaSuccess)
+    return OK;
+  cuda_check(stream->device, error, "launching a kernel");
+  node_context(node);
+  return E_DEVICE;
+}
+
+/* Multiply-adds in float32 that a multiprocessor does in a cycle. */
+static int lanes_of(int major, int minor) {
+  return major == 8 && minor == 0 ? 64 : 128;
+}
+
+static Status describe(int device, DeviceSpec *spec) {
+  struct cudaDeviceProp p;
+  int clock_khz, memory_khz, bus_bits;
+  TRY(enter(device));
+  TRY(cuda_check(device, cudaGetDeviceProperties(&p, device), "asking for its properties"));
+  TRY(cuda_check(device, cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, device), "asking for its clock"));
+  TRY(cuda_check(device, cudaDeviceGetAttribute(&memory_khz, cudaDevAttrMemoryClockRate, device),
+                 "asking for its memory's clock"));
+  TRY(cuda_check(device, cudaDeviceGetAttribute(&bus_bits, cudaDevAttrGlobalMemoryBusWidth, device),
+                 "asking for its memory's width"));
+  *spec = (DeviceSpec){.memory_bytes = p.totalGlobalMem,
+                       .flops_per_second = 2.0 * p.multiProcessorCount * lanes_of(p.major, p.minor) * clock_khz * 1e3,
+                       .bytes_per_second = 2.0 * memory_khz * 1e3 * bus_bits / 8,
+                       .node_overhead_seconds = 4e-6};
+  snprintf(spec->name, sizeof spec->name, "%.63s", p.name);
+  return OK;
+}
+
+static void stream_close(Stream *stream) {
+  if (cuda_enter(stream) == OK) {
+    if (stream->cuda)
+      cudaStreamSynchronize(stream->cuda);
+    blas_close(stream->blas);
+    cudaFreeHost(stream->fault);
+    if (stream->cuda)
+      cudaStreamDestroy(stream->cuda);
+  }
+  free(stream);
+}
+
+static Status open_parts(Stream *s) {
+  TRY(cuda_enter(s));
+  TRY(cuda_check(s->device, cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking), "opening a stream"));
+  void *fault;
+  TRY(cuda_check(s->device, cudaHostAlloc(&fault, sizeof *s->fault, cudaHostAllocDefault), "pinning memory"));
+  s->fault = memset(fault, 0, sizeof *s->fault);
+  return blas_open(&s->blas);
+}
+
+static Status stream_open(int device, int threads, Stream **out) {
+  (void)threads;
+  Stream *stream = calloc(1, sizeof *stream);
+  if (!stream)
+    return fail(E_MEMORY, "out of memory");
+  stream->device = device;
+  Status status = open_parts(stream);
+  if (status != OK)
+    stream_close(stream);
+  else
+    *out = stream;
+  return status;
+}
+
+static Status fail_with(Fault *fault) {
+  if (fault->axis < 0)
+    fail(E_MODEL, "target %lld at position %lld is outside the %lld classes (0 to %lld)", (long long)fault->value,
+         (long long)fault->position, (long long)fault->shape.dim[0], (long long)fault->shape.dim[0] - 1);
+  else
+    fail(E_MODEL, "index %lld at position %lld is outside axis %d of %s", (long long)fault->value,
+         (long long)fault->position, fault->axis, SHAPE_STR(fault->shape));
+  node_context(fault->node);
+  fault->claimed = 0;
+  return E_MODEL;
+}
+
+static Status stream_wait(Stream *stream) {
+  TRY(cuda_enter(stream));
+  TRY(cuda_check(stream->device, cudaStreamSynchronize(stream->cuda), "waiting for the stream"));
+  return stream->fault->claimed ? fail_with(stream->fault) : OK;
+}
+
+static Status alloc(Stream *stream, size_t bytes, void **memory) {
+  TRY(cuda_enter(stream));
+  cudaError_t error = cudaMalloc(memory, bytes ? bytes : 1);
+  if (error == cudaErrorMemoryAllocation) {
+    size_t available = 0, total = 0;
+    cudaGetLastError();
+    cudaMemGetInfo(&available, &total);
+    return fail(E_MEMORY, "an arena of %zu bytes does not fit cuda:%d, which has %zu free of %zu bytes", bytes,
+                stream->device, available, total);
+  }
+  return cuda_check(stream->device, error, "allocating memory");
+}
+
+static void release(Stream *stream, void *memory) {
+  if (cuda_enter(stream) != OK)
+    return;
+  cudaStreamSynchronize(stream->cuda); /* what was enqueued may use it still */
+  cudaFree(memory);
+}
+
+static Status copy(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind) {
+  static const enum cudaMemcpyKind kinds[] = {[COPY_HOST_TO_DEVICE] = cudaMemcpyHostToDevice,
+                                              [COPY_DEVICE_TO_HOST] = cudaMemcpyDeviceToHost,
+                                              [COPY_DEVICE_TO_DEVICE] = cudaMemcpyDeviceToDevice};
+  TRY(cuda_enter(stream));
+  return bytes ? cuda_check(stream->device, cudaMemcpyAsync(to, from, bytes, kinds[kind], stream->cuda), "copying")
+               : OK;
+}
+
+static Status zero(Stream *stream, void *memory, size_t bytes) {
+  TRY(cuda_enter(stream));
+  return bytes ? cuda_check(stream->device, cudaMemsetAsync(memory, 0, bytes, stream->cuda), "zeroing memory") : OK;
+}
+
+static Status event_create(Stream *stream, Event **out) {
+  TRY(cuda_enter(stream));
+  Event *event = calloc(1, sizeof *event);
+  if (!event)
+    return fail(E_MEMORY, "out of memory");
+  event->device = stream->device;
+  Status status =
+      cuda_check(stream->device, cudaEventCreateWithFlags(&event->cuda, cudaEventDisableTiming), "creating an event");
+  if (status != OK)
+    free(event);
+  else
+    *out = event;
+  return status;
+}
+
+static void event_destroy(Event *event) {
+  if (enter(event->device) == OK)
+    cudaEventDestroy(event->cuda);
+  free(event);
+}
+
+static Status event_record(Stream *stream, Event *event) {
+  TRY(cuda_enter(stream));
+  return cuda_check(stream->device, cudaEventRecord(event->cuda, stream->cuda), "recording an event");
+}
+
+static Status event_wait(Stream *stream, Event *event) {
+  TRY(cuda_enter(stream));
+  return cuda_check(stream->device, cudaStreamWaitEvent(stream->cuda, event->cuda, 0), "waiting for an event");
+}
+
+static Kernel *const cuda_kernels[OP_COUNT] = {
+#define OP(name) [OP_##name] = cuda_##name,
+#include "graph/ops.def"
+#undef OP
+};
+
+const Backend backend_cuda = {
+    .name = "cuda",
+    .is_host = false,
+    .kernels = cuda_kernels,
+    .accepts = reference_accepts,
+    .workspace_bytes = cuda_workspace_bytes,
+    .describe = describe,
+    .stream_open = stream_open,
+    .stream_close = stream_close,
+    .stream_wait = stream_wait,
+    .alloc = alloc,
+    .release = release,
+    .copy = copy,
+    .zero = zero,
+    .event_create = event_create,
+    .event_destroy = event_destroy,
+    .event_record = event_record,
+    .event_wait = event_wait,
+};

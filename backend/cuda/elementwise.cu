@@ -1,0 +1,268 @@
+/* One element of the output a thread. What an operator computes is chosen inside the kernel: all threads take the same
+ * way, memory is the limit, and a kernel serves many operators. */
+#include "backend/cuda/steps.cuh"
+
+/* f of one, two or three inputs at their steps. */
+template <class F, class A, class R> GLOBAL void map1(F f, int64_t n, const A *a, R *y) {
+  for (int64_t i = global_thread(); i < n; i += global_threads())
+    y[i] = (R)f(a[i]);
+}
+
+template <class F, class A, class B, class R> GLOBAL void map2(F f, Steps s, const A *a, const B *b, R *y) {
+  for (int64_t i = global_thread(); i < s.n; i += global_threads())
+    y[i] = (R)f(a[step_offset(s, 0, i)], b[step_offset(s, 1, i)]);
+}
+
+template <class T> GLOBAL void map_where(Steps s, const uint8_t *c, const T *a, const T *b, T *y) {
+  for (int64_t i = global_thread(); i < s.n; i += global_threads())
+    y[i] = c[step_offset(s, 0, i)] ? a[step_offset(s, 1, i)] : b[step_offset(s, 2, i)];
+}
+
+static Steps dense(int64_t n) {
+  Steps s = {1, n, {n}, {{1}, {1}, {1}}};
+  return s;
+}
+
+template <class F, class A, class R> static void run1(cudaStream_t s, F f, int64_t n, const A *a, R *y) {
+  launch(map1<F, A, R>, blocks_for(n), BLOCK_THREADS, s, f, n, a, y);
+}
+
+template <class F, class A, class B, class R>
+static void run2(cudaStream_t s, F f, const Steps &steps, const A *a, const B *b, R *y) {
+  launch(map2<F, A, B, R>, blocks_for(steps.n), BLOCK_THREADS, s, f, steps, a, b, y);
+}
+
+/* Integer arithmetic wraps. */
+#define WRAPPED(T, x, op, y) (T)((uint64_t)(x)op(uint64_t)(y))
+
+template <class T> struct Unary {
+  OpKind op;
+  T alpha;
+  bool tanh_form;
+  DEVICE T operator()(T x) const {
+    const T half = (T)0.5, root_half = (T)0.7071067811865476, root_2_pi = (T)0.7978845608028654, cubic = (T)0.044715;
+    switch (op) {
+    case OP_Neg:
+      return -x;
+    case OP_Abs:
+      return fabs(x);
+    case OP_Sqrt:
+      return sqrt(x);
+    case OP_Exp:
+      return exp(x);
+    case OP_Log:
+      return log(x);
+    case OP_Erf:
+      return erf(x);
+    case OP_Sin:
+      return sin(x);
+    case OP_Cos:
+      return cos(x);
+    case OP_Reciprocal:
+      return 1 / x;
+    case OP_Tanh:
+      return tanh(x);
+    case OP_Sigmoid:
+      return 1 / (1 + exp(-x));
+    case OP_Relu:
+      return x > 0 || x != x ? x : 0;
+    case OP_LeakyRelu:
+      return x >= 0 ? x : alpha * x;
+    default: /* Gelu */
+      return x * half * (1 + (tanh_form ? tanh(root_2_pi * (x + cubic * x * x * x)) : erf(x * root_half)));
+    }
+  }
+};
+
+template <class T> struct WholeUnary { /* integers */
+  OpKind op;
+  DEVICE T operator()(T x) const { return op == OP_Neg || x < 0 ? WRAPPED(T, 0, -, x) : x; }
+};
+
+struct Not {
+  DEVICE uint8_t operator()(uint8_t x) const { return !x; }
+};
+
+void launch_unary(cudaStream_t s, OpKind op, DType type, double alpha, bool tanh_form, int64_t n, const void *x,
+                  void *y) {
+  if (op == OP_Not) {
+    run1(s, Not(), n, (const uint8_t *)x, (uint8_t *)y);
+  } else if (type == I64) {
+    run1(s, WholeUnary<int64_t>{op}, n, (const int64_t *)x, (int64_t *)y);
+  } else if (type == I32) {
+    run1(s, WholeUnary<int32_t>{op}, n, (const int32_t *)x, (int32_t *)y);
+  } else {
+    FOR_FLOATS(type, run1(s, (Unary<T>{op, (T)alpha, tanh_form}), n, (const T *)x, (T *)y))
+  }
+}
+
+/* Gradients of activations: the cotangent d, and the activation's result or argument v. */
+template <class T> struct Pair {
+  OpKind op;
+  T alpha;
+  bool tanh_form;
+  DEVICE T operator()(T d, T v) const {
+    const T half = (T)0.5, root_half = (T)0.7071067811865476, root_2_pi = (T)0.7978845608028654, cubic = (T)0.044715,
+            inv_root_2pi = (T)0.3989422804014327;
+    switch (op) {
+    case OP_TanhGrad:
+      return d * (1 - v * v);
+    case OP_SigmoidGrad:
+      return d * v * (1 - v);
+    case OP_ReluGrad:
+      return v > 0 ? d : 0;
+    case OP_LeakyReluGrad:
+      return v > 0 ? d : alpha * d;
+    default: { /* GeluGrad */
+      if (!tanh_form)
+        return d * (half * (1 + erf(v * root_half)) + v * inv_root_2pi * exp(-half * v * v));
+      T t = tanh(root_2_pi * (v + cubic * v * v * v));
+      return d * (half * (1 + t) + half * v * (1 - t * t) * root_2_pi * (1 + 3 * cubic * v * v));
+    }
+    }
+  }
+};
+
+void launch_pair(cudaStream_t s, OpKind op, DType type, double alpha, bool tanh_form, int64_t n, const void *d,
+                 const void *v, void *y) {
+  FOR_FLOATS(type, run2(s, (Pair<T>{op, (T)alpha, tanh_form}), dense(n), (const T *)d, (const T *)v, (T *)y))
+}
+
+template <class T> DEVICE T modulo(T x, T y, bool c_sign) {
+  if constexpr (std::is_floating_point<T>::value) {
+    T r = fmod(x, y);
+    return !c_sign && r != 0 && (r < 0) != (y < 0) ? r + y : r;
+  } else {
+    if (y == 0 || y == -1)
+      return 0;
+    T r = x % y;
+    return !c_sign && r != 0 && (r < 0) != (y < 0) ? r + y : r;
+  }
+}
+
+template <class T> DEVICE T quotient(T x, T y) {
+  if constexpr (std::is_floating_point<T>::value)
+    return x / y;
+  else
+    return y == 0 ? 0 : y == -1 ? WRAPPED(T, 0, -, x) : x / y;
+}
+
+template <class T> struct Arithmetic {
+  OpKind op;
+  bool c_sign;
+  DEVICE T operator()(T x, T y) const {
+    constexpr bool whole = !std::is_floating_point<T>::value;
+    switch (op) {
+    case OP_Add:
+      return whole ? WRAPPED(T, (int64_t)x, +, (int64_t)y) : x + y;
+    case OP_Sub:
+      return whole ? WRAPPED(T, (int64_t)x, -, (int64_t)y) : x - y;
+    case OP_Mul:
+      return whole ? WRAPPED(T, (int64_t)x, *, (int64_t)y) : x * y;
+    case OP_Div:
+      return quotient(x, y);
+    case OP_Max:
+      return x > y || x != x ? x : y;
+    case OP_Min:
+      return x < y || x != x ? x : y;
+    default:
+      return modulo(x, y, c_sign);
+    }
+  }
+};
+
+template <class T> struct Comparison {
+  OpKind op;
+  DEVICE bool operator()(T x, T y) const {
+    switch (op) {
+    case OP_Equal:
+      return x == y;
+    case OP_Greater:
+      return x > y;
+    case OP_GreaterOrEqual:
+      return x >= y;
+    case OP_Less:
+      return x < y;
+    case OP_LessOrEqual:
+      return x <= y;
+    case OP_And:
+      return x && y;
+    default:
+      return x || y;
+    }
+  }
+};
+
+void launch_binary(cudaStream_t s, OpKind op, DType type, bool c_sign, const Steps *steps, const void *a, const void *b,
+                   void *c) {
+  if (type == U8 || type == BOOL) {
+    run2(s, Comparison<uint8_t>{op}, *steps, (const uint8_t *)a, (const uint8_t *)b, (uint8_t *)c);
+  } else if (op >= OP_Equal && op <= OP_LessOrEqual) {
+    FOR_NUMBERS(type, run2(s, Comparison<T>{op}, *steps, (const T *)a, (const T *)b, (uint8_t *)c))
+  } else {
+    FOR_NUMBERS(type, run2(s, (Arithmetic<T>{op, c_sign}), *steps, (const T *)a, (const T *)b, (T *)c))
+  }
+}
+
+/* As the reference: integers wrap, and what has no integer result is 0. */
+DEVICE int64_t whole_power(int64_t x, double y) {
+  uint64_t power = 1, square = (uint64_t)x;
+  if (x == 1 || x == -1)
+    return x == 1 || fmod(y, 2.0) == 0 ? 1 : -1;
+  if (!(y >= 0 && y < 9223372036854775808.0))
+    return 0;
+  for (int64_t n = (int64_t)y; n; n /= 2, square *= square)
+    power *= n % 2 ? square : 1;
+  return (int64_t)power;
+}
+
+template <class A, class B> struct Power {
+  DEVICE A operator()(A x, B y) const {
+    if constexpr (!std::is_floating_point<A>::value)
+      return (A)whole_power((int64_t)x, (double)y);
+    else if constexpr (std::is_same<A, B>::value)
+      return y == 2 ? x * x : y == 1 ? x : pow(x, y);
+    else
+      return (A)pow((double)x, (double)y);
+  }
+};
+
+template <class A>
+static void power(cudaStream_t s, DType exponent, const Steps *steps, const A *a, const void *b, A *c) {
+  FOR_NUMBERS(exponent, run2(s, Power<A, T>(), *steps, a, (const T *)b, c))
+}
+
+void launch_power(cudaStream_t s, DType base, DType exponent, const Steps *steps, const void *a, const void *b,
+                  void *c) {
+  FOR_NUMBERS(base, power<T>(s, exponent, steps, (const T *)a, b, (T *)c))
+}
+
+void launch_where(cudaStream_t s, size_t size, const Steps *steps, const void *condition, const void *a, const void *b,
+                  void *c) {
+  FOR_SIZES(size, launch(map_where<T>, blocks_for(steps->n), BLOCK_THREADS, s, *steps, (const uint8_t *)condition,
+                         (const T *)a, (const T *)b, (T *)c))
+}
+
+template <class T> struct AddScaled {
+  T beta;
+  DEVICE T operator()(T c, T y) const { return y + beta * c; }
+};
+
+void launch_add_scaled(cudaStream_t s, DType type, double beta, const Steps *steps, const void *c, void *y) {
+  FOR_FLOATS(type, run2(s, AddScaled<T>{(T)beta}, *steps, (const T *)c, (const T *)y, (T *)y))
+}
+
+template <class T> struct LossGrad {
+  OpKind op;
+  const double *scale;
+  DEVICE T operator()(T x, T z) const {
+    if (op == OP_MeanSquaredErrorGrad)
+      return (T)(2 * *scale) * (x - z);
+    return (T)*scale * (1 / (1 + exp(-x)) - z);
+  }
+};
+
+void launch_loss_grad(cudaStream_t s, OpKind op, DType type, int64_t n, const void *x, const void *z,
+                      const double *scale, void *dx) {
+  FOR_FLOATS(type, run2(s, (LossGrad<T>{op, scale}), dense(n), (const T *)x, (const T *)z, (T *)dx))
+}

@@ -1,0 +1,135 @@
+/* The launches: what the host's half of the backend (C) asks of the device's half (CUDA C++). Each only enqueues on its
+ * stream. Pointers are to device memory; nothing is launched where there is nothing to do. Reductions add in an order
+ * that depends on shapes alone. */
+#ifndef BACKEND_CUDA_KERNELS_H
+#define BACKEND_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "graph/graph.h"
+
+/* Loops over `n` elements, row-major; step[k][i]: elements of operand k from one index of loop i to the next. */
+typedef struct {
+  int rank;
+  int64_t n, dim[MAX_RANK], step[3][MAX_RANK];
+} Steps;
+
+/* [outer, size, inner]: lines of `size` elements that are `inner` apart. */
+typedef struct {
+  int64_t outer, size, inner;
+} Lines;
+
+/* What a kernel found wrong, in host memory that the device writes. The first one stays. */
+typedef struct {
+  int claimed;
+  int axis; /* of `shape`, that an index leaves; -1: a target outside its classes */
+  int64_t position, value;
+  Shape shape;
+  const Node *node;
+} Fault;
+
+/* Who reports what. */
+typedef struct {
+  Fault *fault;
+  const Node *node;
+} Reporter;
+
+/* elementwise.cu. Types: of in[0] unless said; steps: of the inputs over a dense output. */
+void launch_unary(cudaStream_t s, OpKind op, DType type, double alpha, bool tanh_form, int64_t n, const void *x,
+                  void *y);
+void launch_pair(cudaStream_t s, OpKind op, DType type, double alpha, bool tanh_form, int64_t n, const void *d,
+                 const void *v, void *y);
+void launch_binary(cudaStream_t s, OpKind op, DType type, bool c_sign, const Steps *steps, const void *a, const void *b,
+                   void *c);
+void launch_power(cudaStream_t s, DType base, DType exponent, const Steps *steps, const void *a, const void *b,
+                  void *c);
+void launch_where(cudaStream_t s, size_t size, const Steps *steps, const void *condition, const void *a, const void *b,
+                  void *c);
+void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y);
+/* y = y + beta c, c broadcast by step[0]. */
+void launch_add_scaled(cudaStream_t s, DType type, double beta, const Steps *steps, const void *c, void *y);
+/* dX = scale (…) of a loss over n elements; `scale` is a float64 on the device. */
+void launch_loss_grad(cudaStream_t s, OpKind op, DType type, int64_t n, const void *x, const void *z,
+                      const double *scale, void *dx);
+
+/* movement.cu. `size`: bytes of an element. Operand 0 of steps is `from`, 1 is `to`. */
+void launch_copy(cudaStream_t s, size_t size, const Steps *steps, const void *from, void *to);
+void launch_trilu(cudaStream_t s, size_t size, bool upper, int64_t k, int64_t rows, int64_t columns, int64_t n,
+                  const void *x, void *y);
+void launch_range(cudaStream_t s, DType type, int64_t n, const void *start, const void *delta, void *y);
+void launch_cumsum(cudaStream_t s, DType type, Lines lines, bool exclusive, bool reverse, const void *x, void *y);
+
+/* gather.cu. Row i of `indices` [rows, depth] picks slice number i / rows_per_batch, index, index … of axes axis … of
+ * `shape`, each slice `inner` elements; `outer` times over, `slices` apart. */
+typedef struct {
+  DType index_type;
+  int axis, depth;
+  int64_t rows, rows_per_batch, outer, slices, inner;
+  Shape shape;
+} Picks;
+void launch_gather(cudaStream_t s, size_t size, const Picks *picks, Reporter reporter, const void *data,
+                   const void *indices, void *y);
+/* Adds in index order. keys: workspace for picks->rows numbers; y is zero. */
+void launch_scatter_add(cudaStream_t s, DType type, const Picks *picks, Reporter reporter, const void *dy,
+                        const void *indices, int64_t *keys, void *y);
+
+/* fold.cu: sums (means, maxima) over `count` terms for each of `results` results, in chunks where that keeps the device
+ * busy: partial has room for fold_partials() numbers of eight bytes. along: terms of one result lie side by side, else
+ * neighbouring results do. */
+int64_t fold_partials(int64_t results, int64_t count, bool along);
+/* kept.step[0], reduced.step[0]: over x. divisor: of means. */
+void launch_reduce(cudaStream_t s, OpKind op, DType type, const Steps *kept, const Steps *reduced, bool along,
+                   const void *x, void *y, void *partial);
+/* dScale [columns] = sum over rows of dY (X - mean) inv; mean NULL for RMS. */
+void launch_scale_grad(cudaStream_t s, DType type, int64_t rows, int64_t columns, const void *dy, const void *x,
+                       const void *mean, const void *inv, void *y, void *partial);
+/* float64 sums: of squares of differences, of cross entropies with logits, of targets that count (z NULL), of `x` as
+ * it is (float64). */
+void launch_loss(cudaStream_t s, OpKind op, DType type, int64_t n, int64_t ignored, const void *x, const void *z,
+                 double *y, void *partial);
+enum { MOST_GROUPS = 4 };
+void launch_squared_norm(cudaStream_t s, DType type, int64_t n, int n_groups, const void *const *groups, double *y,
+                         void *partial);
+
+/* rows.cu. */
+void launch_softmax(cudaStream_t s, OpKind op, DType type, Lines lines, const void *x, void *y);
+void launch_softmax_grad(cudaStream_t s, OpKind op, DType type, Lines lines, const void *dy, const void *y, void *dx);
+/* bias, mean NULL: none; mean NULL: RMS. */
+void launch_norm(cudaStream_t s, DType type, int64_t rows, int64_t size, double epsilon, const void *x,
+                 const void *scale, const void *bias, void *y, void *mean, void *inv);
+void launch_norm_grad(cudaStream_t s, DType type, int64_t rows, int64_t size, const void *dy, const void *x,
+                      const void *scale, const void *mean, const void *inv, void *dx);
+typedef struct {
+  DType target_type;
+  int64_t ignored;
+  Lines lines; /* of the logits, along the classes */
+} Classes;
+/* losses: float64, one a position, 0 where ignored. */
+void launch_cross_entropy(cudaStream_t s, DType type, const Classes *classes, Reporter reporter, const void *logits,
+                          const void *target, void *log_sum_exp, double *losses);
+void launch_cross_entropy_grad(cudaStream_t s, DType type, const Classes *classes, Reporter reporter,
+                               const void *logits, const void *target, const void *log_sum_exp, const double *scale,
+                               void *dlogits);
+
+/* optimizer.cu. The scalars (graph/optimizer.h) are on the device. */
+typedef struct {
+  int n_groups;
+  const void *groups[MOST_GROUPS];
+  void *parameter, *momentum, *variance; /* Adam's m and v; SGD's momentum or NULL */
+  const double *scalars;
+  double momentum_factor, decay;
+  bool nesterov, decoupled;
+  double beta1, beta2, epsilon;
+} UpdateWork;
+void launch_accumulate(cudaStream_t s, DType type, int64_t n, const void *term, void *sum);
+void launch_update(cudaStream_t s, OpKind op, DType type, int64_t n, const UpdateWork *work);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

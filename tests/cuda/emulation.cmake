@@ -1,0 +1,17 @@
+# backend/cuda as host code, in a build that has no real one: emulated_cuda is what its tests link. Its kernels are compiled
+# as C++ over emulate.h, its host's half over this folder's part of the CUDA runtime, its products are loops.
+include(CheckLanguage)
+check_language(CXX)
+if(ONNXPIPE_HAS_CUDA OR NOT CMAKE_CXX_COMPILER)
+  return()
+endif()
+enable_language(CXX)
+
+set(here ${CMAKE_CURRENT_SOURCE_DIR}/cuda)
+set(emulated_sources ${cuda_host_sources})
+list(FILTER emulated_sources EXCLUDE REGEX "/blas.c$")
+set_source_files_properties(${cuda_device_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+add_library(emulated_cuda OBJECT EXCLUDE_FROM_ALL ${emulated_sources} ${cuda_device_sources}
+  ${here}/emulate.cpp ${here}/runtime.cpp ${here}/blas.cpp)
+target_include_directories(emulated_cuda PUBLIC ${here} PRIVATE ${CMAKE_SOURCE_DIR})
+target_compile_features(emulated_cuda PRIVATE cxx_std_17)

@@ -1,0 +1,28 @@
+/* What tests say to the emulated device. */
+#ifndef TESTS_CUDA_EMULATION_H
+#define TESTS_CUDA_EMULATION_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* From now on blocks and threads run in the order that this seed gives, and streams get ahead or lag behind by it. */
+void emulation_seed(uint64_t seed);
+/* How many devices there are (2), and the memory of each (1 GiB). */
+void emulation_devices(int count, size_t bytes);
+/* The call number `after` from now of the runtime function of this name fails, once. */
+void emulation_fail(const char *function, int after);
+/* Bytes that are allocated on all devices, and pinned on the host. */
+size_t emulation_allocated(void);
+
+/* How often the host has waited for a device so far, copies of memory that is not pinned included. */
+int emulation_waits(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

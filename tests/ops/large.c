@@ -1,0 +1,124 @@
+/* Cases of large tensors: of several tasks, blocks or chunks, wherever a backend cuts its work. */
+#include "tests/ops/cases.h"
+
+#define F(...)                                                                                                         \
+  {                                                                                                                    \
+    .present = true, .shape = { __VA_ARGS__ }                                                                          \
+  }
+#define P(...)                                                                                                         \
+  { .present = true, .shape = {__VA_ARGS__}, .fill = FILL_POSITIVE }
+#define B(...)                                                                                                         \
+  {                                                                                                                    \
+    .present = true, .dtype = BOOL, .shape = { __VA_ARGS__ }                                                           \
+  }
+#define C(n, ...)                                                                                                      \
+  { .present = true, .dtype = I64, .shape = {__VA_ARGS__}, .fill = FILL_CLASS, .limit = n }
+#define I(n, ...)                                                                                                      \
+  { .present = true, .dtype = I64, .shape = {__VA_ARGS__}, .fill = FILL_INDEX, .limit = n }
+#define N(x)                                                                                                           \
+  { .present = true, .fill = FILL_LIMIT, .limit = x }
+#define SCALE                                                                                                          \
+  { .present = true, .dtype = F64, .fill = FILL_POSITIVE }
+#define SCALARS                                                                                                        \
+  { .present = true, .dtype = F64, .shape = {1, {5}}, .fill = FILL_SCALARS }
+#define Y(...)                                                                                                         \
+  {                                                                                                                    \
+    {                                                                                                                  \
+      true, {                                                                                                          \
+        __VA_ARGS__                                                                                                    \
+      }                                                                                                                \
+    }                                                                                                                  \
+  }
+#define INT(label, x)                                                                                                  \
+  { .name = label, .kind = ATTR_INT, .i = x }
+#define REAL(label, x)                                                                                                 \
+  { .name = label, .kind = ATTR_FLOAT, .f = x }
+#define INTS(label, count, ...)                                                                                        \
+  { .name = label, .kind = ATTR_INTS, .ints = (const int64_t[]){__VA_ARGS__}, .n = count }
+
+const OpCase large_op_cases[] = {
+    {OP_Add, TYPES_NUMBERS, {F(2, {50, 1000}), F(2, {50, 1000})}, Y(2, {50, 1000}), {{0}}},
+    {OP_Add, TYPES_FLOAT, {F(3, {7, 100, 100}), F(1, {100})}, Y(3, {7, 100, 100}), {{0}}},
+    {OP_Mul, TYPES_FLOAT, {F(4, {1, 300, 1, 20}), F(3, {1, 11, 20})}, Y(4, {1, 300, 11, 20}), {{0}}},
+    {OP_Sub, TYPES_FLOAT, {F(1, {3}), F(5, {2, 3, 4, 999, 3})}, Y(5, {2, 3, 4, 999, 3}), {{0}}},
+    {OP_Div, TYPES_FLOAT, {F(2, {70001, 1}), F(0)}, Y(2, {70001, 1}), {{0}}},
+    {OP_Where, TYPES_ALL, {B(2, {200, 200}), F(3, {2, 200, 200}), F(0)}, Y(3, {2, 200, 200}), {{0}}},
+    {OP_Cast, TYPES_FLOAT, {F(1, {50001})}, Y(1, {50001}), {INT("to", I64)}},
+    {OP_Exp, TYPES_FLOAT, {F(1, {50001})}, Y(1, {50001}), {{0}}},
+    {OP_Tanh, TYPES_FLOAT, {F(3, {40, 40, 41})}, Y(3, {40, 40, 41}), {{0}}},
+    {OP_Gelu, TYPES_FLOAT, {F(2, {300, 301})}, Y(2, {300, 301}), {{0}}},
+    {OP_Gelu,
+     TYPES_FLOAT,
+     {F(2, {300, 301})},
+     Y(2, {300, 301}),
+     {{.name = "approximate", .kind = ATTR_STRING, .s = "tanh"}}},
+    {OP_GeluGrad, TYPES_FLOAT, {F(2, {300, 301}), F(2, {300, 301})}, Y(2, {300, 301}), {{0}}},
+    {OP_Pow, TYPES_FLOAT, {F(2, {300, 301}), N(3)}, Y(2, {300, 301}), {{0}}},
+    {OP_Pow, TYPES_FLOAT, {F(2, {300, 301}), N(2)}, Y(2, {300, 301}), {{0}}},
+    {OP_Transpose, TYPES_ALL, {F(2, {190, 301})}, Y(2, {301, 190}), {INTS("perm", 2, 1, 0)}},
+    {OP_Transpose, TYPES_FLOAT, {F(4, {4, 33, 6, 70})}, Y(4, {4, 6, 33, 70}), {INTS("perm", 4, 0, 2, 1, 3)}},
+    {OP_Transpose, TYPES_FLOAT, {F(4, {4, 33, 6, 70})}, Y(4, {4, 6, 70, 33}), {INTS("perm", 4, 0, 2, 3, 1)}},
+    {OP_Transpose, TYPES_FLOAT, {F(3, {40, 41, 42})}, Y(3, {42, 41, 40}), {INTS("perm", 3, 2, 1, 0)}},
+    {OP_Expand, TYPES_FLOAT, {F(3, {30, 1, 50})}, Y(3, {30, 40, 50}), {INTS("shape", 3, 30, 40, 50)}},
+    {OP_Concat, TYPES_FLOAT, {F(3, {50, 3, 200}), F(3, {50, 2, 200})}, Y(3, {50, 5, 200}), {INT("axis", 1)}},
+    {OP_Slice,
+     TYPES_FLOAT,
+     {F(2, {300, 301})},
+     Y(2, {300, 150}),
+     {INTS("axes", 1, 1), INTS("starts", 1, 1), INTS("ends", 1, 301), INTS("steps", 1, 2)}},
+    {OP_SliceGrad,
+     TYPES_FLOAT,
+     {F(2, {300, 150})},
+     Y(2, {300, 301}),
+     {INTS("axes", 1, 1), INTS("starts", 1, 1), INTS("ends", 1, 301), INTS("steps", 1, 2), INTS("shape", 2, 300, 301)}},
+    {OP_Gather, TYPES_FLOAT, {F(2, {90, 70}), I(90, 2, {30, 31})}, Y(3, {30, 31, 70}), {INT("axis", 0)}},
+    {OP_GatherGrad,
+     TYPES_FLOAT,
+     {F(3, {30, 31, 70}), I(90, 2, {30, 31})},
+     Y(2, {90, 70}),
+     {INT("axis", 0), INTS("shape", 2, 90, 70)}},
+    {OP_ReduceSum, TYPES_NUMBERS, {F(2, {300, 301})}, Y(1, {301}), {INTS("axes", 1, 0), INT("keepdims", 0)}},
+    {OP_ReduceMean, TYPES_FLOAT, {F(2, {300, 301})}, Y(2, {300, 1}), {INTS("axes", 1, 1)}},
+    {OP_Softmax, TYPES_FLOAT, {F(3, {20, 40, 100})}, Y(3, {20, 40, 100}), {INT("axis", 2)}},
+    {OP_Softmax, TYPES_FLOAT, {F(3, {20, 40, 100})}, Y(3, {20, 40, 100}), {INT("axis", 1)}},
+    {OP_SoftmaxGrad, TYPES_FLOAT, {F(2, {2000, 20}), F(2, {2000, 20})}, Y(2, {2000, 20}), {INT("axis", 1)}},
+    {OP_LayerNormalization,
+     TYPES_FLOAT,
+     {F(3, {8, 100, 100}), F(1, {100}), F(1, {100})},
+     {{true, {3, {8, 100, 100}}}, {true, {3, {8, 100, 1}}}, {true, {3, {8, 100, 1}}}},
+     {INT("axis", 2)}},
+    {OP_LayerNormalizationGradInput,
+     TYPES_FLOAT,
+     {F(2, {1000, 40}), F(2, {1000, 40}), F(1, {40}), F(2, {1000, 1}), P(2, {1000, 1})},
+     Y(2, {1000, 40}),
+     {INT("axis", 1)}},
+    {OP_RMSNormalizationGradScale,
+     TYPES_FLOAT,
+     {F(2, {100, 400}), F(2, {100, 400}), P(2, {100, 1})},
+     Y(1, {400}),
+     {INT("axis", 1)}},
+    {OP_CrossEntropy,
+     TYPES_FLOAT,
+     {F(2, {200, 1000}), C(1000, 1, {200})},
+     {{true, {0}}, {true, {1, {200}}}},
+     {INT("class_axis", 1)}},
+    {OP_CrossEntropyGrad,
+     TYPES_FLOAT,
+     {F(2, {200, 300}), C(300, 1, {200}), F(1, {200}), SCALE},
+     Y(2, {200, 300}),
+     {INT("class_axis", 1)}},
+    {OP_Accumulate, TYPES_FLOAT, {F(2, {300, 301}), F(2, {300, 301})}, {{0}}, {{0}}},
+    {OP_SquaredNorm, TYPES_FLOAT, {F(2, {600, 301}), F(2, {600, 301})}, Y(0), {{0}}},
+    {OP_SgdUpdate, TYPES_FLOAT, {F(2, {300, 301}), SCALARS, F(2, {300, 301})}, {{0}}, {{0}}},
+    {OP_AdamUpdate,
+     TYPES_FLOAT,
+     {F(1, {50001}), SCALARS, F(1, {50001}), P(1, {50001}), F(1, {50001})},
+     {{0}},
+     {REAL("beta1", 0.9), REAL("beta2", 0.999), REAL("epsilon", 1e-8), INT("states", 2)}},
+    {OP_ReduceSum, TYPES_NUMBERS, {F(2, {300, 301})}, Y(0), {INTS("axes", 2, 0, 1), INT("keepdims", 0)}},
+    {OP_ReduceMax, TYPES_NUMBERS, {F(2, {3000, 31})}, Y(1, {31}), {INTS("axes", 1, 0), INT("keepdims", 0)}},
+    {OP_ReduceMean, TYPES_FLOAT, {F(3, {20, 3, 1000})}, Y(1, {3}), {INTS("axes", 2, 0, 2), INT("keepdims", 0)}},
+    {OP_CountTargets, TYPES_FLOAT, {C(1000, 1, {9000})}, Y(0), {{0}}},
+    {OP_MeanSquaredError, TYPES_FLOAT, {F(2, {300, 301}), F(2, {300, 301})}, Y(0), {{0}}},
+};
+const size_t n_large_op_cases = sizeof large_op_cases / sizeof *large_op_cases;
