@@ -10,7 +10,7 @@ struct Wide {
   uint64_t u;
 };
 
-DEVICE double half_value(uint16_t h) {
+DEVICE double from_half(uint16_t h) {
   int exponent = h >> 10 & 31, fraction = h & 1023;
   double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
                      : exponent     ? ldexp((double)(fraction + 1024), exponent - 25)
@@ -18,7 +18,7 @@ DEVICE double half_value(uint16_t h) {
   return h >> 15 ? -magnitude : magnitude;
 }
 
-DEVICE double bfloat_value(uint16_t h) {
+DEVICE double from_bfloat(uint16_t h) {
   union {
     uint32_t bits;
     float f;
@@ -58,9 +58,9 @@ DEVICE Wide load_wide(DType type, const void *from, int64_t i) {
   case F64:
     return wide_float(((const double *)from)[i]);
   case F16:
-    return wide_float(half_value(((const uint16_t *)from)[i]));
+    return wide_float(from_half(((const uint16_t *)from)[i]));
   case BF16:
-    return wide_float(bfloat_value(((const uint16_t *)from)[i]));
+    return wide_float(from_bfloat(((const uint16_t *)from)[i]));
   case I64:
     return wide_signed(((const int64_t *)from)[i]);
   case I32:

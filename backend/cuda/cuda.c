@@ -111,7 +111,7 @@ static Status stream_open(int device, int threads, Stream **out) {
   return status;
 }
 
-static Status fail_fault(Fault *fault) {
+static Status fault_status(Fault *fault) {
   if (fault->axis < 0)
     fail(E_MODEL, "target %lld at position %lld is outside the %lld classes (0 to %lld)", (long long)fault->value,
          (long long)fault->position, (long long)fault->shape.dim[0], (long long)fault->shape.dim[0] - 1);
@@ -126,7 +126,7 @@ static Status fail_fault(Fault *fault) {
 static Status stream_wait(Stream *stream) {
   TRY(cuda_enter(stream));
   TRY(cuda_check(stream->device, cudaStreamSynchronize(stream->cuda), "waiting for the stream"));
-  return stream->fault->claimed ? fail_fault(stream->fault) : OK;
+  return stream->fault->claimed ? fault_status(stream->fault) : OK;
 }
 
 static Status alloc(Stream *stream, size_t bytes, void **memory) {
