@@ -361,11 +361,43 @@ static bool bound_reached(const Search *s) {
   return s->best.value <= s->problem->bound_seconds * (1 + 1e-9);
 }
 
+/* Lists anew in the order of the best so far, give or take a little, with W where it fits: its place is what the
+ * recipes' keys say least about. */
+static void follow_best(Search *s) {
+  const Problem *p = s->problem;
+  Random *r = &s->random;
+  double noise = random_unit(r) < 0.5 ? 0 : 0.3 * p->period * random_unit(r) * random_unit(r);
+  double patience = random_unit(r) < 0.5 ? 1 : 1.3 * random_unit(r);
+  bool filler = random_unit(r) < 0.7;
+  ListPolicy policy = {.reverse = random_unit(r) < 0.2,
+                       .patient_with_all = random_unit(r) < 0.3,
+                       .blocked_is_skipped = random_unit(r) < 0.3,
+                       .patience = {patience, patience, 1.2 * random_unit(r)},
+                       .first_patience = 1,
+                       .horizon = INFINITY,
+                       .first_horizon = INFINITY,
+                       .idle_budget = random_unit(r) < 0.3 ? -1 : scaled(r, s->best.value - p->busiest_seconds, 0.05),
+                       .cutoff = s->best.value};
+  clock_run(p, &s->clock, &s->best);
+  for (int i = 0; i < p->operations; i++) {
+    bool w = i / p->microbatches % 3 == ACTION_W;
+    s->key[i] =
+        w && filler ? never * p->period + s->clock.end[i] : (policy.reverse ? -s->clock.end[i] : s->clock.begin[i]);
+    if (noise > 0 && !(w && filler))
+      s->key[i] += noise * random_bell(r);
+  }
+  run_keys(s, &policy, &s->trial);
+}
+
 void search_run(Search *s, double operations) {
   double end = list_work(s->scheduler) + operations;
   bool first = s->n_kept == 0;
   while (list_work(s->scheduler) < end && !bound_reached(s)) {
     bool fresh = s->n_kept < 3 || (first && list_work(s->scheduler) < end - operations / 2);
+    if (s->best.value < INFINITY && !(first && fresh) && random_unit(&s->random) < 0.4) {
+      follow_best(s);
+      continue;
+    }
     bool basic = s->n_basic < BASIC && s->n_tried++ % 2 == 0;
     Recipe recipe = basic ? basic_recipe(s, s->n_basic++) : fresh ? new_recipe(s) : next_recipe(s);
     try_recipe(s, &recipe, s->n_kept < KEPT ? INFINITY : s->kept[KEPT - 1].value);
