@@ -6,7 +6,7 @@
 
 /* How many operations are placed or timed for a placement, at most, and how often each operation of its problem. */
 static const double most_effort = 3e7, most_tries = 16000;
-enum { ROUNDS = 8 };
+enum { ROUNDS = 4 };
 
 typedef struct {
   Problem problem;
@@ -44,7 +44,7 @@ static bool still_open(const Contest *contests, int i, int best) {
   return contests[i].fits && (i == best || contests[i].problem.bound_seconds < reached(&contests[best]) * (1 - 1e-9));
 }
 
-static Status run_contests(Contest *contests, int n) {
+static Status run_contests(Arena *scratch, Contest *contests, int n) {
   for (int i = 0; i < n; i++)
     if (contests[i].fits)
       TRY(search_named(contests[i].search));
@@ -58,7 +58,7 @@ static Status run_contests(Contest *contests, int n) {
     }
   for (int i = 0; i < n; i++)
     if (still_open(contests, i, leader(contests, n)))
-      search_polish(contests[i].search);
+      TRY(search_polish(scratch, contests[i].search, effort(&contests[i]) * (i == leader(contests, n) ? 1 : 0.1)));
   return OK;
 }
 
@@ -89,7 +89,7 @@ static Status synthesise(Arena *arena, Arena *scratch, const AutoRequest *reques
   Contest *contests;
   TRY(ARENA_NEW(scratch, contests, request->n_candidates));
   TRY(make_contests(scratch, request, contests));
-  TRY(run_contests(contests, request->n_candidates));
+  TRY(run_contests(scratch, contests, request->n_candidates));
   int best = leader(contests, request->n_candidates);
   *report = (AutoReport){.chosen = best, .lower_bound_seconds = INFINITY};
   for (int i = 0; i < request->n_candidates; i++)

@@ -92,6 +92,8 @@ Status problem_fits(const Problem *problem);
 
 Status order_make(Arena *arena, const Problem *problem, Order *order);
 void order_copy(const Problem *problem, Order *to, const Order *from);
+/* Whether the rank keeps within its memory. */
+bool order_fits(const Problem *problem, const Order *order, int rank);
 /* The order of a schedule's lists, BW as B and W. False: it is of other stages or holds more than a rank may. */
 bool order_take(const Problem *problem, const Schedule *schedule, Order *order);
 /* The order as lists of compute actions. */
@@ -120,10 +122,15 @@ Status search_make(Arena *arena, const Problem *problem, uint64_t seed, Search *
 void search_run(Search *search, double operations);
 /* Begins with the named schedules of the problem's placement that fit into memory, improved. */
 Status search_named(Search *search);
-/* Turns the best recipes into orders and improves them. */
-void search_polish(Search *search);
+/* Turns the best recipes into orders and improves them and the best, for `operations` more timed. */
+Status search_polish(Arena *arena, Search *search, double operations);
 /* The best found so far; its value is INFINITY while there is none. */
 const Order *search_best(const Search *search);
+
+/* Moves single operations along the critical path of the worst ranks while that helps, until `operations` were timed;
+ * the order must be one that runs. */
+Status improve_order(Arena *arena, const Problem *problem, Clock *clock, Random *random, double operations,
+                     Order *order);
 
 /* A proved lower bound of the objective for any order. */
 Status bound_find(Arena *arena, const Problem *problem, double *seconds);

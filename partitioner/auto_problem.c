@@ -110,7 +110,7 @@ void order_copy(const Problem *p, Order *to, const Order *from) {
   to->value = from->value;
 }
 
-static bool within_memory(const Problem *p, const Order *order, int rank) {
+bool order_fits(const Problem *p, const Order *order, int rank) {
   double held = 0;
   for (int i = p->sequence_begin[rank]; i < p->sequence_begin[rank + 1]; i++) {
     int pass = order->sequence[i] / p->microbatches;
@@ -136,7 +136,7 @@ bool order_take(const Problem *p, const Schedule *schedule, Order *order) {
         *next++ = operation_of(p, action.stage, ACTION_B, action.microbatch);
       *next++ = operation_of(p, action.stage, action.kind == ACTION_BW ? ACTION_W : action.kind, action.microbatch);
     }
-    if (next != &order->sequence[p->sequence_begin[rank + 1]] || !within_memory(p, order, rank))
+    if (next != &order->sequence[p->sequence_begin[rank + 1]] || !order_fits(p, order, rank))
       return false;
   }
   return true;

@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-enum { KEPT = 12, POLISHED = 6, LATER_PASSES = 4, ROUNDS = 8 };
+enum { KEPT = 12, POLISHED = 6, IMPROVED = 3, LATER_PASSES = 4, ROUNDS = 8 };
 
 static const double never = 1e9; /* periods: after everything else */
 
@@ -36,7 +36,7 @@ struct Search {
   double *key, *at, *spared; /* [operations], [stages], [ranks] */
   double slow_stage;         /* F and a hop, in the mean, in periods */
   Recipe kept[KEPT];
-  int n_kept, n_basic, n_tried;
+  int n_kept;
   Order trial, pass, best;
 };
 
@@ -128,7 +128,10 @@ static void try_recipe(Search *s, Recipe *recipe, double cutoff) {
                        .horizon = recipe->horizon * p->period,
                        .first_horizon = recipe->first_horizon * p->period,
                        .idle_budget = recipe->idle_budget * p->period,
-                       .cutoff = cutoff};
+                       /* later passes gain on the first */
+                       .cutoff = recipe->shares_slack || recipe->aims
+                                     ? p->busiest_seconds + 1.6 * (cutoff - p->busiest_seconds)
+                                     : cutoff};
   make_keys(s, recipe);
   run_keys(s, &policy, &s->trial);
   recipe->value = s->trial.value;
@@ -138,7 +141,6 @@ static void try_recipe(Search *s, Recipe *recipe, double cutoff) {
     policy.spared = s->spared;
     if (recipe->aims)
       policy.idle_budget = recipe->value - p->busiest_seconds;
-    policy.cutoff = fmin(cutoff, recipe->value);
     run_keys(s, &policy, &s->pass);
     if (s->pass.value >= recipe->value)
       return;
@@ -205,23 +207,31 @@ static Recipe new_recipe(Search *s) {
   return recipe;
 }
 
-/* The known good ones, to begin with: how far apart stages are, and how patient. */
-enum { BASIC = 144 };
+/* value times something around 1 */
+static double scaled(Random *r, double value, double scale) {
+  double x = random_bell(r) * scale;
+  return x > 0 ? value * (1 + x) : value / (1 - x);
+}
 
-static Recipe basic_recipe(const Search *s, int i) {
-  static const double hops[] = {0.5, 0, 1.0 / 3, 1}, patience[] = {1, 0.4, 0.7};
-  double hop = hops[i / 36], slope = hop == 0 ? 1 : hop / s->slow_stage;
+/* Near the rhythms that are known to be good: all stages the same time apart, patience for what comes next. */
+static Recipe regular_recipe(Search *s) {
+  static const double hops[] = {0.5, 0.5, 0.5, 0, 1.0 / 3, 1}, patience[] = {1, 0.97, 0.9, 0.8, 0.5};
+  Random *r = &s->random;
+  double hop = hops[random_below(r, 6)], slope = hop == 0 ? 1 : hop / s->slow_stage;
   Recipe recipe = {.filler = true, .horizon = never, .first_horizon = never, .idle_budget = -1};
+  bool exact = random_unit(r) < 0.6;
   for (int k = 0; k < 4; k++)
-    recipe.slope[k / 2][k % 2] = slope;
-  recipe.first_patience = 1;
-  recipe.first_reserve = 1;
-  recipe.patience = patience[i % 3];
-  recipe.filler_patience = i / 3 % 2 ? 0.5 : 1;
-  recipe.shares_slack = i / 6 % 3 == 1;
-  recipe.aims = i / 6 % 3 == 2;
+    recipe.slope[k / 2][k % 2] = exact ? slope : scaled(r, slope, 0.06);
+  for (int k = 0; k < 3; k++)
+    recipe.turn[k] = random_unit(r) < 0.6 ? 0 : 0.25 * random_bell(r);
+  recipe.patience = patience[random_below(r, 5)];
+  recipe.first_patience = random_unit(r) < 0.5 ? 1 : recipe.patience;
+  recipe.first_reserve = random_unit(r) < 0.5 ? 1 : 0;
+  recipe.filler_patience = patience[random_below(r, 5)] * random_below(r, 2);
+  recipe.shares_slack = random_unit(r) < 0.6;
+  recipe.aims = !recipe.shares_slack && random_unit(r) < 0.5;
   recipe.idle_budget = recipe.aims ? 3 : -1;
-  recipe.blocked_is_skipped = i / 18 % 2;
+  recipe.blocked_is_skipped = random_unit(r) < 0.3;
   return recipe;
 }
 
@@ -256,12 +266,6 @@ static void cross(Search *s, Recipe *recipe, const Recipe *other) {
     recipe->filler = other->filler;
     recipe->delay = other->delay;
   }
-}
-
-/* value times something around 1 */
-static double scaled(Random *r, double value, double scale) {
-  double x = random_bell(r) * scale;
-  return x > 0 ? value * (1 + x) : value / (1 - x);
 }
 
 static double nudged_patience(Random *r, double patience, double scale) {
@@ -393,13 +397,12 @@ void search_run(Search *s, double operations) {
   double end = list_work(s->scheduler) + operations;
   bool first = s->n_kept == 0;
   while (list_work(s->scheduler) < end && !bound_reached(s)) {
-    bool fresh = s->n_kept < 3 || (first && list_work(s->scheduler) < end - operations / 2);
-    if (s->best.value < INFINITY && !(first && fresh) && random_unit(&s->random) < 0.4) {
+    bool fresh = s->n_kept < 3 || first;
+    if (!fresh && s->best.value < INFINITY && random_unit(&s->random) < 0.25) {
       follow_best(s);
       continue;
     }
-    bool basic = s->n_basic < BASIC && s->n_tried++ % 2 == 0;
-    Recipe recipe = basic ? basic_recipe(s, s->n_basic++) : fresh ? new_recipe(s) : next_recipe(s);
+    Recipe recipe = !fresh ? next_recipe(s) : random_unit(&s->random) < 0.5 ? regular_recipe(s) : new_recipe(s);
     try_recipe(s, &recipe, s->n_kept < KEPT ? INFINITY : s->kept[KEPT - 1].value);
     keep(s, &recipe);
   }
@@ -451,10 +454,18 @@ Status search_named(Search *s) {
   return OK;
 }
 
-void search_polish(Search *s) {
+Status search_polish(Arena *arena, Search *s, double operations) {
   for (int i = 0; i < s->n_kept && i < POLISHED && !bound_reached(s); i++) {
     try_recipe(s, &s->kept[i], INFINITY);
-    if (s->trial.value < INFINITY)
-      forth_and_back(s, &s->trial);
+    if (s->trial.value == INFINITY)
+      continue;
+    if (i < IMPROVED) {
+      TRY(improve_order(arena, s->problem, &s->clock, &s->random, operations / (IMPROVED + 1), &s->trial));
+      keep_best(s, &s->trial);
+    }
+    forth_and_back(s, &s->trial);
   }
+  if (bound_reached(s) || s->best.value == INFINITY)
+    return OK;
+  return improve_order(arena, s->problem, &s->clock, &s->random, operations / (IMPROVED + 1), &s->best);
 }
