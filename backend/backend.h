@@ -28,6 +28,10 @@ typedef struct Backend {
   Status (*stream_wait)(Stream *stream); /* until all that was enqueued is done; reports its errors */
   Status (*alloc)(Stream *stream, size_t bytes, void **memory); /* 64-byte aligned; E_MEMORY with need and limit */
   void (*release)(Stream *stream, void *memory);
+  /* Host memory that copies are only enqueued from and to; with other memory of the host, they may wait. NULL where
+   * is_host. */
+  Status (*pin)(Stream *stream, size_t bytes, void **memory);
+  void (*unpin)(Stream *stream, void *memory);
   Status (*copy)(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind);
   Status (*zero)(Stream *stream, void *memory, size_t bytes);
   Status (*event_create)(Stream *stream, Event **event);

@@ -25,7 +25,7 @@ endif()
 
 if(ONNXPIPE_HAS_CUDA)
   target_sources(room_backend PRIVATE ${cuda_host_sources} ${cuda_device_sources})
-  target_compile_definitions(room_backend PRIVATE ONNXPIPE_CUDA)
+  target_compile_definitions(room_backend PUBLIC ONNXPIPE_CUDA)
   # what a target takes over when it is made, before the language was there
   set_target_properties(room_backend PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}"
     CUDA_VISIBILITY_PRESET hidden)

@@ -150,6 +150,8 @@ void executor_close(Executor *e) {
     return;
   if (e->base)
     e->spec.backend->release(e->stream, e->base);
+  if (e->pinned)
+    e->spec.backend->unpin(e->stream, e->pinned);
   if (e->stream)
     e->spec.backend->stream_close(e->stream);
   arena_destroy(e->arena);

@@ -4,15 +4,24 @@
 
 #include "runtime/executor.h"
 
-/* Where a value lies in the rank's memory: microbatch m at first + m % slots * stride. */
+/* Where a value lies in the rank's memory: microbatch m at first + m % slots * stride. What is fed, sent, received or
+ * emitted has a second place, in host memory, in which the world outside sees it: the same one where the rank's memory
+ * is the host's, else pinned memory that is copied to or from (executor_staging.c). */
 typedef struct {
   char *first;
   size_t stride, bytes; /* bytes: of the value */
   int slots;
+  char *host;
+  size_t host_stride;
+  int host_slots;
 } Site;
 
 static inline char *site_at(const Site *site, int microbatch) {
   return site->first + (size_t)(microbatch % site->slots) * site->stride;
+}
+
+static inline char *site_host(const Site *site, int microbatch) {
+  return site->host + (size_t)(microbatch % site->host_slots) * site->host_stride;
 }
 
 /* One kernel call: operands n_in + n_out, in before out; their addresses are set for each microbatch. */
@@ -82,7 +91,7 @@ struct Executor {
   Arena *arena; /* of all bookkeeping */
   Stream *stream;
   char *base;       /* the rank's memory, memory->total_bytes */
-  char *staging;    /* host: for feeds and emits of a device; NULL on the host */
+  void *pinned;     /* the host's places of sites, where the rank's memory is a device's; else NULL */
   StageRun *stages; /* [plan->stages]; others' are empty */
   Site loss;        /* of the microbatch; slots 0: not here */
   Exchange *exchanges;
@@ -91,12 +100,19 @@ struct Executor {
   int n_norms, n_updates;
   Transfer *transfers; /* room for what is posted together */
   Ticket *tickets;
-  int in_flight; /* tickets to be waited for */
-  double total;  /* of the losses so far in this step */
+  int in_flight;  /* tickets to be waited for */
+  double *losses; /* [microbatches]: of this step; they come from the device when the host next waits */
+  int n_losses, n_added;
+  double total; /* of the first n_added */
 };
 
 /* Fills everything from `stages` on. The memory is allocated. */
 Status executor_lay_out(Executor *executor);
+/* Its last part: the host's places and `losses`. */
+Status executor_stage(Executor *executor);
+/* Enqueues the copy from a site's host place to the device, or back. Nothing where they are one. */
+Status executor_stage_in(Executor *executor, const Site *site, int microbatch);
+Status executor_stage_out(Executor *executor, const Site *site, int microbatch);
 
 /* Runs one call for a microbatch. */
 Status executor_call(Executor *executor, Call *call, int microbatch);

@@ -17,12 +17,16 @@ static Site site_of(const Executor *e, int stage, ValueId value) {
     site.slots = e->memory->blocks[stage][place.block].slots;
     site.stride = stages[stage].blocks[place.block].bytes;
   }
+  site.host = site.first;
+  site.host_stride = site.stride;
+  site.host_slots = site.slots;
   return site;
 }
 
 static Site persistent_site(const Executor *e, ValueId value) {
+  char *first = e->base + e->memory->persistent_offset[value];
   return (Site){
-      .first = e->base + e->memory->persistent_offset[value], .bytes = graph_value_bytes(e->graph, value), .slots = 1};
+      .first = first, .bytes = graph_value_bytes(e->graph, value), .slots = 1, .host = first, .host_slots = 1};
 }
 
 /* stage -1: an update node. */
@@ -206,17 +210,6 @@ static int most_posted(const Executor *e) {
   return most;
 }
 
-static Status make_staging(Executor *e) {
-  size_t most = 0;
-  for (int s = 0; s < e->spec.plan->stages; s++) {
-    const Ports *both[] = {&e->stages[s].feeds, &e->stages[s].emits};
-    for (int k = 0; k < 2; k++)
-      for (int i = 0; i < both[k]->n; i++)
-        most = both[k]->ports[i].site.bytes > most ? both[k]->ports[i].site.bytes : most;
-  }
-  return e->spec.backend->is_host ? OK : ARENA_NEW(e->arena, e->staging, most);
-}
-
 Status executor_lay_out(Executor *e) {
   const Plan *plan = e->spec.plan;
   TRY(ARENA_NEW(e->arena, e->stages, plan->stages));
@@ -228,5 +221,5 @@ Status executor_lay_out(Executor *e) {
   int most = most_posted(e);
   TRY(ARENA_NEW(e->arena, e->transfers, most));
   TRY(ARENA_NEW(e->arena, e->tickets, most));
-  return make_staging(e);
+  return executor_stage(e);
 }

@@ -6,8 +6,20 @@
 
 #include "runtime/executor_internal.h"
 
+/* Adds up the losses that have come. */
+static Status add_losses(Executor *e) {
+  for (; e->n_added < e->n_losses; e->n_added++) {
+    double loss = e->losses[e->n_added];
+    if (!isfinite(loss))
+      return fail(E_MODEL, "the loss of microbatch %d is %s", e->n_added, isnan(loss) ? "NaN" : "infinite");
+    e->total += loss;
+  }
+  return OK;
+}
+
 static Status sync_device(Executor *e) {
-  return e->spec.backend->stream_wait(e->stream);
+  TRY(e->spec.backend->stream_wait(e->stream));
+  return add_losses(e);
 }
 
 Status executor_call(Executor *e, Call *call, int microbatch) {
@@ -32,8 +44,13 @@ static Status wait_ticket(Executor *e, Ticket *ticket) {
 /* Until what the lane posted for this microbatch is done. Nothing where it posted nothing. */
 static Status wait_lane(Executor *e, int stage, ActionKind kind, int microbatch) {
   Lane *lane = lane_of(&e->stages[stage], kind);
-  for (int i = 0; microbatch >= 0 && i < lane->n; i++)
-    TRY(wait_ticket(e, &lane->tickets[(size_t)microbatch * (size_t)lane->n + (size_t)i]));
+  for (int i = 0; microbatch >= 0 && i < lane->n; i++) {
+    Ticket *ticket = &lane->tickets[(size_t)microbatch * (size_t)lane->n + (size_t)i];
+    bool arrives = ticket->id && (kind == ACTION_RECV_F || kind == ACTION_RECV_B);
+    TRY(wait_ticket(e, ticket));
+    if (arrives)
+      TRY(executor_stage_in(e, &lane->sites[i], microbatch));
+  }
   return OK;
 }
 
@@ -56,10 +73,8 @@ static Status wait_before(Executor *e, Action action) {
 static Status feed_inputs(Executor *e, const Ports *feeds, const StepWork *work, int microbatch) {
   for (int i = 0; i < feeds->n; i++) {
     const Port *port = &feeds->ports[i];
-    char *place = site_at(&port->site, microbatch);
-    TRY(work->feed(work->context, port->value, microbatch, e->staging ? e->staging : place, port->site.bytes));
-    if (e->staging)
-      TRY(executor_from_host(e, place, e->staging, port->site.bytes));
+    TRY(work->feed(work->context, port->value, microbatch, site_host(&port->site, microbatch), port->site.bytes));
+    TRY(executor_stage_in(e, &port->site, microbatch));
   }
   return OK;
 }
@@ -67,21 +82,19 @@ static Status feed_inputs(Executor *e, const Ports *feeds, const StepWork *work,
 static Status emit_outputs(Executor *e, const Ports *emits, const StepWork *work, int microbatch) {
   for (int i = 0; work->emit && i < emits->n; i++) {
     const Port *port = &emits->ports[i];
-    char *place = site_at(&port->site, microbatch);
-    if (e->staging)
-      TRY(executor_to_host(e, e->staging, place, port->site.bytes));
-    TRY(work->emit(work->context, port->value, microbatch, e->staging ? e->staging : place, port->site.bytes));
+    TRY(executor_stage_out(e, &port->site, microbatch));
+    TRY(sync_device(e));
+    TRY(work->emit(work->context, port->value, microbatch, site_host(&port->site, microbatch), port->site.bytes));
   }
   return OK;
 }
 
+/* Where the host computes, a loss that is not finite is known at once; a device is asked before anything leaves it. */
 static Status take_loss(Executor *e, int microbatch) {
-  double loss;
-  TRY(executor_to_host(e, &loss, site_at(&e->loss, microbatch), sizeof loss));
-  if (!isfinite(loss))
-    return fail(E_MODEL, "the loss of microbatch %d is %s", microbatch, isnan(loss) ? "NaN" : "infinite");
-  e->total += loss;
-  return OK;
+  TRY(e->spec.backend->copy(e->stream, &e->losses[microbatch], site_at(&e->loss, microbatch), sizeof *e->losses,
+                            COPY_DEVICE_TO_HOST));
+  e->n_losses = microbatch + 1;
+  return e->spec.backend->is_host ? add_losses(e) : OK;
 }
 
 /* To the neighbouring stage on this rank. */
@@ -123,11 +136,13 @@ static Status post_group(Executor *e, const Action *actions, int n_left, int *n)
     const Lane *lane = lane_of(&e->stages[actions[k].stage], actions[k].kind);
     for (int i = 0; i < lane->n; i++) {
       const Site *site = &lane->sites[i];
-      e->transfers[posted++] =
-          (Transfer){.peer = actions[k].peer,
-                     .is_send = actions[k].kind == ACTION_SEND_F || actions[k].kind == ACTION_SEND_B,
-                     .data = site_at(site, actions[k].microbatch),
-                     .bytes = site->bytes};
+      bool is_send = actions[k].kind == ACTION_SEND_F || actions[k].kind == ACTION_SEND_B;
+      e->transfers[posted++] = (Transfer){.peer = actions[k].peer,
+                                          .is_send = is_send,
+                                          .data = site_host(site, actions[k].microbatch),
+                                          .bytes = site->bytes};
+      if (is_send)
+        TRY(executor_stage_out(e, site, actions[k].microbatch));
     }
     k++;
   } while (k < n_left && actions[0].group && !action_is_compute(actions[k]) && actions[k].group == actions[0].group);
@@ -159,13 +174,19 @@ static Status exchange_accumulators(Executor *e) {
     return OK;
   for (int i = 0; i < e->n_exchanges; i++) {
     const Exchange *x = &e->exchanges[i];
-    e->transfers[i] = (Transfer){.peer = x->peer, .is_send = x->is_send, .data = x->site.first, .bytes = x->site.bytes};
+    e->transfers[i] =
+        (Transfer){.peer = x->peer, .is_send = x->is_send, .data = site_host(&x->site, 0), .bytes = x->site.bytes};
+    if (x->is_send)
+      TRY(executor_stage_out(e, &x->site, 0));
   }
   TRY(sync_device(e));
   TRY(e->spec.transport->post(e->spec.endpoint, e->transfers, e->n_exchanges, e->tickets));
   e->in_flight += e->n_exchanges;
-  for (int i = 0; i < e->n_exchanges; i++)
+  for (int i = 0; i < e->n_exchanges; i++) {
     TRY(wait_ticket(e, &e->tickets[i]));
+    if (!e->exchanges[i].is_send)
+      TRY(executor_stage_in(e, &e->exchanges[i].site, 0));
+  }
   return OK;
 }
 
@@ -178,6 +199,7 @@ static Status write_number(Executor *e, ValueId v, double number) {
 static Status walk(Executor *e, const StepWork *work) {
   const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
   e->total = 0;
+  e->n_losses = e->n_added = 0;
   TRY(write_number(e, e->graph->loss_scale, work->loss_scale));
   for (size_t i = 0; i < e->graph->n_denominators; i++)
     TRY(write_number(e, e->graph->denominators[i].total, work->denominators[i]));

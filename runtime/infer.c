@@ -90,8 +90,12 @@ static Status pass(Job *job, Results *results, int64_t first, int64_t end) {
   Executor *executor;
   int64_t *indices, size = job->microbatch_size;
   TRY(ARENA_NEW(job->arena, indices, size));
-  ExecutorSpec spec = {
-      .plan = &job->plan, .backend = job->backend, .threads = job->threads, .load = weights_load, .load_context = job};
+  ExecutorSpec spec = {.plan = &job->plan,
+                       .backend = job->devices[0].backend,
+                       .device = job->devices[0].device,
+                       .threads = job->threads,
+                       .load = weights_load,
+                       .load_context = job};
   TRY(executor_open(&spec, &executor));
   Status status = OK;
   for (int64_t at = first; at < end && status == OK; at += size) {
@@ -112,10 +116,7 @@ static Status prepare(Job *job, int64_t size) {
   job->microbatch_size = job->batch = size;
   TRY(job_bind(job));
   Graph *graph = job->graph;
-  for (size_t i = 0; i < graph->n_nodes; i++)
-    graph->nodes[i]->workspace_bytes =
-        job->backend->workspace_bytes ? job->backend->workspace_bytes(graph, graph->nodes[i]) : 0;
-  Status status = backend_check(job->backend, graph);
+  Status status = devices_prepare(job->devices, job->ranks, graph);
   if (status != OK)
     status_context("%s: ", job->path);
   return status == OK ? job_plan(job, NULL) : status;

@@ -58,18 +58,6 @@ void job_print(const Job *job, FILE *out) {
     fprintf(out, "%-13s %s\n", job->decisions[i].what, job->decisions[i].text);
 }
 
-static Status choose_backend(Job *job) {
-  const char *name = job->options->device;
-  bool chosen = strcmp(name, "auto") == 0;
-  job->backend = chosen ? backends[0] : backend_find(name);
-  if (job->backend)
-    return OK;
-  char have[256] = "";
-  for (int i = 0; backends[i]; i++)
-    snprintf(have + strlen(have), sizeof have - strlen(have), "%s%s", i ? ", " : "", backends[i]->name);
-  return fail(E_USAGE, "--device: this build has no '%s', only %s", name, have);
-}
-
 int job_ranks_here(const Job *job) {
   const char *local = job->world->mpi ? getenv("OMPI_COMM_WORLD_LOCAL_SIZE") : NULL;
   int n = local ? atoi(local) : 0;
@@ -93,19 +81,40 @@ static int cores_of_rank(const Job *job) {
   return n > 1 ? n : 1;
 }
 
+/* "cpu (…)", or each rank's: "cuda:0, cpu". */
+static Status name_devices(const Job *job, char *text, size_t size) {
+  size_t at = 0;
+  DeviceSpec spec;
+  bool alike = true;
+  for (int r = 1; r < job->ranks; r++)
+    alike &= job->devices[r].backend == job->devices[0].backend && job->devices[r].device == job->devices[0].device;
+  for (int r = 0; r < (alike ? 1 : job->ranks) && at < size; r++) {
+    const RankDevice *d = &job->devices[r];
+    at += (size_t)snprintf(text + at, size - at, "%s%s", r ? ", " : "", d->backend->name);
+    if (!d->backend->is_host && at < size)
+      at += (size_t)snprintf(text + at, size - at, ":%d", d->device);
+    TRY(d->backend->describe(d->device, &spec));
+    if ((alike || !d->backend->is_host) && at < size)
+      at += (size_t)snprintf(text + at, size - at, " (%s)", spec.name);
+  }
+  return OK;
+}
+
 static Status choose_threads(Job *job) {
   int cores = cores_of_rank(job);
-  bool given = job->options->threads != 0, single = job->backend == &backend_reference;
+  char names[512];
+  TRY(devices_parse(job->arena, job->options->device, job->ranks, &job->devices));
+  TRY(name_devices(job, names, sizeof names));
+  bool given = job->options->threads != 0, threaded = false;
+  for (int r = 0; r < job->ranks; r++)
+    threaded |= job->devices[r].backend == &backend_cpu;
   job->threads = given ? (int)job->options->threads : cores;
-  if (single)
+  if (!threaded)
     job->threads = 1;
-  DeviceSpec device;
-  TRY(job->backend->describe(0, &device));
-  return job_decide(job, "device", "%s (%s), %d thread%s a rank%s", job->backend->name, device.name, job->threads,
-                    job->threads == 1 ? "" : "s",
-                    single  ? ": it has no more"
-                    : given ? ""
-                            : ", the cores that a rank has here");
+  return job_decide(job, "device", "%s, %d thread%s a rank%s", names, job->threads, job->threads == 1 ? "" : "s",
+                    !threaded ? ": it has no more"
+                    : given   ? ""
+                              : ", the cores that a rank has here");
 }
 
 static Status contradicts(const Job *job, const char *option, int64_t asked, int64_t planned) {
@@ -222,7 +231,6 @@ static Status check_outputs(const Job *job) {
 Status job_open(Job *job) {
   const Options *o = job->options;
   TRY(check_outputs(job));
-  TRY(choose_backend(job));
   if (o->data)
     TRY(open_data(job));
   if (o->plan) {
@@ -256,7 +264,7 @@ static Status list_ties(Job *job, Ties *ties) {
   return OK;
 }
 
-/* What the planner is asked for; the devices are alike. */
+/* What the planner is asked for. */
 static Status fill_request(Job *job, const Profile *profile) {
   DeviceSpec *devices;
   size_t *limits;
@@ -264,9 +272,7 @@ static Status fill_request(Job *job, const Profile *profile) {
   TRY(ARENA_NEW(job->arena, devices, job->ranks));
   TRY(ARENA_NEW(job->arena, limits, job->ranks));
   for (int r = 0; r < job->ranks; r++) {
-    TRY(job->backend->describe(0, &devices[r]));
-    if (job->backend->is_host)
-      devices[r].memory_bytes /= (size_t)job_ranks_here(job);
+    TRY(devices_describe(job->devices, job->ranks, r, job_ranks_here(job), &devices[r]));
     limits[r] = (size_t)job->options->memory_limit;
   }
   job->request = (PlanRequest){
@@ -292,7 +298,8 @@ Status job_measure(Job *job, double budget_seconds, Profile *profile) {
   double *seconds;
   size_t known = 0, n = job->graph->n_nodes;
   TRY(ARENA_NEW(job->arena, seconds, n));
-  TRY(profile_nodes(job->graph, job->backend, 0, job->threads, budget_seconds, seconds));
+  TRY(profile_nodes(job->graph, job->devices[0].backend, job->devices[0].device, job->threads, budget_seconds,
+                    seconds));
   for (size_t i = 0; i < n; i++)
     known += seconds[i] >= 0;
   profile->node_seconds = seconds;

@@ -5,12 +5,12 @@
 #ifndef RUNTIME_JOB_H
 #define RUNTIME_JOB_H
 
-#include "backend/backend.h"
 #include "graph/loss.h"
 #include "graph/optimizer.h"
 #include "onnx/model.h"
 #include "partitioner/plan.h"
 #include "runtime/dataset.h"
+#include "runtime/device.h"
 #include "runtime/options.h"
 #include "runtime/transport.h"
 
@@ -32,7 +32,7 @@ typedef struct {
   const char *path; /* of the model */
   const World *world;
 
-  const Backend *backend;
+  RankDevice *devices; /* [ranks] */
   int threads;
   Dataset data; /* data.samples == 0: none was given */
   int ranks, chunks, microbatches;
@@ -50,7 +50,7 @@ typedef struct {
   size_t n_decisions, decisions_capacity;
 } Job;
 
-/* Chooses the backend, opens the data, settles ranks and batch. E_USAGE where options contradict each other.
+/* Opens the data, settles ranks, batch and devices. E_USAGE where options contradict each other.
  * The caller has set arena, options, model, path and world, all else is zero. */
 Status job_open(Job *job);
 void job_close(Job *job);

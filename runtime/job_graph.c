@@ -178,10 +178,7 @@ Status job_differentiate(Job *job) {
     return fail(E_MODEL, "%s: no gradient of the loss reaches any of the %lld trained tensors", job->path,
                 (long long)tensors);
   TRY(append_optimizer(job));
-  for (size_t i = 0; i < graph->n_nodes; i++)
-    graph->nodes[i]->workspace_bytes =
-        job->backend->workspace_bytes ? job->backend->workspace_bytes(graph, graph->nodes[i]) : 0;
-  Status status = backend_check(job->backend, graph);
+  Status status = devices_prepare(job->devices, job->ranks, graph);
   if (status != OK) {
     status_context("%s: ", job->path);
     return status;

@@ -14,6 +14,14 @@
 #define RANGE(least, most) least, most, NULL
 #define NAMES(list) 1, 0, list
 
+#ifdef ONNXPIPE_CUDA
+#define DEVICES "auto cpu reference cuda"
+#define DEVICE_HELP "auto, cpu, reference, cuda or cuda:N; a list with commas: one a rank"
+#else
+#define DEVICES "auto cpu reference"
+#define DEVICE_HELP "auto, cpu or reference; a list with commas: one a rank"
+#endif
+
 static const OptionEntry table[] = {
     /* what and where */
     {"data", "FILE.npz", NULL, " plan train run profile ", "one array per model input, by name, and `target`",
@@ -21,8 +29,7 @@ static const OptionEntry table[] = {
     {"ranks", "N", "auto", " plan train profile simulate ", "workers: threads of this process, or the MPI world's size",
      OPTION_INTEGER, AT(ranks), RANGE(1, 4096)},
     {"chunks", "V", "auto", " plan train simulate ", "stages a rank", OPTION_INTEGER, AT(chunks), RANGE(1, 64)},
-    {"device", "NAME", "auto", " plan train run profile ", "auto, reference or cpu", OPTION_TEXT, AT(device),
-     NAMES("auto cpu reference")},
+    {"device", "NAME", "auto", " plan train run profile ", DEVICE_HELP, OPTION_TEXT, AT(device), NAMES(DEVICES)},
     {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), RANGE(1, 1024)},
     {"memory-limit", "BYTES", NULL, " plan train ", "of a rank's arena: 64M, 2G", OPTION_BYTES, AT(memory_limit),
      RANGE(1, INT64_MAX)},

@@ -134,7 +134,7 @@ static Status prepare(Training *training) {
     TRY(job_plan(job, &profile));
   }
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
-  if (job->backend->is_host && here * job->threads > cores)
+  if (job->devices[0].backend->is_host && here * job->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
                    job->threads, job->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));
   return job_show(job, training->out);

@@ -12,7 +12,8 @@ Status worker_open(Worker *w) {
   Job *job = training->job;
   ExecutorSpec spec = {.plan = &job->plan,
                        .rank = w->rank,
-                       .backend = job->backend,
+                       .backend = job->devices[w->rank].backend,
+                       .device = job->devices[w->rank].device,
                        .threads = job->threads,
                        .transport = w->link ? w->link->transport : NULL,
                        .endpoint = w->link ? w->link->endpoints[CHANNEL_DATA] : NULL,

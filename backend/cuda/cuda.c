@@ -149,6 +149,16 @@ static void release(Stream *stream, void *memory) {
   cudaFree(memory);
 }
 
+static Status pin(Stream *stream, size_t bytes, void **memory) {
+  TRY(cuda_enter(stream));
+  return cuda_check(stream->device, cudaHostAlloc(memory, bytes ? bytes : 1, cudaHostAllocDefault), "pinning memory");
+}
+
+static void unpin(Stream *stream, void *memory) {
+  if (cuda_enter(stream) == OK)
+    cudaFreeHost(memory);
+}
+
 static Status copy(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind) {
   static const enum cudaMemcpyKind kinds[] = {[COPY_HOST_TO_DEVICE] = cudaMemcpyHostToDevice,
                                               [COPY_DEVICE_TO_HOST] = cudaMemcpyDeviceToHost,
@@ -212,6 +222,8 @@ const Backend backend_cuda = {
     .stream_wait = stream_wait,
     .alloc = alloc,
     .release = release,
+    .pin = pin,
+    .unpin = unpin,
     .copy = copy,
     .zero = zero,
     .event_create = event_create,

@@ -41,7 +41,9 @@ expect '' onnxpipe train one.onnx --lr ''
 expect '' onnxpipe inspect one.onnx --mom
 expect $'--json' onnxpipe inspect one.onnx --js
 expect $'linear' onnxpipe train one.onnx --lr-schedule l
-expect $'auto\ncpu\nreference' onnxpipe run one.onnx --device = ''
+devices=$'auto\ncpu\nreference'
+[ -z "${WITH_CUDA:-}" ] || devices=$'auto\ncpu\ncuda\nreference'
+expect "$devices" onnxpipe run one.onnx --device = ''
 cd ..
 while read -r subcommand option; do
   complete_words onnxpipe "$subcommand" one.onnx "$option" | grep -qx -- "$option" ||

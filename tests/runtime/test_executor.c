@@ -135,6 +135,8 @@ static void memory_of_a_device_is_copied(void **state) {
   (void)state;
   Backend device = backend_reference;
   device.is_host = false;
+  device.pin = device.alloc;
+  device.unpin = device.release;
   Arena *arena = arena_create();
   Graph *g = case_graph(arena, &device, 3, 20);
   CaseResult expected = case_interpret(arena, g, 3);

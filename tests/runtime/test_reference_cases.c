@@ -3,6 +3,8 @@
  * 2 and 4 ranks with 4 microbatches, and the cpu backend with 1 and 2 threads. For one backend and number of
  * microbatches, losses and saved files are the same bytes however it was cut.
  *
+ * With ON_CUDA defined, on CUDA devices, or the emulated one, instead.
+ *
  * With ONNXPIPE_TEST_SAMPLE set, only two steps of some of the combinations run: what a sanitizer build has time for.
  */
 #include <jansson.h>
@@ -12,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backend/backend.h"
 #include "partitioner/schedule.h"
 #include "runtime/data.h"
 #include "runtime/onnxpipe.h"
@@ -104,6 +107,7 @@ typedef struct {
   OnnxpipeOptions *options;
   const char *device;
   int microbatches, threads;
+  bool whole;
   First first;
 } Run;
 
@@ -137,6 +141,22 @@ static void run_combination(Run *run, int ranks, const char *schedule) {
   free(file);
 }
 
+#ifdef ON_CUDA
+/* On devices alone, cut or not; and with one rank of three on the host, which need not give the same bits. */
+static void run_devices(Run *run) {
+  static const char *const devices[] = {"cuda", "cuda:0,cpu,cuda:0"};
+  run->microbatches = 4;
+  run->threads = 1;
+  for (int d = 0; d < 2; d++) {
+    run->device = devices[d];
+    if (d == 0)
+      run_combination(run, 1, "naive");
+    run_combination(run, 3, "1f1b");
+    free(run->first.file);
+    run->first = (First){0};
+  }
+}
+#else
 static bool is_named(const char *schedule) {
   return strcmp(schedule, "naive") == 0 || strcmp(schedule, "gpipe") == 0 || strcmp(schedule, "1f1b") == 0;
 }
@@ -155,8 +175,18 @@ static void run_sweep(Run *run) {
   run->first = (First){0};
 }
 
+static void run_devices(Run *run) {
+  for (int d = 0; d < 2; d++)
+    for (run->microbatches = 1; run->microbatches <= 4; run->microbatches *= 2)
+      if (run->microbatches == 4 || (run->whole && !sample)) {
+        run->device = d ? "cpu" : "reference";
+        run_sweep(run);
+      }
+}
+#endif
+
 static void run_case(const struct Case *c) {
-  Run run = {.name = c->name, .json = read_case(c->name)};
+  Run run = {.name = c->name, .whole = c->whole, .json = read_case(c->name)};
   char path[256];
   run.options = case_options(c->name, run.json);
   if (sample)
@@ -164,12 +194,7 @@ static void run_case(const struct Case *c) {
   snprintf(path, sizeof path, SOURCE_DIR "/models/%s/model.onnx", c->name);
   if (onnxpipe_open(path, run.options, &run.model) != ONNXPIPE_OK)
     FAIL_TEST("%s", onnxpipe_error());
-  for (int d = 0; d < 2; d++)
-    for (run.microbatches = 1; run.microbatches <= 4; run.microbatches *= 2)
-      if (run.microbatches == 4 || (c->whole && !sample)) {
-        run.device = d ? "cpu" : "reference";
-        run_sweep(&run);
-      }
+  run_devices(&run);
   onnxpipe_close(run.model);
   onnxpipe_options_destroy(run.options);
   json_decref(run.json);
@@ -180,6 +205,13 @@ static void reproduces_pytorch(void **state) {
 }
 
 int main(void) {
+#ifdef ON_CUDA
+  DeviceSpec device;
+  if (backend_cuda.describe(0, &device) != OK) {
+    fprintf(stderr, "skipped: %s\n", status_message());
+    return 77;
+  }
+#endif
   sample = getenv("ONNXPIPE_TEST_SAMPLE") != NULL;
   snprintf(folder, sizeof folder, "/tmp/onnxpipe-cases-XXXXXX");
   if (!mkdtemp(folder))

@@ -1,0 +1,112 @@
+/* The ranks' devices. Invariant: ranks on one device share its memory evenly, whatever their stages need. */
+#include "runtime/device.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static Status unknown(const char *name) {
+  char have[256] = "";
+  for (int i = 0; backends[i]; i++)
+    snprintf(have + strlen(have), sizeof have - strlen(have), "%s%s", i ? ", " : "", backends[i]->name);
+  return fail(E_USAGE, "--device: this build has no '%s', only %s", name, have);
+}
+
+/* "cuda:1"; number -1 where there is none. */
+static Status parse_one(const char *text, size_t length, const Backend **backend, int *number) {
+  char name[64];
+  snprintf(name, sizeof name, "%.*s", (int)length, text);
+  char *colon = strchr(name, ':'), *end = NULL;
+  *number = -1;
+  if (colon) {
+    long n = strtol(colon + 1, &end, 10);
+    if (colon[1] < '0' || colon[1] > '9' || *end || n > 4095)
+      return fail(E_USAGE, "--device: '%s' is not NAME:NUMBER", name);
+    *number = (int)n;
+    *colon = '\0';
+  }
+  *backend = strcmp(name, "auto") == 0 ? backends[0] : backend_find(name);
+  if (!*backend)
+    return unknown(name);
+  if ((*backend)->is_host && *number > 0)
+    return fail(E_USAGE, "--device: there is only one %s", name);
+  return OK;
+}
+
+/* How many devices a backend has. */
+static Status count_devices(const Backend *backend, int *count) {
+  DeviceSpec spec;
+  TRY(backend->describe(0, &spec));
+  *count = 1;
+  while (!backend->is_host && backend->describe(*count, &spec) == OK)
+    ++*count;
+  return OK;
+}
+
+static Status spread(const Backend *backend, int number, int ranks, RankDevice *devices) {
+  int count = 1;
+  if (number < 0)
+    TRY(count_devices(backend, &count));
+  for (int r = 0; r < ranks; r++)
+    devices[r] = (RankDevice){backend, number < 0 ? r % count : number};
+  return OK;
+}
+
+Status devices_parse(Arena *arena, const char *text, int ranks, RankDevice **out) {
+  int listed = 1, number;
+  RankDevice *devices;
+  TRY(ARENA_NEW(arena, devices, ranks));
+  *out = devices;
+  for (const char *c = text; *c; c++)
+    listed += *c == ',';
+  if (listed > 1 && listed != ranks)
+    return fail(E_USAGE, "--device lists %d devices for %d rank%s", listed, ranks, ranks == 1 ? "" : "s");
+  for (int r = 0; r < listed; r++) {
+    const Backend *backend;
+    size_t length = strcspn(text, ",");
+    TRY(parse_one(text, length, &backend, &number));
+    if (listed == 1)
+      return spread(backend, number, ranks, devices);
+    devices[r] = (RankDevice){backend, number < 0 ? 0 : number};
+    text += length + 1;
+  }
+  return OK;
+}
+
+/* Whether an earlier rank has this rank's backend. */
+static bool seen(const RankDevice *devices, int rank) {
+  for (int r = 0; r < rank; r++)
+    if (devices[r].backend == devices[rank].backend)
+      return true;
+  return false;
+}
+
+Status devices_prepare(const RankDevice *devices, int ranks, Graph *graph) {
+  for (size_t i = 0; i < graph->n_nodes; i++)
+    graph->nodes[i]->workspace_bytes = 0;
+  for (int r = 0; r < ranks; r++) {
+    const Backend *backend = devices[r].backend;
+    if (seen(devices, r))
+      continue;
+    TRY(backend_check(backend, graph));
+    for (size_t i = 0; i < graph->n_nodes && backend->workspace_bytes; i++) {
+      Node *node = graph->nodes[i];
+      size_t bytes = backend->workspace_bytes(graph, node);
+      node->workspace_bytes = bytes > node->workspace_bytes ? bytes : node->workspace_bytes;
+    }
+  }
+  return OK;
+}
+
+Status devices_describe(const RankDevice *devices, int ranks, int rank, int here, DeviceSpec *spec) {
+  const RankDevice *own = &devices[rank];
+  size_t sharing = 0;
+  TRY(own->backend->describe(own->device, spec));
+  for (int r = 0; r < ranks; r++)
+    sharing += own->backend->is_host ? devices[r].backend->is_host
+                                     : devices[r].backend == own->backend && devices[r].device == own->device;
+  if (own->backend->is_host && sharing > (size_t)here) /* the others have machines of their own */
+    sharing = (size_t)here;
+  spec->memory_bytes /= sharing;
+  return OK;
+}
