@@ -6,7 +6,7 @@ set -eu
 packages="gcc libc6-dev cmake ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libzip-dev
 libopenmpi-dev openmpi-bin"
 if [ "${1:-}" = tests ]; then
-  packages="$packages libcmocka-dev groff-base binutils bash python3 python3-venv python3-pip"
+  packages="$packages libcmocka-dev g++ groff-base binutils bash python3 python3-venv python3-pip"
 fi
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
