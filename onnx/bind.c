@@ -337,6 +337,7 @@ static Status bind(Lower *lower, Arena *result, Graph **graph) {
   for (int i = 0; i < n; i++)
     TRY(bind_output(lower, &scope, &frame, outputs[i].name));
   TRY(findings_fail(&lower->findings));
+  TRY(graph_join_gelu(lower->graph));
   return graph_compact(lower->graph, result, graph);
 }
 

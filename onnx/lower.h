@@ -208,10 +208,12 @@ Status op_with_number(Op *op, OpKind kind, Term *a, double number, Term **out);
 /* 0, 1, 2, … count-1 as int64. */
 Status op_iota(Op *op, int64_t count, Term **out);
 
-/* ---- batch.c, compact.c ---- */
+/* ---- batch.c, gelu.c, compact.c ---- */
 
 /* The axis of a node's output that grows with the microbatch, of `samples` now, given its inputs'; -1: none. */
 int batch_axis_of(const Graph *graph, const Node *node, const Value *out, int64_t samples);
+/* Makes one Gelu of GELUs that are spelled out; what they no longer need stays in the graph. */
+Status graph_join_gelu(Graph *graph);
 /* What the outputs need, in order, into a fresh graph. */
 Status graph_compact(const Graph *from, Arena *arena, Graph **to);
 
