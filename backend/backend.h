@@ -19,6 +19,7 @@ typedef enum { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE }
 typedef struct Backend {
   const char *name;
   bool is_host;                                                    /* device pointers are host pointers */
+  bool reduces_precision;                                          /* products heed Node.precision */
   Kernel *const *kernels;                                          /* [OP_COUNT]; NULL where it has none */
   bool (*accepts)(const Graph *graph, const Node *node);           /* NULL: whatever has a kernel */
   size_t (*workspace_bytes)(const Graph *graph, const Node *node); /* NULL: none; part of the arena */

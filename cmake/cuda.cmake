@@ -32,6 +32,8 @@ if(ONNXPIPE_HAS_CUDA)
   target_compile_options(room_backend PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++17;-Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
   target_include_directories(room_backend SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  set_source_files_properties(backend/cuda/blas.c PROPERTIES COMPILE_DEFINITIONS
+    CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
   # cuBLASLt is large: blas.c loads it when a device is opened
   target_link_libraries(room_backend PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
 endif()

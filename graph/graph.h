@@ -65,6 +65,10 @@ typedef struct {
  * Before stages are assigned every backward node is PHASE_B. UPDATE: once a step, after all microbatches. */
 typedef enum { PHASE_F, PHASE_B, PHASE_W, PHASE_UPDATE } Phase;
 
+/* How exactly a float32 product is computed: operands in full, with TF32's 10 binary digits, or as bfloat16. Sums and
+ * results are float32 in all of them. */
+typedef enum { PRECISION_FLOAT32, PRECISION_TF32, PRECISION_BF16 } Precision;
+
 typedef struct {
   NodeId id;
   OpKind op;
@@ -76,6 +80,7 @@ typedef struct {
   Phase phase;
   NodeId origin; /* the forward node whose stage this node shares; itself for a forward node, NO_NODE for update */
   int stage;     /* -1 until assigned; update nodes keep -1: they run on every rank that holds the parameter */
+  Precision precision;    /* of a product, on backends that reduce it; set before workspaces */
   size_t workspace_bytes; /* what the chosen backend wants, set before memory is planned */
 } Node;
 

@@ -81,9 +81,29 @@ static bool seen(const RankDevice *devices, int rank) {
   return false;
 }
 
-Status devices_prepare(const RankDevice *devices, int ranks, Graph *graph) {
-  for (size_t i = 0; i < graph->n_nodes; i++)
+Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision) {
+  static const char *const names[] = {
+      [PRECISION_FLOAT32] = "float32", [PRECISION_TF32] = "tf32", [PRECISION_BF16] = "bf16"};
+  int found = 0, count = sizeof names / sizeof *names;
+  bool able = false;
+  while (found < count && strcmp(names[found], name) != 0)
+    found++;
+  if (found == count)
+    return fail(E_USAGE, "--precision: '%s' is none of float32, tf32, bf16", name);
+  for (int r = 0; r < ranks; r++)
+    able |= devices[r].backend->reduces_precision;
+  if (found != PRECISION_FLOAT32 && !able)
+    return fail(E_USAGE, "--precision %s needs a GPU (--device cuda): %s computes in float32", name,
+                devices[0].backend->name);
+  *precision = (Precision)found;
+  return OK;
+}
+
+Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph) {
+  for (size_t i = 0; i < graph->n_nodes; i++) {
     graph->nodes[i]->workspace_bytes = 0;
+    graph->nodes[i]->precision = precision;
+  }
   for (int r = 0; r < ranks; r++) {
     const Backend *backend = devices[r].backend;
     if (seen(devices, r))

@@ -14,9 +14,12 @@ typedef struct {
  * are. E_USAGE for what this build does not have and lists of another length; E_DEVICE where there is no device. */
 Status devices_parse(Arena *arena, const char *text, int ranks, RankDevice **devices);
 
-/* Sets what each node's workspace needs on whichever of the ranks it will run; E_UNSUPPORTED where one of their
- * backends cannot run a node. */
-Status devices_prepare(const RankDevice *devices, int ranks, Graph *graph);
+/* The precision of this name. E_USAGE for another name, and where no rank's device can reduce it. */
+Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision);
+
+/* Sets the precision of products, and what each node's workspace needs on whichever of the ranks it will run;
+ * E_UNSUPPORTED where one of their backends cannot run a node. */
+Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph);
 
 /* What a rank's device can do; memory that several of the ranks `here` share is divided among them. */
 Status devices_describe(const RankDevice *devices, int ranks, int rank, int here, DeviceSpec *spec);

@@ -116,7 +116,7 @@ static Status prepare(Job *job, int64_t size) {
   job->microbatch_size = job->batch = size;
   TRY(job_bind(job));
   Graph *graph = job->graph;
-  Status status = devices_prepare(job->devices, job->ranks, graph);
+  Status status = devices_prepare(job->devices, job->ranks, job->precision, graph);
   if (status != OK)
     status_context("%s: ", job->path);
   return status == OK ? job_plan(job, NULL) : status;

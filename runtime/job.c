@@ -100,11 +100,25 @@ static Status name_devices(const Job *job, char *text, size_t size) {
   return OK;
 }
 
+/* Whose products are not in full. */
+static Status choose_precision(Job *job) {
+  const char *name = job->options->precision;
+  bool all = true;
+  TRY(devices_precision(name, job->devices, job->ranks, &job->precision));
+  if (job->precision == PRECISION_FLOAT32)
+    return OK;
+  for (int r = 0; r < job->ranks; r++)
+    all &= job->devices[r].backend->reduces_precision;
+  return job_decide(job, "precision", "%s operands of products%s; weights, sums and all else float32", name,
+                    all ? "" : " on GPUs, float32 ones on the other ranks");
+}
+
 static Status choose_threads(Job *job) {
   int cores = cores_of_rank(job);
   char names[512];
   TRY(devices_parse(job->arena, job->options->device, job->ranks, &job->devices));
   TRY(name_devices(job, names, sizeof names));
+  TRY(choose_precision(job));
   bool given = job->options->threads != 0, threaded = false;
   for (int r = 0; r < job->ranks; r++)
     threaded |= job->devices[r].backend == &backend_cpu;

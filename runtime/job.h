@@ -33,6 +33,7 @@ typedef struct {
   const World *world;
 
   RankDevice *devices; /* [ranks] */
+  Precision precision;
   int threads;
   Dataset data; /* data.samples == 0: none was given */
   int ranks, chunks, microbatches;

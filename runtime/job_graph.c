@@ -178,7 +178,7 @@ Status job_differentiate(Job *job) {
     return fail(E_MODEL, "%s: no gradient of the loss reaches any of the %lld trained tensors", job->path,
                 (long long)tensors);
   TRY(append_optimizer(job));
-  Status status = devices_prepare(job->devices, job->ranks, graph);
+  Status status = devices_prepare(job->devices, job->ranks, job->precision, graph);
   if (status != OK) {
     status_context("%s: ", job->path);
     return status;

@@ -23,7 +23,8 @@ typedef struct OnnxpipeOptions {
   bool *given; /* [entries of the table] */
 
   int64_t ranks, chunks, batch, microbatches, steps, epochs, threads; /* 0: chosen */
-  const char *data, *schedule, *plan, *output_plan, *loss, *output, *optimizer, *device, *lr_schedule, *init;
+  const char *data, *schedule, *plan, *output_plan, *loss, *output, *optimizer, *device, *precision, *lr_schedule,
+      *init;
   const char *metrics, *save, *dump_gradients, *report, *out;
   int64_t ignore_index, class_axis, seed, warmup_steps;
   double lr, momentum, beta1, beta2, eps, weight_decay, clip_norm;

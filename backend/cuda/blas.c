@@ -11,7 +11,6 @@
 /* The library's functions, by their names without the prefix. */
 #define FUNCTIONS(VISIT)                                                                                               \
   VISIT(Create)                                                                                                        \
-  VISIT(Destroy)                                                                                                       \
   VISIT(MatmulDescInit_internal)                                                                                       \
   VISIT(MatmulDescSetAttribute)                                                                                        \
   VISIT(MatrixLayoutInit_internal)                                                                                     \
@@ -28,13 +27,17 @@ static struct {
   char missing[256]; /* "": all there */
 } lt;
 
+/* By its name, else in the folder where it lay when this was built. */
 static void load_library(void) {
-  char name[64];
+  char name[64], path[1024];
   snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+  snprintf(path, sizeof path, CUDA_LIBRARIES "/%s", name);
   void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     snprintf(lt.missing, sizeof lt.missing, "%s", dlerror());
-    return;
+    if (!(library = dlopen(path, RTLD_NOW | RTLD_LOCAL)))
+      return;
+    lt.missing[0] = '\0';
   }
 #define VISIT(function)                                                                                                \
   *(void **)&lt.function = dlsym(library, "cublasLt" #function);                                                       \
@@ -53,7 +56,7 @@ typedef struct {
 } Choice;
 
 struct Blas {
-  cublasLtHandle_t handle;
+  cublasLtHandle_t handle; /* its device's */
   Choice choices[REMEMBERED];
   int n, next;
 };
@@ -70,25 +73,35 @@ static Status check(cublasStatus_t status, const char *what) {
   return fail(E_DEVICE, "cuBLASLt: %s: %s (status %d)", what, name ? name : "it failed", (int)status);
 }
 
-Status blas_open(Blas **out) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, load_library);
-  if (lt.missing[0])
-    return fail(E_DEVICE, "cuBLASLt cannot be loaded: %s", lt.missing);
-  Blas *blas = calloc(1, sizeof *blas);
-  if (!blas)
-    return fail(E_MEMORY, "out of memory");
-  Status status = check(lt.Create(&blas->handle), "opening the library");
-  if (status != OK)
-    free(blas);
-  else
-    *out = blas;
+/* Handles are made once a device and stay: they may be used by many threads, and making one takes its time. */
+static Status handle_of(int device, cublasLtHandle_t *handle) {
+  enum { DEVICES = 64 };
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  static cublasLtHandle_t handles[DEVICES];
+  if (device >= DEVICES)
+    return fail(E_DEVICE, "cuda:%d: no device beyond cuda:%d is used", device, DEVICES - 1);
+  pthread_mutex_lock(&lock);
+  Status status = handles[device] ? OK : check(lt.Create(&handles[device]), "opening the library");
+  *handle = handles[device];
+  pthread_mutex_unlock(&lock);
   return status;
 }
 
+Status blas_open(int device, Blas **out) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  cublasLtHandle_t handle;
+  pthread_once(&once, load_library);
+  if (lt.missing[0])
+    return fail(E_DEVICE, "cuBLASLt cannot be loaded: %s", lt.missing);
+  TRY(handle_of(device, &handle));
+  *out = calloc(1, sizeof **out);
+  if (!*out)
+    return fail(E_MEMORY, "out of memory");
+  (*out)->handle = handle;
+  return OK;
+}
+
 void blas_close(Blas *blas) {
-  if (blas)
-    lt.Destroy(blas->handle);
   free(blas);
 }
 
@@ -106,9 +119,8 @@ typedef struct {
   cublasLtMatrixLayoutOpaque_t b, a, c;
 } Descriptors;
 
-static Status describe_matrix(cublasLtMatrixLayoutOpaque_t *layout, const BlasProduct *p, bool transposed, int64_t rows,
-                              int64_t columns, int64_t step) {
-  cudaDataType_t type = p->type == F32 ? CUDA_R_32F : CUDA_R_64F;
+static Status describe_matrix(cublasLtMatrixLayoutOpaque_t *layout, const BlasProduct *p, cudaDataType_t type,
+                              bool transposed, int64_t rows, int64_t columns, int64_t step) {
   int32_t batches = (int32_t)p->batches;
   uint64_t height = (uint64_t)(transposed ? rows : columns), width = (uint64_t)(transposed ? columns : rows);
   TRY(check(lt.MatrixLayoutInit_internal(layout, sizeof *layout, type, height, width, (int64_t)height),
@@ -120,35 +132,32 @@ static Status describe_matrix(cublasLtMatrixLayoutOpaque_t *layout, const BlasPr
 }
 
 static Status describe(const BlasProduct *p, Descriptors *d) {
-  cublasComputeType_t compute = p->type == F32 ? CUBLAS_COMPUTE_32F : CUBLAS_COMPUTE_64F;
+  bool wide = p->type == F64;
+  cublasComputeType_t compute = wide         ? CUBLAS_COMPUTE_64F
+                                : p->is_tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                             : CUBLAS_COMPUTE_32F;
+  cudaDataType_t result = wide ? CUDA_R_64F : CUDA_R_32F, operand = p->type == BF16 ? CUDA_R_16BF : result;
   cublasOperation_t a = p->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, b = p->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
-  TRY(check(
-      lt.MatmulDescInit_internal(&d->product, sizeof d->product, compute, p->type == F32 ? CUDA_R_32F : CUDA_R_64F),
-      "describing a product"));
+  TRY(check(lt.MatmulDescInit_internal(&d->product, sizeof d->product, compute, result), "describing a product"));
   TRY(check(lt.MatmulDescSetAttribute(&d->product, CUBLASLT_MATMUL_DESC_TRANSA, &b, sizeof b), "describing a product"));
   TRY(check(lt.MatmulDescSetAttribute(&d->product, CUBLASLT_MATMUL_DESC_TRANSB, &a, sizeof a), "describing a product"));
-  TRY(describe_matrix(&d->b, p, p->transpose_b, p->k, p->n, p->b_step));
-  TRY(describe_matrix(&d->a, p, p->transpose_a, p->m, p->k, p->a_step));
-  return describe_matrix(&d->c, p, false, p->m, p->n, p->m * p->n);
+  TRY(describe_matrix(&d->b, p, operand, p->transpose_b, p->k, p->n, p->b_step));
+  TRY(describe_matrix(&d->a, p, operand, p->transpose_a, p->m, p->k, p->a_step));
+  return describe_matrix(&d->c, p, result, false, p->m, p->n, p->m * p->n);
 }
 
 static bool same(const BlasProduct *a, const BlasProduct *b) {
-  return a->type == b->type && a->transpose_a == b->transpose_a && a->transpose_b == b->transpose_b && a->m == b->m &&
-         a->n == b->n && a->k == b->k && a->batches == b->batches && a->a_step == b->a_step && a->b_step == b->b_step &&
-         a->alignment == b->alignment;
+  return a->type == b->type && a->is_tf32 == b->is_tf32 && a->transpose_a == b->transpose_a &&
+         a->transpose_b == b->transpose_b && a->m == b->m && a->n == b->n && a->k == b->k && a->batches == b->batches &&
+         a->a_step == b->a_step && a->b_step == b->b_step && a->alignment == b->alignment;
 }
 
-static Status choose(Blas *blas, const BlasProduct *p, Descriptors *d, const cublasLtMatmulAlgo_t **algorithm) {
-  for (int i = 0; i < blas->n; i++)
-    if (same(&blas->choices[i].product, p)) {
-      *algorithm = &blas->choices[i].algorithm;
-      return OK;
-    }
+/* The first of the heuristic's; count 0: it has none. */
+static Status ask(Blas *blas, const BlasProduct *p, Descriptors *d, cublasLtMatmulHeuristicResult_t *found,
+                  int *count) {
   cublasLtMatmulPreferenceOpaque_t preference;
-  cublasLtMatmulHeuristicResult_t found;
   size_t bytes = blas_workspace_bytes(p);
   uint32_t alignment = (uint32_t)p->alignment;
-  int count = 0;
   TRY(check(lt.MatmulPreferenceInit_internal(&preference, sizeof preference), "choosing an algorithm"));
   TRY(check(
       lt.MatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
@@ -156,20 +165,53 @@ static Status choose(Blas *blas, const BlasProduct *p, Descriptors *d, const cub
   static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
       CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
       CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < 4; i++) {
+    if (i >= 2 && alignment < sizeof(float)) /* results are not less wide */
+      alignment = sizeof(float);
     TRY(check(lt.MatmulPreferenceSetAttribute(&preference, alignments[i], &alignment, sizeof alignment),
               "choosing an algorithm"));
-  TRY(check(
-      lt.MatmulAlgoGetHeuristic(blas->handle, &d->product, &d->b, &d->a, &d->c, &d->c, &preference, 1, &found, &count),
-      "choosing an algorithm"));
+  }
+  cublasStatus_t status =
+      lt.MatmulAlgoGetHeuristic(blas->handle, &d->product, &d->b, &d->a, &d->c, &d->c, &preference, 1, found, count);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && *count && found->state)) {
+    *count = 0;
+    return OK;
+  }
+  return check(status, "choosing an algorithm");
+}
+
+/* *algorithm NULL: there is none for the product as it is. */
+static Status choose(Blas *blas, const BlasProduct *p, Descriptors *d, const cublasLtMatmulAlgo_t **algorithm) {
+  for (int i = 0; i < blas->n; i++)
+    if (same(&blas->choices[i].product, p)) {
+      *algorithm = &blas->choices[i].algorithm;
+      return OK;
+    }
+  cublasLtMatmulHeuristicResult_t found;
+  int count = 0;
+  *algorithm = NULL;
+  TRY(ask(blas, p, d, &found, &count));
   if (!count)
-    return fail(E_DEVICE, "cuBLASLt has no algorithm for a product [%lld,%lld] [%lld,%lld]", (long long)p->m,
-                (long long)p->k, (long long)p->k, (long long)p->n);
+    return OK;
   Choice *choice = &blas->choices[blas->next];
   blas->next = (blas->next + 1) % REMEMBERED;
   blas->n += blas->n < REMEMBERED;
   *choice = (Choice){*p, found.algo};
   *algorithm = &choice->algorithm;
+  return OK;
+}
+
+/* Each of the batches as a product of its own. */
+static Status run_apart(Blas *blas, cudaStream_t stream, const BlasProduct *p, const char *a, const char *b, char *c,
+                        void *workspace) {
+  BlasProduct one = *p;
+  int64_t operand = (int64_t)dtype_bytes(p->type), result = p->type == F64 ? 8 : 4;
+  one.batches = 1;
+  one.a_step = one.b_step = 0;
+  one.alignment = (size_t)operand; /* wherever a matrix begins */
+  for (int64_t i = 0; i < p->batches; i++)
+    TRY(blas_run(blas, stream, &one, a + i * p->a_step * operand, b + i * p->b_step * operand,
+                 c + i * p->m * p->n * result, workspace));
   return OK;
 }
 
@@ -179,11 +221,16 @@ Status blas_run(Blas *blas, cudaStream_t stream, const BlasProduct *p, const voi
   const cublasLtMatmulAlgo_t *algorithm;
   float alpha = (float)p->alpha, nothing = 0;
   double wide_nothing = 0;
-  bool is_narrow = p->type == F32;
+  bool wide = p->type == F64;
   TRY(describe(p, &d));
   TRY(choose(blas, p, &d, &algorithm));
-  return check(lt.Matmul(blas->handle, &d.product, is_narrow ? (const void *)&alpha : &p->alpha, b, &d.b, a, &d.a,
-                         is_narrow ? (const void *)&nothing : &wide_nothing, c, &d.c, c, &d.c, algorithm, workspace,
+  if (!algorithm && p->batches > 1)
+    return run_apart(blas, stream, p, a, b, c, workspace);
+  if (!algorithm)
+    return fail(E_DEVICE, "cuBLASLt has no algorithm for a product [%lld,%lld] [%lld,%lld]", (long long)p->m,
+                (long long)p->k, (long long)p->k, (long long)p->n);
+  return check(lt.Matmul(blas->handle, &d.product, wide ? &p->alpha : (const void *)&alpha, b, &d.b, a, &d.a,
+                         wide ? &wide_nothing : (const void *)&nothing, c, &d.c, c, &d.c, algorithm, workspace,
                          blas_workspace_bytes(p), stream),
                "a product");
 }

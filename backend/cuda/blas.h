@@ -9,23 +9,28 @@
 
 typedef struct Blas Blas;
 
-/* C [m,n] = alpha A [m,k] B [k,n], row-major and dense, read transposed where it says so; `batches` times, the matrices
- * a_step, b_step, m n elements apart (0: the same one). k is not 0. */
+/* Where workspaces begin, and how many products a call does: more than cuBLASLt and the grids of its kernels take. */
+enum { BLAS_ALIGNMENT = 256, BLAS_BATCHES = 32768 };
+
+/* C [m,n] = alpha A [m,k] B [k,n], row-major and dense, read transposed where it says so; `batches` (at most
+ * BLAS_BATCHES) times, the matrices a_step, b_step, m n elements apart (0: the same one). m, n, k, batches are not 0.
+ */
 typedef struct {
-  DType type; /* F32, F64 */
+  DType type;   /* of A and B: F32, F64, BF16. C's: F64 where theirs is, else F32 */
+  bool is_tf32; /* operands in F32 are rounded to TF32 */
   bool transpose_a, transpose_b;
   int64_t m, n, k, batches, a_step, b_step;
   double alpha;
   size_t alignment; /* of where A, B and C begin, bytes */
 } BlasProduct;
 
-/* For the calling thread's device. Fails E_DEVICE where the library is missing. */
-Status blas_open(Blas **blas);
+/* For the calling thread's device, by its number. Fails E_DEVICE where the library is missing. */
+Status blas_open(int device, Blas **blas);
 void blas_close(Blas *blas);
 
 size_t blas_workspace_bytes(const BlasProduct *product);
 
-/* Enqueues. Which algorithm runs depends on the product alone. */
+/* Enqueues. Which algorithm runs depends on the product alone. workspace: BLAS_ALIGNMENT. */
 Status blas_run(Blas *blas, cudaStream_t stream, const BlasProduct *product, const void *a, const void *b, void *c,
                 void *workspace);
 

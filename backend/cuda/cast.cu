@@ -149,3 +149,37 @@ static GLOBAL void cast(DType from, DType to, int64_t n, const void *x, void *y)
 void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y) {
   launch(cast, blocks_for(n), BLOCK_THREADS, s, from, to, n, x, y);
 }
+
+/* The nearest bfloat16, ties to even; a NaN stays one. */
+DEVICE uint16_t nearest_bfloat(uint32_t bits) {
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return (uint16_t)(bits >> 16 | 0x40);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Memory is the limit: four elements a thread, each four in one access. */
+struct alignas(16) FourWide {
+  uint32_t bits[4];
+};
+struct alignas(8) FourNarrow {
+  uint16_t bits[4];
+};
+
+static GLOBAL void reduce_precision(int64_t n, const uint32_t *x, uint16_t *y) {
+  for (int64_t i = global_thread() * 4; i < n; i += global_threads() * 4) {
+    if (i + 4 <= n) {
+      FourWide from = *(const FourWide *)(x + i);
+      FourNarrow to;
+      for (int k = 0; k < 4; k++)
+        to.bits[k] = nearest_bfloat(from.bits[k]);
+      *(FourNarrow *)(y + i) = to;
+    } else {
+      for (int64_t k = i; k < n; k++)
+        y[k] = nearest_bfloat(x[k]);
+    }
+  }
+}
+
+void launch_reduce_precision(cudaStream_t s, int64_t n, const void *x, void *y) {
+  launch(reduce_precision, blocks_for((n + 3) / 4), BLOCK_THREADS, s, n, (const uint32_t *)x, (uint16_t *)y);
+}

@@ -68,6 +68,9 @@ static Status describe(int device, DeviceSpec *spec) {
                  "asking for its memory's clock"));
   TRY(cuda_check(device, cudaDeviceGetAttribute(&bus_bits, cudaDevAttrGlobalMemoryBusWidth, device),
                  "asking for its memory's width"));
+  clock_khz = clock_khz > 0 ? clock_khz : 1000000; /* some devices do not say */
+  memory_khz = memory_khz > 0 ? memory_khz : 1000000;
+  bus_bits = bus_bits > 0 ? bus_bits : 256;
   *spec = (DeviceSpec){.memory_bytes = p.totalGlobalMem,
                        .flops_per_second = 2.0 * p.multiProcessorCount * lanes_of(p.major, p.minor) * clock_khz * 1e3,
                        .bytes_per_second = 2.0 * memory_khz * 1e3 * bus_bits / 8,
@@ -82,6 +85,7 @@ static void stream_close(Stream *stream) {
       cudaStreamSynchronize(stream->cuda);
     blas_close(stream->blas);
     cudaFreeHost(stream->fault);
+    cudaFree(stream->claimed);
     if (stream->cuda)
       cudaStreamDestroy(stream->cuda);
   }
@@ -91,10 +95,13 @@ static void stream_close(Stream *stream) {
 static Status open_parts(Stream *s) {
   TRY(cuda_enter(s));
   TRY(cuda_check(s->device, cudaStreamCreateWithFlags(&s->cuda, cudaStreamNonBlocking), "opening a stream"));
-  void *fault;
+  void *fault, *claimed;
   TRY(cuda_check(s->device, cudaHostAlloc(&fault, sizeof *s->fault, cudaHostAllocDefault), "pinning memory"));
   s->fault = memset(fault, 0, sizeof *s->fault);
-  return blas_open(&s->blas);
+  TRY(cuda_check(s->device, cudaMalloc(&claimed, sizeof *s->claimed), "allocating memory"));
+  s->claimed = claimed;
+  TRY(backend_cuda.zero(s, s->claimed, sizeof *s->claimed));
+  return blas_open(s->device, &s->blas);
 }
 
 static Status stream_open(int device, int threads, Stream **out) {
@@ -111,7 +118,11 @@ static Status stream_open(int device, int threads, Stream **out) {
   return status;
 }
 
-static Status fault_status(Fault *fault) {
+/* What was reported; from now on the next may be. */
+static Status fault_status(Stream *stream) {
+  Fault *fault = stream->fault;
+  TRY(backend_cuda.zero(stream, stream->claimed, sizeof *stream->claimed));
+  fault->is_there = 0;
   if (fault->axis < 0)
     fail(E_MODEL, "target %lld at position %lld is outside the %lld classes (0 to %lld)", (long long)fault->value,
          (long long)fault->position, (long long)fault->shape.dim[0], (long long)fault->shape.dim[0] - 1);
@@ -119,14 +130,13 @@ static Status fault_status(Fault *fault) {
     fail(E_MODEL, "index %lld at position %lld is outside axis %d of %s", (long long)fault->value,
          (long long)fault->position, fault->axis, SHAPE_STR(fault->shape));
   node_context(fault->node);
-  fault->claimed = 0;
   return E_MODEL;
 }
 
 static Status stream_wait(Stream *stream) {
   TRY(cuda_enter(stream));
   TRY(cuda_check(stream->device, cudaStreamSynchronize(stream->cuda), "waiting for the stream"));
-  return stream->fault->claimed ? fault_status(stream->fault) : OK;
+  return stream->fault->is_there ? fault_status(stream) : OK;
 }
 
 static Status alloc(Stream *stream, size_t bytes, void **memory) {
@@ -213,6 +223,7 @@ static Kernel *const cuda_kernels[OP_COUNT] = {
 const Backend backend_cuda = {
     .name = "cuda",
     .is_host = false,
+    .reduces_precision = true,
     .kernels = cuda_kernels,
     .accepts = reference_accepts,
     .workspace_bytes = cuda_workspace_bytes,

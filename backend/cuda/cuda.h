@@ -12,6 +12,7 @@ struct Stream {
   cudaStream_t cuda;
   Blas *blas;
   Fault *fault; /* pinned */
+  int *claimed; /* on the device: whether someone writes the fault */
 };
 
 #define OP(name) Kernel cuda_##name;
@@ -28,6 +29,10 @@ Status cuda_enter(const Stream *stream);
 
 /* What every kernel function returns: whether its launches were accepted. */
 Status cuda_launched(const Stream *stream, const Node *node);
+
+static inline Reporter cuda_reporter(const Stream *stream, const Node *node) {
+  return (Reporter){stream->claimed, stream->fault, node};
+}
 
 #define KERNEL(op_name)                                                                                                \
   Status cuda_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace)

@@ -34,17 +34,9 @@ DEVICE void barrier() {
   __syncthreads();
 }
 
-/* All lanes of a warp: the value of lane (own xor lane_mask); which lanes vote, lane 0 in the lowest bit. */
+/* All lanes of a warp: the value of lane (own xor lane_mask). */
 template <class T> DEVICE T shuffle_xor(T x, int lane_mask) {
   return __shfl_xor_sync(0xffffffffu, x, lane_mask);
-}
-DEVICE uint32_t votes(bool vote) {
-  return __ballot_sync(0xffffffffu, vote);
-}
-
-/* The position of the lowest one; bits is not 0. */
-DEVICE int lowest_bit(uint32_t bits) {
-  return __ffs((int)bits) - 1;
 }
 
 /* True for one thread of all. */

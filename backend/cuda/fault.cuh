@@ -10,13 +10,14 @@ DEVICE int64_t index_at(DType type, const void *indices, int64_t i) {
 
 DEVICE void report(const Reporter &reporter, int axis, const Shape &shape, int64_t position, int64_t value) {
   Fault *fault = reporter.fault;
-  if (!claim(&fault->claimed))
+  if (!claim(reporter.claimed))
     return;
   fault->node = reporter.node;
   fault->axis = axis;
   fault->shape = shape;
   fault->position = position;
   fault->value = value;
+  fault->is_there = 1;
 }
 
 #endif

@@ -1,5 +1,6 @@
 /* Picking slices by index, and its transpose, adding them by index. Invariant: no index leaves its axis: one that would
- * is reported and picks nothing. */
+ * is reported and picks nothing. What is added to one slice is added in the order of the indices: they are sorted
+ * first, each with its row, so that the rows of a slice lie side by side. */
 #include "backend/cuda/fault.cuh"
 
 /* The number of the slice that row i of the indices points to; -1: outside. */
@@ -32,43 +33,85 @@ void launch_gather(cudaStream_t s, size_t size, const Picks *picks, Reporter rep
             launch(gather<T>, blocks_for(n), BLOCK_THREADS, s, *picks, reporter, (const T *)data, indices, (T *)y))
 }
 
-static GLOBAL void find_slices(Picks p, Reporter reporter, const void *indices, int64_t *keys) {
-  for (int64_t i = global_thread(); i < p.rows; i += global_threads())
-    keys[i] = slice_of(p, reporter, indices, i);
+/* What is sorted: a slice's number, and the row that points to it in the low bits. No two are alike, and rows that
+ * point nowhere come last. */
+static GLOBAL void sort_tiles(Picks p, Reporter reporter, int row_bits, const void *indices, uint64_t *to) {
+  SHARED uint64_t tile[BLOCK_THREADS];
+  int own = thread_index();
+  for (int64_t first = (int64_t)block_index() * BLOCK_THREADS; first < p.rows;
+       first += (int64_t)grid_size() * BLOCK_THREADS) {
+    int n = (int)(p.rows - first < BLOCK_THREADS ? p.rows - first : BLOCK_THREADS), before = 0;
+    int64_t row = first + own, slice = own < n ? slice_of(p, reporter, indices, row) : 0;
+    uint64_t key = (uint64_t)(slice < 0 ? p.slices : slice) << row_bits | (uint64_t)row;
+    tile[own] = key;
+    barrier();
+    for (int k = 0; k < n; k++)
+      before += tile[k] < key;
+    if (own < n)
+      to[first + before] = key;
+    barrier();
+  }
 }
 
-/* Which of the rows first … first+31 have this key: one bit each. All lanes of a warp. */
-DEVICE uint32_t alike(const int64_t *keys, int64_t rows, int64_t first, int64_t key) {
-  int64_t i = first + thread_index() % WARP_LANES;
-  return votes(i < rows && keys[i] == key);
+/* How many of the sorted keys from[0 … n-1] are less. */
+DEVICE int64_t count_less(const uint64_t *from, int64_t n, uint64_t key) {
+  int64_t low = 0;
+  while (low < n) {
+    int64_t middle = low + (n - low) / 2;
+    if (from[middle] < key)
+      low = middle + 1;
+    else
+      n = middle;
+  }
+  return low;
 }
 
-/* A warp a row and outer index. The first row of each key adds up all rows of that key, in their order; so a result has
- * one owner, and nothing is sorted. */
-template <class T> GLOBAL void scatter_add(Picks p, const int64_t *keys, const T *dy, T *y) {
-  int lane = thread_index() % WARP_LANES;
-  int64_t warps = global_threads() / WARP_LANES;
-  for (int64_t w = global_thread() / WARP_LANES; w < p.rows * p.outer; w += warps) {
-    int64_t row = w % p.rows, outer = w / p.rows, key = keys[row];
-    bool owner = key >= 0;
-    for (int64_t first = 0; owner && first < row; first += WARP_LANES) {
-      uint32_t same = alike(keys, row, first, key);
-      owner = !same;
-    }
-    T *to = y + (outer * p.slices + key) * p.inner;
-    for (int64_t first = row / WARP_LANES * WARP_LANES; owner && first < p.rows; first += WARP_LANES)
-      for (uint32_t same = alike(keys, p.rows, first, key); same; same &= same - 1) {
-        const T *from = dy + (outer * p.rows + first + lowest_bit(same)) * p.inner;
-        for (int64_t i = lane; i < p.inner; i += WARP_LANES)
-          to[i] += from[i];
-      }
+/* Sorted runs of `width` keys become runs of twice as many: each key goes to where those of both runs that are less
+ * end.
+ */
+static GLOBAL void merge_runs(int64_t rows, int64_t width, const uint64_t *from, uint64_t *to) {
+  for (int64_t i = global_thread(); i < rows; i += global_threads()) {
+    int64_t left = i / (2 * width) * (2 * width), right = left + width < rows ? left + width : rows;
+    int64_t end = right + width < rows ? right + width : rows;
+    bool is_left = i < right;
+    int64_t others = is_left ? count_less(from + right, end - right, from[i]) : count_less(from + left, width, from[i]);
+    to[left + (i - (is_left ? left : right)) + others] = from[i];
+  }
+}
+
+/* The first key of each slice adds up all that follow: a thread each element. */
+template <class T> GLOBAL void add_slices(Picks p, int row_bits, const uint64_t *keys, const T *dy, T *y) {
+  const uint64_t low = ((uint64_t)1 << row_bits) - 1;
+  int64_t n = p.outer * p.rows * p.inner;
+  for (int64_t i = global_thread(); i < n; i += global_threads()) {
+    int64_t column = i % p.inner, at = i / p.inner % p.rows, outer = i / p.inner / p.rows;
+    uint64_t slice = keys[at] >> row_bits;
+    if (slice == (uint64_t)p.slices || (at > 0 && keys[at - 1] >> row_bits == slice))
+      continue;
+    const T *from = dy + outer * p.rows * p.inner + column;
+    T sum = 0;
+    for (int64_t k = at; k < p.rows && keys[k] >> row_bits == slice; k++)
+      sum += from[(int64_t)(keys[k] & low) * p.inner];
+    y[(outer * p.slices + (int64_t)slice) * p.inner + column] = sum;
   }
 }
 
 void launch_scatter_add(cudaStream_t s, DType type, const Picks *picks, Reporter reporter, const void *dy,
-                        const void *indices, int64_t *keys, void *y) {
-  int64_t warps = picks->rows * picks->outer;
-  launch(find_slices, blocks_for(picks->rows), BLOCK_THREADS, s, *picks, reporter, indices, keys);
-  FOR_FLOATS(type, launch(scatter_add<T>, blocks_for(warps * WARP_LANES), BLOCK_THREADS, s, *picks, keys, (const T *)dy,
-                          (T *)y))
+                        const void *indices, uint64_t *keys, void *y) {
+  int64_t rows = picks->rows, n = picks->outer * rows * picks->inner;
+  uint64_t *from = keys, *to = keys + rows;
+  int row_bits = 0;
+  if (!rows)
+    return;
+  while (((uint64_t)rows - 1) >> row_bits)
+    row_bits++;
+  launch(sort_tiles, blocks_for(rows), BLOCK_THREADS, s, *picks, reporter, row_bits, indices, from);
+  for (int64_t width = BLOCK_THREADS; width < rows; width *= 2) {
+    launch(merge_runs, blocks_for(rows), BLOCK_THREADS, s, rows, width, from, to);
+    uint64_t *sorted = to;
+    to = from;
+    from = sorted;
+  }
+  FOR_FLOATS(type,
+             launch(add_slices<T>, blocks_for(n), BLOCK_THREADS, s, *picks, row_bits, from, (const T *)dy, (T *)y))
 }

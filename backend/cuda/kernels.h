@@ -23,9 +23,9 @@ typedef struct {
   int64_t outer, size, inner;
 } Lines;
 
-/* What a kernel found wrong, in host memory that the device writes. The first one stays. */
+/* What a kernel found wrong, in pinned host memory that the device writes. The first one stays. */
 typedef struct {
-  int claimed;
+  int is_there;
   int axis; /* of `shape`, that an index leaves; -1: a target outside its classes */
   int64_t position, value;
   Shape shape;
@@ -34,6 +34,7 @@ typedef struct {
 
 /* Who reports what. */
 typedef struct {
+  int *claimed; /* on the device: 1 for all but the first who finds something wrong */
   Fault *fault;
   const Node *node;
 } Reporter;
@@ -50,6 +51,8 @@ void launch_power(cudaStream_t s, DType base, DType exponent, const Steps *steps
 void launch_where(cudaStream_t s, size_t size, const Steps *steps, const void *condition, const void *a, const void *b,
                   void *c);
 void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y);
+/* Float32 to bfloat16: what a product in bf16 does to its operands. x: 16-byte aligned, y: 8. */
+void launch_reduce_precision(cudaStream_t s, int64_t n, const void *x, void *y);
 /* y = y + beta c, c broadcast by step[0]. */
 void launch_add_scaled(cudaStream_t s, DType type, double beta, const Steps *steps, const void *c, void *y);
 /* dX = scale (…) of a loss over n elements; `scale` is a float64 on the device. */
@@ -73,9 +76,9 @@ typedef struct {
 } Picks;
 void launch_gather(cudaStream_t s, size_t size, const Picks *picks, Reporter reporter, const void *data,
                    const void *indices, void *y);
-/* Adds in index order. keys: workspace for picks->rows numbers; y is zero. */
+/* Adds in index order. keys: workspace for 2 picks->rows numbers; y is zero. rows (slices + 1) is less than 2^63. */
 void launch_scatter_add(cudaStream_t s, DType type, const Picks *picks, Reporter reporter, const void *dy,
-                        const void *indices, int64_t *keys, void *y);
+                        const void *indices, uint64_t *keys, void *y);
 
 /* fold.cu: sums (means, maxima) over `count` terms for each of `results` results, in chunks where that keeps the device
  * busy: partial has room for fold_partials() numbers of eight bytes. along: terms of one result lie side by side, else

@@ -224,8 +224,8 @@ static Picks picks_of(const Node *node, Shape data, const Tensor *indices) {
       p.rows *= indices->shape.dim[i];
       p.rows_per_batch *= i < p.axis ? 1 : indices->shape.dim[i];
     }
-    for (int i = p.axis + p.depth; i < data.rank; i++)
-      p.inner *= data.dim[i];
+    for (int i = 0; i < data.rank; i++)
+      *(i < p.axis + p.depth ? &p.slices : &p.inner) *= data.dim[i];
   }
   if (p.rows_per_batch == 0) /* no row divides by it */
     p.rows_per_batch = 1;
@@ -234,7 +234,7 @@ static Picks picks_of(const Node *node, Shape data, const Tensor *indices) {
 
 static Status gather(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
   Picks picks = picks_of(node, in[0].shape, &in[1]);
-  launch_gather(stream->cuda, dtype_bytes(in->dtype), &picks, (Reporter){stream->fault, node}, in[0].data, in[1].data,
+  launch_gather(stream->cuda, dtype_bytes(in->dtype), &picks, cuda_reporter(stream, node), in[0].data, in[1].data,
                 out->data);
   return cuda_launched(stream, node);
 }
@@ -245,9 +245,14 @@ KERNEL(GatherGrad) {
   UNUSED;
   TAKES(in->dtype, is_float(in->dtype));
   Picks picks = picks_of(node, out->shape, &in[1]);
+  if (picks.rows && picks.slices >= INT64_MAX / 2 / picks.rows) {
+    fail(E_UNSUPPORTED, "%lld indices into %lld slices are too many", (long long)picks.rows, (long long)picks.slices);
+    node_context(node);
+    return E_UNSUPPORTED;
+  }
   TRY(backend_cuda.zero(stream, out->data, tensor_bytes(out)));
-  launch_scatter_add(stream->cuda, in->dtype, &picks, (Reporter){stream->fault, node}, in[0].data, in[1].data,
-                     workspace, out->data);
+  launch_scatter_add(stream->cuda, in->dtype, &picks, cuda_reporter(stream, node), in[0].data, in[1].data, workspace,
+                     out->data);
   return cuda_launched(stream, node);
 }
 

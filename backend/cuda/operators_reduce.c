@@ -3,24 +3,71 @@
 #include "backend/cuda/cuda.h"
 #include "backend/reference/product.h"
 #include "backend/reference/reference.h"
+#include "graph/memory.h"
 #include "graph/optimizer.h"
+
+/* Float64 is not reduced. */
+static Precision precision_of(const Node *node, const Tensor *in) {
+  return in->dtype == F32 ? node->precision : PRECISION_FLOAT32;
+}
 
 /* A product as rows of batched ones: the batches of its innermost loop. The first row begins where tensors do; others
  * at any matrix. */
 static BlasProduct blas_product(const Node *node, const Tensor *in, const Product *p) {
   int last = p->batch.rank - 1;
-  bool one_row = last == 0 || p->batches == 1;
-  return (BlasProduct){.type = in->dtype,
+  DType type = precision_of(node, in) == PRECISION_BF16 ? BF16 : in->dtype;
+  int64_t batches = p->batches == 1 ? 1 : p->batch.dim[last];
+  bool one_row = batches == p->batches && batches <= BLAS_BATCHES;
+  return (BlasProduct){.type = type,
+                       .is_tf32 = precision_of(node, in) == PRECISION_TF32,
                        .transpose_a = node_int(node, "transA", 0),
                        .transpose_b = node_int(node, "transB", 0),
                        .m = p->m,
                        .n = p->n,
                        .k = p->k,
-                       .batches = p->batches == 1 ? 1 : p->batch.dim[last],
+                       .batches = batches,
                        .a_step = p->batch.stride[0][last] * p->m * p->k,
                        .b_step = p->batch.stride[1][last] * p->k * p->n,
                        .alpha = node_float(node, "alpha", 1),
-                       .alignment = one_row ? 64 : dtype_bytes(in->dtype)};
+                       .alignment = one_row ? 64 : dtype_bytes(type)};
+}
+
+/* A product's workspace from the first multiple of BLAS_ALIGNMENT on: A and B as bfloat16 where they are reduced to it,
+ * then cuBLASLt's. */
+typedef struct {
+  size_t b, blas, end;
+} Room;
+
+static Room room_of(const Node *node, const Tensor *in, const BlasProduct *row) {
+  Room room = {0};
+  if (precision_of(node, in) == PRECISION_BF16) {
+    room.b = (size_t)round_up(shape_elements(in[0].shape) * 2, BLAS_ALIGNMENT);
+    room.blas = room.b + (size_t)round_up(shape_elements(in[1].shape) * 2, BLAS_ALIGNMENT);
+  }
+  room.end = room.blas + blas_workspace_bytes(row);
+  return room;
+}
+
+/* The first multiple of BLAS_ALIGNMENT: workspaces begin at multiples of MEMORY_ALIGNMENT. */
+static char *align_workspace(void *workspace) {
+  return (char *)(((uintptr_t)workspace + BLAS_ALIGNMENT - 1) / BLAS_ALIGNMENT * BLAS_ALIGNMENT);
+}
+
+/* The bytes of a product's workspace; 0: nothing is multiplied. */
+static size_t product_bytes(const Node *node, const Tensor *in) {
+  Product p = product_of(node, in);
+  BlasProduct row = blas_product(node, in, &p);
+  if (!p.k || !p.batches || !p.m || !p.n)
+    return 0;
+  return room_of(node, in, &row).end + BLAS_ALIGNMENT - MEMORY_ALIGNMENT;
+}
+
+/* Rounds A and B into the workspace. */
+static void reduce_operands(Stream *stream, const Tensor *in, const Room *room, char *workspace, const char *at[2]) {
+  at[0] = workspace;
+  at[1] = workspace + room->b;
+  launch_reduce_precision(stream->cuda, shape_elements(in[0].shape), in[0].data, workspace);
+  launch_reduce_precision(stream->cuda, shape_elements(in[1].shape), in[1].data, workspace + room->b);
 }
 
 static Status multiply(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
@@ -32,18 +79,24 @@ static Status multiply(Stream *stream, const Node *node, const Tensor *in, const
   if (!p.k)
     return backend_cuda.zero(stream, out->data, (size_t)(results * size));
   TRY(cuda_enter(stream));
-  BlasProduct row = blas_product(node, in, &p);
-  for (int64_t i = 0; i < p.batches; i += row.batches) {
+  BlasProduct row = blas_product(node, in, &p), part = row;
+  Room room = room_of(node, in, &row);
+  int64_t operand = (int64_t)dtype_bytes(row.type);
+  const char *at[2] = {in[0].data, in[1].data};
+  workspace = align_workspace(workspace);
+  if (row.type == BF16)
+    reduce_operands(stream, in, &room, workspace, at);
+  for (int64_t i = 0; i < p.batches; i += part.batches) {
     int64_t a, b;
     product_batch(&p, i, &a, &b);
-    if (blas_run(stream->blas, stream->cuda, &row, (const char *)in[0].data + a * p.m * p.k * size,
-                 (const char *)in[1].data + b * p.k * p.n * size, (char *)out->data + i * p.m * p.n * size,
-                 workspace) != OK) {
+    part.batches = least(row.batches - i % row.batches, BLAS_BATCHES);
+    if (blas_run(stream->blas, stream->cuda, &part, at[0] + a * p.m * p.k * operand, at[1] + b * p.k * p.n * operand,
+                 (char *)out->data + i * p.m * p.n * size, (char *)workspace + room.blas) != OK) {
       node_context(node);
       return status_code();
     }
   }
-  return OK;
+  return cuda_launched(stream, node);
 }
 
 KERNEL(MatMul) {
@@ -217,7 +270,7 @@ KERNEL(CrossEntropy) {
   Classes classes = classes_of(node, in);
   int64_t positions = classes.lines.outer * classes.lines.inner;
   double *losses = workspace;
-  launch_cross_entropy(stream->cuda, in->dtype, &classes, (Reporter){stream->fault, node}, in[0].data, in[1].data,
+  launch_cross_entropy(stream->cuda, in->dtype, &classes, cuda_reporter(stream, node), in[0].data, in[1].data,
                        out[1].data, losses);
   launch_loss(stream->cuda, OP_CrossEntropy, F64, positions, 0, losses, NULL, out[0].data, losses + positions);
   return cuda_launched(stream, node);
@@ -227,7 +280,7 @@ KERNEL(CrossEntropyGrad) {
   UNUSED;
   TAKES(in->dtype, is_float(in->dtype));
   Classes classes = classes_of(node, in);
-  launch_cross_entropy_grad(stream->cuda, in->dtype, &classes, (Reporter){stream->fault, node}, in[0].data, in[1].data,
+  launch_cross_entropy_grad(stream->cuda, in->dtype, &classes, cuda_reporter(stream, node), in[0].data, in[1].data,
                             in[2].data, in[3].data, out->data);
   return cuda_launched(stream, node);
 }
@@ -351,8 +404,8 @@ static int64_t partials(const Node *node, const Tensor *in) {
   case OP_SquaredNorm:
     return fold_partials(1, n, true);
   case OP_GatherGrad:
-  case OP_GatherNDGrad: /* the keys of the indices */
-    return shape_elements(in[1].shape);
+  case OP_GatherNDGrad: /* sorted indices, from one half to the other */
+    return 2 * shape_elements(in[1].shape);
   default:
     return 0;
   }
@@ -365,10 +418,7 @@ size_t cuda_workspace_bytes(const Graph *graph, const Node *node) {
       const Value *v = graph_value(graph, node->in[i]);
       in[i] = (Tensor){.dtype = v->dtype, .shape = v->shape};
     }
-  if (node->op == OP_MatMul || node->op == OP_Gemm) {
-    Product p = product_of(node, in);
-    BlasProduct row = blas_product(node, in, &p);
-    return p.k > 0 && p.batches * p.m * p.n > 0 ? blas_workspace_bytes(&row) : 0;
-  }
+  if (node->op == OP_MatMul || node->op == OP_Gemm)
+    return product_bytes(node, in);
   return (size_t)partials(node, in) * 8;
 }

@@ -213,6 +213,8 @@ class BadCommandLines(CommandLineTest):
             ("--init: 'normal:x' is not normal:S with a deviation S above 0", [*train, "--init", "normal:x"]),
             ("--optimizer: 'lion' is none of sgd, adam, adamw", [*train, "--optimizer", "lion"]),
             (re.compile("^--device: this build has no 'abacus', only "), [*train, "--device", "abacus"]),
+            ("--precision: 'half' is none of float32, tf32, bf16", [*train, "--precision", "half"]),
+            ("--precision bf16 needs a GPU (--device cuda): cpu computes in float32", [*train, "--precision", "bf16"]),
             ("3 stages need 2 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 3]),
             ("4096 stages need 4095 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 4096]),
             ("--dim: 'T' is not NAME=N with a size of at least 1", [*train, "--dim", "T"]),

@@ -20,7 +20,7 @@
 
 enum { WARP = 32, STACK_BYTES = 64 << 10 };
 
-enum State { RUNS, AT_BARRIER, AT_SHUFFLE, AT_BALLOT, DONE };
+enum State { RUNS, AT_BARRIER, AT_SHUFFLE, DONE };
 
 struct Fiber {
   ucontext_t context; /* to begin with; later `at` */
@@ -135,13 +135,6 @@ uint64_t emulated_shuffle(uint64_t bits, int lane_mask, int line) {
   return t->bits;
 }
 
-uint32_t emulated_ballot(bool vote, int line) {
-  Thread *t = (Thread *)emulated;
-  t->bits = vote;
-  wait(AT_BALLOT, line);
-  return (uint32_t)t->bits;
-}
-
 static void shuffle_order() {
   for (size_t i = block.order.size(); i > 1; i--)
     std::swap(block.order[i - 1], block.order[emulated_random() % i]);
@@ -168,14 +161,12 @@ static bool meet(State state, size_t first, size_t last) {
 }
 
 static void exchange(size_t first) {
-  uint64_t bits[WARP], votes = 0;
-  for (size_t i = 0; i < WARP; i++) {
+  uint64_t bits[WARP];
+  for (size_t i = 0; i < WARP; i++)
     bits[i] = block.threads[first + i].bits;
-    votes |= (bits[i] & 1) << i;
-  }
   for (size_t i = 0; i < WARP; i++) {
     Thread &t = block.threads[first + i];
-    t.bits = t.state == AT_SHUFFLE ? bits[i ^ (size_t)t.lane_mask] : votes;
+    t.bits = bits[i ^ (size_t)t.lane_mask];
     t.state = RUNS;
   }
 }
@@ -185,7 +176,7 @@ static bool release() {
   size_t n = block.threads.size(), done = 0;
   bool any = false;
   for (size_t first = 0; first < n; first += WARP)
-    if (meet(AT_SHUFFLE, first, first + WARP) || meet(AT_BALLOT, first, first + WARP)) {
+    if (meet(AT_SHUFFLE, first, first + WARP)) {
       exchange(first);
       any = true;
     }

@@ -37,7 +37,6 @@ static inline int grid_size() {
 /* `line` tells apart the places where threads wait. */
 void emulated_barrier(int line);
 uint64_t emulated_shuffle(uint64_t bits, int lane_mask, int line);
-uint32_t emulated_ballot(bool vote, int line);
 
 static inline void barrier(int line = __builtin_LINE()) {
   emulated_barrier(line);
@@ -49,14 +48,6 @@ template <class T> T shuffle_xor(T x, int lane_mask, int line = __builtin_LINE()
   bits = emulated_shuffle(bits, lane_mask, line);
   memcpy(&x, &bits, sizeof x);
   return x;
-}
-
-static inline uint32_t votes(bool vote, int line = __builtin_LINE()) {
-  return emulated_ballot(vote, line);
-}
-
-static inline int lowest_bit(uint32_t bits) {
-  return __builtin_ctz(bits);
 }
 
 static inline bool claim(int *flag) {

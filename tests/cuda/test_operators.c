@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cuda/blas.h"
 #include "graph/op.h"
 #include "tests/ops/cases.h"
 #include "tests/test.h"
@@ -55,6 +56,135 @@ static void check_types(const OpCase *c, uint64_t seed) {
     check_case(c, types[k], seed);
 }
 
+/* Rounds the case's A and B to `digits` binary digits, to the nearest, ties to even. */
+static void reduce_inputs(const CaseGraph *built, int digits) {
+  for (int i = 0; i < 2; i++) {
+    const Tensor *t = &built->tensor[built->node->in[i]];
+    uint32_t *bits = t->data, low = (1u << (23 - digits)) - 1;
+    for (int64_t k = 0; k < shape_elements(t->shape); k++)
+      bits[k] = (bits[k] + low / 2 + (bits[k] >> (23 - digits) & 1)) & ~low;
+  }
+}
+
+/* A product of reduced operands is the full product of operands that were reduced before. Within tolerances that no
+ * other precision meets, but for TF32 on a device, which rounds as it likes. */
+static void check_reduced(const OpCase *c, Precision precision, uint64_t seed) {
+  Arena *arena = arena_create();
+  CaseGraph given, reduced;
+  double *expected[CASE_INPUTS];
+  ValueId value[CASE_INPUTS];
+  char where[256];
+  run_case(c, F32, seed, arena, &given);
+  run_case(c, F32, seed, arena, &reduced);
+  reduce_inputs(&reduced, precision == PRECISION_BF16 ? 7 : 10);
+  case_oracle(&reduced, arena, expected);
+  case_results(given.node, value);
+  double tolerance = case_tolerance(&given);
+#ifndef EMULATED
+  if (precision == PRECISION_TF32)
+    tolerance *= 1000;
+#endif
+  given.node->precision = precision;
+  emulation_seed(seed);
+  if (case_run(&given, &backend_cuda, 1, 0, 1) != OK)
+    FAIL_TEST("%s in precision %d: %s", case_text(c), precision, status_message());
+  if (!case_close(&given.tensor[value[0]], expected[0], tolerance, where))
+    FAIL_TEST("%s in precision %d: %s", case_text(c), precision, where);
+  case_release(&given);
+  case_release(&reduced);
+  arena_destroy(arena);
+}
+
+static bool is_product(const OpCase *c) {
+  return c->op == OP_MatMul || c->op == OP_Gemm;
+}
+
+static void products_reduce_their_operands(void **state) {
+  (void)state;
+  static const OpCase large = {
+      OP_MatMul,
+      TYPES_FLOAT,
+      {{.present = true, .shape = {3, {2, 70, 33}}}, {.present = true, .shape = {2, {33, 65}}}},
+      {{true, {3, {2, 70, 65}}}},
+      {{0}}};
+  for (Precision precision = PRECISION_TF32; precision <= PRECISION_BF16; precision++) {
+    check_reduced(&large, precision, 1);
+    for (size_t i = 0; i < n_op_cases; i++)
+      if (is_product(&op_cases[i]))
+        check_reduced(&op_cases[i], precision, i);
+    for (uint64_t seed = 300; seed < 340; seed++) {
+      Arena *arena = arena_create();
+      OpCase c;
+      if (case_random(seed % 2 ? OP_MatMul : OP_Gemm, seed, arena, &c))
+        check_reduced(&c, precision, seed);
+      arena_destroy(arena);
+    }
+  }
+}
+
+/* The same additions in the same order as the reference's: the same bits. */
+static void check_like_reference(const OpCase *c, DType type, uint64_t seed) {
+  Arena *arena = arena_create();
+  CaseGraph device, host;
+  run_case(c, type, seed, arena, &device);
+  run_case(c, type, seed, arena, &host);
+  ValueId sum = device.node->out[0];
+  emulation_seed(seed);
+  ASSERT_OK(case_run(&device, &backend_cuda, 1, 0, 1));
+  ASSERT_OK(case_run(&host, &backend_reference, 1, 0, 1));
+  if (memcmp(device.tensor[sum].data, host.tensor[sum].data, graph_value_bytes(device.graph, sum)))
+    FAIL_TEST("%s in %s: other bits than the reference's", case_text(c), dtype_name(type));
+  case_release(&device);
+  case_release(&host);
+  arena_destroy(arena);
+}
+
+#define INDICES(n, ...)                                                                                                \
+  { .present = true, .dtype = I64, .shape = {__VA_ARGS__}, .fill = FILL_INDEX, .limit = n }
+
+static void sums_by_index_are_the_references(void **state) {
+  (void)state;
+  static const int64_t vocabulary[] = {9000, 2}, few[] = {3, 5, 2}, grid[] = {20, 30};
+  static const OpCase cases[] = {
+      {OP_GatherGrad,
+       TYPES_FLOAT,
+       {{.present = true, .shape = {2, {3000, 2}}}, INDICES(9000, 1, {3000})},
+       {{true, {2, {9000, 2}}}},
+       {{.name = "axis", .kind = ATTR_INT}, {.name = "shape", .kind = ATTR_INTS, .ints = vocabulary, .n = 2}}},
+      {OP_GatherGrad, /* runs of many, three times over */
+       TYPES_FLOAT,
+       {{.present = true, .shape = {3, {3, 1025, 2}}}, INDICES(5, 1, {1025})},
+       {{true, {3, {3, 5, 2}}}},
+       {{.name = "axis", .kind = ATTR_INT, .i = 1}, {.name = "shape", .kind = ATTR_INTS, .ints = few, .n = 3}}},
+      {OP_GatherNDGrad,
+       TYPES_FLOAT,
+       {{.present = true, .shape = {1, {700}}}, INDICES(20, 2, {700, 2})},
+       {{true, {2, {20, 30}}}},
+       {{.name = "shape", .kind = ATTR_INTS, .ints = grid, .n = 2}}},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    check_types(&cases[i], i);
+    check_like_reference(&cases[i], F32, i);
+    check_like_reference(&cases[i], F64, i);
+  }
+  for (size_t i = 0; i < n_large_op_cases; i++)
+    if (large_op_cases[i].op == OP_GatherGrad)
+      check_like_reference(&large_op_cases[i], F32, i);
+}
+
+/* More batches than one call of cuBLASLt gets. */
+static void many_small_products(void **state) {
+  (void)state;
+  enum { MANY = BLAS_BATCHES + 7 };
+  static const OpCase c = {
+      OP_MatMul,
+      TYPES_FLOAT,
+      {{.present = true, .shape = {3, {MANY, 1, 2}}}, {.present = true, .shape = {3, {MANY, 2, 1}}}},
+      {{true, {3, {MANY, 1, 1}}}},
+      {{0}}};
+  check_case(&c, F32, 1);
+}
+
 static void rows_agree_with_oracles(void **state) {
   (void)state;
   for (size_t i = 0; i < n_op_cases; i++)
@@ -103,6 +233,9 @@ int main(void) {
       cmocka_unit_test(rows_agree_with_oracles),
       cmocka_unit_test(random_cases_agree_with_oracles),
       cmocka_unit_test(large_tensors_agree_with_oracles),
+      cmocka_unit_test(products_reduce_their_operands),
+      cmocka_unit_test(many_small_products),
+      cmocka_unit_test(sums_by_index_are_the_references),
       cmocka_unit_test(types_are_known_before_running),
   };
   DeviceSpec device;

@@ -3,7 +3,7 @@
  * 2 and 4 ranks with 4 microbatches, and the cpu backend with 1 and 2 threads. For one backend and number of
  * microbatches, losses and saved files are the same bytes however it was cut.
  *
- * With ON_CUDA defined, on CUDA devices, or the emulated one, instead.
+ * With ON_CUDA defined, on CUDA devices, or the emulated one, instead; an argument names the only precision to run in.
  *
  * With ONNXPIPE_TEST_SAMPLE set, only two steps of some of the combinations run: what a sanitizer build has time for.
  */
@@ -44,9 +44,11 @@ static const char *in_folder(const char *name, char path[128]) {
   return path;
 }
 
-static void check_losses(const json_t *json, const Losses *got, const char *what) {
+/* tolerance 0: the case's own. */
+static void check_losses(const json_t *json, const Losses *got, double tolerance, const char *what) {
   const json_t *expected = json_object_get(json, "losses_float64");
-  double tolerance = json_number_value(json_object_get(json, "relative_tolerance"));
+  if (tolerance == 0)
+    tolerance = json_number_value(json_object_get(json, "relative_tolerance"));
   assert_int_equal(got->n, sample ? SAMPLE_STEPS : (int)json_array_size(expected));
   for (int i = 0; i < got->n; i++) {
     double loss = json_number_value(json_array_get(expected, (size_t)i));
@@ -105,7 +107,8 @@ typedef struct {
   json_t *json;
   OnnxpipeModel *model;
   OnnxpipeOptions *options;
-  const char *device;
+  const char *device, *precision;
+  double tolerance; /* of losses, where the precision is reduced */
   int microbatches, threads;
   bool whole;
   First first;
@@ -113,9 +116,10 @@ typedef struct {
 
 static void run_combination(Run *run, int ranks, const char *schedule) {
   char what[192], save[128], gradients[128];
-  snprintf(what, sizeof what, "%s, %s, %d ranks, %d threads, %s, %d microbatches", run->name, run->device, ranks,
-           run->threads, schedule, run->microbatches);
+  snprintf(what, sizeof what, "%s, %s in %s, %d ranks, %d threads, %s, %d microbatches", run->name, run->device,
+           run->precision, ranks, run->threads, schedule, run->microbatches);
   set(run->options, "device", run->device);
+  set(run->options, "precision", run->precision);
   set_number(run->options, "threads", run->threads);
   set_number(run->options, "ranks", ranks);
   set_number(run->options, "microbatches", run->microbatches);
@@ -125,8 +129,9 @@ static void run_combination(Run *run, int ranks, const char *schedule) {
   Losses losses = {0};
   if (onnxpipe_train(run->model, stdout, take_loss, &losses) != ONNXPIPE_OK)
     FAIL_TEST("%s: %s", what, onnxpipe_error());
-  check_losses(run->json, &losses, what);
-  check_gradients(run->name, run->json, gradients, what);
+  check_losses(run->json, &losses, run->tolerance, what);
+  if (run->tolerance == 0)
+    check_gradients(run->name, run->json, gradients, what);
   size_t bytes;
   char *file = slurp(save, &bytes);
   First *first = &run->first;
@@ -142,14 +147,31 @@ static void run_combination(Run *run, int ranks, const char *schedule) {
 }
 
 #ifdef ON_CUDA
-/* On devices alone, cut or not; and with one rank of three on the host, which need not give the same bits. */
+static const char *only_precision;
+
+/* On devices alone, cut or not, in every precision; and with one rank of three on the host, which need not give the
+ * same bits. */
 static void run_devices(Run *run) {
-  static const char *const devices[] = {"cuda", "cuda:0,cpu,cuda:0"};
+  static const struct {
+    const char *device, *precision;
+    double tolerance;
+  } ways[] = {{"cuda", "float32", 0},
+              {"cuda:0,cpu,cuda:0", "float32", 0},
+              {"cuda", "tf32", 0.0025},
+              {"cuda", "bf16", 0.02},
+              {"cuda:0,cpu,cuda:0", "bf16", 0.02}};
   run->microbatches = 4;
   run->threads = 1;
-  for (int d = 0; d < 2; d++) {
-    run->device = devices[d];
-    if (d == 0)
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+    if (only_precision && strcmp(ways[i].precision, only_precision) != 0)
+      continue;
+    run->device = ways[i].device;
+    run->precision = ways[i].precision;
+    run->tolerance = ways[i].tolerance;
+    bool alone = strcmp(run->device, "cuda") == 0, reduced = run->tolerance > 0;
+    if (sample && reduced && (!alone || strcmp(run->precision, "tf32") == 0))
+      continue;
+    if (alone && !(sample && reduced))
       run_combination(run, 1, "naive");
     run_combination(run, 3, "1f1b");
     free(run->first.file);
@@ -186,7 +208,7 @@ static void run_devices(Run *run) {
 #endif
 
 static void run_case(const struct Case *c) {
-  Run run = {.name = c->name, .whole = c->whole, .json = read_case(c->name)};
+  Run run = {.name = c->name, .whole = c->whole, .json = read_case(c->name), .precision = "float32"};
   char path[256];
   run.options = case_options(c->name, run.json);
   if (sample)
@@ -204,8 +226,10 @@ static void reproduces_pytorch(void **state) {
   run_case(*state);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+  (void)argc, (void)argv;
 #ifdef ON_CUDA
+  only_precision = argv[1];
   DeviceSpec device;
   if (backend_cuda.describe(0, &device) != OK) {
     fprintf(stderr, "skipped: %s\n", status_message());
