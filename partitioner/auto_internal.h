@@ -86,11 +86,15 @@ static inline int operation_of(const Problem *problem, int stage, int kind, int 
   return (stage * 3 + kind) * problem->microbatches + microbatch;
 }
 
+/* The candidate in flat arrays of the arena, its bound included; keeps its timing and crossings. E_USAGE: a rank has no
+ * stage, or there are too many operations. */
 Status problem_make(Arena *arena, const AutoCandidate *candidate, Objective objective, Problem *problem);
 /* E_MEMORY with the rank that cannot hold one microbatch. */
 Status problem_fits(const Problem *problem);
 
+/* Room for an order of the problem's operations; it is none yet, and not timed. */
 Status order_make(Arena *arena, const Problem *problem, Order *order);
+/* Sequence and value; both are of this problem. */
 void order_copy(const Problem *problem, Order *to, const Order *from);
 /* Whether the rank keeps within its memory. */
 bool order_fits(const Problem *problem, const Order *order, int rank);
@@ -99,10 +103,12 @@ bool order_take(const Problem *problem, const Schedule *schedule, Order *order);
 /* The order as lists of compute actions. */
 Status order_schedule(Arena *arena, const Problem *problem, const Order *order, Schedule *schedule);
 
+/* Room for the times of an order. */
 Status clock_make(Arena *arena, const Problem *problem, Clock *clock);
 /* Times the order, every operation as early as possible, and sets its value; INFINITY where it waits for ever. */
 void clock_run(const Problem *problem, Clock *clock, Order *order);
 
+/* Room for list scheduling; keeps the problem. */
 Status list_make(Arena *arena, const Problem *problem, ListScheduler **scheduler);
 /* Takes the operation of the smallest key [operations] wherever a rank is free. False where it ran into the cutoff
  * or stopped. The order is not timed. */
@@ -117,10 +123,11 @@ double list_work(const ListScheduler *scheduler);
 
 /* Recipes for keys and policies, the best of a growing number of tries; then orders improved without recipe. */
 typedef struct Search Search;
+/* Room for a search that has found nothing yet; keeps the problem. All it will do follows from the seed. */
 Status search_make(Arena *arena, const Problem *problem, uint64_t seed, Search **search);
 /* Tries recipes until `operations` more were placed or the bound is reached. */
 void search_run(Search *search, double operations);
-/* Begins with the named schedules of the problem's placement that fit into memory, improved. */
+/* Begins with what rounds make, and with the named schedules of the placement that fit into memory, improved. */
 Status search_named(Search *search);
 /* Turns the best recipes into orders and improves them and the best, for `operations` more timed. */
 Status search_polish(Arena *arena, Search *search, double operations);
@@ -131,6 +138,12 @@ const Order *search_best(const Search *search);
  * the order must be one that runs. */
 Status improve_order(Arena *arena, const Problem *problem, Clock *clock, Random *random, double operations,
                      Order *order);
+
+/* Orders made in rounds (auto_rounds.c), one after the other in `order`: each is timed and handed to `taker`. None
+ * where the placement is neither a line of one stage a rank nor a V of two, or no rhythm fits into the memory. */
+typedef void OrderTaker(void *context, const Order *order);
+Status rounds_orders(Arena *arena, const Problem *problem, Clock *clock, Order *order, OrderTaker *taker,
+                     void *context);
 
 /* A proved lower bound of the objective for any order. */
 Status bound_find(Arena *arena, const Problem *problem, double *seconds);

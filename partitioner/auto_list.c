@@ -28,6 +28,8 @@ struct ListScheduler {
   Pass *passes; /* [stages * 3]: by rank, chunk, phase */
   int *pass_of; /* [stages * 3]: of stage and phase */
   Worker *workers;
+  int *first;         /* [2 * leaves]: a tree of ranks, each node the one of its two that is free first */
+  int leaves;         /* the ranks, and as many that are never free as make a power of two */
   double *end;        /* [operations] */
   double *start_room; /* [ranks]: what F fills without a pause from the first F of the last chunk to its B */
   double *idle;
@@ -46,7 +48,10 @@ Status list_make(Arena *arena, const Problem *p, ListScheduler **scheduler) {
   l->problem = p;
   TRY(ARENA_NEW(arena, l->passes, 3 * p->stages));
   TRY(ARENA_NEW(arena, l->pass_of, 3 * p->stages));
-  TRY(ARENA_NEW(arena, l->workers, p->ranks));
+  for (l->leaves = 1; l->leaves < p->ranks; l->leaves *= 2) {
+  }
+  TRY(ARENA_NEW(arena, l->workers, l->leaves));
+  TRY(ARENA_NEW(arena, l->first, 2 * l->leaves));
   TRY(ARENA_NEW(arena, l->end, p->operations));
   TRY(ARENA_NEW(arena, l->idle, p->ranks));
   TRY(ARENA_NEW(arena, l->start_room, p->ranks));
@@ -119,6 +124,18 @@ static void refresh(ListScheduler *l, Pass *pass) {
   pass->arrival = at;
 }
 
+/* The earlier of two ranks, the lower where they are equal. */
+static void play(ListScheduler *l, int node) {
+  int a = l->first[2 * node], b = l->first[2 * node + 1];
+  l->first[node] = l->workers[b].now < l->workers[a].now ? b : a;
+}
+
+static void set_now(ListScheduler *l, int rank, double now) {
+  l->workers[rank].now = now;
+  for (int node = (l->leaves + rank) / 2; node > 0; node /= 2)
+    play(l, node);
+}
+
 static void start(ListScheduler *l) {
   static const int forwards[3] = {ACTION_F, ACTION_B, ACTION_W}, backwards[3] = {ACTION_W, ACTION_B, ACTION_F};
   static const int ways[3] = {1, -1, 0}, back[3] = {0, 1, -1};
@@ -146,6 +163,12 @@ static void start(ListScheduler *l) {
   }
   for (int i = 0; i < 3 * p->stages; i++)
     refresh(l, &l->passes[i]);
+  for (int rank = 0; rank < l->leaves; rank++) {
+    l->workers[rank].now = rank < p->ranks ? 0 : INFINITY;
+    l->first[l->leaves + rank] = rank;
+  }
+  for (int node = l->leaves - 1; node > 0; node--)
+    play(l, node);
 }
 
 /* What a rank still has to take for the oldest microbatch that it has begun. */
@@ -264,16 +287,11 @@ static double worth_waiting(const ListScheduler *l, int rank, const View *view, 
   return best < INFINITY && budget && !may_spend(l, rank, best) ? INFINITY : best;
 }
 
-static void sleep_until(Worker *worker, double at) {
-  worker->now = at;
-  worker->waits = true;
-}
-
 static void wake(ListScheduler *l, int stage, int phase) {
   Pass *pass = &l->passes[l->pass_of[stage * 3 + phase]];
-  Worker *worker = &l->workers[l->problem->timing->rank_of_stage[stage]];
-  if (worker->waits && pass->arrival < worker->now)
-    worker->now = pass->arrival;
+  int rank = l->problem->timing->rank_of_stage[stage];
+  if (l->workers[rank].waits && pass->arrival < l->workers[rank].now)
+    set_now(l, rank, pass->arrival);
 }
 
 /* The rank takes the pass's next operation. False: the cutoff cannot be met any more. */
@@ -290,8 +308,9 @@ static bool take(ListScheduler *l, int rank, Pass *pass, Order *order) {
   worker->taken++;
   l->work++;
   worker->held += pass->memory;
-  worker->now = worker->free_since = l->end[operation] = worker->now + pass->seconds;
+  worker->free_since = l->end[operation] = worker->now + pass->seconds;
   worker->waits = false;
+  set_now(l, rank, worker->free_since);
   pass->next++;
   refresh(l, pass);
   if (pass->phase < 2)
@@ -310,9 +329,7 @@ bool list_run(ListScheduler *l, const double *key, const ListPolicy *policy, Ord
   l->policy = policy;
   start(l);
   for (int left = p->operations; left > 0;) {
-    int rank = 0;
-    for (int i = 1; i < p->ranks; i++)
-      rank = l->workers[i].now < l->workers[rank].now ? i : rank;
+    int rank = l->first[1];
     Worker *worker = &l->workers[rank];
     if (worker->now == INFINITY)
       return false;
@@ -321,7 +338,8 @@ bool list_run(ListScheduler *l, const double *key, const ListPolicy *policy, Ord
     Pass *chosen = view.best && !view.room ? view.freeing : view.best;
     double better = chosen ? worth_waiting(l, rank, &view, begin, end, chosen) : view.next;
     if (better < INFINITY || !chosen) {
-      sleep_until(worker, better);
+      worker->waits = true;
+      set_now(l, rank, better);
       continue;
     }
     left--;

@@ -423,15 +423,22 @@ static void forth_and_back(Search *s, Order *order) {
   clock_run(p, &s->clock, order);
   for (int i = 0; i < p->operations; i++)
     s->key[i] = -s->clock.end[i];
-  for (int round = 0; round < 2 * ROUNDS && !bound_reached(s); round++) {
+  double best = INFINITY;
+  for (int round = 0, gained = 0; round < 2 * ROUNDS && round - gained < 4 && !bound_reached(s); round++) {
     policy.reverse = round % 2 == 0;
     run_keys(s, &policy, order);
     if (order->value == INFINITY)
       return;
+    gained = order->value < best * (1 - 1e-9) ? round : gained;
+    best = fmin(best, order->value);
     /* the ends of this pass, from its own side, are what the other one begins with */
     for (int i = 0; i < p->operations; i++)
       s->key[i] = policy.reverse ? -list_ends(s->scheduler)[i] : -s->clock.end[i];
   }
+}
+
+static void keep_of_rounds(void *context, const Order *order) {
+  keep_best(context, order);
 }
 
 Status search_named(Search *s) {
@@ -439,6 +446,7 @@ Status search_named(Search *s) {
   Arena *scratch = arena_create();
   if (!scratch)
     return status_code();
+  Status status = rounds_orders(scratch, p, &s->clock, &s->trial, keep_of_rounds, s);
   for (int i = 0; schedule_names[i]; i++) {
     Schedule schedule;
     if (schedule_generate(scratch, schedule_names[i], p->ranks, p->most_chunks, p->microbatches, p->crossings,
@@ -451,7 +459,7 @@ Status search_named(Search *s) {
       forth_and_back(s, &s->trial);
   }
   arena_destroy(scratch);
-  return OK;
+  return status;
 }
 
 Status search_polish(Arena *arena, Search *s, double operations) {
