@@ -118,9 +118,32 @@ static Status open_memory(Executor *e) {
   return OK;
 }
 
+static Status call_all(Executor *e) {
+  for (int s = 0; s < e->spec.plan->stages; s++)
+    for (int kind = 0; kind <= ACTION_BW; kind++)
+      for (int i = 0; i < e->stages[s].calls[kind].n; i++)
+        TRY(executor_call(e, &e->stages[s].calls[kind].calls[i], 0));
+  for (int i = 0; i < e->n_norms; i++)
+    TRY(executor_call(e, &e->norms[i].call, 0));
+  for (int i = 0; i < e->n_updates; i++)
+    TRY(executor_call(e, &e->updates[i].call, 0));
+  return OK;
+}
+
+/* Runs every call once, on zeros: a device loads the code of a kernel when it first runs, for which it takes memory and
+ * may wait for all that runs; and products find their algorithms. All of that is over before the first step. */
+static Status warm_up(Executor *e) {
+  TRY(e->spec.backend->zero(e->stream, e->base, e->memory->total_bytes));
+  TRY(call_all(e));
+  Status status = e->spec.backend->stream_wait(e->stream);
+  return status == E_MODEL ? OK : status; /* zero may be no index */
+}
+
 static Status open_all(Executor *e) {
   TRY(open_memory(e));
   TRY(executor_lay_out(e));
+  if (!e->spec.backend->is_host)
+    TRY(warm_up(e));
   return set_values(e);
 }
 
@@ -161,15 +184,26 @@ Status executor_squares(Executor *e, double *squares) {
   for (int i = 0; i < e->n_norms; i++) {
     Update *norm = &e->norms[i];
     TRY(executor_call(e, &norm->call, 0));
-    TRY(e->spec.backend->copy(e->stream, &squares[norm->index], norm->call.operands[norm->call.node->n_in].data,
+    TRY(e->spec.backend->copy(e->stream, &e->squares[i], norm->call.operands[norm->call.node->n_in].data,
                               sizeof(double), COPY_DEVICE_TO_HOST));
   }
-  return e->spec.backend->stream_wait(e->stream);
+  TRY(e->spec.backend->stream_wait(e->stream));
+  for (int i = 0; i < e->n_norms; i++)
+    squares[e->norms[i].index] = e->squares[i];
+  return OK;
+}
+
+Status executor_give(Executor *e, ValueId value, const double *numbers, size_t n, size_t at) {
+  double *place = e->given + at;
+  if (value == NO_VALUE || !executor_holds(e, value))
+    return OK;
+  memcpy(place, numbers, n * sizeof *place);
+  return e->spec.backend->copy(e->stream, persistent(e, value), place, n * sizeof *place, COPY_HOST_TO_DEVICE);
 }
 
 Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
   if (e->n_updates)
-    TRY(executor_write(e, e->graph->step_scalars, scalars, STEP_SCALARS * sizeof *scalars));
+    TRY(executor_give(e, e->graph->step_scalars, scalars, STEP_SCALARS, 1 + e->graph->n_denominators));
   for (int i = 0; i < e->n_updates; i++)
     TRY(executor_call(e, &e->updates[i].call, 0));
   for (size_t i = 0; i < e->graph->n_groups; i++) {

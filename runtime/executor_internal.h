@@ -103,12 +103,14 @@ struct Executor {
   int in_flight;  /* tickets to be waited for */
   double *losses; /* [microbatches]: of this step; they come from the device when the host next waits */
   int n_losses, n_added;
-  double total; /* of the first n_added */
+  double total;    /* of the first n_added */
+  double *given;   /* [1 + denominators + STEP_SCALARS]: what the host gives the device in a step, each once */
+  double *squares; /* [norms]: what it gets back */
 };
 
 /* Fills everything from `stages` on. The memory is allocated. */
 Status executor_lay_out(Executor *executor);
-/* Its last part: the host's places and `losses`. */
+/* Its last part: the host's places, `losses`, `given` and `squares`. */
 Status executor_stage(Executor *executor);
 /* Enqueues the copy from a site's host place to the device, or back. Nothing where they are one. */
 Status executor_stage_in(Executor *executor, const Site *site, int microbatch);
@@ -116,6 +118,8 @@ Status executor_stage_out(Executor *executor, const Site *site, int microbatch);
 
 /* Runs one call for a microbatch. */
 Status executor_call(Executor *executor, Call *call, int microbatch);
+/* Enqueues n numbers for a value that this rank may have, by way of given[at …]. */
+Status executor_give(Executor *executor, ValueId value, const double *numbers, size_t n, size_t at);
 /* Copies between the rank's memory and the host, done on return. */
 Status executor_to_host(Executor *executor, void *to, const void *from, size_t bytes);
 Status executor_from_host(Executor *executor, void *to, const void *from, size_t bytes);

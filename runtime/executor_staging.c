@@ -36,6 +36,18 @@ static Status place_ports(Room *room, Ports *ports, int slots) {
   return OK;
 }
 
+/* Last, for there is nothing to align behind them. */
+static Status place_numbers(Executor *e, Room *room) {
+  size_t losses = (size_t)e->spec.plan->microbatches, given = 1 + e->graph->n_denominators + STEP_SCALARS;
+  if (room->at) {
+    e->losses = (double *)(room->at + room->bytes);
+    e->given = e->losses + losses;
+    e->squares = e->given + given;
+  }
+  room->bytes += (losses + given + (size_t)e->n_norms) * sizeof(double);
+  return OK;
+}
+
 static Status place_all(Executor *e, Room *room) {
   int microbatches = e->spec.plan->microbatches;
   for (int s = 0; s < e->spec.plan->stages; s++) {
@@ -47,16 +59,16 @@ static Status place_all(Executor *e, Room *room) {
   }
   for (int i = 0; i < e->n_exchanges; i++)
     TRY(place(room, &e->exchanges[i].site, 1));
-  if (room->at)
-    e->losses = (double *)(room->at + room->bytes);
-  room->bytes += (size_t)microbatches * sizeof *e->losses;
-  return OK;
+  return place_numbers(e, room);
 }
 
 Status executor_stage(Executor *e) {
-  if (e->spec.backend->is_host)
-    return ARENA_NEW(e->arena, e->losses, e->spec.plan->microbatches);
   Room room = {0};
+  if (e->spec.backend->is_host) { /* sites are where they are */
+    TRY(place_numbers(e, &room));
+    room = (Room){.at = arena_alloc(e->arena, room.bytes, 1)};
+    return room.at ? place_numbers(e, &room) : status_code();
+  }
   TRY(place_all(e, &room));
   TRY(e->spec.backend->pin(e->stream, room.bytes, &e->pinned));
   room = (Room){.at = e->pinned};

@@ -190,19 +190,13 @@ static Status exchange_accumulators(Executor *e) {
   return OK;
 }
 
-static Status write_number(Executor *e, ValueId v, double number) {
-  if (v == NO_VALUE || !executor_holds(e, v))
-    return OK;
-  return executor_write(e, v, &number, sizeof number);
-}
-
 static Status walk(Executor *e, const StepWork *work) {
   const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
   e->total = 0;
   e->n_losses = e->n_added = 0;
-  TRY(write_number(e, e->graph->loss_scale, work->loss_scale));
+  TRY(executor_give(e, e->graph->loss_scale, &work->loss_scale, 1, 0));
   for (size_t i = 0; i < e->graph->n_denominators; i++)
-    TRY(write_number(e, e->graph->denominators[i].total, work->denominators[i]));
+    TRY(executor_give(e, e->graph->denominators[i].total, &work->denominators[i], 1, 1 + i));
   for (int i = 0, n = 1; i < list->n_actions; i += n) {
     n = 1;
     TRY(action_is_compute(list->actions[i]) ? compute(e, list->actions[i], work)

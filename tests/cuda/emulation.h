@@ -18,6 +18,9 @@ void emulation_fail(const char *function, int after);
 /* Bytes that are allocated on all devices, and pinned on the host. */
 size_t emulation_allocated(void);
 
+/* How often memory has been allocated on devices or pinned so far. */
+int emulation_allocations(void);
+
 /* How often the host has waited for a device so far, copies of memory that is not pinned included. */
 int emulation_waits(void);
 

@@ -45,7 +45,7 @@ static std::recursive_mutex lock;
 typedef std::lock_guard<std::recursive_mutex> Locked;
 static std::map<char *, Block> memory, pinned;
 static uint64_t seed_state = 1;
-static int n_devices = 2, running, waits;
+static int n_devices = 2, running, waits, allocations;
 static size_t device_bytes = (size_t)1 << 30;
 static std::string failing;
 static int failing_after;
@@ -88,6 +88,11 @@ size_t emulation_allocated(void) {
   for (const auto &entry : pinned)
     bytes += entry.second.bytes;
   return bytes;
+}
+
+int emulation_allocations(void) {
+  Locked locked(lock);
+  return allocations;
 }
 
 int emulation_waits(void) {
@@ -218,6 +223,7 @@ static void *take(std::map<char *, Block> &blocks, size_t bytes) {
   memset(aligned, 0xa5, bytes);
   ASAN_POISON_MEMORY_REGION(base, bytes + 512);
   blocks[aligned] = Block{bytes, current, base};
+  allocations++;
   return aligned;
 }
 
