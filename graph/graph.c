@@ -169,6 +169,15 @@ Status graph_add_output(Graph *graph, ValueId value) {
   return OK;
 }
 
+size_t node_workspace_bytes(const Graph *graph, const Node *node, int rank) {
+  size_t most = 0;
+  for (int i = 0; i < RUN_BACKENDS; i++)
+    most = node->workspace_bytes[i] > most ? node->workspace_bytes[i] : most;
+  if (rank < 0)
+    return most;
+  return node->workspace_bytes[graph->backend_of_rank ? graph->backend_of_rank[rank] : 0];
+}
+
 size_t graph_value_bytes(const Graph *graph, ValueId id) {
   const Value *v = graph_value(graph, id);
   return (size_t)shape_elements(v->shape) * dtype_bytes(v->dtype);

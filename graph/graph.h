@@ -69,6 +69,9 @@ typedef enum { PHASE_F, PHASE_B, PHASE_W, PHASE_UPDATE } Phase;
  * results are float32 in all of them. */
 typedef enum { PRECISION_FLOAT32, PRECISION_TF32, PRECISION_BF16 } Precision;
 
+/* Ranks of one run may compute on so many backends. */
+enum { RUN_BACKENDS = 4 };
+
 typedef struct {
   NodeId id;
   OpKind op;
@@ -80,8 +83,8 @@ typedef struct {
   Phase phase;
   NodeId origin; /* the forward node whose stage this node shares; itself for a forward node, NO_NODE for update */
   int stage;     /* -1 until assigned; update nodes keep -1: they run on every rank that holds the parameter */
-  Precision precision;    /* of a product, on backends that reduce it; set before workspaces */
-  size_t workspace_bytes; /* what the chosen backend wants, set before memory is planned */
+  Precision precision;                  /* of a product, on backends that reduce it; set before workspaces */
+  size_t workspace_bytes[RUN_BACKENDS]; /* what each of the run's backends wants, set before memory is planned */
 } Node;
 
 /* Uses of one parameter whose gradients share an accumulator: all in one stage. */
@@ -117,8 +120,9 @@ typedef struct Graph {
   size_t n_groups, groups_capacity;
   Denominator *denominators; /* set by the loss, where it is the model's own */
   size_t n_denominators, denominators_capacity;
-  Phase building; /* phase and origin that graph_add_node gives to new nodes */
-  NodeId origin;  /* NO_NODE while building forward nodes: each is its own origin */
+  const uint8_t *backend_of_rank; /* [ranks]: which of the run's backends; NULL: all have the first */
+  Phase building;                 /* phase and origin that graph_add_node gives to new nodes */
+  NodeId origin;                  /* NO_NODE while building forward nodes: each is its own origin */
 } Graph;
 
 /* A new graph inside `arena`; the arena's owner frees it. */
@@ -152,6 +156,9 @@ static inline Node *graph_node(const Graph *graph, NodeId id) {
 }
 /* Dense bytes of a value. */
 size_t graph_value_bytes(const Graph *graph, ValueId id);
+
+/* What a node's workspace takes on this rank; -1: on the one where it takes most. */
+size_t node_workspace_bytes(const Graph *graph, const Node *node, int rank);
 
 /* Attribute access: the default when absent. An attribute of another kind counts as absent. */
 const Attr *node_attr(const Node *node, const char *name);

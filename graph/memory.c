@@ -245,7 +245,7 @@ static Status add_workspaces(Layout *w, Arena *arena, Pieces lists[ACTIONS]) {
     int n = both ? s->n_backward : w->setting->joined && action == 2 ? 0 : s->n_nodes[action];
     for (int at = 0; at < n; at++)
       TRY(add_piece(arena, &lists[action],
-                    (Piece){.bytes = graph_node(w->graph, nodes[at])->workspace_bytes,
+                    (Piece){.bytes = node_workspace_bytes(w->graph, graph_node(w->graph, nodes[at]), w->setting->rank),
                             .first = at,
                             .last = at,
                             .value = NO_VALUE,

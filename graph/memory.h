@@ -67,6 +67,7 @@ typedef struct {
 
 typedef struct {
   int stage;
+  int rank;           /* that it lies on */
   bool joined;        /* B and W run as one action, their nodes merged in graph order (StageNodes.backward) */
   bool previous_here; /* the stage before lies on the same rank */
   bool next_here;     /* the stage after lies on the same rank */
@@ -96,10 +97,10 @@ typedef struct {
   BlockPlace (*blocks)[MAX_BLOCKS]; /* [stages] */
 } RankMemory;
 
-/* Lays out the arena of a rank that holds the stages `here` ([n_stages]) with this many slots a block ([stages]).
+/* Lays out the arena of this rank, which holds the stages `here` ([n_stages]) with this many slots a block ([stages]).
  * Update nodes run on every rank that holds their parameter. Fails E_MEMORY when sizes overflow. */
 Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
-                        const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory);
+                        int own, const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory);
 
 /* Where the value lies in the arena of the rank that holds the stage, for this microbatch; SIZE_MAX: nowhere.
  * `stage_memory` is the array of all stages. */

@@ -51,20 +51,21 @@ static void place_views(const Graph *g, const StageMemory *stage_memory, const b
 }
 
 /* Updates run when no stage does: their workspace is all of scratch. */
-static Status widen_for_updates(const Graph *g, RankMemory *m) {
+static Status widen_for_updates(const Graph *g, int own, RankMemory *m) {
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *node = g->nodes[i];
-    if (node->phase != PHASE_UPDATE || node->workspace_bytes <= m->scratch_bytes || !memory_updates(m, g, node))
+    size_t bytes = node_workspace_bytes(g, node, own);
+    if (node->phase != PHASE_UPDATE || bytes <= m->scratch_bytes || !memory_updates(m, g, node))
       continue;
-    if (node->workspace_bytes > SIZE_MAX / 4)
+    if (bytes > SIZE_MAX / 4)
       return fail(E_MEMORY, "the sizes of a rank's memory overflow");
-    m->scratch_bytes = memory_units(node->workspace_bytes);
+    m->scratch_bytes = memory_units(bytes);
   }
   return OK;
 }
 
 Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
-                        const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory) {
+                        int own, const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory) {
   *memory = (RankMemory){0};
   TRY(ARENA_NEW(arena, memory->persistent_offset, graph->n_values));
   TRY(ARENA_NEW(arena, memory->blocks, stages->n_stages));
@@ -85,7 +86,7 @@ Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, 
     if (stage->scratch_bytes > memory->scratch_bytes)
       memory->scratch_bytes = stage->scratch_bytes;
   }
-  TRY(widen_for_updates(graph, memory));
+  TRY(widen_for_updates(graph, own, memory));
   memory->activation_bytes = at - memory->persistent_bytes;
   memory->scratch_offset = at;
   TRY(add(&at, memory->scratch_bytes));

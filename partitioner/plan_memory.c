@@ -84,6 +84,7 @@ Status plan_memory(Arena *arena, Plan *plan) {
   for (int i = 0; i < plan->stages; i++) {
     int rank = s->rank_of_stage[i];
     StageSetting setting = {.stage = i,
+                            .rank = rank,
                             .joined = s->joined,
                             .previous_here = i > 0 && s->rank_of_stage[i - 1] == rank,
                             .next_here = i < plan->stages - 1 && s->rank_of_stage[i + 1] == rank};
@@ -94,7 +95,7 @@ Status plan_memory(Arena *arena, Plan *plan) {
     TRY(ARENA_NEW(arena, here, plan->stages));
     for (int i = 0; i < plan->stages; i++)
       here[i] = s->rank_of_stage[i] == r;
-    TRY(memory_plan_rank(arena, plan->graph, &plan->cuts, plan->stage_memory, here, slots, &plan->rank_memory[r]));
+    TRY(memory_plan_rank(arena, plan->graph, &plan->cuts, plan->stage_memory, r, here, slots, &plan->rank_memory[r]));
   }
   return OK;
 }

@@ -30,7 +30,7 @@ static Status touch(Arena *arena, PlanWindow *w, ValueId v) {
 }
 
 static Status add_node(Arena *arena, const Graph *g, PlanWindow *w, const ValueId *root, const Node *node, Item *item) {
-  size_t peak = memory_units(node->workspace_bytes);
+  size_t peak = memory_units(node_workspace_bytes(g, node, -1));
   for (int k = 0; k < node->n_in; k++) {
     ValueId v = node->in[k];
     if (v == NO_VALUE)

@@ -1,6 +1,7 @@
 /* The ranks' devices. Invariant: ranks on one device share its memory evenly, whatever their stages need. */
 #include "runtime/device.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,14 +74,6 @@ Status devices_parse(Arena *arena, const char *text, int ranks, RankDevice **out
   return OK;
 }
 
-/* Whether an earlier rank has this rank's backend. */
-static bool seen(const RankDevice *devices, int rank) {
-  for (int r = 0; r < rank; r++)
-    if (devices[r].backend == devices[rank].backend)
-      return true;
-  return false;
-}
-
 Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision) {
   static const char *const names[] = {
       [PRECISION_FLOAT32] = "float32", [PRECISION_TF32] = "tf32", [PRECISION_BF16] = "bf16"};
@@ -99,21 +92,33 @@ Status devices_precision(const char *name, const RankDevice *devices, int ranks,
   return OK;
 }
 
-Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph) {
-  for (size_t i = 0; i < graph->n_nodes; i++) {
-    graph->nodes[i]->workspace_bytes = 0;
-    graph->nodes[i]->precision = precision;
-  }
+/* The backends of the run, in the order of ranks; returns how many. */
+static int list_backends(const RankDevice *devices, int ranks, const Backend *list[RUN_BACKENDS], uint8_t *of_rank) {
+  int n = 0;
   for (int r = 0; r < ranks; r++) {
-    const Backend *backend = devices[r].backend;
-    if (seen(devices, r))
-      continue;
-    TRY(backend_check(backend, graph));
-    for (size_t i = 0; i < graph->n_nodes && backend->workspace_bytes; i++) {
-      Node *node = graph->nodes[i];
-      size_t bytes = backend->workspace_bytes(graph, node);
-      node->workspace_bytes = bytes > node->workspace_bytes ? bytes : node->workspace_bytes;
-    }
+    int k = 0;
+    while (k < n && list[k] != devices[r].backend)
+      k++;
+    assert(k < RUN_BACKENDS);
+    list[k] = devices[r].backend;
+    n += k == n;
+    of_rank[r] = (uint8_t)k;
+  }
+  return n;
+}
+
+Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph) {
+  const Backend *list[RUN_BACKENDS];
+  uint8_t *of_rank;
+  TRY(ARENA_NEW(graph->arena, of_rank, ranks));
+  int n = list_backends(devices, ranks, list, of_rank);
+  graph->backend_of_rank = of_rank;
+  for (size_t i = 0; i < graph->n_nodes; i++)
+    graph->nodes[i]->precision = precision;
+  for (int k = 0; k < n; k++) {
+    TRY(backend_check(list[k], graph));
+    for (size_t i = 0; i < graph->n_nodes && list[k]->workspace_bytes; i++)
+      graph->nodes[i]->workspace_bytes[k] = list[k]->workspace_bytes(graph, graph->nodes[i]);
   }
   return OK;
 }

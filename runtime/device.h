@@ -17,7 +17,7 @@ Status devices_parse(Arena *arena, const char *text, int ranks, RankDevice **dev
 /* The precision of this name. E_USAGE for another name, and where no rank's device can reduce it. */
 Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision);
 
-/* Sets the precision of products, and what each node's workspace needs on whichever of the ranks it will run;
+/* Sets the precision of products, and what each node's workspace takes on each of the ranks' backends;
  * E_UNSUPPORTED where one of their backends cannot run a node. */
 Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph);
 

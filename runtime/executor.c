@@ -95,10 +95,9 @@ static Status check_workspaces(const ExecutorSpec *spec) {
   const Graph *g = spec->plan->graph;
   for (size_t i = 0; i < g->n_nodes && spec->backend->workspace_bytes; i++) {
     const Node *node = g->nodes[i];
-    size_t wants = spec->backend->workspace_bytes(g, node);
-    if (wants > node->workspace_bytes) {
-      fail(E_USAGE, "backend %s wants a workspace of %zu bytes, the plan has %zu", spec->backend->name, wants,
-           node->workspace_bytes);
+    size_t wants = spec->backend->workspace_bytes(g, node), has = node_workspace_bytes(g, node, spec->rank);
+    if (wants > has) {
+      fail(E_USAGE, "backend %s wants a workspace of %zu bytes, the plan has %zu", spec->backend->name, wants, has);
       node_context(node);
       return E_USAGE;
     }

@@ -44,7 +44,7 @@ static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
     call->moves |= call->sites[i].slots > 1;
   }
   size_t within_scratch = stage >= 0 ? e->spec.plan->stage_memory[stage].workspace[node->id] : 0;
-  if (node->workspace_bytes)
+  if (node_workspace_bytes(e->graph, node, e->spec.rank))
     call->workspace = e->base + e->memory->scratch_offset + within_scratch;
   return OK;
 }

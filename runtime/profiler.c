@@ -141,7 +141,7 @@ static Status lay_out(const Profiler *p, Arena *arena, const Node *node, Bench *
     bench->tensors[i] = (Tensor){.dtype = value->dtype, .shape = value->shape};
     TRY(take(&bench->bytes, graph_value_bytes(p->graph, v), &bench->offset[i]));
   }
-  return take(&bench->bytes, node->workspace_bytes, &bench->workspace);
+  return take(&bench->bytes, node_workspace_bytes(p->graph, node, -1), &bench->workspace);
 }
 
 static Status fill(const Profiler *p, Arena *arena, const Node *node, Bench *bench, char *base) {

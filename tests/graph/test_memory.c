@@ -47,8 +47,8 @@ static void workspaces_share_what_is_free(void **state) {
   Arena *arena = arena_create();
   Stages stages;
   Graph *g = chain(arena, 10).g;
-  g->nodes[3]->workspace_bytes = 5 * UNIT - 7;
-  g->nodes[7]->workspace_bytes = 3 * UNIT;
+  g->nodes[3]->workspace_bytes[0] = 5 * UNIT - 7;
+  g->nodes[7]->workspace_bytes[0] = 3 * UNIT;
   StageMemory m = plan_single(arena, g, false, &stages);
   assert_int_equal(m.scratch_bytes, 7 * UNIT);
   assert_int_equal(m.workspace[3], m.workspace[7]);
@@ -76,7 +76,7 @@ static void views_lie_where_their_root_does(void **state) {
   RankMemory rank;
   bool here = true;
   int slots[1][MAX_BLOCKS] = {{0}};
-  ASSERT_OK(memory_plan_rank(arena, r.g, &stages, &m, &here, slots, &rank));
+  ASSERT_OK(memory_plan_rank(arena, r.g, &stages, &m, 0, &here, slots, &rank));
   assert_int_equal(rank.persistent_bytes, UNIT);
   assert_int_equal(rank.persistent_offset[q], rank.persistent_offset[p]);
   arena_destroy(arena);
@@ -128,7 +128,7 @@ static void a_tied_parameter_lies_on_both_ranks(void **state) {
   for (int i = 0; i < 2; i++) {
     bool here[2] = {i == 0, i == 1};
     int slots[2][MAX_BLOCKS] = {{0}};
-    ASSERT_OK(memory_plan_rank(arena, r.g, &stages, m, here, slots, &rank[i]));
+    ASSERT_OK(memory_plan_rank(arena, r.g, &stages, m, i, here, slots, &rank[i]));
   }
   assert_int_equal(rank[0].parameter_bytes, 2 * UNIT); /* w is 100 bytes: two units */
   assert_int_equal(rank[0].gradient_bytes, 4 * UNIT);
@@ -138,11 +138,11 @@ static void a_tied_parameter_lies_on_both_ranks(void **state) {
   assert_int_equal(rank[1].state_bytes, 8 * UNIT);
   for (size_t i = 0; i < r.g->n_nodes; i++) /* of what only the second rank updates */
     if (r.g->nodes[i]->op == OP_AdamUpdate && r.g->nodes[i]->in[0] == own)
-      r.g->nodes[i]->workspace_bytes = 50 * UNIT - 1;
+      r.g->nodes[i]->workspace_bytes[0] = 50 * UNIT - 1;
   for (int i = 0; i < 2; i++) {
     bool here[2] = {i == 0, i == 1};
     int slots[2][MAX_BLOCKS] = {{0}};
-    ASSERT_OK(memory_plan_rank(arena, r.g, &stages, m, here, slots, &rank[i]));
+    ASSERT_OK(memory_plan_rank(arena, r.g, &stages, m, i, here, slots, &rank[i]));
     assert_true(i == 0 ? rank[0].scratch_bytes < 50 * UNIT : rank[1].scratch_bytes == 50 * UNIT);
   }
   int updates[2] = {0};
@@ -154,6 +154,27 @@ static void a_tied_parameter_lies_on_both_ranks(void **state) {
   arena_destroy(arena);
 }
 
+/* A node takes what it needs where it runs, whatever it would need elsewhere. */
+static void workspaces_are_those_of_the_ranks_backend(void **state) {
+  (void)state;
+  static const uint8_t backends[] = {0, 1, 0};
+  Arena *arena = arena_create();
+  Graph *g = chain(arena, 3).g;
+  Stages stages;
+  StageMemory m = plan_single(arena, g, false, &stages);
+  size_t without = m.scratch_bytes;
+  g->backend_of_rank = backends;
+  g->nodes[1]->workspace_bytes[0] = UNIT;
+  g->nodes[1]->workspace_bytes[1] = 100 * UNIT;
+  assert_int_equal(node_workspace_bytes(g, g->nodes[1], -1), 100 * UNIT);
+  for (int rank = 0; rank < 3; rank++) {
+    StageSetting setting = {.rank = rank};
+    ASSERT_OK(memory_plan_stage(arena, g, &stages, &setting, &m));
+    assert_true(rank == 1 ? m.scratch_bytes >= 100 * UNIT : m.scratch_bytes <= without + UNIT);
+  }
+  arena_destroy(arena);
+}
+
 static void sizes_that_overflow_are_refused(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -161,16 +182,20 @@ static void sizes_that_overflow_are_refused(void **state) {
   Stages stages;
   StageMemory m = plan_single(arena, g, false, &stages);
   StageSetting setting = {0};
-  g->nodes[1]->workspace_bytes = SIZE_MAX - 3;
+  g->nodes[1]->workspace_bytes[0] = SIZE_MAX - 3;
   ASSERT_FAILS(E_MEMORY, "memory of stage 0: sizes overflow", memory_plan_stage(arena, g, &stages, &setting, &m));
   arena_destroy(arena);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(a_chain_lives_in_two_places),         cmocka_unit_test(workspaces_share_what_is_free),
-      cmocka_unit_test(views_lie_where_their_root_does),     cmocka_unit_test(joined_backwards_keep_no_gradients),
-      cmocka_unit_test(a_tied_parameter_lies_on_both_ranks), cmocka_unit_test(sizes_that_overflow_are_refused),
+      cmocka_unit_test(a_chain_lives_in_two_places),
+      cmocka_unit_test(workspaces_share_what_is_free),
+      cmocka_unit_test(views_lie_where_their_root_does),
+      cmocka_unit_test(joined_backwards_keep_no_gradients),
+      cmocka_unit_test(workspaces_are_those_of_the_ranks_backend),
+      cmocka_unit_test(a_tied_parameter_lies_on_both_ranks),
+      cmocka_unit_test(sizes_that_overflow_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -171,7 +171,7 @@ static void collect_stage(House *h, int stage, int m) {
   for (size_t i = 0; i < g->n_nodes; i++)
     if (g->nodes[i]->stage == stage)
       add_tenant(h, (Tenant){.offset = rank->scratch_offset + plan->stage_memory[stage].workspace[i],
-                             .bytes = g->nodes[i]->workspace_bytes,
+                             .bytes = node_workspace_bytes(g, g->nodes[i], rank_of(h, stage)),
                              .born = node_time(h, g->nodes[i], m),
                              .dies = node_time(h, g->nodes[i], m)});
   free(life);
@@ -321,7 +321,10 @@ static void build(House *h, Arena *arena, uint64_t seed) {
     ASSERT_OK(graph_add_output(g, g->outputs[0]));
   }
   for (size_t i = 0; i < g->n_nodes; i++)
-    g->nodes[i]->workspace_bytes = random_below(&random, 3) ? 0 : 4 + random_below(&random, 200);
+    for (int k = 0; k < 2; k++)
+      g->nodes[i]->workspace_bytes[k] = random_below(&random, 3) ? 0 : 4 + (size_t)random_below(&random, 200);
+  static const uint8_t backends[] = {1, 0, 0, 1, 0, 1, 0, 1, 1, 0, 1, 0};
+  g->backend_of_rank = backends;
   int *stage_of = arena_alloc(arena, g->n_nodes, sizeof *stage_of);
   Plan *plan = &h->plan;
   *plan = (Plan){.graph = g, .stage_of = stage_of, .microbatches = 1 + (int)random_below(&random, 6)};
