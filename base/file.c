@@ -94,3 +94,28 @@ void file_replace_abandon(FileReplace *file) {
   unlink(file->aside);
   release(file);
 }
+
+Status file_read_text(Arena *arena, const char *path, const char **text) {
+  enum { MOST = 256 << 20 };
+  int descriptor;
+  size_t bytes, n = 0;
+  char *buffer;
+  if (file_open(path, &descriptor, &bytes) != OK) {
+    status_context("%s: ", path);
+    return status_code();
+  }
+  Status status = bytes > MOST ? fail(E_IO, "%s: %zu bytes are more than a text has", path, bytes)
+                               : ARENA_NEW(arena, buffer, bytes + 1);
+  while (status == OK && n < bytes) {
+    ssize_t got = read(descriptor, buffer + n, bytes - n);
+    if (got <= 0)
+      status = fail(E_IO, "%s: %s", path, got ? strerror(errno) : "ends early");
+    else
+      n += (size_t)got;
+  }
+  close(descriptor);
+  if (status == OK && memchr(buffer, 0, bytes))
+    status = fail(E_MODEL, "%s: is no text", path);
+  *text = status == OK ? buffer : NULL;
+  return status;
+}

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "base/arena.h"
 #include "base/status.h"
 
 /* A file being written aside its final place. */
@@ -16,6 +17,9 @@ typedef struct {
 /* Opens to read a file of `bytes` bytes. A directory, a pipe or a device is refused, and none is waited for. Fails E_IO
  * with the reason alone: the caller names the path. */
 Status file_open(const char *path, int *descriptor, size_t *bytes);
+
+/* A whole file as text in the arena. Fails E_IO, and E_MODEL where it holds a zero byte, with the path. */
+Status file_read_text(Arena *arena, const char *path, const char **text);
 
 /* Whether both paths lead to one file that is there. */
 bool file_same(const char *path, const char *other);

@@ -12,6 +12,7 @@ typedef struct {
   Problem problem;
   Search *search;
   bool fits;
+  double most_effort;
 } Contest;
 
 void placement_ranks(Placement placement, int ranks, int chunks, int *rank_of_stage) {
@@ -37,7 +38,7 @@ static int leader(const Contest *contests, int n) {
 }
 
 static double effort(const Contest *contest) {
-  return fmin(most_effort, most_tries * contest->problem.operations);
+  return fmin(contest->most_effort, most_tries * contest->problem.operations);
 }
 
 static bool still_open(const Contest *contests, int i, int best) {
@@ -66,6 +67,7 @@ static Status make_contests(Arena *scratch, const AutoRequest *request, Contest 
   bool any = false;
   for (int i = 0; i < request->n_candidates; i++) {
     TRY(problem_make(scratch, &request->candidates[i], request->objective, &contests[i].problem));
+    contests[i].most_effort = request->most_effort > 0 ? request->most_effort : most_effort;
     contests[i].fits = problem_fits(&contests[i].problem) == OK;
     any |= contests[i].fits;
     if (contests[i].fits)

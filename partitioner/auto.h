@@ -20,6 +20,7 @@ typedef struct {
   const AutoCandidate *candidates; /* [n_candidates], all of the same ranks and microbatches */
   int n_candidates;
   Objective objective;
+  double most_effort; /* operations placed or timed for each candidate, some times over; 0: as many as pay */
 } AutoRequest;
 
 typedef struct {

@@ -9,28 +9,6 @@
 
 enum { MOST_ROUNDS = 8, ROUNDS_OF_FEW = 3 };
 
-typedef struct {
-  Arena *arena;
-  Graph *graph;
-  const PlanRequest *request;
-  PlanItems items;
-  PlanWindow *window;
-  int stages;
-  double *cut_seconds;  /* [n + 1] */
-  const size_t *limits; /* [ranks] */
-} Search;
-
-/* One schedule with the best cut that was found for it. */
-typedef struct {
-  const char *schedule;
-  int *cut; /* [stages + 1] */
-  double step_seconds;
-  size_t largest; /* bytes of the largest rank */
-  size_t excess;  /* most bytes of a rank over its limit */
-  int rank;       /* whose excess it is */
-  size_t needs;   /* that rank's bytes */
-} Candidate;
-
 /* What steers the cuts of one schedule. */
 typedef struct {
   PlanWindow *window;
@@ -66,9 +44,25 @@ static void count_in_flight(const Schedule *schedule, int *in_flight) {
     }
 }
 
-/* A whole plan with this schedule and these cuts. */
-static Status build(const Search *search, Arena *arena, const char *schedule, const int *cut, Plan *plan) {
+/* The candidate's schedule for a plan whose cuts are known; NULL: not yet, one that was given may lack transfers. */
+static Status draw(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, const Crossings *crossings,
+                   Schedule *schedule) {
   const PlanRequest *r = search->request;
+  const Schedule *given = candidate->synthesis ? candidate->synthesis : r->given;
+  if (!given)
+    return schedule_generate(arena, candidate->schedule, r->ranks, r->chunks, r->microbatches, crossings, schedule);
+  TRY(schedule_copy(arena, given, schedule));
+  if (!crossings)
+    return OK;
+  Status status = schedule_complete(arena, crossings, schedule, NULL);
+  if (status == OK)
+    status = schedule_check(schedule, crossings);
+  return status == E_USAGE ? status_adopt(E_MODEL, status_message()) : status;
+}
+
+Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, Plan *plan) {
+  const PlanRequest *r = search->request;
+  const int *cut = candidate->cut;
   Crossings crossings;
   *plan = (Plan){.graph = search->graph,
                  .ranks = r->ranks,
@@ -76,6 +70,7 @@ static Status build(const Search *search, Arena *arena, const char *schedule, co
                  .stages = search->stages,
                  .microbatches = r->microbatches,
                  .microbatch_size = r->microbatch_size,
+                 .objective = r->objective,
                  .link = r->link};
   plan->model_hash = arena_string(arena, r->model_hash);
   TRY(plan_copy_ties(arena, r->ties, &plan->ties));
@@ -88,7 +83,7 @@ static Status build(const Search *search, Arena *arena, const char *schedule, co
     return status_code();
   TRY(plan_cut(arena, plan));
   TRY(plan_crossings(arena, plan, &crossings));
-  TRY(schedule_generate(arena, schedule, r->ranks, r->chunks, r->microbatches, &crossings, &plan->schedule));
+  TRY(draw(search, arena, candidate, &crossings, &plan->schedule));
   TRY(plan_finish(arena, plan));
   TRY(plan_time(&search->items, plan));
   return plan_predict(plan);
@@ -107,7 +102,7 @@ static size_t own_bytes(const Plan *plan, int stage) {
   return bytes;
 }
 
-static void judge(const Plan *plan, const size_t *limits, Candidate *candidate) {
+void plan_judge(const Plan *plan, const size_t *limits, PlanCandidate *candidate) {
   candidate->step_seconds = plan->step_seconds;
   candidate->excess = candidate->largest = 0;
   for (int r = 0; r < plan->ranks; r++) {
@@ -124,7 +119,7 @@ static void judge(const Plan *plan, const size_t *limits, Candidate *candidate) 
 /* Excludes the stages of ranks over their limit from the next round: their margins become what they really took above
  * the estimate, and a rank with several stages splits its limit as these stand now. `all`: every stage's margin, which
  * comes to an end sooner but leaves out cuts that might have fitted. */
-static void tighten(const Search *search, const Plan *plan, const size_t *limits, bool all, Steering *steering) {
+static void tighten(const PlanSearch *search, const Plan *plan, const size_t *limits, bool all, Steering *steering) {
   for (int r = 0; r < plan->ranks; r++) {
     size_t sum = 0;
     bool over = plan->rank_memory[r].total_bytes > limits[r];
@@ -146,12 +141,11 @@ static void tighten(const Search *search, const Plan *plan, const size_t *limits
   }
 }
 
-static Status prepare_steering(const Search *search, Arena *arena, const char *schedule, const size_t *limits,
-                               Steering *s) {
-  const PlanRequest *r = search->request;
+static Status prepare_steering(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate,
+                               const size_t *limits, Steering *s) {
   Schedule draft;
   s->window = search->window;
-  TRY(schedule_generate(arena, schedule, r->ranks, r->chunks, r->microbatches, NULL, &draft));
+  TRY(draw(search, arena, candidate, NULL, &draft));
   TRY(ARENA_NEW(arena, s->in_flight, search->stages));
   TRY(ARENA_NEW(arena, s->allowed, search->stages));
   TRY(ARENA_NEW(arena, s->margin, search->stages));
@@ -167,8 +161,8 @@ static Status prepare_steering(const Search *search, Arena *arena, const char *s
 
 /* Cuts, lays out, and cuts again with what was learnt where a rank lacks memory. E_MEMORY without a useful message
  * where that comes to no end. */
-static Status steer(const Search *search, Arena *arena, const size_t *limits, Steering *steering,
-                    Candidate *candidate) {
+static Status steer(const PlanSearch *search, Arena *arena, const size_t *limits, Steering *steering,
+                    PlanCandidate *candidate) {
   PartitionProblem problem = {.n_items = search->items.n,
                               .n_stages = search->stages,
                               .seconds = search->items.seconds,
@@ -181,24 +175,24 @@ static Status steer(const Search *search, Arena *arena, const size_t *limits, St
     double bottleneck;
     Plan plan;
     TRY(partition_solve(&problem, steering->cut, &bottleneck));
-    TRY(build(search, arena, candidate->schedule, steering->cut, &plan));
-    judge(&plan, limits, candidate);
-    if (candidate->excess == 0) {
-      memcpy(candidate->cut, steering->cut, (size_t)(search->stages + 1) * sizeof *candidate->cut);
+    memcpy(candidate->cut, steering->cut, (size_t)(search->stages + 1) * sizeof *candidate->cut);
+    TRY(plan_build(search, arena, candidate, &plan));
+    plan_judge(&plan, limits, candidate);
+    if (candidate->excess == 0)
       return OK;
-    }
     tighten(search, &plan, limits, round >= ROUNDS_OF_FEW, steering);
   }
   return fail(E_MEMORY, "no cut into %d stages fits the memory", search->stages);
 }
 
-static Status try_schedule(const Search *search, const char *schedule, const size_t *limits, Candidate *candidate) {
+Status plan_try_schedule(const PlanSearch *search, const char *schedule, const size_t *limits,
+                         PlanCandidate *candidate) {
   Arena *arena = arena_create();
   Steering steering;
   if (!arena)
     return status_code();
   candidate->schedule = schedule;
-  Status status = prepare_steering(search, arena, schedule, limits, &steering);
+  Status status = prepare_steering(search, arena, candidate, limits, &steering);
   if (status == OK)
     status = steer(search, arena, limits, &steering, candidate);
   arena_destroy(arena);
@@ -206,7 +200,7 @@ static Status try_schedule(const Search *search, const char *schedule, const siz
 }
 
 /* Faster, or as fast (to one in a thousand) with less memory; where only memory counts, smaller. */
-static bool is_better(const Candidate *a, const Candidate *b, bool by_memory) {
+static bool is_better(const PlanCandidate *a, const PlanCandidate *b, bool by_memory) {
   if (by_memory)
     return a->largest < b->largest;
   if (a->step_seconds < b->step_seconds * (1 - 1e-3))
@@ -216,19 +210,20 @@ static bool is_better(const Candidate *a, const Candidate *b, bool by_memory) {
 
 /* The best of the schedules that the request allows. Where none can be, E_MEMORY if memory hindered one, else as the
  * last one failed. */
-static Status try_schedules(const Search *search, const size_t *limits, bool by_memory, Candidate *best) {
-  const char *one[] = {search->request->schedule, NULL};
+static Status try_schedules(const PlanSearch *search, const size_t *limits, bool by_memory, PlanCandidate *best) {
+  const char *one[] = {search->request->given ? search->request->given->name : search->request->schedule, NULL};
   const char *const *names = one;
-  Candidate candidate = {0};
+  PlanCandidate candidate = {0};
   Status status = OK;
   bool found = false, short_of_memory = false;
-  if (strcmp(one[0], "auto") == 0 && search->graph->loss_sum == NO_VALUE)
+  bool open = !search->request->given && strcmp(one[0], "auto") == 0;
+  if (open && search->graph->loss_sum == NO_VALUE)
     one[0] = "forward";
-  else if (strcmp(one[0], "auto") == 0)
+  else if (open)
     names = schedule_names;
   TRY(ARENA_NEW(search->arena, candidate.cut, search->stages + 1));
   for (; *names; names++) {
-    status = try_schedule(search, *names, limits, &candidate);
+    status = plan_try_schedule(search, *names, limits, &candidate);
     short_of_memory |= status == E_MEMORY;
     if (status != OK || (found && !is_better(&candidate, best, by_memory)))
       continue;
@@ -255,7 +250,7 @@ char *plan_bytes_text(size_t bytes, char *text) {
 }
 
 /* The best plan with every limit raised by so much, judged by the limits as they are. */
-static Status try_raised(const Search *search, size_t by, Candidate *best) {
+static Status try_raised(const PlanSearch *search, size_t by, PlanCandidate *best) {
   Arena *arena = arena_create();
   size_t *raised = arena ? arena_alloc(arena, (size_t)search->request->ranks, sizeof *raised) : NULL;
   Plan plan;
@@ -265,18 +260,18 @@ static Status try_raised(const Search *search, size_t by, Candidate *best) {
   if (status == OK)
     status = try_schedules(search, raised, true, best);
   if (status == OK)
-    status = build(search, arena, best->schedule, best->cut, &plan);
+    status = plan_build(search, arena, best, &plan);
   if (status == OK)
-    judge(&plan, search->limits, best);
+    plan_judge(&plan, search->limits, best);
   arena_destroy(arena);
   return status;
 }
 
 /* Bisects for the least amount by which all limits must rise. *best is a plan that then fits. */
-static Status find_shortage(const Search *search, Candidate *best, size_t *amount) {
+static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_t *amount) {
   size_t low = 0, high;
   int rounds = (double)search->items.n * search->stages > 1e5 ? 10 : 40;
-  Candidate trial = {0};
+  PlanCandidate trial = {0};
   TRY(ARENA_NEW(search->arena, trial.cut, search->stages + 1));
   TRY(try_raised(search, SIZE_MAX / 2, best)); /* no limits */
   high = best->excess;
@@ -301,8 +296,8 @@ static Status find_shortage(const Search *search, Candidate *best, size_t *amoun
 }
 
 /* Says which rank lacks how much, and what would do. */
-static Status explain_shortage(const Search *search) {
-  Candidate best = {0};
+static Status explain_shortage(const PlanSearch *search) {
+  PlanCandidate best = {0};
   size_t amount;
   bool uniform = true;
   TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
@@ -320,7 +315,7 @@ static Status explain_shortage(const Search *search) {
               best.rank, lacks, needs, limit, amount);
 }
 
-static Status prepare(Search *search) {
+static Status prepare(PlanSearch *search) {
   const PlanRequest *r = search->request;
   size_t *limits;
   search->stages = r->ranks * r->chunks;
@@ -336,19 +331,36 @@ static Status prepare(Search *search) {
   return OK;
 }
 
-static Status make(Search *search, Arena *arena, Plan *plan) {
-  Candidate best = {0};
+/* Whether a schedule made for the stages is asked for. */
+static bool is_open(const PlanSearch *search) {
+  const PlanRequest *r = search->request;
+  return r->synthesize && !r->given && strcmp(r->schedule, "auto") == 0 && search->graph->loss_sum != NO_VALUE;
+}
+
+static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
+  PlanCandidate best = {0};
   TRY(prepare(search));
   TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
   Status status = try_schedules(search, search->limits, false, &best);
   if (status == E_MEMORY)
     return explain_shortage(search);
   TRY(status);
-  return build(search, arena, best.schedule, best.cut, plan);
+  const char *named = best.schedule;
+  double named_step_seconds = best.step_seconds;
+  PlanSynthesis synthesis = {0};
+  if (is_open(search))
+    TRY(plan_synthesise(search, &best, &synthesis));
+  TRY(plan_build(search, arena, &best, plan));
+  if (is_open(search)) {
+    plan->named = named;
+    plan->named_step_seconds = named_step_seconds;
+    plan->lower_bound_seconds = synthesis.lower_bound_seconds;
+  }
+  return OK;
 }
 
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan) {
-  Search search = {.arena = arena_create(), .graph = graph, .request = request};
+  PlanSearch search = {.arena = arena_create(), .graph = graph, .request = request};
   if (!search.arena)
     return status_code();
   Status status = make(&search, arena, plan);

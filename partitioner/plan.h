@@ -5,7 +5,7 @@
 
 #include "graph/cost.h"
 #include "graph/memory.h"
-#include "partitioner/schedule.h"
+#include "partitioner/auto.h"
 
 typedef struct {
   double latency_seconds;
@@ -40,9 +40,15 @@ typedef struct {
   size_t *memory_limits;     /* [ranks]; SIZE_MAX: none */
   StageReport *reports;      /* [stages] */
   Ties ties;
+  Objective objective; /* what a step takes: the longest span, or where all ranks wait for all, the makespan */
   /* Predicted: one step with its update, the update of the slowest rank in it (the exchange of accumulators that lie
    * on several ranks included), the bubble of the schedule. */
   double step_seconds, update_seconds, bubble;
+  /* Of the schedule by its objective, without the update: no schedule of the placements that were tried, with their
+   * stages, is shorter. 0: not known. */
+  double lower_bound_seconds;
+  const char *named; /* the fastest schedule by name, where the plan was just made with "auto"; else NULL */
+  double named_step_seconds;
   LinkSpec link;
 } Plan;
 
@@ -61,11 +67,14 @@ typedef struct {
   LinkSpec link;
   const Profile *profile;
   Ties ties;
+  Objective objective;   /* what makes a plan faster than another */
+  const Schedule *given; /* not NULL: this one, whatever `schedule` says; compute actions alone are enough */
+  bool synthesize;       /* "auto" is more than the fastest by name: a schedule made for the stages */
 } PlanRequest;
 
 /* Partitions, schedules, checks and lays out memory. Fails E_MEMORY where nothing fits, naming the rank that lacks
  * most and by how much, and the smallest limit that would do; E_USAGE where there are more stages than cuts, for an
- * unknown schedule, or one that does not have so many stages a rank. */
+ * unknown schedule, or one that does not have so many stages a rank; E_MODEL for a given one that is refused. */
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan);
 
 /* Writes and reads the plan file. Of the request, reading uses what is set: model_hash, ranks, chunks, microbatches,
@@ -78,8 +87,8 @@ Status plan_read(Arena *arena, const char *path, Graph *graph, const PlanRequest
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text);
 Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph *graph, const PlanRequest *request,
                       Plan *plan);
-/* model_hash, ranks, chunks, microbatches, microbatch_size, schedule, link and ties as a plan file states them, before
- * a graph exists; the rest of *request is left alone. */
+/* model_hash, ranks, chunks, microbatches, microbatch_size, schedule, objective, link and ties as a plan file states
+ * them, before a graph exists; the rest of *request is left alone. */
 Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
 
 /* Prints stages with nodes, time, memory and cut bytes, and the rank × time grid, at most `columns` wide. `colours`:

@@ -9,6 +9,7 @@
 #include "partitioner/plan_internal.h"
 
 static const char format_name[] = "onnxpipe plan 1";
+static const char *const objective_names[] = {[OBJECTIVE_SPAN] = "span", [OBJECTIVE_MAKESPAN] = "makespan"};
 
 /* ---- writing ---- */
 
@@ -95,13 +96,14 @@ static json_t *plan_json(const Plan *plan) {
     json_array_append_new(stages, stage_json(plan, s));
   for (int r = 0; r < plan->ranks; r++)
     json_array_append_new(ranks, rank_json(plan, r));
-  return json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:{s:f, s:f, s:f}, s:{s:f, s:f}, s:o, s:o, s:o, s:o}", "format",
-                   format_name, "model", plan->model_hash, "ranks", plan->ranks, "chunks", plan->chunks, "microbatches",
-                   plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule",
-                   plan->schedule.name, "predicted", "step_seconds", plan->step_seconds, "update_seconds",
-                   plan->update_seconds, "bubble", plan->bubble, "link", "latency_seconds", plan->link.latency_seconds,
-                   "bytes_per_second", plan->link.bytes_per_second, "ties", ties_json(plan->ties), "stages", stages,
-                   "memory", ranks, "actions", schedule_json(&plan->schedule));
+  return json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, s:f}, s:o, s:o, s:o, s:o}",
+                   "format", format_name, "model", plan->model_hash, "ranks", plan->ranks, "chunks", plan->chunks,
+                   "microbatches", plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule",
+                   plan->schedule.name, "objective", objective_names[plan->objective], "predicted", "step_seconds",
+                   plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
+                   "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds",
+                   plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "ties",
+                   ties_json(plan->ties), "stages", stages, "memory", ranks, "actions", schedule_json(&plan->schedule));
 }
 
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text) {
@@ -202,6 +204,15 @@ static Status get_ties(Arena *arena, const json_t *root, Ties *ties) {
   return OK;
 }
 
+static Status get_objective(Arena *arena, const json_t *root, Objective *objective) {
+  const char *name;
+  TRY(get_string(arena, root, "objective", &name));
+  *objective = strcmp(name, "span") == 0 ? OBJECTIVE_SPAN : OBJECTIVE_MAKESPAN;
+  if (strcmp(name, objective_names[*objective]) != 0)
+    return fail(E_MODEL, "'objective' is '%s', neither span nor makespan", name);
+  return OK;
+}
+
 /* The fields before the stages. */
 static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
   const json_t *link = json_object_get(root, "link");
@@ -212,6 +223,7 @@ static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
     return fail(E_MODEL, "the format is '%s', not '%s'", format, format_name);
   TRY(get_string(arena, root, "model", &head->model_hash));
   TRY(get_string(arena, root, "schedule", &head->schedule));
+  TRY(get_objective(arena, root, &head->objective));
   TRY(get_int(root, "ranks", 1, SCHEDULE_LIMIT, &head->ranks));
   TRY(get_int(root, "chunks", 1, SCHEDULE_LIMIT / head->ranks, &head->chunks));
   TRY(get_int(root, "microbatches", 1, SCHEDULE_LIMIT, &head->microbatches));
@@ -401,7 +413,9 @@ static Status read_body(Arena *arena, const json_t *root, const PlanRequest *ask
     if ((status = get_rank(json_array_get(memory, (size_t)r), asked, plan, r)) != OK)
       status_context("rank %d: ", r);
   TRY(status);
-  TRY(get_number(json_object_get(root, "predicted"), "update_seconds", &plan->update_seconds));
+  const json_t *predicted = json_object_get(root, "predicted");
+  TRY(get_number(predicted, "update_seconds", &plan->update_seconds));
+  TRY(get_number(predicted, "lower_bound_seconds", &plan->lower_bound_seconds));
   return plan_predict(plan);
 }
 
@@ -417,6 +431,7 @@ static Status read_plan(Arena *arena, const json_t *root, Graph *graph, const Pl
                  .microbatches = head.microbatches,
                  .microbatch_size = head.microbatch_size,
                  .ties = head.ties,
+                 .objective = head.objective,
                  .link = head.link};
   return read_body(arena, root, asked, &head, plan);
 }

@@ -168,13 +168,17 @@ Status plan_timing(Arena *arena, const Plan *plan, Timing *timing) {
   return OK;
 }
 
+double plan_schedule_seconds(const Plan *plan, const Simulation *simulation) {
+  return plan->objective == OBJECTIVE_SPAN ? simulation->longest_span_seconds : simulation->makespan_seconds;
+}
+
 static Status simulate(Arena *arena, Plan *plan) {
   Timing timing;
   Simulation simulation;
   TRY(plan_timing(arena, plan, &timing));
   TRY(simulate_schedule(arena, &plan->schedule, &timing, &simulation));
-  plan->step_seconds = simulation.makespan_seconds + plan->update_seconds;
-  plan->bubble = simulation.bubble;
+  plan->step_seconds = plan_schedule_seconds(plan, &simulation) + plan->update_seconds;
+  plan->bubble = simulation.bubble > 1e-12 ? simulation.bubble : 0; /* what rounding makes of 0 */
   return OK;
 }
 

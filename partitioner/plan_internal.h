@@ -28,6 +28,48 @@ Status plan_window_create(Arena *arena, const Graph *graph, const PlanItems *ite
  */
 size_t plan_window_bytes(PlanWindow *window, int from, int to, int in_flight);
 
+/* What making a plan knows from its beginning to its end. */
+typedef struct {
+  Arena *arena; /* goes when the plan is made */
+  Graph *graph;
+  const PlanRequest *request;
+  PlanItems items;
+  PlanWindow *window;
+  int stages;
+  double *cut_seconds;  /* [n + 1] */
+  const size_t *limits; /* [ranks] */
+} PlanSearch;
+
+/* A schedule with the best cut that was found for it. */
+typedef struct {
+  const char *schedule;      /* its name */
+  const Schedule *synthesis; /* not NULL: this one, in the search's arena, whatever the name */
+  int *cut;                  /* [stages + 1] */
+  double step_seconds;
+  size_t largest; /* bytes of the largest rank */
+  size_t excess;  /* most bytes of a rank over its limit */
+  int rank;       /* whose excess it is */
+  size_t needs;   /* that rank's bytes */
+} PlanCandidate;
+
+/* Cuts for the schedule of candidate->schedule under these limits; fills in the rest. E_MEMORY where nothing fits. */
+Status plan_try_schedule(const PlanSearch *search, const char *schedule, const size_t *limits,
+                         PlanCandidate *candidate);
+/* A whole plan of the candidate, in the arena; stages of the graph's nodes are assigned. */
+Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, Plan *plan);
+/* Time and memory of the plan, against these limits. */
+void plan_judge(const Plan *plan, const size_t *limits, PlanCandidate *candidate);
+
+/* What synthesis came to. */
+typedef struct {
+  double lower_bound_seconds; /* of the objective: no schedule of the stages that were tried is shorter */
+  bool taken;                 /* *best is the synthesised schedule now */
+} PlanSynthesis;
+
+/* Makes a schedule for the stages of *best, the fastest by name, and for those of other placements with as many stages
+ * a rank; takes it where it is faster and fits. */
+Status plan_synthesise(const PlanSearch *search, PlanCandidate *best, PlanSynthesis *result);
+
 /* How many slots each block of every stage needs when the ranks walk these lists: slots [stages]. */
 Status plan_slots(Arena *arena, const Schedule *schedule, const StageMemory *stage_memory, int (*slots)[MAX_BLOCKS]);
 
@@ -43,6 +85,8 @@ Status plan_finish(Arena *arena, Plan *plan);
 /* Times of the reports, and the step that they predict. */
 Status plan_time(const PlanItems *items, Plan *plan);
 Status plan_predict(Plan *plan);
+/* Seconds of the schedule alone, by the plan's objective. */
+double plan_schedule_seconds(const Plan *plan, const Simulation *simulation);
 /* The reports as the simulator wants them. */
 Status plan_timing(Arena *arena, const Plan *plan, Timing *timing);
 

@@ -1,5 +1,6 @@
 /* A plan for people. Invariant: no line is wider than asked, and no name from a model file reaches the terminal with
  * control characters. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,6 +105,16 @@ static Status print_tables(const Plan *plan, FILE *file, int columns) {
           plan->schedule.name);
   fprintf(memory, "predicted: %s a step, %s of it the update; bubble %.1f %%\n", seconds_text(plan->step_seconds, step),
           seconds_text(plan->update_seconds, update), 100 * plan->bubble);
+  if (plan->named && strcmp(plan->named, plan->schedule.name) != 0)
+    fprintf(memory, "made for these stages: %s, the fastest schedule by name, would take %s a step\n", plan->named,
+            seconds_text(plan->named_step_seconds, step));
+  if (plan->lower_bound_seconds > 0) {
+    double reached = plan->step_seconds - plan->update_seconds;
+    char bound[CELL];
+    fprintf(memory, "%s %s, proved to be at least %s: the gap is %.1f %%\n",
+            plan->objective == OBJECTIVE_SPAN ? "longest span" : "makespan", seconds_text(reached, step),
+            seconds_text(plan->lower_bound_seconds, bound), 100 * fmax(0, reached / plan->lower_bound_seconds - 1));
+  }
   print_stages(plan, memory, columns);
   print_memory(plan, memory);
   fclose(memory);

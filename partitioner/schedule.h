@@ -106,6 +106,9 @@ Status schedule_usual_chunks(const char *name, int *chunks);
  * is missing. `out` may be `schedule`. */
 Status schedule_add_transfers(Arena *arena, const Schedule *schedule, const Crossings *crossings, Schedule *out);
 
+/* A deep copy. */
+Status schedule_copy(Arena *arena, const Schedule *schedule, Schedule *copy);
+
 /* Where a proof failed. */
 typedef struct {
   int rank, position; /* -1, -1: nowhere in particular; position n_actions: something is missing from the list */
@@ -127,6 +130,10 @@ Status schedule_prove(const Schedule *schedule, const Crossings *crossings, cons
                       SchedulePlace *where);
 /* schedule_prove without limits. */
 Status schedule_check(const Schedule *schedule, const Crossings *crossings);
+
+/* Puts transfers into a schedule that has compute actions alone, as schedule_add_transfers does; leaves others as they
+ * are. Refuses what schedule_prove would refuse with the place among the actions as they were written. */
+Status schedule_complete(Arena *arena, const Crossings *crossings, Schedule *schedule, SchedulePlace *where);
 
 /* The most that each rank keeps at a time by the rule of ScheduleLimits (its limit is not used) into peak [ranks]. */
 void schedule_peaks(const Schedule *schedule, const Crossings *crossings, const ScheduleLimits *limits, double *peak);

@@ -190,6 +190,9 @@ static Status read_header(Reader *reader) {
   read_word(reader, word, sizeof word);
   if (word[0] == '\0')
     return refuse(reader, reader->at, "a name expected after schedule");
+  for (const char *c = word; *c; c++)
+    if (!isgraph((unsigned char)*c))
+      return refuse(reader, reader->at, "a name has printable ASCII characters alone");
   schedule->name = arena_string(reader->arena, word);
   if (!schedule->name)
     return status_code();

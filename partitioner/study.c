@@ -5,8 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "partitioner/schedule_internal.h"
-
 /* So much more than its limit a rank may hold: what thirds of a microbatch gather in rounding. */
 static const double limit_slack = 1 + 1e-9;
 
@@ -127,53 +125,6 @@ static Status refuse_text(StudyResult *result, Status status) {
   return status == E_USAGE ? status_adopt(E_MODEL, status_message()) : status;
 }
 
-static bool has_transfers(const Schedule *schedule) {
-  for (int rank = 0; rank < schedule->ranks; rank++)
-    for (int i = 0; i < schedule->lists[rank].n_actions; i++)
-      if (!action_is_compute(schedule->lists[rank].actions[i]))
-        return true;
-  return false;
-}
-
-/* What schedule_prove would find as well, once transfers stand between the actions that were written. */
-static Status check_order(Arena *arena, StudyResult *result) {
-  const Schedule *schedule = &result->schedule;
-  int *next; /* [(ACTION_BW + 1) * stages]: microbatch */
-  char text[32];
-  TRY(ARENA_NEW(arena, next, (ACTION_BW + 1) * schedule->stages));
-  for (int rank = 0; rank < schedule->ranks; rank++)
-    for (int i = 0; i < schedule->lists[rank].n_actions; i++) {
-      Action action = schedule->lists[rank].actions[i];
-      int *turn = &next[action.kind * schedule->stages + action.stage];
-      if (action.microbatch == *turn) {
-        ++*turn;
-        continue;
-      }
-      result->refused_at = (SchedulePlace){rank, i};
-      return fail(E_USAGE, "schedule %s: rank %d, action %d, %s: %s", schedule->name, rank, i,
-                  action_text(action, text),
-                  action.microbatch < *turn ? "stands twice" : "each kind runs in increasing microbatch order");
-    }
-  return OK;
-}
-
-/* Puts transfers into compute actions, or says where they wait for ever. */
-static Status complete(Arena *arena, StudyResult *result) {
-  Schedule *schedule = &result->schedule;
-  TRY(check_order(arena, result));
-  if (schedule->receive_ahead < 1)
-    schedule->receive_ahead = 1;
-  if (schedule_add_transfers(arena, schedule, NULL, schedule) == OK)
-    return OK;
-  char *message = arena_string(arena, status_message());
-  ScheduleWalk walk;
-  if (!message || schedule_walk(arena, schedule, NULL, false, &walk) != OK)
-    return status_code();
-  if (!walk.ended)
-    result->refused_at = (SchedulePlace){walk.rank, walk.position[walk.rank]};
-  return fail(E_USAGE, "%s", message);
-}
-
 static Status check_text_fits(const StudyRequest *request, const Schedule *schedule) {
   if (schedule->ranks != request->ranks || schedule->microbatches != request->microbatches)
     return fail(E_USAGE, "the schedule has %d ranks and %d microbatches, not %d and %d", schedule->ranks,
@@ -197,7 +148,7 @@ static Status read_schedule(Arena *arena, const StudyRequest *request, StudyResu
   TRY(check_text_fits(request, schedule));
   if (schedule->forward_only)
     return refuse_text(result, fail(E_USAGE, "schedule %s has no backward", schedule->name));
-  return has_transfers(schedule) ? OK : refuse_text(result, complete(arena, result));
+  return refuse_text(result, schedule_complete(arena, NULL, schedule, &result->refused_at));
 }
 
 static Status generate(Arena *arena, const StudyRequest *request, Schedule *schedule) {

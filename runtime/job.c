@@ -170,40 +170,49 @@ static Status choose_ranks(Job *job) {
                 world->size);
   job->ranks = world->mpi ? world->size : o->ranks ? (int)o->ranks : 1;
   job->chunks = o->chunks ? (int)o->chunks : 1;
+  if (job->given) {
+    job->ranks = job->given->ranks;
+    job->chunks = job->given->stages / job->given->ranks;
+  }
   if (world->mpi)
     return job_decide(job, "ranks", "%d, as mpirun started", job->ranks);
+  if (job->given && !o->ranks)
+    return job_decide(job, "ranks", "%d threads of this process, as the schedule has", job->ranks);
   return job_decide(job, "ranks", "%d thread%s of this process%s", job->ranks, job->ranks == 1 ? "" : "s",
                     o->ranks ? "" : " (--ranks N or mpirun makes more)");
 }
 
+/* The microbatches that options or a schedule's file say; 0: nobody does. */
+static int64_t asked_microbatches(const Job *job) {
+  return job->given ? job->given->microbatches : job->options->microbatches;
+}
+
 /* The batch where nobody gives one: about BATCH samples, no more than there are, a multiple of what must divide it. */
 static int64_t choose_batch(const Job *job, int64_t fixed) {
-  int64_t unit = fixed ? fixed : job->options->microbatches ? job->options->microbatches : 1;
+  int64_t asked = asked_microbatches(job), unit = (fixed ? fixed : 1) * (asked ? asked : 1);
   int64_t most = job->data.samples && job->data.samples < BATCH ? job->data.samples : BATCH;
   return most >= unit ? most / unit * unit : unit;
 }
 
 static Status choose_sizes(Job *job) {
   const Options *o = job->options;
-  int64_t fixed = model_fixed_batch(job->model);
+  int64_t fixed = model_fixed_batch(job->model), asked = asked_microbatches(job);
   job->batch = o->batch ? o->batch : choose_batch(job, fixed);
   if (fixed && job->batch % fixed)
     return fail(E_USAGE, "--batch %lld is no multiple of %lld, the batch that %s was exported with",
                 (long long)job->batch, (long long)fixed, job->path);
-  if (fixed && o->microbatches && o->microbatches != job->batch / fixed)
-    return fail(E_USAGE,
-                "--microbatches %lld of a batch of %lld: %s was exported with a batch of %lld, which makes %lld",
-                (long long)o->microbatches, (long long)job->batch, job->path, (long long)fixed,
-                (long long)(job->batch / fixed));
-  if (o->microbatches && job->batch % o->microbatches)
-    return fail(E_USAGE, "--batch %lld does not divide by --microbatches %lld", (long long)job->batch,
-                (long long)o->microbatches);
+  const char *says = job->given ? "the schedule's microbatches," : "--microbatches";
+  if (fixed && asked && asked != job->batch / fixed)
+    return fail(E_USAGE, "%s %lld of a batch of %lld: %s was exported with a batch of %lld, which makes %lld", says,
+                (long long)asked, (long long)job->batch, job->path, (long long)fixed, (long long)(job->batch / fixed));
+  if (asked && job->batch % asked)
+    return fail(E_USAGE, "--batch %lld does not divide by %s %lld", (long long)job->batch, says, (long long)asked);
   if (job->batch / (fixed ? fixed : 1) > 65536 && fixed)
     return fail(E_USAGE, "--batch %lld makes more than 65536 microbatches of %lld", (long long)job->batch,
                 (long long)fixed);
-  job->microbatches = fixed ? (int)(job->batch / fixed) : o->microbatches ? (int)o->microbatches : 1;
+  job->microbatches = fixed ? (int)(job->batch / fixed) : asked ? (int)asked : 1;
   job->microbatch_size = job->batch / job->microbatches;
-  job->microbatches_open = !fixed && !o->microbatches;
+  job->microbatches_open = !fixed && !asked;
   return OK;
 }
 
@@ -225,7 +234,10 @@ static Status check_outputs(const Job *job) {
   const Options *o = job->options;
   const struct {
     const char *option, *path;
-  } inputs[] = {{"the model", job->path}, {"--data", o->data}, {"--plan", o->plan}},
+  } inputs[] = {{"the model", job->path},
+                {"--data", o->data},
+                {"--plan", o->plan},
+                {"--schedule-file", o->schedule_file}},
     outputs[] = {{"--save", o->save}, {"--metrics", o->metrics}, {"--dump-gradients", o->dump_gradients},
                  {"--out", o->out},   {"-o", o->output_plan},    {"--report", o->report}};
   for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
@@ -245,6 +257,7 @@ static Status check_outputs(const Job *job) {
 Status job_open(Job *job) {
   const Options *o = job->options;
   TRY(check_outputs(job));
+  TRY(job_read_schedule(job));
   if (o->data)
     TRY(open_data(job));
   if (o->plan) {
@@ -304,7 +317,10 @@ static Status fill_request(Job *job, const Profile *profile) {
       /* shared memory of one machine, by order of magnitude */
       .link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9},
       .profile = profile,
+      .given = job->given,
+      .synthesize = true,
   };
+  TRY(job_objective(job->options, &job->request.objective));
   return list_ties(job, &job->request.ties);
 }
 
@@ -322,8 +338,12 @@ Status job_measure(Job *job, double budget_seconds, Profile *profile) {
 
 Status job_plan(Job *job, const Profile *profile) {
   TRY(fill_request(job, profile));
-  return job->options->plan ? plan_read(job->arena, job->options->plan, job->graph, &job->request, &job->plan)
-                            : plan_make(job->arena, job->graph, &job->request, &job->plan);
+  if (job->options->plan)
+    return plan_read(job->arena, job->options->plan, job->graph, &job->request, &job->plan);
+  Status status = plan_make(job->arena, job->graph, &job->request, &job->plan);
+  if (job->given && (status == E_MODEL || status == E_MEMORY))
+    status_context("%s: ", job->options->schedule_file);
+  return status;
 }
 
 Status job_plan_from(Job *job, const char *text) {

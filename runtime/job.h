@@ -40,6 +40,7 @@ typedef struct {
   int64_t batch, microbatch_size;
   bool microbatches_open; /* may still be chosen by simulated time */
   const char *schedule;   /* a name, or "auto"; NULL: as the options say */
+  Schedule *given;        /* of --schedule-file; NULL: none */
 
   Graph *graph;
   LossSpec loss;
@@ -55,6 +56,12 @@ typedef struct {
  * The caller has set arena, options, model, path and world, all else is zero. */
 Status job_open(Job *job);
 void job_close(Job *job);
+
+/* Reads --schedule-file, where it is given, and settles ranks, stages and microbatches by it: E_USAGE where options
+ * contradict it, E_MODEL where it is no schedule for training. */
+Status job_read_schedule(Job *job);
+/* What makes a plan faster than another: --objective, or what --clip-norm makes of a step. */
+Status job_objective(const Options *options, Objective *objective);
 
 /* How many of the ranks run on this machine. */
 int job_ranks_here(const Job *job);

@@ -41,7 +41,7 @@ static Status list_chunks(const Job *job, int list[MOST_CHUNKS], int *n) {
   const Options *o = job->options;
   *n = 1;
   list[0] = job->chunks;
-  if (o->chunks || o->plan)
+  if (o->chunks || o->plan || job->given)
     return OK;
   if (strcmp(o->schedule, "auto") != 0)
     return schedule_usual_chunks(o->schedule, &list[0]);
@@ -68,7 +68,7 @@ static Status try_plan(Job *trial, const char *schedule, Search *search) {
 static Status try_microbatches(const Job *job, Arena *arena, int microbatches, const int *chunks, int n_chunks,
                                Search *search) {
   const char *const one[] = {job->options->schedule, NULL};
-  bool open = strcmp(one[0], "auto") == 0 && !job->options->plan, good = false;
+  bool open = strcmp(one[0], "auto") == 0 && !job->options->plan && !job->given, good = false;
   Job trial = *job;
   trial.arena = arena;
   trial.decisions = NULL;
@@ -111,6 +111,27 @@ static Status search_all(const Job *job, const int *microbatches, int n, const i
   return search->found ? OK : status_adopt(search->status, search->message);
 }
 
+/* Plans with each number of stages a rank and keeps the faster one, fewer stages where it makes no difference: what is
+ * made for the stages may be faster where what has a name is not. Those that have no plan are left out. */
+static Status plan_chunks(Job *job, const int *chunks, int n) {
+  int best = job->chunks;
+  double least = 0;
+  for (int c = 0; c < n; c++) {
+    job->chunks = chunks[c];
+    Status status = job_plan(job, NULL);
+    if (status != OK && status != E_USAGE && status != E_MEMORY)
+      return status;
+    if (status != OK || (least > 0 && job->plan.step_seconds >= least * (1 - 1e-3)))
+      continue;
+    best = job->chunks;
+    least = job->plan.step_seconds;
+  }
+  if (least > 0 && best == job->chunks)
+    return OK;
+  job->chunks = best;
+  return job_plan(job, NULL);
+}
+
 Status job_choose(Job *job) {
   int microbatches[MOST_MICROBATCHES], chunks[MOST_CHUNKS], n_chunks, n = list_microbatches(job, microbatches);
   Search search = {0};
@@ -134,5 +155,5 @@ Status job_choose(Job *job) {
                  n == 1 && model_fixed_batch(job->model) ? ", the batch it was exported with" : ""));
   TRY(job_bind(job));
   TRY(job_differentiate(job));
-  return job_plan(job, NULL);
+  return n_chunks > 1 ? plan_chunks(job, chunks, n_chunks) : job_plan(job, NULL);
 }

@@ -50,6 +50,11 @@ static const OptionEntry table[] = {
     {"schedule", "NAME", "auto", " plan train simulate ",
      "auto, or a name that `onnxpipe simulate` knows: naive, gpipe, 1f1b …", OPTION_TEXT, AT(schedule),
      NAMES("auto naive gpipe 1f1b interleaved-1f1b zb-h1 zb-h2 zb-v v-half v-min")},
+    {"schedule-file", "FILE", NULL, " plan train simulate ", "a schedule in text form, instead of a name", OPTION_TEXT,
+     AT(schedule_file), ANY},
+    {"objective", "NAME", "span", " plan simulate ",
+     "what auto makes small: span, or makespan (the default with --clip-norm, where all ranks wait for all)",
+     OPTION_TEXT, AT(objective), NAMES("span makespan")},
     {"plan", "FILE", NULL, " plan train ",
      "a plan of `onnxpipe plan -o`: takes what is not given, refuses what contradicts it", OPTION_TEXT, AT(plan), ANY},
     /* learning */
@@ -75,7 +80,8 @@ static const OptionEntry table[] = {
     {"beta2", "X", "0.999", GRAPH, "of adam and adamw", OPTION_NUMBER, AT(beta2), ANY},
     {"eps", "X", "1e-8", GRAPH, "of adam and adamw", OPTION_NUMBER, AT(eps), ANY},
     {"weight-decay", "X", NULL, GRAPH, "0; 0.01 for adamw", OPTION_NUMBER, AT(weight_decay), ANY},
-    {"clip-norm", "X", NULL, " train ", "scale gradients down to this global norm", OPTION_NUMBER, AT(clip_norm), ANY},
+    {"clip-norm", "X", NULL, " plan train ", "scale gradients down to this global norm", OPTION_NUMBER, AT(clip_norm),
+     ANY},
     {"init", "normal:S", NULL, " train ", "draw trained matrices anew with this deviation; vectors stay as in the file",
      OPTION_TEXT, AT(init), ANY},
     {"train", "GLOB", NULL, MODEL, "train these initializers, whatever the rules say; may be repeated", OPTION_TEXTS,
@@ -107,10 +113,6 @@ static const OptionEntry table[] = {
      OPTION_NUMBERS, AT(memory_limit_microbatches), ANY},
     {"backward-input-frees", "X", "0.5", " simulate ", "fraction of the activations that B frees already",
      OPTION_NUMBER, AT(backward_input_frees), ANY},
-    {"schedule-file", "FILE", NULL, " simulate ", "a schedule in text form, instead of a name", OPTION_TEXT,
-     AT(schedule_file), ANY},
-    {"objective", "NAME", "span", " simulate ", "what auto makes small: span or makespan", OPTION_TEXT, AT(objective),
-     NAMES("span makespan")},
 };
 enum { ENTRIES = sizeof table / sizeof *table };
 

@@ -1,9 +1,7 @@
 /* From options to a study. Invariant: a list of times has one number, or one a rank. */
 #include "runtime/what_if.h"
 
-#include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "partitioner/study.h"
@@ -24,31 +22,6 @@ static Status spread(Arena *arena, const char *option, const NumberList *list, i
   return OK;
 }
 
-static Status read_text(Arena *arena, const char *path, const char **text) {
-  enum { MOST = 256 << 20 };
-  int descriptor;
-  size_t bytes, n = 0;
-  char *buffer;
-  if (file_open(path, &descriptor, &bytes) != OK) {
-    status_context("%s: ", path);
-    return status_code();
-  }
-  Status status = bytes > MOST ? fail(E_IO, "%s: %zu bytes are more than a schedule has", path, bytes)
-                               : ARENA_NEW(arena, buffer, bytes + 1);
-  while (status == OK && n < bytes) {
-    ssize_t got = read(descriptor, buffer + n, bytes - n);
-    if (got <= 0)
-      status = fail(E_IO, "%s: %s", path, got ? strerror(errno) : "ends early");
-    else
-      n += (size_t)got;
-  }
-  close(descriptor);
-  if (status == OK && memchr(buffer, 0, bytes))
-    status = fail(E_MODEL, "%s: is no text", path);
-  *text = status == OK ? buffer : NULL;
-  return status;
-}
-
 static Status fill(Arena *arena, const Options *o, StudyRequest *request) {
   if (!o->ranks || !o->microbatches || !o->forward_ms.n || !o->backward_input_ms.n || !o->backward_weight_ms.n)
     return fail(E_USAGE, "simulate needs --%s",
@@ -57,9 +30,8 @@ static Status fill(Arena *arena, const Options *o, StudyRequest *request) {
                 : !o->forward_ms.n        ? "forward-ms"
                 : !o->backward_input_ms.n ? "backward-input-ms"
                                           : "backward-weight-ms");
-  bool span = strcmp(o->objective, "span") == 0;
-  if (!span && strcmp(o->objective, "makespan") != 0)
-    return fail(E_USAGE, "--objective: '%s' is neither span nor makespan", o->objective);
+  Objective objective;
+  TRY(job_objective(o, &objective));
   if (o->schedule_file && options_given(o, "schedule"))
     return fail(E_USAGE, "--schedule %s and --schedule-file %s: give one of them", o->schedule, o->schedule_file);
   if (o->report && o->schedule_file && file_same(o->report, o->schedule_file))
@@ -71,13 +43,13 @@ static Status fill(Arena *arena, const Options *o, StudyRequest *request) {
                             .p2p_ms = o->p2p_ms,
                             .backward_input_frees = o->backward_input_frees,
                             .schedule = o->schedule,
-                            .objective = span ? OBJECTIVE_SPAN : OBJECTIVE_MAKESPAN};
+                            .objective = objective};
   TRY(spread(arena, "forward-ms", &o->forward_ms, ranks, &request->forward_ms));
   TRY(spread(arena, "backward-input-ms", &o->backward_input_ms, ranks, &request->backward_input_ms));
   TRY(spread(arena, "backward-weight-ms", &o->backward_weight_ms, ranks, &request->backward_weight_ms));
   TRY(spread(arena, "memory-limit-microbatches", &o->memory_limit_microbatches, ranks,
              &request->memory_limit_microbatches));
-  return o->schedule_file ? read_text(arena, o->schedule_file, &request->schedule_text) : OK;
+  return o->schedule_file ? file_read_text(arena, o->schedule_file, &request->schedule_text) : OK;
 }
 
 /* What the line of error cannot show. */

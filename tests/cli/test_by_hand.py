@@ -1,4 +1,6 @@
 """What small models do, next to a few lines of numpy: clipping, learning rates, several outputs."""
+import json
+import re
 import unittest
 
 import numpy as np
@@ -90,6 +92,54 @@ class ByHand(CommandLineTest):
         self.assertEqual([m["loss"] for m in measured], [m["loss"] for m in metrics])
         for name in weights:
             self.assertEqual(again[name].tobytes(), weights[name].tobytes())
+
+    def test_a_schedule_from_a_file(self):
+        """Written by hand or by simulate: threads and MPI, with the same answer; through a plan file too."""
+        expected, _ = self.train("--steps", 3, "--microbatches", 4)
+        with open(self.path("hand.txt"), "w") as file:
+            file.write("# actions alone\nschedule hand\n0F0 0F1 0F2 0W0 0F3 0W1 0W2 0W3\n"
+                       "1F0 1B0 1F1 1B1 1W0 1F2 1B2 1F3 1B3 1W1 1W2 1W3\n")
+        made = json.loads(self.done("simulate", "--ranks", 2, "--microbatches", 4, "--forward-ms", "1,2", "--backward-input-ms", 1,
+                                    "--backward-weight-ms", 1, "--json"))
+        with open(self.path("made.txt"), "w") as file:
+            file.write(made["text"])
+        for name in ("hand.txt", "made.txt"):
+            path = self.path(name)
+            plan = self.path(name + ".json")
+            self.done("plan", self.model, "--schedule-file", path, "--batch", 4, "--loss", "mse", "--optimizer", "sgd", "-o", plan,
+                      "--quiet")
+            for more, mpi in ((["--schedule-file", path], 0), (["--schedule-file", path, "--ranks", 2], 0),
+                              (["--plan", plan], 0), (["--schedule-file", path], 2), (["--plan", plan], 2)):
+                with self.subTest(name, more=more, mpi=mpi):
+                    weights, _ = self.train("--steps", 3, *more, mpi=mpi)
+                    for tensor_name in weights:
+                        self.assertEqual(weights[tensor_name].tobytes(), expected[tensor_name].tobytes())
+
+    def test_schedules_that_do_not_fit(self):
+        """One line with the file, and where it is the file's fault the rank, the action and the reason."""
+        path = self.path("s.txt")
+
+        def refused(text, code, line, *options):
+            with open(path, "w") as file:
+                file.write(text)
+            with self.subTest(line):
+                self.refused(code, line, "train", self.model, "--data", self.data, "--batch", 4, "--schedule-file", path, *options)
+
+        good = "0F0 0F1 0BW0 0BW1\n1F0 1BW0 1F1 1BW1\n"
+        refused("0F0 0F1 0BW1 0BW0\n1F0 1BW0 1F1 1BW1\n", 1,
+                f"{path}: schedule file: rank 0, action 2, 0BW1: each kind runs in increasing microbatch order")
+        refused("0F0 0BW0 0BW1 0F1\n1F0 1BW0 1F1 1BW1\n", 1,
+                f"{path}: schedule file: rank 0, compute action 2, 0BW1: waits for ever for 0F1")
+        refused("0F0 0F1\n1F0 1F1\n", 1, f"{path}: schedule file has no backward")
+        refused("0F0 0Q1\n", 1, f"{path}: line 1, column 6: F, B, W, BW, SEND_F, RECV_F, SEND_B or RECV_B expected after the stage")
+        refused("0F0 1F0 2F0 2BW0 1BW0 0BW0\n-\n", 1, f"{path}: schedule file has 3 stages on 2 ranks: no whole number a rank")
+        refused(good, 2, f"--ranks 3 contradicts --schedule-file {path}, which has 2", "--ranks", 3)
+        refused(good, 2, f"--microbatches 4 contradicts --schedule-file {path}, which has 2", "--microbatches", 4)
+        refused(good, 2, f"--chunks 2 of 2 ranks contradicts --schedule-file {path}, which has 2 stages", "--chunks", 2)
+        refused(good, 2, f"--schedule gpipe and --schedule-file {path}: give one of them", "--schedule", "gpipe")
+        refused(good, 2, "--batch 5 does not divide by the schedule's microbatches, 2", "--batch", 5)
+        refused(good, 1, re.compile(f"^{re.escape(path)}: rank . lacks .*; a limit of [0-9]+ would do$"), "--memory-limit", 512)
+        refused(good, 2, f"--save {path} would overwrite --schedule-file, which is read", "--save", path)
 
     def test_rates(self):
         """Each schedule with and without a warm-up, in what is printed and in what the weights become."""

@@ -57,7 +57,7 @@ static void ask(Arena *arena, const Setting *setting, Objective objective, Asked
                                  .link_latency_seconds = setting->latency};
     asked->candidates[i] = (AutoCandidate){placement, &asked->timings[i], NULL};
   }
-  asked->request = (AutoRequest){asked->candidates, 3, objective};
+  asked->request = (AutoRequest){.candidates = asked->candidates, .n_candidates = 3, .objective = objective};
 }
 
 /* Counts anew what a rank holds: one of a microbatch's activations, half of it after B. */

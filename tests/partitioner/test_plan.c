@@ -5,48 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "partitioner/plan.h"
-#include "tests/random_graph.h"
-
-static const DeviceSpec device = {
-    .name = "test", .flops_per_second = 1e9, .bytes_per_second = 1e9, .node_overhead_seconds = 1e-7};
-static DeviceSpec devices[16];
-
-static PlanRequest request_of(int ranks, int microbatches, const char *schedule) {
-  for (int r = 0; r < 16; r++)
-    devices[r] = device;
-  return (PlanRequest){.model_hash = "0123456789abcdef",
-                       .ranks = ranks,
-                       .chunks = 1,
-                       .microbatches = microbatches,
-                       .microbatch_size = ROWS,
-                       .schedule = schedule,
-                       .devices = devices,
-                       .link = {.latency_seconds = 1e-7, .bytes_per_second = 1e9}};
-}
-
-/* `layers` of MatMul with a parameter of its own [width, width], bias, Tanh, on [rows, width]; trained by AdamW. */
-static Graph *layers_of(Arena *arena, int layers, int rows, int width) {
-  RandomGraph r = {0};
-  ASSERT_OK(graph_create(arena, "layers", &r.g));
-  Shape shape = shape_of(2, (int64_t[]){rows, width}), weight = shape_of(2, (int64_t[]){width, width});
-  ValueId v = random_value(&r, "x", shape, ROLE_INPUT);
-  ASSERT_OK(graph_add_input(r.g, v));
-  for (int i = 0; i < layers; i++) {
-    v = random_node(&r, OP_MatMul, (ValueId[]){v, random_value(&r, "w", weight, ROLE_PARAMETER)}, 2, NULL, 0, 1);
-    ValueId bias = random_value(&r, "b", shape_of(1, (int64_t[]){width}), ROLE_PARAMETER);
-    v = random_node(&r, OP_Add, (ValueId[]){v, bias}, 2, NULL, 0, 1);
-    v = random_node(&r, OP_Tanh, &v, 1, NULL, 0, 1);
-  }
-  ASSERT_OK(graph_add_output(r.g, v));
-  size_t unreached;
-  LossSpec loss = {.kind = LOSS_MSE, .output = v, .target_dtype = F32, .target_shape = shape};
-  OptimizerSpec optimizer = optimizer_defaults(OPTIMIZER_ADAMW);
-  ASSERT_OK(loss_append(r.g, &loss));
-  ASSERT_OK(autodiff_append(r.g, &unreached));
-  ASSERT_OK(optimizer_append(r.g, &optimizer));
-  return r.g;
-}
+#include "tests/partitioner/plan_case.h"
 
 /* The slowest stage of a graph whose stages are assigned, from its nodes and its cuts. */
 static double slowest_stage(const Graph *g, const Stages *s, double bytes_per_second) {
@@ -414,6 +373,8 @@ static void contradictions_are_named(void **state) {
       {"microbatches", "5", "p: the plan has --microbatches 5, asked for is 3"},
       {"microbatch_size", "8", "p: the plan has a microbatch size of 8, asked for is 3"},
       {"schedule", "\"1f1b\"", "p: the plan has --schedule 1f1b, asked for is gpipe"},
+      {"objective", "\"work\"", "p: 'objective' is 'work', neither span nor makespan"},
+      {"predicted/lower_bound_seconds", "-1", "p: 'lower_bound_seconds' is -1, below 0"},
       {"link", "3", "p: 'latency_seconds' is missing"},
       {"link/latency_seconds", "-1", "p: 'latency_seconds' is -1, below 0"},
       {"ties", "[3]", "p: 'ties' holds something that is no string"},
