@@ -28,6 +28,7 @@ typedef struct {
  * 8 MB. */
 enum { CHART_ACTIONS = 300000 };
 
+/* Writes the page; E_IO where that fails. */
 Status chart_html(const Chart *chart, FILE *file);
 
 #endif

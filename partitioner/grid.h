@@ -9,6 +9,7 @@
 
 #include "partitioner/simulate.h"
 
+/* The rank × time grid of a simulated schedule, cut to so many columns; `colours`: with the terminal's. */
 Status grid_print(const Schedule *schedule, const Simulation *simulation, FILE *file, int columns, bool colours);
 
 #endif

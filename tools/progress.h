@@ -10,6 +10,7 @@ typedef struct {
   OnnxpipeMetrics first, last;
 } Progress;
 
+/* Begins to count the time. `quiet`: nothing is shown. */
 Progress progress_start(int quiet);
 /* An OnnxpipeProgress; context: a Progress. */
 void progress_step(void *progress, const OnnxpipeMetrics *metrics);

@@ -288,36 +288,36 @@ static void draw_update(Draw *d, int states) {
   }
 }
 
-bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
-  Draw d = {.random = seed * 977 + (uint64_t)op, .arena = arena, .c = c};
-  *c = (OpCase){.op = op};
+/* Elementwise operators; false for others. */
+static bool draw_elementwise(Draw *d, OpKind op) {
+  OpCase *c = d->c;
   switch (op) {
   case OP_Add:
   case OP_Sub:
   case OP_Mul:
   case OP_Div:
     c->types = TYPES_NUMBERS;
-    draw_broadcast(&d, 2, FILL_ANY);
+    draw_broadcast(d, 2, FILL_ANY);
     return true;
   case OP_Pow:
-    draw_broadcast(&d, 2, FILL_POSITIVE);
+    draw_broadcast(d, 2, FILL_POSITIVE);
     return true;
   case OP_Max:
   case OP_Min:
-    draw_broadcast(&d, 2, FILL_DISTINCT);
+    draw_broadcast(d, 2, FILL_DISTINCT);
     return true;
   case OP_Equal:
   case OP_LessOrEqual:
-    draw_broadcast(&d, 2, FILL_TIED);
+    draw_broadcast(d, 2, FILL_TIED);
     return true;
   case OP_Where:
     c->types = TYPES_ALL;
-    draw_broadcast(&d, 3, FILL_ANY);
+    draw_broadcast(d, 3, FILL_ANY);
     c->in[0].dtype = BOOL;
     return true;
   case OP_Sqrt:
   case OP_Log:
-    draw_same(&d, 1, FILL_POSITIVE);
+    draw_same(d, 1, FILL_POSITIVE);
     return true;
   case OP_Neg:
   case OP_Abs:
@@ -331,15 +331,26 @@ bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
   case OP_Relu:
   case OP_LeakyRelu:
   case OP_Gelu:
-    draw_same(&d, 1, FILL_ANY);
+    draw_same(d, 1, FILL_ANY);
     return true;
   case OP_TanhGrad:
   case OP_SigmoidGrad:
   case OP_ReluGrad:
   case OP_LeakyReluGrad:
   case OP_GeluGrad:
-    draw_same(&d, 2, FILL_ANY);
+    draw_same(d, 2, FILL_ANY);
     return true;
+  default:
+    return false;
+  }
+}
+
+bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
+  Draw d = {.random = seed * 977 + (uint64_t)op, .arena = arena, .c = c};
+  *c = (OpCase){.op = op};
+  if (draw_elementwise(&d, op))
+    return true;
+  switch (op) {
   case OP_Transpose:
     draw_transpose(&d);
     return true;
