@@ -2,8 +2,8 @@
 # gpu.sh [DEVICE]: every question that needs a GPU, in one call of under ten minutes, on a machine without MPI or network.
 # Builds build/gpu for the device that is there and prints a table; exit 1 where an answer is wrong, 77 where there is no
 # device. Logs are in build/gpu/answers.
-set -eu
 # shellcheck disable=SC2086,SC2317
+set -eu
 cd "$(dirname "$0")/.."
 device=${1:-0}
 build=build/gpu
@@ -30,12 +30,17 @@ if ! nvidia-smi -i "$device" >/dev/null 2>&1; then
   exit 77
 fi
 
-capability=$(nvidia-smi -i "$device" --query-gpu=compute_cap --format=csv,noheader | tr -d '. ')
+ask_driver() {
+  nvidia-smi -i "$device" --query-gpu="$1" --format=csv,noheader,nounits
+}
+
+capability=$(ask_driver compute_cap | tr -d '. ')
 cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DONNXPIPE_MPI=OFF -DONNXPIPE_CUDA=ON \
   -DCMAKE_CUDA_ARCHITECTURES="$capability-real" >/dev/null
 cmake --build $build --target onnxpipe cuda_test_device cuda_test_operators cuda_test_cases
 mkdir -p $answers
-export CUDA_VISIBLE_DEVICES="$device"
+CUDA_VISIBLE_DEVICES=$(ask_driver uuid) # numbers of CUDA's own order need not be the driver's
+export CUDA_VISIBLE_DEVICES
 
 seconds_left() {
   echo $((570 - $(date +%s) + began))
@@ -72,60 +77,107 @@ ask() {
 train() {
   model=$1
   shift
-  limited $build/onnxpipe train "models/$model/model.onnx" --data "models/$model/data.npz" --device cuda:0 --quiet "$@"
+  limited $build/onnxpipe train "models/$model/model.onnx" --data "models/$model/data.npz" --quiet "$@"
 }
 
-# bit for bit, alone and on two ranks of the one device
+eight_steps() {
+  train nanogpt --batch 8 --microbatches 4 --steps 8 "$@"
+}
+
+# bit for bit
 repeats() {
-  train nanogpt --batch 8 --microbatches 4 --steps 8 --save $answers/first.onnx &&
-    train nanogpt --batch 8 --microbatches 4 --steps 8 --save $answers/second.onnx &&
-    train nanogpt --batch 8 --microbatches 4 --steps 8 --ranks 2 --save $answers/third.onnx &&
-    cmp $answers/first.onnx $answers/second.onnx && cmp $answers/first.onnx $answers/third.onnx
+  eight_steps --device cuda:0 --save $answers/first.onnx && eight_steps --device cuda:0 --save $answers/second.onnx &&
+    cmp $answers/first.onnx $answers/second.onnx
 }
 
-# The most device memory, in MiB, that the driver says a run takes.
+# The same bits as alone, in every precision.
+two_ranks() {
+  for precision in float32 tf32 bf16; do
+    eight_steps --device cuda:0 --precision $precision --save $answers/alone.onnx &&
+      eight_steps --device cuda:0,cuda:0 --ranks 2 --precision $precision --save $answers/halves.onnx &&
+      cmp $answers/alone.onnx $answers/halves.onnx || return 1
+  done
+}
+
+losses() {
+  sed 's/.*"loss": *\([-0-9.e+]*\).*/\1/' "$1"
+}
+
+# Losses within 1e-4 of one GPU's: the other half of the model is on the cpu.
+with_cpu() {
+  eight_steps --device cuda:0 --metrics $answers/gpu.jsonl &&
+    eight_steps --device cuda:0,cpu --ranks 2 --metrics $answers/gpu_cpu.jsonl || return 1
+  losses $answers/gpu.jsonl >$answers/gpu.losses
+  losses $answers/gpu_cpu.jsonl | paste $answers/gpu.losses - |
+    awk '{ d = $1 - $2; if (d < 0) d = -d; print $1, $2; if (!(d <= 1e-4 * $1)) bad = 1 } END { exit bad || NR != 8 }'
+}
+
+# A device that is too small is one line, before the first step.
+out_of_memory() {
+  line=$(train nanogpt --device cuda:0 --batch 100000000 --microbatches 1 --steps 1 2>&1) && return 1
+  echo "$line"
+  [ "$(echo "$line" | wc -l)" -eq 1 ] && echo "$line" | grep -q "rank 0"
+}
+
+# The MiB of device memory that the driver says are in use, on top of what was before, while COMMAND runs: ten seconds at
+# most.
 most_memory() {
+  before=$(ask_driver memory.used)
   most=0
-  "$@" >/dev/null 2>&1 &
+  timeout -s KILL 10 "$@" >>"$answers/memory_runs" 2>&1 &
   run=$!
   while kill -0 $run 2>/dev/null; do
-    now=$(nvidia-smi -i "$device" --query-compute-apps=process_name,used_memory --format=csv,noheader,nounits |
-      awk -F, '$1 ~ /onnxpipe/ {print $2 + 0}')
-    if [ "${now:-0}" -gt $most ]; then
-      most=$now
-    fi
-    sleep 0.2
+    now=$(ask_driver memory.used)
+    [ $((now - before)) -le $most ] || most=$((now - before))
+    sleep 0.3
   done
-  wait $run || most="(the run failed) $most"
-  echo "$most"
+  wait $run 2>/dev/null || true
+  echo $most
+}
+
+# What is planned is what the driver says, within 3 % and the context's size. Nobody else may use the device meanwhile.
+memory() {
+  : >"$answers/memory_runs"
+  size="--batch 8192 --microbatches 1"
+  $build/onnxpipe plan models/nanogpt/model.onnx --data models/nanogpt/data.npz --device cuda:0 $size --quiet \
+    -o $answers/memory_plan.json || return 1
+  planned=$(awk -F'[:,]' '/"total_bytes"/ { print int($2 / 1048576) }' $answers/memory_plan.json)
+  context=$(most_memory $build/tests/cuda_test_device hold 6)
+  taken=$(most_memory $build/onnxpipe train models/nanogpt/model.onnx --data models/nanogpt/data.npz --device cuda:0 $size \
+    --steps 1000000 --quiet)
+  echo "planned $planned MiB, the driver says $taken MiB, $context MiB of it for a context"
+  awk -v p="$planned" -v t="$taken" -v c="$context" 'BEGIN { exit !(c > 0 && t >= p && t <= 1.03 * p + c) }'
+}
+
+# sanitized TOOL: over the device's tests and a sample of the operator table
+sanitized() {
+  for test in cuda_test_device cuda_test_operators; do
+    ONNXPIPE_TEST_SAMPLE=1 limited compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 \
+      $build/tests/$test || return 1
+  done
 }
 
 row question answer took
 ask streams_memory_errors limited $build/tests/cuda_test_device
 ask operator_table limited $build/tests/cuda_test_operators
-ask cases_alone_3_ranks_and_with_cpu limited $build/tests/cuda_test_cases
+ask cases_float32_alone_3_ranks_and_with_cpu limited $build/tests/cuda_test_cases float32
+ask cases_tf32 limited $build/tests/cuda_test_cases tf32
+ask cases_bf16_within_2_percent limited $build/tests/cuda_test_cases bf16
 ask repeatable repeats
+ask two_ranks_on_one_device_same_bits two_ranks
+ask cuda_and_cpu_ranks with_cpu
+ask too_small_a_device_is_one_line out_of_memory
+ask planned_memory_is_the_drivers memory
+tail -n 1 $answers/planned_memory_is_the_drivers
 if command -v compute-sanitizer >/dev/null 2>&1; then
   for tool in memcheck racecheck synccheck; do
-    ask $tool limited compute-sanitizer --tool $tool --error-exitcode 9 $build/tests/cuda_test_device
+    ask $tool sanitized $tool
   done
 else
   row compute-sanitizer "not run" "it is not installed"
 fi
 
 echo
-# most_memory of a training run long enough to be looked at
-memory_of() {
-  most_memory timeout 30 $build/onnxpipe train "models/$1/model.onnx" --data "models/$1/data.npz" --device cuda:0 \
-    --steps "$2"
-}
-small=$(memory_of surrogate 2000)
-large=$(memory_of gpt2 400)
-echo "device memory that the driver says a run takes, the context's included: surrogate $small MiB, gpt2 $large MiB"
-for model in surrogate gpt2; do
-  echo "planned for $model:"
-  $build/onnxpipe plan models/$model/model.onnx --device cuda:0 2>&1 | grep -i "memory" || true
-done
 nvidia-smi -i "$device" --query-gpu=name,driver_version,memory.total --format=csv,noheader
 echo "$(($(date +%s) - began)) s in all"
 exit $failed

@@ -214,8 +214,17 @@ static Status event_wait(Stream *stream, Event *event) {
   return cuda_check(stream->device, cudaStreamWaitEvent(stream->cuda, event->cuda, 0), "waiting for an event");
 }
 
+/* Launches go to the calling thread's device, which has to be the stream's, whichever thread calls. */
+#define OP(name)                                                                                                       \
+  static Status enter_##name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) { \
+    TRY(cuda_enter(stream));                                                                                           \
+    return cuda_##name(stream, node, in, out, workspace);                                                              \
+  }
+#include "graph/ops.def"
+#undef OP
+
 static Kernel *const cuda_kernels[OP_COUNT] = {
-#define OP(name) [OP_##name] = cuda_##name,
+#define OP(name) [OP_##name] = enter_##name,
 #include "graph/ops.def"
 #undef OP
 };

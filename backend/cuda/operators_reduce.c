@@ -78,7 +78,6 @@ static Status multiply(Stream *stream, const Node *node, const Tensor *in, const
     return OK;
   if (!p.k)
     return backend_cuda.zero(stream, out->data, (size_t)(results * size));
-  TRY(cuda_enter(stream));
   BlasProduct row = blas_product(node, in, &p), part = row;
   Room room = room_of(node, in, &row);
   int64_t operand = (int64_t)dtype_bytes(row.type);

@@ -1,7 +1,9 @@
 /* What the CUDA backend is besides kernels: devices, streams, events, memory, and the errors that a device's work ends
- * with. On the emulated device also what a real one cannot be made to do. */
+ * with. On the emulated device also what a real one cannot be made to do. With `hold SECONDS`, no test at all. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/ops/cases.h"
 #include "tests/test.h"
@@ -218,7 +220,19 @@ static void no_device_is_one_clear_line(void **state) {
 }
 #endif
 
-int main(void) {
+/* A context, a stream and nothing else, for whoever asks the driver what these take. */
+static int hold(const char *seconds) {
+  Stream *s;
+  if (backend_cuda.stream_open(0, 1, &s) != OK || backend_cuda.stream_wait(s) != OK) {
+    fprintf(stderr, "%s\n", status_message());
+    return 1;
+  }
+  sleep((unsigned)atoi(seconds));
+  backend_cuda.stream_close(s);
+  return 0;
+}
+
+int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(indices_out_of_range_are_reported),
       cmocka_unit_test(streams_outlive_faults),
@@ -236,5 +250,7 @@ int main(void) {
     fprintf(stderr, "skipped: %s\n", status_message());
     return 77;
   }
+  if (argc == 3 && strcmp(argv[1], "hold") == 0)
+    return hold(argv[2]);
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
