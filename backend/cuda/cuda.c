@@ -58,6 +58,13 @@ static int lanes_of(int major, int minor) {
   return major == 8 && minor == 0 ? 64 : 128;
 }
 
+/* What is left for arenas: a context and the code of kernels lie on the device, too. Not what is free right now, for
+ * that would make plans depend on the hour. */
+static size_t usable(size_t total) {
+  size_t reserve = (size_t)1 << 30;
+  return total - (total / 8 < reserve ? total / 8 : reserve);
+}
+
 static Status describe(int device, DeviceSpec *spec) {
   struct cudaDeviceProp p;
   int clock_khz, memory_khz, bus_bits;
@@ -71,7 +78,7 @@ static Status describe(int device, DeviceSpec *spec) {
   clock_khz = clock_khz > 0 ? clock_khz : 1000000; /* some devices do not say */
   memory_khz = memory_khz > 0 ? memory_khz : 1000000;
   bus_bits = bus_bits > 0 ? bus_bits : 256;
-  *spec = (DeviceSpec){.memory_bytes = p.totalGlobalMem,
+  *spec = (DeviceSpec){.memory_bytes = usable(p.totalGlobalMem),
                        .flops_per_second = 2.0 * p.multiProcessorCount * lanes_of(p.major, p.minor) * clock_khz * 1e3,
                        .bytes_per_second = 2.0 * memory_khz * 1e3 * bus_bits / 8,
                        .node_overhead_seconds = 4e-6};
