@@ -39,6 +39,11 @@ typedef struct Backend {
   void (*event_destroy)(Event *event);
   Status (*event_record)(Stream *stream, Event *event);
   Status (*event_wait)(Stream *stream, Event *event);
+  /* What devices that can exchange without the host need; NULL where is_host. */
+  Status (*stream_idle)(Stream *stream, bool *idle); /* whether stream_wait would not wait */
+  void *(*stream_handle)(const Stream *stream);      /* what the maker's libraries know the stream by: a cudaStream_t */
+  Status (*identify)(int device, unsigned char id[16]); /* the same for one device in every process, and no other's */
+  Status (*reach)(Stream *stream, int device);          /* copies from that device go straight, where they can */
 } Backend;
 
 /* Plain C, complete, one thread: the definition of every operator. */

@@ -221,6 +221,43 @@ static Status event_wait(Stream *stream, Event *event) {
   return cuda_check(stream->device, cudaStreamWaitEvent(stream->cuda, event->cuda, 0), "waiting for an event");
 }
 
+static Status stream_idle(Stream *stream, bool *idle) {
+  TRY(cuda_enter(stream));
+  cudaError_t error = cudaStreamQuery(stream->cuda);
+  *idle = error == cudaSuccess;
+  if (error == cudaErrorNotReady)
+    cudaGetLastError(); /* it is no error, and yet is kept as one */
+  return error == cudaErrorNotReady ? OK : cuda_check(stream->device, error, "looking at the stream");
+}
+
+static void *stream_handle(const Stream *stream) {
+  return stream->cuda;
+}
+
+static Status identify(int device, unsigned char id[16]) {
+  struct cudaDeviceProp p;
+  TRY(enter(device));
+  TRY(cuda_check(device, cudaGetDeviceProperties(&p, device), "asking for its properties"));
+  memcpy(id, &p.uuid, 16);
+  return OK;
+}
+
+static Status reach(Stream *stream, int device) {
+  int can = 0;
+  if (device == stream->device)
+    return OK;
+  TRY(cuda_enter(stream));
+  TRY(cuda_check(stream->device, cudaDeviceCanAccessPeer(&can, stream->device, device), "asking what it can reach"));
+  if (!can) /* copies go through the host then, by themselves */
+    return OK;
+  cudaError_t error = cudaDeviceEnablePeerAccess(device, 0);
+  if (error == cudaErrorPeerAccessAlreadyEnabled) {
+    cudaGetLastError();
+    return OK;
+  }
+  return cuda_check(stream->device, error, "reaching another device");
+}
+
 /* Launches go to the calling thread's device, which has to be the stream's, whichever thread calls. */
 #define OP(name)                                                                                                       \
   static Status enter_##name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) { \
@@ -257,4 +294,8 @@ const Backend backend_cuda = {
     .event_destroy = event_destroy,
     .event_record = event_record,
     .event_wait = event_wait,
+    .stream_idle = stream_idle,
+    .stream_handle = stream_handle,
+    .identify = identify,
+    .reach = reach,
 };

@@ -24,6 +24,14 @@ int emulation_allocations(void);
 /* How often the host has waited for a device so far, copies of memory that is not pinned included. */
 int emulation_waits(void);
 
+/* How long nothing may happen (60 seconds) before what waits is told that it waits for ever. */
+void emulation_patience(double seconds);
+
+/* The rank that computes on this device dies, as far as its peers over NCCL can see. */
+void emulation_nccl_kill(int device);
+/* NCCL's operations so far: groups that were put on streams. */
+int emulation_nccl_groups(void);
+
 #ifdef __cplusplus
 }
 #endif

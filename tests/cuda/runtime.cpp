@@ -1,14 +1,17 @@
 /* The CUDA runtime's streams, events and memory on the host. Invariant: work on a stream runs in its order and not
- * before it must: when the host waits, when another stream's work waits for an event behind it, or when the seed says
- * so; never while the host is told that it is over. One lock is the device: one operation runs at a time.
+ * before it must: when the host waits or looks, when another stream's work waits for an event behind it, or when the
+ * seed says so; never while the host is told that it is over. One lock is the world: one operation runs at a time, and
+ * what waits for another stream is asked again when something has happened.
  *
  * Under AddressSanitizer the host cannot touch the memory of a device: it is poisoned while nothing runs. Memory that
  * is not pinned is read before the call returns, and written before it returns, as on a real device. */
 #include "runtime.h"
 
+#include <chrono>
+#include <condition_variable>
 #include <deque>
 #include <map>
-#include <mutex>
+#include <memory>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,14 +28,22 @@
 #define ASAN_UNPOISON_MEMORY_REGION(memory, bytes) ((void)(memory), (void)(bytes))
 #endif
 
-struct CUstream_st {
-  std::deque<std::function<void()>> work;
+/* Events outlive their streams. */
+struct Queue {
+  std::deque<std::function<bool()>> work;
   uint64_t done = 0, added = 0; /* counts of operations */
+  int device = 0;
+  bool busy = false; /* its first operation is asked right now */
+};
+
+struct CUstream_st {
+  std::shared_ptr<Queue> queue = std::make_shared<Queue>();
 };
 
 struct CUevent_st {
-  cudaStream_t stream = NULL; /* NULL: not recorded */
-  uint64_t at = 0;            /* done once so many operations of the stream are */
+  std::shared_ptr<Queue> queue; /* NULL: not recorded */
+  uint64_t at = 0;              /* done once so many operations of the stream are */
+  int device = 0;
 };
 
 struct Block {
@@ -41,7 +52,12 @@ struct Block {
   char *base; /* what malloc gave */
 };
 
+typedef std::chrono::steady_clock Clock;
+
 static std::recursive_mutex lock;
+static std::condition_variable_any changed;
+static Clock::time_point last_change = Clock::now();
+static double patience = 60;
 typedef std::lock_guard<std::recursive_mutex> Locked;
 static std::map<char *, Block> memory, pinned;
 static uint64_t seed_state = 1;
@@ -126,28 +142,80 @@ static void open_memory(bool open) {
       ASAN_POISON_MEMORY_REGION(entry.first, entry.second.bytes);
 }
 
-/* Runs a stream's work up to its operation number `until`. */
-static void drain(cudaStream_t stream, uint64_t until) {
-  if (stream->done < until && running++ == 0)
+static void something_happened() {
+  last_change = Clock::now();
+  changed.notify_all();
+}
+
+/* Runs a stream's work up to its operation number `until`, as far as it gets. Whether all is done. */
+static bool progress(Queue *queue, uint64_t until) {
+  if (queue->done >= until || queue->busy)
+    return queue->done >= until;
+  queue->busy = true;
+  if (running++ == 0)
     open_memory(true);
-  else if (stream->done >= until)
-    return;
-  while (stream->done < until) {
-    std::function<void()> work = std::move(stream->work.front());
-    stream->work.pop_front();
-    stream->done++;
-    work();
+  while (queue->done < until && queue->work.front()()) {
+    queue->work.pop_front();
+    queue->done++;
+    something_happened();
   }
   if (--running == 0)
     open_memory(false);
+  queue->busy = false;
+  return queue->done >= until;
+}
+
+/* The host waits. */
+static cudaError_t drain(cudaStream_t stream, uint64_t until) {
+  EmulatedLock held = emulated_lock();
+  waits++;
+  last_change = Clock::now();
+  while (!progress(stream->queue.get(), until)) {
+    if (emulated_stuck())
+      return cudaErrorLaunchTimeout;
+    emulated_pause(held);
+  }
+  return cudaSuccess;
+}
+
+EmulatedLock emulated_lock() {
+  return EmulatedLock(lock);
+}
+
+void emulated_pause(EmulatedLock &held) {
+  changed.wait_for(held, std::chrono::milliseconds(1));
+}
+
+bool emulated_stuck() {
+  return std::chrono::duration<double>(Clock::now() - last_change).count() > patience;
+}
+
+bool emulated_progress(cudaStream_t stream, uint64_t until) {
+  return progress(stream->queue.get(), until);
+}
+
+int emulated_device_of(cudaStream_t stream) {
+  return stream->queue->device;
+}
+
+void emulation_patience(double seconds) {
+  Locked locked(lock);
+  patience = seconds;
+}
+
+uint64_t emulated_enqueue_waiting(cudaStream_t stream, std::function<bool()> work) {
+  Locked locked(lock);
+  Queue *queue = stream->queue.get();
+  queue->work.push_back(std::move(work));
+  uint64_t number = ++queue->added;
+  something_happened();
+  if (emulated_random() % 64 == 0)
+    progress(queue, emulated_random() % 2 ? queue->added : queue->done + 1);
+  return number;
 }
 
 void emulated_enqueue(cudaStream_t stream, std::function<void()> work) {
-  Locked locked(lock);
-  stream->work.push_back(std::move(work));
-  stream->added++;
-  if (emulated_random() % 64 == 0)
-    drain(stream, emulated_random() % 2 ? stream->added : stream->done + 1);
+  emulated_enqueue_waiting(stream, [=] { return work(), true; });
 }
 
 void emulated_launch(cudaStream_t stream, int blocks, int threads, std::function<void()> thread) {
@@ -159,6 +227,7 @@ const char *cudaGetErrorName(cudaError_t error) {
          : error == cudaErrorNoDevice       ? "cudaErrorNoDevice"
          : error == cudaErrorInvalidDevice  ? "cudaErrorInvalidDevice"
          : error == cudaErrorLaunchFailure  ? "cudaErrorLaunchFailure"
+         : error == cudaErrorLaunchTimeout  ? "cudaErrorLaunchTimeout"
                                             : "cudaErrorInvalidValue";
 }
 
@@ -167,6 +236,7 @@ const char *cudaGetErrorString(cudaError_t error) {
          : error == cudaErrorNoDevice       ? "no CUDA-capable device is detected"
          : error == cudaErrorInvalidDevice  ? "invalid device ordinal"
          : error == cudaErrorLaunchFailure  ? "unspecified launch failure"
+         : error == cudaErrorLaunchTimeout  ? "the launch timed out and was terminated"
                                             : "invalid argument";
 }
 
@@ -196,6 +266,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     return result(cudaErrorInvalidDevice);
   *properties = cudaDeviceProp();
   snprintf(properties->name, sizeof properties->name, "emulated device");
+  properties->uuid.bytes[0] = (char)(1 + device);
   properties->totalGlobalMem = device_bytes;
   properties->major = 9;
   properties->multiProcessorCount = 1;
@@ -206,6 +277,23 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
   MAY_FAIL;
   (void)device;
   *value = attribute == cudaDevAttrGlobalMemoryBusWidth ? 64 : 1000000;
+  return result(cudaSuccess);
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+  MAY_FAIL;
+  *can = device != peer;
+  return result(cudaSuccess);
+}
+
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
+  static bool enabled[16][16];
+  MAY_FAIL;
+  Locked locked(lock);
+  (void)flags;
+  if (enabled[current][peer])
+    return result(cudaErrorPeerAccessAlreadyEnabled);
+  enabled[current][peer] = true;
   return result(cudaSuccess);
 }
 
@@ -278,23 +366,34 @@ static bool lies_in(const std::map<char *, Block> &blocks, const void *address, 
   return (char *)address + bytes <= next->first + next->second.bytes;
 }
 
+int emulated_device_of_memory(const void *address, size_t bytes) {
+  if (!lies_in(memory, address, bytes))
+    return -1;
+  return std::prev(memory.upper_bound((char *)address))->second.device;
+}
+
+static bool is_pinned(const void *address, size_t bytes) {
+  Locked locked(lock);
+  return lies_in(pinned, address, bytes);
+}
+
+static bool is_device(const void *address, size_t bytes) {
+  Locked locked(lock);
+  return lies_in(memory, address, bytes);
+}
+
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
   MAY_FAIL;
-  Locked locked(lock);
   bool from_device = kind != cudaMemcpyHostToDevice, to_device = kind != cudaMemcpyDeviceToHost;
-  if (lies_in(memory, from, bytes) != from_device || lies_in(memory, to, bytes) != to_device)
+  if (is_device(from, bytes) != from_device || is_device(to, bytes) != to_device)
     return result(cudaErrorInvalidValue);
-  if (!from_device && !lies_in(pinned, from, bytes)) {
+  if (!from_device && !is_pinned(from, bytes)) {
     std::vector<char> copy((const char *)from, (const char *)from + bytes);
     emulated_enqueue(stream, [=] { memcpy(to, copy.data(), bytes); });
-  } else {
-    emulated_enqueue(stream, [=] { memcpy(to, from, bytes); });
-    if (!to_device && !lies_in(pinned, to, bytes)) {
-      drain(stream, stream->added);
-      waits++;
-    }
+    return result(cudaSuccess);
   }
-  return result(cudaSuccess);
+  uint64_t at = emulated_enqueue_waiting(stream, [=] { return memcpy(to, from, bytes), true; });
+  return result(to_device || is_pinned(to, bytes) ? cudaSuccess : drain(stream, at));
 }
 
 cudaError_t cudaMemsetAsync(void *address, int byte, size_t bytes, cudaStream_t stream) {
@@ -310,33 +409,36 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
   MAY_FAIL;
   (void)flags;
   *stream = new CUstream_st();
+  (*stream)->queue->device = current;
   return result(cudaSuccess);
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   MAY_FAIL;
+  return result(drain(stream, stream->queue->added));
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  MAY_FAIL;
   Locked locked(lock);
-  waits++;
-  drain(stream, stream->added);
-  return result(cudaSuccess);
+  return result(progress(stream->queue.get(), stream->queue->added) ? cudaSuccess : cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   MAY_FAIL;
-  Locked locked(lock);
-  drain(stream, stream->added);
+  cudaError_t error = drain(stream, stream->queue->added);
   delete stream;
-  return result(cudaSuccess);
+  return result(error);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
   MAY_FAIL;
   Locked locked(lock);
   (void)flags;
-  cudaStream_t other = event->stream;
+  std::shared_ptr<Queue> other = event->queue;
   uint64_t at = event->at;
-  if (other && other != stream)
-    emulated_enqueue(stream, [=] { drain(other, at); });
+  if (other && other != stream->queue)
+    emulated_enqueue_waiting(stream, [=] { return progress(other.get(), at); });
   return result(cudaSuccess);
 }
 
@@ -344,6 +446,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
   MAY_FAIL;
   (void)flags;
   *event = new CUevent_st();
+  (*event)->device = current;
   return result(cudaSuccess);
 }
 
@@ -356,16 +459,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   MAY_FAIL;
   Locked locked(lock);
-  event->stream = stream;
-  event->at = stream->added;
-  return result(cudaSuccess);
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  MAY_FAIL;
-  Locked locked(lock);
-  waits++;
-  if (event->stream)
-    drain(event->stream, event->at);
+  if (emulated_device_of(stream) != event->device)
+    return result(cudaErrorInvalidValue);
+  event->queue = stream->queue;
+  event->at = stream->queue->added;
   return result(cudaSuccess);
 }

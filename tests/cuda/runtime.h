@@ -3,6 +3,7 @@
 #define TESTS_CUDA_RUNTIME_H
 
 #include <functional>
+#include <mutex>
 #include <stdint.h>
 
 #include <cuda_runtime_api.h>
@@ -13,5 +14,20 @@ uint64_t emulated_random();
 void emulated_run(int blocks, int threads, const std::function<void()> &run);
 /* Puts work on a stream. */
 void emulated_enqueue(cudaStream_t stream, std::function<void()> work);
+
+/* For what is more than one device's (nccl.cpp). All under the lock, which is the world's. */
+typedef std::unique_lock<std::recursive_mutex> EmulatedLock;
+EmulatedLock emulated_lock();
+/* Gives the lock up until something is enqueued or done, or a millisecond is over. It is held once. */
+void emulated_pause(EmulatedLock &held);
+/* Puts work on a stream that is asked again and again until it says that it is done. Its number on the stream. */
+uint64_t emulated_enqueue_waiting(cudaStream_t stream, std::function<bool()> work);
+/* Runs the stream's work up to that number, as far as it gets. Whether all is done. */
+bool emulated_progress(cudaStream_t stream, uint64_t until);
+/* Whether nothing at all has happened for longer than any host takes, while somebody asked. */
+bool emulated_stuck();
+int emulated_device_of(cudaStream_t stream);
+/* The device that has this memory; -1: none. */
+int emulated_device_of_memory(const void *address, size_t bytes);
 
 #endif
