@@ -170,6 +170,7 @@ Status executor_open(const ExecutorSpec *spec, Executor **out) {
 void executor_close(Executor *e) {
   if (!e)
     return;
+  executor_disconnect(e, false);
   if (e->base)
     e->spec.backend->release(e->stream, e->base);
   if (e->pinned)

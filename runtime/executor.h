@@ -9,7 +9,7 @@
 #include "backend/backend.h"
 #include "graph/optimizer.h"
 #include "partitioner/plan.h"
-#include "runtime/transport.h"
+#include "runtime/boundary.h"
 
 typedef struct Executor Executor;
 
@@ -25,8 +25,9 @@ typedef struct {
   int rank;
   const Backend *backend;
   int device, threads;
-  const Transport *transport; /* NULL with one rank */
-  Endpoint *endpoint;         /* of CHANNEL_DATA */
+  const Transport *transport;   /* NULL with one rank */
+  Endpoint *endpoint;           /* of CHANNEL_DATA */
+  const Boundaries *boundaries; /* NULL: pinned memory wherever there is a device */
   Load *load;
   void *load_context;
 } ExecutorSpec;
@@ -35,6 +36,9 @@ typedef struct {
  * Fails E_MEMORY, or as `load` does. */
 Status executor_open(const ExecutorSpec *spec, Executor **executor);
 void executor_close(Executor *executor);
+/* Opens the wires that boundaries have, on every rank alike, after executor_open has succeeded on all of them and
+ * before the first step. Collective: a rank that fails must withdraw from the transport. */
+Status executor_connect(Executor *executor);
 
 typedef struct {
   const double *denominators; /* totals of graph->denominators; NULL where it has none */
@@ -46,9 +50,10 @@ typedef struct {
 
 /* Walks the action list over all microbatches, then brings the accumulators of parameters that lie on several ranks
  * to each of them. *loss: the microbatches' loss_sum, added in microbatch order, times loss_scale, where this rank
- * has the loss (executor_has_loss), else 0. A loss that is not finite fails E_MODEL, naming the microbatch, before its
- * cotangent leaves the rank, so that no rank can reach its update. A rank that fails withdraws from the transport: all
- * others fail with its message. */
+ * has the loss (executor_has_loss), else 0. A loss that is not finite fails E_MODEL, naming the microbatch, and no rank
+ * can reach its update: the cotangent does not leave the rank before the host has seen the loss, or, where wires take
+ * it, no rank returns OK before every rank's device is done and well. A rank that fails withdraws from the transport:
+ * all others fail with its message. */
 Status executor_run(Executor *executor, const StepWork *work, double *loss);
 bool executor_has_loss(const Executor *executor);
 

@@ -42,6 +42,8 @@ typedef struct {
 /* The values that cross one cut in one direction, at one end: what a SEND or RECV posts, or a copy takes. */
 typedef struct {
   int n;
+  int peer; /* rank of the other end; this one where both stages are here, and nothing is posted */
+  Way way;
   Site *sites;
   Ticket *tickets; /* [microbatches][n]; id 0: nothing to wait for */
 } Lane;
@@ -75,6 +77,7 @@ static inline Lane *lane_of(StageRun *run, ActionKind kind) {
 typedef struct {
   int peer;
   bool is_send;
+  Way way;
   Site site;
 } Exchange;
 
@@ -90,10 +93,12 @@ struct Executor {
   const RankMemory *memory;
   Arena *arena; /* of all bookkeeping */
   Stream *stream;
-  char *base;       /* the rank's memory, memory->total_bytes */
-  void *pinned;     /* the host's places of sites, where the rank's memory is a device's; else NULL */
-  StageRun *stages; /* [plan->stages]; others' are empty */
-  Site loss;        /* of the microbatch; slots 0: not here */
+  WireEnd *wires[WAYS]; /* NULL: none of that kind */
+  bool hosts_run_ahead; /* some rank has wires */
+  char *base;           /* the rank's memory, memory->total_bytes */
+  void *pinned;         /* the host's places of sites, where the rank's memory is a device's; else NULL */
+  StageRun *stages;     /* [plan->stages]; others' are empty */
+  Site loss;            /* of the microbatch; slots 0: not here */
   Exchange *exchanges;
   int n_exchanges;
   Update *norms, *updates;
@@ -115,6 +120,19 @@ Status executor_stage(Executor *executor);
 /* Enqueues the copy from a site's host place to the device, or back. Nothing where they are one. */
 Status executor_stage_in(Executor *executor, const Site *site, int microbatch);
 Status executor_stage_out(Executor *executor, const Site *site, int microbatch);
+
+/* Wires (executor_wires.c). */
+static inline bool way_is_wire(Way way) {
+  return way == WAY_COPY || way == WAY_NCCL;
+}
+Way executor_way(const Executor *executor, int peer);
+Status executor_wire_post(Executor *executor, Way way, const Transfer *transfers, int n, Ticket *tickets);
+Status executor_wire_wait(Executor *executor, Way way, Ticket ticket);
+void executor_disconnect(Executor *executor, bool failed);
+/* Until all that was enqueued is done; reports its errors, and peers that are gone. */
+Status executor_wait(Executor *executor);
+/* Until every rank has come so far, where hosts run ahead of their devices. */
+Status executor_agree(Executor *executor);
 
 /* Runs one call for a microbatch. */
 Status executor_call(Executor *executor, Call *call, int microbatch);

@@ -59,8 +59,11 @@ static Status make_calls(Executor *e, int stage, const NodeId *nodes, int n, Cal
   return OK;
 }
 
-static Status make_lane(Executor *e, int stage, const ValueId *values, int n, Lane *lane) {
+/* To or from the neighbour. */
+static Status make_lane(Executor *e, int stage, int neighbour, const ValueId *values, int n, Lane *lane) {
   lane->n = n;
+  lane->peer = e->spec.plan->schedule.rank_of_stage[neighbour];
+  lane->way = executor_way(e, lane->peer);
   TRY(ARENA_NEW(e->arena, lane->sites, n));
   TRY(ARENA_NEW(e->arena, lane->tickets, (size_t)n * (size_t)e->spec.plan->microbatches));
   for (int i = 0; i < n; i++)
@@ -72,14 +75,14 @@ static Status make_lanes(Executor *e, int stage, StageRun *run) {
   const Plan *plan = e->spec.plan;
   if (stage + 1 < plan->stages) {
     const Cut *above = &plan->cuts.cuts[stage];
-    TRY(make_lane(e, stage, above->forward, above->n_forward, lane_of(run, ACTION_SEND_F)));
-    TRY(make_lane(e, stage, above->backward, above->n_backward, lane_of(run, ACTION_RECV_B)));
+    TRY(make_lane(e, stage, stage + 1, above->forward, above->n_forward, lane_of(run, ACTION_SEND_F)));
+    TRY(make_lane(e, stage, stage + 1, above->backward, above->n_backward, lane_of(run, ACTION_RECV_B)));
     run->copies_forward = plan->schedule.rank_of_stage[stage + 1] == e->spec.rank;
   }
   if (stage > 0) {
     const Cut *below = &plan->cuts.cuts[stage - 1];
-    TRY(make_lane(e, stage, below->forward, below->n_forward, lane_of(run, ACTION_RECV_F)));
-    TRY(make_lane(e, stage, below->backward, below->n_backward, lane_of(run, ACTION_SEND_B)));
+    TRY(make_lane(e, stage, stage - 1, below->forward, below->n_forward, lane_of(run, ACTION_RECV_F)));
+    TRY(make_lane(e, stage, stage - 1, below->backward, below->n_backward, lane_of(run, ACTION_SEND_B)));
     run->copies_backward = plan->schedule.rank_of_stage[stage - 1] == e->spec.rank;
   }
   return OK;
@@ -152,7 +155,9 @@ static Status make_exchanges(Executor *e) {
       if (r == owner || !holds(plan, r, group->gradient) || (e->spec.rank != owner && e->spec.rank != r))
         continue;
       bool sends = e->spec.rank == owner;
-      e->exchanges[e->n_exchanges++] = (Exchange){sends ? r : owner, sends, persistent_site(e, group->gradient)};
+      int peer = sends ? r : owner;
+      e->exchanges[e->n_exchanges++] =
+          (Exchange){peer, sends, executor_way(e, peer), persistent_site(e, group->gradient)};
     }
   }
   return OK;

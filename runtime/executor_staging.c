@@ -24,7 +24,9 @@ static Status place(Room *room, Site *site, int slots) {
   return OK;
 }
 
-static Status place_lane(Room *room, Lane *lane) {
+static Status place_lane(const Executor *e, Room *room, Lane *lane) {
+  if (lane->peer == e->spec.rank || way_is_wire(lane->way)) /* it stays on devices */
+    return OK;
   for (int i = 0; i < lane->n; i++)
     TRY(place(room, &lane->sites[i], lane->sites[i].slots));
   return OK;
@@ -55,10 +57,11 @@ static Status place_all(Executor *e, Room *room) {
     TRY(place_ports(room, &run->feeds, microbatches));
     TRY(place_ports(room, &run->emits, 1));
     for (ActionKind kind = ACTION_SEND_F; kind < ACTION_KINDS; kind++)
-      TRY(place_lane(room, lane_of(run, kind)));
+      TRY(place_lane(e, room, lane_of(run, kind)));
   }
   for (int i = 0; i < e->n_exchanges; i++)
-    TRY(place(room, &e->exchanges[i].site, 1));
+    if (!way_is_wire(e->exchanges[i].way))
+      TRY(place(room, &e->exchanges[i].site, 1));
   return place_numbers(e, room);
 }
 

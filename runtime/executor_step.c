@@ -1,7 +1,9 @@
 /* Walks the action list. Invariant: a value is read after what writes it and written after all that reads it: by the
  * order of the list within the rank, by waiting for tickets where a transfer is the writer or the reader
- * (graph/memory.h says who waits for what). */
+ * (graph/memory.h says who waits for what). Where a lane has wires it is the stream that waits, and the host goes on.
+ */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "runtime/executor_internal.h"
@@ -18,7 +20,7 @@ static Status add_losses(Executor *e) {
 }
 
 static Status sync_device(Executor *e) {
-  TRY(e->spec.backend->stream_wait(e->stream));
+  TRY(executor_wait(e));
   return add_losses(e);
 }
 
@@ -32,13 +34,21 @@ Status executor_call(Executor *e, Call *call, int microbatch) {
   return call->kernel(e->stream, node, call->operands, call->operands + node->n_in, call->workspace);
 }
 
-static Status wait_ticket(Executor *e, Ticket *ticket) {
+/* Until the transfer into or out of the site is done, and the site's device place has what came. */
+static Status wait_ticket(Executor *e, Way way, bool is_send, const Site *site, int microbatch, Ticket *ticket) {
   if (!ticket->id)
     return OK;
   Ticket waited = *ticket;
   *ticket = (Ticket){0};
   e->in_flight--;
-  return e->spec.transport->wait(e->spec.endpoint, waited);
+  if (way_is_wire(way))
+    return executor_wire_wait(e, way, waited);
+  TRY(e->spec.transport->wait(e->spec.endpoint, waited));
+  return is_send ? OK : executor_stage_in(e, site, microbatch);
+}
+
+static bool sends(ActionKind kind) {
+  return kind == ACTION_SEND_F || kind == ACTION_SEND_B;
 }
 
 /* Until what the lane posted for this microbatch is done. Nothing where it posted nothing. */
@@ -46,10 +56,7 @@ static Status wait_lane(Executor *e, int stage, ActionKind kind, int microbatch)
   Lane *lane = lane_of(&e->stages[stage], kind);
   for (int i = 0; microbatch >= 0 && i < lane->n; i++) {
     Ticket *ticket = &lane->tickets[(size_t)microbatch * (size_t)lane->n + (size_t)i];
-    bool arrives = ticket->id && (kind == ACTION_RECV_F || kind == ACTION_RECV_B);
-    TRY(wait_ticket(e, ticket));
-    if (arrives)
-      TRY(executor_stage_in(e, &lane->sites[i], microbatch));
+    TRY(wait_ticket(e, lane->way, sends(kind), &lane->sites[i], microbatch, ticket));
   }
   return OK;
 }
@@ -129,34 +136,58 @@ static Status compute(Executor *e, Action action, const StepWork *work) {
   return OK;
 }
 
-/* Posts the transfers of actions[0] and of those after it that belong to its group; *n: how many actions these are. */
-static Status post_group(Executor *e, const Action *actions, int n_left, int *n) {
-  int posted = 0, k = 0;
-  do {
-    const Lane *lane = lane_of(&e->stages[actions[k].stage], actions[k].kind);
-    for (int i = 0; i < lane->n; i++) {
-      const Site *site = &lane->sites[i];
-      bool is_send = actions[k].kind == ACTION_SEND_F || actions[k].kind == ACTION_SEND_B;
-      e->transfers[posted++] = (Transfer){.peer = actions[k].peer,
-                                          .is_send = is_send,
-                                          .data = site_host(site, actions[k].microbatch),
-                                          .bytes = site->bytes};
-      if (is_send)
-        TRY(executor_stage_out(e, site, actions[k].microbatch));
-    }
-    k++;
-  } while (k < n_left && actions[0].group && !action_is_compute(actions[k]) && actions[k].group == actions[0].group);
-  *n = k;
+/* Puts the lane's transfers for a microbatch in the list. */
+static void list_lane(const Lane *lane, Action action, Transfer *transfers) {
+  for (int i = 0; i < lane->n; i++) {
+    const Site *site = &lane->sites[i];
+    bool wire = way_is_wire(lane->way);
+    transfers[i] = (Transfer){.peer = lane->peer,
+                              .is_send = sends(action.kind),
+                              .data = wire ? site_at(site, action.microbatch) : site_host(site, action.microbatch),
+                              .bytes = site->bytes};
+  }
+}
+
+static Ticket *tickets_of(const Lane *lane, Action action) {
+  return &lane->tickets[(size_t)action.microbatch * (size_t)lane->n];
+}
+
+/* Posts what goes through the host's memory, together: `posted` of the list. */
+static Status post_staged(Executor *e, const Action *actions, int n, int posted) {
   TRY(sync_device(e));
   TRY(e->spec.transport->post(e->spec.endpoint, e->transfers, posted, e->tickets));
   e->in_flight += posted;
   const Ticket *ticket = e->tickets;
-  for (int a = 0; a < k; a++) {
-    Lane *lane = lane_of(&e->stages[actions[a].stage], actions[a].kind);
-    memcpy(&lane->tickets[(size_t)actions[a].microbatch * (size_t)lane->n], ticket, (size_t)lane->n * sizeof *ticket);
+  for (int a = 0; a < n; a++) {
+    const Lane *lane = lane_of(&e->stages[actions[a].stage], actions[a].kind);
+    if (way_is_wire(lane->way))
+      continue;
+    memcpy(tickets_of(lane, actions[a]), ticket, (size_t)lane->n * sizeof *ticket);
     ticket += lane->n;
   }
   return OK;
+}
+
+/* Posts the transfers of actions[0] and of those after it that belong to its group; *n: how many actions these are. On
+ * a wire each action is a message. */
+static Status post_group(Executor *e, const Action *actions, int n_left, int *n) {
+  int posted = 0, k = 0;
+  do {
+    const Lane *lane = lane_of(&e->stages[actions[k].stage], actions[k].kind);
+    list_lane(lane, actions[k], e->transfers + posted);
+    if (way_is_wire(lane->way)) {
+      TRY(executor_wire_post(e, lane->way, e->transfers + posted, lane->n, tickets_of(lane, actions[k])));
+      for (int i = 0; i < lane->n; i++)
+        e->in_flight += tickets_of(lane, actions[k])[i].id != 0;
+    } else {
+      for (int i = 0; i < lane->n && sends(actions[k].kind); i++)
+        TRY(executor_stage_out(e, &lane->sites[i], actions[k].microbatch));
+      posted += lane->n;
+    }
+    k++;
+  } while (k < n_left && actions[0].group && !action_is_compute(actions[k]) && actions[k].group == actions[0].group);
+  *n = k;
+  return posted ? post_staged(e, actions, k, posted) : OK;
 }
 
 /* All sends must have been taken before their buffers belong to the next step. */
@@ -168,24 +199,36 @@ static Status wait_sends(Executor *e) {
   return OK;
 }
 
+static Status post_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
+  bool wire = way_is_wire(x->way);
+  Transfer transfer = {.peer = x->peer,
+                       .is_send = x->is_send,
+                       .data = wire ? site_at(&x->site, 0) : site_host(&x->site, 0),
+                       .bytes = x->site.bytes};
+  TRY(wire ? executor_wire_post(e, x->way, &transfer, 1, ticket)
+           : e->spec.transport->post(e->spec.endpoint, &transfer, 1, ticket));
+  e->in_flight += ticket->id != 0;
+  return OK;
+}
+
 /* Accumulators of parameters that lie on several ranks go to all of them. */
 static Status exchange_accumulators(Executor *e) {
-  if (!e->n_exchanges)
-    return OK;
+  bool staged = false;
   for (int i = 0; i < e->n_exchanges; i++) {
     const Exchange *x = &e->exchanges[i];
-    e->transfers[i] =
-        (Transfer){.peer = x->peer, .is_send = x->is_send, .data = site_host(&x->site, 0), .bytes = x->site.bytes};
+    if (way_is_wire(x->way))
+      continue;
+    staged = true;
     if (x->is_send)
       TRY(executor_stage_out(e, &x->site, 0));
   }
-  TRY(sync_device(e));
-  TRY(e->spec.transport->post(e->spec.endpoint, e->transfers, e->n_exchanges, e->tickets));
-  e->in_flight += e->n_exchanges;
+  if (staged)
+    TRY(sync_device(e));
+  for (int i = 0; i < e->n_exchanges; i++)
+    TRY(post_exchange(e, &e->exchanges[i], &e->tickets[i]));
   for (int i = 0; i < e->n_exchanges; i++) {
-    TRY(wait_ticket(e, &e->tickets[i]));
-    if (!e->exchanges[i].is_send)
-      TRY(executor_stage_in(e, &e->exchanges[i].site, 0));
+    const Exchange *x = &e->exchanges[i];
+    TRY(wait_ticket(e, x->way, x->is_send, &x->site, 0, &e->tickets[i]));
   }
   return OK;
 }
@@ -204,13 +247,22 @@ static Status walk(Executor *e, const StepWork *work) {
   }
   TRY(wait_sends(e));
   TRY(exchange_accumulators(e));
-  return sync_device(e);
+  TRY(sync_device(e));
+  return executor_agree(e);
+}
+
+/* Others learn of it, and nothing of this rank's moves any more. */
+static Status give_up(Executor *e, Status status) {
+  char message[4096];
+  snprintf(message, sizeof message, "%s", status_message());
+  if (e->spec.transport)
+    e->spec.transport->withdraw(e->spec.endpoint, message);
+  executor_disconnect(e, true);
+  return status_adopt(status, message);
 }
 
 Status executor_run(Executor *e, const StepWork *work, double *loss) {
   Status status = walk(e, work);
   *loss = e->total * work->loss_scale;
-  if (status != OK && e->spec.transport)
-    e->spec.transport->withdraw(e->spec.endpoint, status_message());
-  return status;
+  return status == OK ? OK : give_up(e, status);
 }

@@ -58,14 +58,14 @@ static Command take(LocalRank *local) {
   return command;
 }
 
-static Status open_worker(Worker *w) {
-  Outcome outcome = {0};
-  return trainer_agree(w->link, worker_open(w), &outcome);
+static Status open_worker(Worker *w, Outcome *outcome) {
+  TRY(trainer_agree(w->link, worker_open(w), outcome));
+  return worker_connect(w);
 }
 
 static Status obey(LocalRank *local) {
   Outcome outcome = {0};
-  TRY(open_worker(&local->worker));
+  TRY(open_worker(&local->worker, &outcome));
   for (;;)
     switch (take(local)) {
     case COMMAND_STEP:
@@ -167,8 +167,7 @@ static Status session_begin(Session *s, Outcome *outcome) {
   TRY(trainer_prepare(&s->training, outcome));
   TRY(trainer_agree(link, create_workers(s), outcome));
   start_workers(s);
-  Worker *own = &s->locals[0].worker;
-  return finish(s, trainer_agree(own->link, worker_open(own), outcome));
+  return finish(s, open_worker(&s->locals[0].worker, outcome));
 }
 
 Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *context, Session **session,
@@ -221,6 +220,7 @@ Status session_close(Session *s, Outcome *outcome) {
   join_workers(s);
   for (int r = 0; r < s->n_locals; r++)
     worker_close(&s->locals[r].worker);
+  boundaries_close(&s->training.boundaries);
   if (s->links && s->n_locals)
     transport_local_close(s->n_locals, s->links);
   FILE *metrics = s->training.metrics;

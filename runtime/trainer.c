@@ -118,12 +118,58 @@ static Status open_files(Training *training) {
 /* A run that is predicted to last so long begins by measuring what its nodes take, for so long at most. */
 static const double WORTH_MEASURING_SECONDS = 20, MEASURING_SECONDS = 1;
 
-static Status prepare(Training *training) {
+/* What options, data and this rank's device say. */
+static Status begin(Training *training, RankPlace *place) {
   Job *job = training->job;
   if (!job->options->data)
     return fail(E_USAGE, "train needs --data FILE.npz");
   TRY(job_open(job));
   TRY(settle_steps(training));
+  return boundary_place(job->devices, job->world->rank, job->world->mpi, place);
+}
+
+/* Everybody's place to everybody: own ones under mpirun, else all are this process's. */
+static Status share_places(Training *training, const Link *link, const RankPlace *own) {
+  Job *job = training->job;
+  RankPlace *places;
+  TRY(ARENA_NEW(job->arena, places, job->ranks));
+  for (int r = 0; !link && r < job->ranks; r++)
+    TRY(boundary_place(job->devices, r, false, &places[r]));
+  for (int r = 1; link && r < job->ranks && !job->world->rank; r++)
+    TRY(link_receive(link, r, &places[r], sizeof *places));
+  if (link && job->world->rank)
+    TRY(link_send(link, 0, own, sizeof *own));
+  if (!job->world->rank)
+    places[0] = *own;
+  for (int r = 1; link && r < job->ranks && !job->world->rank; r++)
+    TRY(link_send(link, r, places, (size_t)job->ranks * sizeof *places));
+  if (link && job->world->rank)
+    TRY(link_receive(link, 0, places, (size_t)job->ranks * sizeof *places));
+  return boundaries_open(job->arena, job->devices, places, job->ranks, &training->boundaries);
+}
+
+/* Says how tensors cross, where that is a choice: between neighbouring stages on two ranks. */
+static Status show_boundaries(Training *training) {
+  Job *job = training->job;
+  const int *rank_of = job->plan.schedule.rank_of_stage;
+  bool *told;
+  TRY(ARENA_NEW(job->arena, told, (size_t)job->ranks * (size_t)job->ranks));
+  for (int s = 0; s + 1 < job->plan.stages; s++) {
+    int low = rank_of[s] < rank_of[s + 1] ? rank_of[s] : rank_of[s + 1], high = rank_of[s] + rank_of[s + 1] - low;
+    bool *said = &told[(size_t)low * (size_t)job->ranks + (size_t)high];
+    Way way = boundary_between(&training->boundaries, low, high);
+    if (low == high || way == WAY_HOST || *said)
+      continue;
+    *said = true;
+    const char *what = arena_format(job->arena, "boundary %d-%d", low, high);
+    TRY(what ? job_decide(job, what, "%s", boundary_name(way)) : status_code());
+  }
+  return OK;
+}
+
+/* Rank 0's part. */
+static Status prepare(Training *training) {
+  Job *job = training->job;
   if (job->world->rank)
     return OK;
   TRY(job_choose(job));
@@ -133,6 +179,7 @@ static Status prepare(Training *training) {
     TRY(job_measure(job, MEASURING_SECONDS, &profile));
     TRY(job_plan(job, &profile));
   }
+  TRY(show_boundaries(training));
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
   if (job->devices[0].backend->is_host && here * job->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
@@ -176,6 +223,9 @@ static Status share_plan(Job *job) {
 Status trainer_prepare(Training *training, Outcome *outcome) {
   Job *job = training->job;
   const Link *link = job->world->mpi ? &job->world->link : NULL;
+  RankPlace place;
+  TRY(trainer_agree(link, begin(training, &place), outcome));
+  TRY(trainer_agree(link, share_places(training, link, &place), outcome));
   TRY(trainer_agree(link, prepare(training), outcome));
   if (job->options->dry_run)
     training->steps = 0;

@@ -2,6 +2,7 @@
 #ifndef RUNTIME_TRAINER_H
 #define RUNTIME_TRAINER_H
 
+#include "runtime/boundary.h"
 #include "runtime/denominators.h"
 #include "runtime/job.h"
 #include "runtime/onnxpipe.h"
@@ -18,7 +19,8 @@ typedef struct {
 /* Training of a whole job; shared by the workers of a process, read-only while they run. */
 typedef struct {
   Job *job;
-  int64_t steps; /* that the options ask for; 0: they ask for none to be taken */
+  Boundaries boundaries; /* from trainer_prepare on, with more than one rank; the caller closes them */
+  int64_t steps;         /* that the options ask for; 0: they ask for none to be taken */
   int64_t epoch_length;
   double clip_norm; /* 0: none */
   FILE *metrics;    /* NULL: none; rank 0's */
@@ -65,6 +67,8 @@ double trainer_learning_rate(const Options *options, int64_t step, int64_t steps
 /* One rank's work, on the thread that owns its link; training, rank and link are set, all else is zero. After a failure
  * only worker_close. */
 Status worker_open(Worker *worker);
+/* Collective, when every rank's worker is open. */
+Status worker_connect(Worker *worker);
 void worker_close(Worker *worker);
 Status worker_step(Worker *worker);
 /* Of the last step; before the first one, zeros and `steps`. In process rank 0's alone, collective under mpirun. */

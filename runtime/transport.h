@@ -36,6 +36,8 @@ typedef struct {
   /* Until the transfer is done; once for each ticket. Fails E_COMM when a peer died or withdrew, or when the two sides
    * differ in bytes, naming both ranks. */
   Status (*wait)(Endpoint *, Ticket ticket);
+  /* OK, or as a wait would fail now: a peer died or withdrew. Cheap. */
+  Status (*check)(const Endpoint *);
   /* Moves on what was posted, without waiting: called now and then between kernels. NULL: nothing to do. */
   void (*progress)(Endpoint *);
   /* Tells every peer that this rank gives up, so that their waits fail too with this message. */

@@ -63,6 +63,10 @@ static Status fail_as_peer(const World *world) {
   return fail(E_COMM, "rank %d: %s", atomic_load(&world->failed) - 1, world->message);
 }
 
+static Status local_check(const Endpoint *e) {
+  return atomic_load(&e->world->failed) ? fail_as_peer(e->world) : OK;
+}
+
 static void release(Endpoint *e, Request *request) {
   request->posted = false;
   object_give(&e->requests, request);
@@ -206,6 +210,7 @@ const Transport transport_local = {.name = "local",
                                    .size = local_size,
                                    .post = local_post,
                                    .wait = local_wait,
+                                   .check = local_check,
                                    .withdraw = local_withdraw};
 
 Status transport_local_open(int ranks, Link *links) {

@@ -68,6 +68,11 @@ static int mpi_size(const Endpoint *e) {
   return world.size;
 }
 
+static Status mpi_check(const Endpoint *e) {
+  (void)e;
+  return mesh_failed(world.mesh) ? mesh_fail(world.mesh) : OK;
+}
+
 static Status post_piece(Endpoint *e, const Transfer *t, size_t offset, size_t bytes, Request **out) {
   void *object;
   TRY(object_take(&e->requests, &object));
@@ -160,6 +165,7 @@ const Transport transport_mpi = {.name = "mpi",
                                  .size = mpi_size,
                                  .post = mpi_post,
                                  .wait = mpi_wait,
+                                 .check = mpi_check,
                                  .progress = mpi_progress,
                                  .withdraw = mpi_withdraw};
 

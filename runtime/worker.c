@@ -17,6 +17,7 @@ Status worker_open(Worker *w) {
                        .threads = job->threads,
                        .transport = w->link ? w->link->transport : NULL,
                        .endpoint = w->link ? w->link->endpoints[CHANNEL_DATA] : NULL,
+                       .boundaries = w->link ? &training->boundaries : NULL,
                        .load = weights_load,
                        .load_context = job};
   if (!(w->arena = arena_create()))
@@ -132,6 +133,10 @@ static Status withdraw(Worker *w, Status status) {
   if (status != OK && status != E_COMM && w->link)
     w->link->transport->withdraw(w->link->endpoints[CHANNEL_CONTROL], status_message());
   return status;
+}
+
+Status worker_connect(Worker *w) {
+  return withdraw(w, executor_connect(w->executor));
 }
 
 Status worker_step(Worker *w) {

@@ -13,5 +13,11 @@ list(FILTER emulated_sources EXCLUDE REGEX "/blas.c$")
 set_source_files_properties(${cuda_device_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
 add_library(emulated_cuda OBJECT EXCLUDE_FROM_ALL ${emulated_sources} ${cuda_device_sources}
   ${here}/emulate.cpp ${here}/runtime.cpp ${here}/blas.cpp)
+# Programs that have the rooms' wires over NCCL, which is in the program itself, link these, too.
+add_library(emulated_nccl OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/runtime/transport_nccl.c
+  ${CMAKE_SOURCE_DIR}/runtime/nccl_library.c ${here}/nccl.cpp)
+target_include_directories(emulated_nccl PRIVATE ${here} ${CMAKE_SOURCE_DIR})
+target_compile_features(emulated_nccl PRIVATE cxx_std_17)
+target_compile_definitions(emulated_nccl PRIVATE ONNXPIPE_NCCL NCCL_FILE=NULL)
 target_include_directories(emulated_cuda PUBLIC ${here} PRIVATE ${CMAKE_SOURCE_DIR})
 target_compile_features(emulated_cuda PRIVATE cxx_std_17)

@@ -21,7 +21,7 @@ size_t emulation_allocated(void);
 /* How often memory has been allocated on devices or pinned so far. */
 int emulation_allocations(void);
 
-/* How often the host has waited for a device so far, copies of memory that is not pinned included. */
+/* How often the calling thread has waited for a device so far, copies of memory that is not pinned included. */
 int emulation_waits(void);
 
 /* How long nothing may happen (60 seconds) before what waits is told that it waits for ever. */

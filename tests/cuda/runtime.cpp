@@ -7,6 +7,7 @@
  * is not pinned is read before the call returns, and written before it returns, as on a real device. */
 #include "runtime.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -61,7 +62,8 @@ static double patience = 60;
 typedef std::lock_guard<std::recursive_mutex> Locked;
 static std::map<char *, Block> memory, pinned;
 static uint64_t seed_state = 1;
-static int n_devices = 2, running, waits, allocations;
+static int n_devices = 2, running, allocations;
+static thread_local int waits;
 static size_t device_bytes = (size_t)1 << 30;
 static std::string failing;
 static int failing_after;
@@ -112,7 +114,6 @@ int emulation_allocations(void) {
 }
 
 int emulation_waits(void) {
-  Locked locked(lock);
   return waits;
 }
 
@@ -191,7 +192,7 @@ bool emulated_stuck() {
 }
 
 bool emulated_progress(cudaStream_t stream, uint64_t until) {
-  return progress(stream->queue.get(), until);
+  return progress(stream->queue.get(), std::min(until, stream->queue->added));
 }
 
 int emulated_device_of(cudaStream_t stream) {
@@ -258,6 +259,11 @@ cudaError_t cudaSetDevice(int device) {
     return result(cudaErrorInvalidDevice);
   current = device;
   return result(cudaSuccess);
+}
+
+cudaError_t cudaGetDevice(int *device) {
+  *device = current;
+  return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {

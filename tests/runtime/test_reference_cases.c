@@ -3,7 +3,8 @@
  * 2 and 4 ranks with 4 microbatches, and the cpu backend with 1 and 2 threads. For one backend and number of
  * microbatches, losses and saved files are the same bytes however it was cut.
  *
- * With ON_CUDA defined, on CUDA devices, or the emulated one, instead; an argument names the only precision to run in.
+ * With ON_CUDA defined, on CUDA devices, or emulated ones, instead; an argument names the only precision to run in.
+ * With OVER_NCCL, too, on 2 to 4 emulated devices whose ranks exchange as processes do, over NCCL.
  *
  * With ONNXPIPE_TEST_SAMPLE set, only two steps of some of the combinations run: what a sanitizer build has time for.
  */
@@ -20,6 +21,12 @@
 #include "runtime/onnxpipe.h"
 #include "tests/runtime/reference_case.h"
 #include "tests/test.h"
+
+#ifdef OVER_NCCL
+#include "tests/cuda/emulation.h"
+
+extern bool boundary_threads_are_processes;
+#endif
 
 /* `whole`: all numbers of microbatches, else 4 (the only one of what was exported with a batch of 2). */
 static const struct Case {
@@ -146,7 +153,30 @@ static void run_combination(Run *run, int ranks, const char *schedule) {
   free(file);
 }
 
-#ifdef ON_CUDA
+#ifdef OVER_NCCL
+/* Cut on as many devices as ranks, with the bits of one; and with a rank on the host in between, which need not have
+ * them. With an interleaved schedule a pair of ranks exchanges in both directions what goes up and what goes down. */
+static void run_devices(Run *run) {
+  int before = emulation_nccl_groups();
+  run->microbatches = 4;
+  run->threads = 1;
+  run->device = "cuda";
+  run_combination(run, 1, "naive");
+  assert_int_equal(emulation_nccl_groups(), before);
+  for (int ranks = 2; ranks <= MOST_RANKS; ranks++)
+    if (!sample || ranks == 2 + (int)strlen(run->name) % 3)
+      run_combination(run, ranks, ranks == 2 ? "interleaved-1f1b" : ranks == 3 ? "1f1b" : "gpipe");
+  free(run->first.file);
+  run->first = (First){0};
+  assert_true(emulation_nccl_groups() > before);
+  if (sample && strcmp(run->name, "dlrm") != 0)
+    return;
+  run->device = "cuda:0,cuda:1,cpu,cuda:1";
+  run_combination(run, 4, "1f1b");
+  free(run->first.file);
+  run->first = (First){0};
+}
+#elif defined ON_CUDA
 static const char *only_precision;
 
 /* On devices alone, cut or not, in every precision; and with one rank of three on the host, which need not give the
@@ -228,8 +258,14 @@ static void reproduces_pytorch(void **state) {
 
 int main(int argc, char **argv) {
   (void)argc, (void)argv;
+#ifdef OVER_NCCL
+  boundary_threads_are_processes = true;
+  emulation_devices(MOST_RANKS, (size_t)1 << 30);
+#endif
 #ifdef ON_CUDA
+#ifndef OVER_NCCL
   only_precision = argv[1];
+#endif
   DeviceSpec device;
   if (backend_cuda.describe(0, &device) != OK) {
     fprintf(stderr, "skipped: %s\n", status_message());

@@ -1,0 +1,45 @@
+/* Loads NCCL, once. Invariant: what it hands out is whole, and no older than the header it was compiled with. */
+#ifdef ONNXPIPE_NCCL
+
+#include "runtime/nccl_library.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+
+#ifndef NCCL_FILE /* tests bring one in their own program: NULL */
+#define NCCL_FILE "libnccl.so.2"
+#endif
+
+static NcclLibrary loaded;
+static char missing[256]; /* "": all there */
+
+static void load(void) {
+  int version = 0;
+  void *library = dlopen(NCCL_FILE, RTLD_NOW | RTLD_LOCAL);
+  if (!library) {
+    snprintf(missing, sizeof missing, "%s", dlerror());
+    return;
+  }
+#define VISIT(function)                                                                                                \
+  *(void **)&loaded.function = dlsym(library, "nccl" #function);                                                       \
+  if (!loaded.function)                                                                                                \
+    snprintf(missing, sizeof missing, "it has no function nccl%s", #function);
+  NCCL_FUNCTIONS(VISIT)
+#undef VISIT
+  if (!missing[0] && (loaded.GetVersion(&version) != ncclSuccess || version < NCCL_VERSION_CODE))
+    snprintf(missing, sizeof missing, "version %d is older than this build's %d", version, NCCL_VERSION_CODE);
+}
+
+Status nccl_library(const NcclLibrary **library) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, load);
+  *library = &loaded;
+  return missing[0] ? fail(E_UNSUPPORTED, "NCCL cannot be loaded: %s", missing) : OK;
+}
+
+#else
+
+typedef int Empty;
+
+#endif
