@@ -1,7 +1,8 @@
-# The CUDA backend, where the toolkit is: ONNXPIPE_CUDA=AUTO builds it if there is one, ON insists, OFF leaves it out.
+# The CUDA backend, where the toolkit is: ONNXPIPE_CUDA=AUTO (the default) builds it if there is one, ON insists, OFF
+# leaves it out.
 # Sets ONNXPIPE_HAS_CUDA. Device code is for the architectures of CMAKE_CUDA_ARCHITECTURES: by default what the toolkit
 # knows of 8.0, 9.0, 10.0, and code that later ones translate when they load it.
-set(ONNXPIPE_CUDA OFF CACHE STRING "the CUDA backend: AUTO, ON, OFF")
+set(ONNXPIPE_CUDA AUTO CACHE STRING "the CUDA backend: AUTO, ON, OFF")
 set(ONNXPIPE_HAS_CUDA OFF)
 file(GLOB cuda_host_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/backend/cuda/*.c)
 file(GLOB cuda_device_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/backend/cuda/*.cu)

@@ -7,16 +7,21 @@
 #include <pthread.h>
 #include <stdio.h>
 
-#ifndef NCCL_FILE /* tests bring one in their own program: NULL */
-#define NCCL_FILE "libnccl.so.2"
+/* By its name, else in the folder where the toolkit lay when this was built. Tests bring one in their own program:
+ * NULL. */
+#ifndef NCCL_FILES
+#define NCCL_FILES "libnccl.so.2", CUDA_LIBRARIES "/libnccl.so.2"
 #endif
 
 static NcclLibrary loaded;
 static char missing[256]; /* "": all there */
 
 static void load(void) {
+  static const char *const files[] = {NCCL_FILES};
   int version = 0;
-  void *library = dlopen(NCCL_FILE, RTLD_NOW | RTLD_LOCAL);
+  void *library = NULL;
+  for (size_t i = 0; i < sizeof files / sizeof *files && !library; i++)
+    library = dlopen(files[i], RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     snprintf(missing, sizeof missing, "%s", dlerror());
     return;
