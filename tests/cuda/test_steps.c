@@ -29,13 +29,14 @@ static Counts count(const char *name, int ranks, int steps) {
   return (Counts){emulation_waits() - before.waits, emulation_allocations() - before.allocations};
 }
 
-/* One rank: the host waits for the losses and faults, for the gradients' norms, and for the end of the update, whatever
- * the numbers of microbatches, parameters and denominators. */
+/* A rank's host waits for the losses and faults, for the gradients' norms, and for the end of the update, whatever the
+ * numbers of microbatches, parameters, denominators, and what crosses to ranks of this process. */
 static void a_step_waits_three_times(void **state) {
   (void)state;
-  static const char *const names[] = {"surrogate", "nanogpt_loss"};
-  for (int i = 0; i < 2; i++) {
-    Counts two = count(names[i], 1, 2), four = count(names[i], 1, 4);
+  static const char *const names[] = {"surrogate", "nanogpt_loss", "surrogate"};
+  static const int ranks[] = {1, 1, 2};
+  for (int i = 0; i < 3; i++) {
+    Counts two = count(names[i], ranks[i], 2), four = count(names[i], ranks[i], 4);
     assert_int_equal(four.waits - two.waits, 2 * 3);
   }
 }
