@@ -39,7 +39,7 @@ enum { ELEMENTS = 4 };
 
 /* Makes a Constant of every number among the inputs, named as it is written. */
 static void add_numbers(Net *net, const char *inputs) {
-  char name[64], text[64];
+  char name[64], text[80];
   while (*inputs) {
     size_t n = strcspn(inputs, ",");
     char *end;
