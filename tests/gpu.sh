@@ -38,6 +38,9 @@ capability=$(ask_driver compute_cap | tr -d '. ')
 cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DONNXPIPE_MPI=OFF -DONNXPIPE_CUDA=ON \
   -DCMAKE_CUDA_ARCHITECTURES="$capability-real" >/dev/null
 cmake --build $build --target onnxpipe cuda_test_device cuda_test_operators cuda_test_cases
+if grep -q '^NCCL_INCLUDE_DIR:.*=/' $build/CMakeCache.txt; then
+  cmake --build $build --target cuda_test_nccl cuda_test_cases_nccl
+fi
 mkdir -p $answers
 CUDA_VISIBLE_DEVICES=$(ask_driver uuid) # numbers of CUDA's own order need not be the driver's
 export CUDA_VISIBLE_DEVICES
@@ -65,12 +68,19 @@ ask() {
     return 0
   fi
   start=$(date +%s)
-  if "$@" >"$answers/$name" 2>&1; then
-    answer=yes
-  else
+  answered=0
+  "$@" >"$answers/$name" 2>&1 || answered=$?
+  case $answered in
+  0) answer=yes ;;
+  77)
+    row "$name" "not run" "$(sed -n 's/^skipped: //p' "$answers/$name" | head -n 1)"
+    return 0
+    ;;
+  *)
     answer=NO
     failed=1
-  fi
+    ;;
+  esac
   row "$name" $answer "$(($(date +%s) - start)) s"
 }
 
@@ -135,6 +145,15 @@ most_memory() {
   echo $most
 }
 
+# nccl_test TEST: over the NCCL that can be loaded, where the build has it, on all devices of the machine.
+nccl_test() {
+  if [ ! -x "$build/tests/$1" ]; then
+    echo "skipped: the build has found no nccl.h (-DNCCL_INCLUDE_DIR)"
+    return 77
+  fi
+  ONNXPIPE_TEST_SAMPLE=1 limited env -u CUDA_VISIBLE_DEVICES $build/tests/"$1"
+}
+
 # What is planned is what the driver says, within 3 % and the context's size. Nobody else may use the device meanwhile.
 memory() {
   : >"$answers/memory_runs"
@@ -166,6 +185,8 @@ ask cases_bf16_within_2_percent limited $build/tests/cuda_test_cases bf16
 ask repeatable repeats
 ask two_ranks_on_one_device_same_bits two_ranks
 ask cuda_and_cpu_ranks with_cpu
+ask nccl_sends_to_itself_in_a_group nccl_test cuda_test_nccl
+ask nccl_between_two_devices nccl_test cuda_test_cases_nccl
 ask too_small_a_device_is_one_line out_of_memory
 ask planned_memory_is_the_drivers memory
 tail -n 1 $answers/planned_memory_is_the_drivers
