@@ -20,7 +20,7 @@ typedef struct {
   Arena *arena;
   int last;
   int *item;             /* [last + 1] the item before which the position lies */
-  double *before;        /* [n_items + 1] */
+  double **before;       /* [n_stages][n_items + 1]: stages of the same seconds share theirs */
   double *above, *below; /* [last + 1] of the stage at hand */
   int *limit;            /* [n_stages][last + 1]: the farthest end that fits the start */
   bool *reaches;         /* [n_stages + 1][last + 1]: stages from s on can begin here */
@@ -31,20 +31,20 @@ typedef struct {
   int leaves;
 } Solver;
 
-static double slowness(const PartitionProblem *p, int stage) {
-  return p->slowness ? p->slowness[stage] : 1;
+/* Sending over the cut before this item, which lies behind the stage; nothing before the first and behind the last. */
+static double cut_behind(const PartitionProblem *p, int stage, int item) {
+  return stage < 0 || stage == p->n_stages - 1 ? 0 : p->cut_seconds[stage][item];
 }
 
 double partition_stage_seconds(const PartitionProblem *p, const double *before, int stage, int from, int to) {
-  double slow = slowness(p, stage);
-  return (slow * before[to] + p->cut_seconds[to]) - (slow * before[from] - p->cut_seconds[from]);
+  return (before[to] + cut_behind(p, stage, to)) - (before[from] - cut_behind(p, stage - 1, from));
 }
 
 static void enter_stage(Solver *s, int stage) {
-  double slow = slowness(s->problem, stage);
+  const double *before = s->before[stage];
   for (int i = 0; i <= s->last; i++) {
-    s->above[i] = slow * s->before[s->item[i]] + s->problem->cut_seconds[s->item[i]];
-    s->below[i] = slow * s->before[s->item[i]] - s->problem->cut_seconds[s->item[i]];
+    s->above[i] = before[s->item[i]] + cut_behind(s->problem, stage, s->item[i]);
+    s->below[i] = before[s->item[i]] - cut_behind(s->problem, stage - 1, s->item[i]);
   }
 }
 
@@ -148,7 +148,8 @@ static void sort_marks(const Solver *s, const double *seconds, Mark *marks) {
 
 /* The cut at this position and the best ones behind it. */
 static double cuts_from(const Solver *s, int stage, int end) {
-  return s->problem->cut_seconds[s->item[end]] + s->rest[(size_t)(stage + 1) * (size_t)(s->last + 1) + (size_t)end];
+  return cut_behind(s->problem, stage, s->item[end]) +
+         s->rest[(size_t)(stage + 1) * (size_t)(s->last + 1) + (size_t)end];
 }
 
 /* rest of every stage, last to first: the later a start lies (the greater its `below`), the more ends are fast enough.
@@ -201,18 +202,31 @@ Status partition_check_cuts(const bool *may_cut, int n_items, int n_stages) {
               cuts == 1 ? "is" : "are");
 }
 
+static Status sum_seconds(Solver *s) {
+  const PartitionProblem *p = s->problem;
+  TRY(ARENA_NEW(s->arena, s->before, p->n_stages));
+  for (int stage = 0; stage < p->n_stages; stage++) {
+    for (int k = 0; k < stage && !s->before[stage]; k++)
+      if (p->seconds[k] == p->seconds[stage])
+        s->before[stage] = s->before[k];
+    if (s->before[stage])
+      continue;
+    TRY(ARENA_NEW(s->arena, s->before[stage], p->n_items + 1));
+    for (int i = 0; i < p->n_items; i++)
+      s->before[stage][i + 1] = s->before[stage][i] + p->seconds[stage][i];
+  }
+  return OK;
+}
+
 static Status prepare(Solver *s) {
   const PartitionProblem *p = s->problem;
   TRY(ARENA_NEW(s->arena, s->item, p->n_items + 1));
-  TRY(ARENA_NEW(s->arena, s->before, p->n_items + 1));
-  for (int i = 0; i <= p->n_items; i++) {
+  for (int i = 0; i <= p->n_items; i++)
     if (i == 0 || i == p->n_items || p->may_cut[i])
       s->item[s->last++] = i;
-    if (i < p->n_items)
-      s->before[i + 1] = s->before[i] + p->seconds[i];
-  }
   s->last--;
   TRY(partition_check_cuts(p->may_cut, p->n_items, p->n_stages));
+  TRY(sum_seconds(s));
   size_t width = (size_t)s->last + 1, stages = (size_t)p->n_stages;
   s->leaves = 1;
   while ((size_t)s->leaves < width)

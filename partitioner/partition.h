@@ -12,10 +12,10 @@
 /* Everything the dynamic programme needs, per position of the order; no graph. */
 typedef struct {
   int n_items, n_stages;
-  const double *seconds;     /* [n_items]: forward + backward of one microbatch on a device of speed 1 */
-  const double *cut_seconds; /* [n_items + 1]: sending over a cut before item i, both directions; ends are 0 */
-  const bool *may_cut;       /* [n_items + 1]: false inside a group of uses */
-  const double *slowness;    /* [n_stages]: multiplies seconds on the stage's device; NULL: all 1 */
+  const double *const *seconds; /* [n_stages][n_items]: forward + backward of one microbatch on the stage's device */
+  const double *const *cut_seconds; /* [n_stages - 1][n_items + 1]: sending from stage s to the next and back over a
+                                       cut before item i */
+  const bool *may_cut;              /* [n_items + 1]: false inside a group of uses */
   /* Whether items [from, to) fit as this stage; NULL: always. Monotone in the interval. */
   bool (*fits)(void *context, int stage, int from, int to);
   void *context;
@@ -30,9 +30,9 @@ Status partition_check_cuts(const bool *may_cut, int n_items, int n_stages);
  * fewer cuts than stages. */
 Status partition_solve(const PartitionProblem *problem, int *cut, double *bottleneck);
 
-/* Seconds of items [from, to) as this stage: (slowness × seconds of the items before `to` + its cut's seconds) less
- * (slowness × seconds of the items before `from` - its cut's seconds), in this order of rounding. `before` [n_items +
- * 1] are the sums of seconds from the first item on. */
+/* Seconds of items [from, to) as this stage: (seconds of the items before `to` + those of the cut there) less (seconds
+ * of the items before `from` - those of the cut there), in this order of rounding. `before` [n_items + 1] are the sums
+ * of this stage's seconds from the first item on. */
 double partition_stage_seconds(const PartitionProblem *problem, const double *before, int stage, int from, int to);
 
 #endif

@@ -12,9 +12,10 @@ enum { MOST_ROUNDS = 8, ROUNDS_OF_FEW = 3 };
 /* What steers the cuts of one schedule. */
 typedef struct {
   PlanWindow *window;
-  int *in_flight;           /* [stages] */
-  size_t *allowed, *margin; /* [stages]: what the stage may take; what it took above the estimate */
-  double *slowness;         /* [stages] */
+  int *in_flight;             /* [stages] */
+  size_t *allowed, *margin;   /* [stages]: what the stage may take; what it took above the estimate */
+  const double **seconds;     /* [stages][items] */
+  const double **cut_seconds; /* [stages - 1][items + 1] */
   int *cut;
 } Steering;
 
@@ -85,7 +86,7 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
   TRY(plan_crossings(arena, plan, &crossings));
   TRY(draw(search, arena, candidate, &crossings, &plan->schedule));
   TRY(plan_finish(arena, plan));
-  TRY(plan_time(&search->items, plan));
+  TRY(plan_time(&search->items, r, plan));
   return plan_predict(plan);
 }
 
@@ -141,6 +142,29 @@ static void tighten(const PlanSearch *search, const Plan *plan, const size_t *li
   }
 }
 
+/* What sending takes behind each stage; cuts of the same rate share theirs. */
+static Status price_cuts(const PlanSearch *search, Arena *arena, const int *rank_of_stage, Steering *s) {
+  const PlanItems *items = &search->items;
+  int cuts = search->stages - 1;
+  double *rate;
+  TRY(ARENA_NEW(arena, rate, cuts));
+  TRY(ARENA_NEW(arena, s->cut_seconds, cuts));
+  for (int c = 0; c < cuts; c++) {
+    double *seconds = NULL;
+    rate[c] = plan_link_rate(search->request, rank_of_stage[c], rank_of_stage[c + 1]);
+    for (int k = 0; k < c && !s->cut_seconds[c]; k++)
+      if (rate[k] == rate[c])
+        s->cut_seconds[c] = s->cut_seconds[k];
+    if (s->cut_seconds[c])
+      continue;
+    TRY(ARENA_NEW(arena, seconds, items->n + 1));
+    for (int i = 1; i < items->n && rate[c] > 0; i++)
+      seconds[i] = ((double)items->forward_bytes[i] + (double)items->backward_bytes[i]) / rate[c];
+    s->cut_seconds[c] = seconds;
+  }
+  return OK;
+}
+
 static Status prepare_steering(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate,
                                const size_t *limits, Steering *s) {
   Schedule draft;
@@ -149,14 +173,14 @@ static Status prepare_steering(const PlanSearch *search, Arena *arena, const Pla
   TRY(ARENA_NEW(arena, s->in_flight, search->stages));
   TRY(ARENA_NEW(arena, s->allowed, search->stages));
   TRY(ARENA_NEW(arena, s->margin, search->stages));
-  TRY(ARENA_NEW(arena, s->slowness, search->stages));
+  TRY(ARENA_NEW(arena, s->seconds, search->stages));
   TRY(ARENA_NEW(arena, s->cut, search->stages + 1));
   count_in_flight(&draft, s->in_flight);
   for (int i = 0; i < search->stages; i++) {
     s->allowed[i] = limits[draft.rank_of_stage[i]];
-    s->slowness[i] = search->items.slowness[draft.rank_of_stage[i]];
+    s->seconds[i] = search->items.seconds[draft.rank_of_stage[i]];
   }
-  return OK;
+  return price_cuts(search, arena, draft.rank_of_stage, s);
 }
 
 /* Cuts, lays out, and cuts again with what was learnt where a rank lacks memory. E_MEMORY without a useful message
@@ -165,10 +189,9 @@ static Status steer(const PlanSearch *search, Arena *arena, const size_t *limits
                     PlanCandidate *candidate) {
   PartitionProblem problem = {.n_items = search->items.n,
                               .n_stages = search->stages,
-                              .seconds = search->items.seconds,
-                              .cut_seconds = search->cut_seconds,
+                              .seconds = steering->seconds,
+                              .cut_seconds = steering->cut_seconds,
                               .may_cut = search->items.may_cut,
-                              .slowness = steering->slowness,
                               .fits = fits,
                               .context = steering};
   for (int round = 0; round < MOST_ROUNDS; round++) {
@@ -324,10 +347,6 @@ static Status prepare(PlanSearch *search) {
   TRY(plan_window_create(search->arena, search->graph, &search->items, &search->window));
   TRY(plan_limits(search->arena, r, r->ranks, &limits));
   search->limits = limits;
-  TRY(ARENA_NEW(search->arena, search->cut_seconds, search->items.n + 1));
-  for (int i = 1; i < search->items.n && r->link.bytes_per_second > 0; i++)
-    search->cut_seconds[i] =
-        ((double)search->items.forward_bytes[i] + (double)search->items.backward_bytes[i]) / r->link.bytes_per_second;
   return OK;
 }
 

@@ -16,6 +16,7 @@ typedef struct {
   double forward_seconds, backward_input_seconds, backward_weight_seconds; /* one microbatch, on the stage's rank */
   size_t parameter_bytes, constant_bytes;       /* of the stage alone, in units of 64 bytes */
   size_t cut_forward_bytes, cut_backward_bytes; /* over the cut after this stage */
+  double cut_bytes_per_second;                  /* 0: they take no time but the latency */
   const char *first_node, *last_node;
   int first, last; /* numbers of these nodes in the order of forward nodes */
 } StageReport;
@@ -52,7 +53,7 @@ typedef struct {
   LinkSpec link;
 } Plan;
 
-/* Measured seconds of nodes: handed in by the runtime's profiler. NULL in a request: the roofline of DeviceSpec. */
+/* Measured seconds of nodes: handed in by the runtime's profiler. NULL: the roofline of DeviceSpec. */
 typedef struct {
   const double *node_seconds; /* [graph->n_nodes]; a negative one is unknown */
 } Profile;
@@ -65,7 +66,9 @@ typedef struct {
   const DeviceSpec *devices;   /* [ranks] */
   const size_t *memory_limits; /* [ranks]; NULL or 0: the device's memory; 0 there too: none */
   LinkSpec link;
-  const Profile *profile;
+  const double *staging_bytes_per_second; /* [ranks]: between a rank's device and the host's memory, through which all
+                                             goes that it exchanges; NULL, 0: it computes there */
+  const Profile *profiles;                /* [ranks], on each one's device; NULL: none */
   Ties ties;
   Objective objective;   /* what makes a plan faster than another */
   const Schedule *given; /* not NULL: this one, whatever `schedule` says; compute actions alone are enough */

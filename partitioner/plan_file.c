@@ -47,9 +47,10 @@ static json_t *stage_json(const Plan *plan, int s) {
     return stage;
   const Cut *cut = &plan->cuts.cuts[s];
   json_t *crossing =
-      json_pack("{s:I, s:I, s:o, s:o}", "forward_bytes", (json_int_t)cut->forward_bytes, "backward_bytes",
-                (json_int_t)cut->backward_bytes, "forward", tensors_json(plan->graph, cut->forward, cut->n_forward),
-                "backward", tensors_json(plan->graph, cut->backward, cut->n_backward));
+      json_pack("{s:I, s:I, s:f, s:o, s:o}", "forward_bytes", (json_int_t)cut->forward_bytes, "backward_bytes",
+                (json_int_t)cut->backward_bytes, "bytes_per_second", r->cut_bytes_per_second, "forward",
+                tensors_json(plan->graph, cut->forward, cut->n_forward), "backward",
+                tensors_json(plan->graph, cut->backward, cut->n_backward));
   json_object_set_new(stage, "cut_after", crossing);
   return stage;
 }
@@ -359,6 +360,7 @@ static Status get_stage(const json_t *stage, Plan *plan, int s) {
   const Cut *cut = &plan->cuts.cuts[s];
   TRY(check_bytes(json, "forward_bytes", cut->forward_bytes));
   TRY(check_bytes(json, "backward_bytes", cut->backward_bytes));
+  TRY(get_number(json, "bytes_per_second", &r->cut_bytes_per_second));
   TRY(check_tensors(plan->graph, json, "forward", cut->forward, cut->n_forward));
   return check_tensors(plan->graph, json, "backward", cut->backward, cut->n_backward);
 }

@@ -81,43 +81,57 @@ Status plan_finish(Arena *arena, Plan *plan) {
   return OK;
 }
 
-static double link_seconds(const Plan *plan, size_t bytes) {
-  return plan->link.bytes_per_second > 0 ? (double)bytes / plan->link.bytes_per_second : 0;
+static double link_seconds(double bytes_per_second, size_t bytes) {
+  return bytes_per_second > 0 ? (double)bytes / bytes_per_second : 0;
+}
+
+double plan_link_rate(const PlanRequest *r, int from, int to) {
+  double seconds_per_byte = r->link.bytes_per_second > 0 ? 1 / r->link.bytes_per_second : 0;
+  int ends[2] = {from, to};
+  if (from == to)
+    return 0;
+  for (int i = 0; i < 2; i++)
+    if (r->staging_bytes_per_second && r->staging_bytes_per_second[ends[i]] > 0)
+      seconds_per_byte += 1 / r->staging_bytes_per_second[ends[i]];
+  return seconds_per_byte > 0 ? 1 / seconds_per_byte : 0;
 }
 
 /* The update of a rank, after the accumulators of its parameters that other ranks fill have come. */
-static double update_seconds(const Plan *plan, const PlanItems *items, int rank) {
+static double update_seconds(const Plan *plan, const PlanItems *items, const PlanRequest *request, int rank) {
   const Graph *g = plan->graph;
   const RankMemory *memory = &plan->rank_memory[rank];
   double seconds = 0;
   for (size_t i = 0; i < g->n_nodes; i++)
     if (g->nodes[i]->phase == PHASE_UPDATE && memory_updates(memory, g, g->nodes[i]))
-      seconds += items->node_seconds[i] * items->slowness[rank];
+      seconds += items->node_seconds[rank][i];
   for (size_t i = 0; i < g->n_groups; i++) {
     ValueId gradient = g->groups[i].gradient;
-    int stage = graph_node(g, g->groups[i].nodes[0])->stage;
-    if (gradient != NO_VALUE && memory->persistent_offset[gradient] != SIZE_MAX &&
-        plan->schedule.rank_of_stage[stage] != rank)
-      seconds += plan->link.latency_seconds + link_seconds(plan, graph_value_bytes(g, gradient));
+    int from = plan->schedule.rank_of_stage[graph_node(g, g->groups[i].nodes[0])->stage];
+    if (gradient != NO_VALUE && memory->persistent_offset[gradient] != SIZE_MAX && from != rank)
+      seconds += plan->link.latency_seconds +
+                 link_seconds(plan_link_rate(request, from, rank), graph_value_bytes(g, gradient));
   }
   return seconds;
 }
 
-Status plan_time(const PlanItems *items, Plan *plan) {
+Status plan_time(const PlanItems *items, const PlanRequest *request, Plan *plan) {
   const Graph *g = plan->graph;
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *node = g->nodes[i];
     if (node->phase == PHASE_UPDATE)
       continue;
     StageReport *report = &plan->reports[node->stage];
-    double seconds = items->node_seconds[i] * items->slowness[plan->schedule.rank_of_stage[node->stage]];
+    double seconds = items->node_seconds[plan->schedule.rank_of_stage[node->stage]][i];
     *(node->phase == PHASE_F   ? &report->forward_seconds
       : node->phase == PHASE_B ? &report->backward_input_seconds
                                : &report->backward_weight_seconds) += seconds;
   }
+  const int *rank_of = plan->schedule.rank_of_stage;
+  for (int s = 0; s < plan->stages - 1; s++)
+    plan->reports[s].cut_bytes_per_second = plan_link_rate(request, rank_of[s], rank_of[s + 1]);
   plan->update_seconds = 0;
   for (int r = 0; r < plan->ranks; r++) {
-    double seconds = update_seconds(plan, items, r);
+    double seconds = update_seconds(plan, items, request, r);
     plan->update_seconds = seconds > plan->update_seconds ? seconds : plan->update_seconds;
   }
   return OK;
@@ -148,8 +162,8 @@ Status plan_timing(Arena *arena, const Plan *plan, Timing *timing) {
     forward[s] = report->forward_seconds;
     input[s] = report->backward_input_seconds;
     weight[s] = report->backward_weight_seconds;
-    up[s] = link_seconds(plan, report->cut_forward_bytes);
-    down[s] = link_seconds(plan, report->cut_backward_bytes);
+    up[s] = link_seconds(report->cut_bytes_per_second, report->cut_forward_bytes);
+    down[s] = link_seconds(report->cut_bytes_per_second, report->cut_backward_bytes);
     kept_bytes(&plan->stage_memory[s], &activation[s], &freed);
     all += activation[s];
   }

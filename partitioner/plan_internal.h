@@ -8,13 +8,12 @@
 /* What the partition sees of a graph: the forward nodes in order, each with its backward nodes. */
 typedef struct {
   int n;
-  NodeId *node;         /* [n] */
-  int *item_of;         /* [graph->n_nodes]: the item of a forward or backward node; -1: an update node */
-  double *node_seconds; /* [graph->n_nodes]: one run on rank 0's device */
-  double *seconds;      /* [n]: node and its backward nodes, one microbatch */
+  NodeId *node;          /* [n] */
+  int *item_of;          /* [graph->n_nodes]: the item of a forward or backward node; -1: an update node */
+  double **node_seconds; /* [ranks][graph->n_nodes]: one run on the rank's device; like ranks share theirs */
+  double **seconds;      /* [ranks][n]: node and its backward nodes, one microbatch; shared alike */
   size_t *forward_bytes, *backward_bytes; /* [n + 1]: over a cut before item i */
   bool *may_cut;                          /* [n + 1] */
-  double *slowness;                       /* [ranks]: of the rank's device, rank 0's is 1 */
 } PlanItems;
 
 /* Fails E_MEMORY where bytes overflow. */
@@ -36,7 +35,6 @@ typedef struct {
   PlanItems items;
   PlanWindow *window;
   int stages;
-  double *cut_seconds;  /* [n + 1] */
   const size_t *limits; /* [ranks] */
 } PlanSearch;
 
@@ -82,8 +80,10 @@ Status plan_cut(Arena *arena, Plan *plan);
 Status plan_crossings(Arena *arena, const Plan *plan, Crossings *crossings);
 /* From cuts and schedule: proves the schedule, lays out memory, fills in the bytes and nodes of the reports. */
 Status plan_finish(Arena *arena, Plan *plan);
+/* Bytes a second that two ranks exchange; 0: they take no time. */
+double plan_link_rate(const PlanRequest *request, int from, int to);
 /* Times of the reports, and the step that they predict. */
-Status plan_time(const PlanItems *items, Plan *plan);
+Status plan_time(const PlanItems *items, const PlanRequest *request, Plan *plan);
 Status plan_predict(Plan *plan);
 /* Seconds of the schedule alone, by the plan's objective. */
 double plan_schedule_seconds(const Plan *plan, const Simulation *simulation);

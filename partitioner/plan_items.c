@@ -26,32 +26,42 @@ static Status number_items(Arena *arena, const Graph *g, PlanItems *items) {
   return OK;
 }
 
-static double sum_seconds(const Graph *g, const DeviceSpec *device) {
-  double sum = 0;
-  for (size_t i = 0; i < g->n_nodes; i++)
-    sum += seconds_on(g, g->nodes[i], device);
-  return sum;
-}
-
 static bool same_speed(const DeviceSpec *a, const DeviceSpec *b) {
   return a->flops_per_second == b->flops_per_second && a->bytes_per_second == b->bytes_per_second &&
          a->node_overhead_seconds == b->node_overhead_seconds;
 }
 
+static const double *measured_on(const PlanRequest *r, int rank) {
+  return r->profiles ? r->profiles[rank].node_seconds : NULL;
+}
+
+/* The first rank with the same costs. */
+static int like_rank(const PlanRequest *r, int rank) {
+  for (int k = 0; k < rank; k++)
+    if (same_speed(&r->devices[k], &r->devices[rank]) && measured_on(r, k) == measured_on(r, rank))
+      return k;
+  return rank;
+}
+
 static Status add_costs(Arena *arena, const Graph *g, const PlanRequest *r, PlanItems *items) {
-  TRY(ARENA_NEW(arena, items->node_seconds, g->n_nodes));
-  TRY(ARENA_NEW(arena, items->seconds, items->n));
-  TRY(ARENA_NEW(arena, items->slowness, r->ranks));
-  for (size_t i = 0; i < g->n_nodes; i++) {
-    bool measured = r->profile && r->profile->node_seconds[i] >= 0;
-    items->node_seconds[i] = measured ? r->profile->node_seconds[i] : seconds_on(g, g->nodes[i], &r->devices[0]);
-    if (items->item_of[i] >= 0)
-      items->seconds[items->item_of[i]] += items->node_seconds[i];
+  TRY(ARENA_NEW(arena, items->node_seconds, r->ranks));
+  TRY(ARENA_NEW(arena, items->seconds, r->ranks));
+  for (int rank = 0; rank < r->ranks; rank++) {
+    int like = like_rank(r, rank);
+    const double *measured = measured_on(r, rank);
+    items->node_seconds[rank] = items->node_seconds[like];
+    items->seconds[rank] = items->seconds[like];
+    if (like < rank)
+      continue;
+    TRY(ARENA_NEW(arena, items->node_seconds[rank], g->n_nodes));
+    TRY(ARENA_NEW(arena, items->seconds[rank], items->n));
+    for (size_t i = 0; i < g->n_nodes; i++) {
+      double seconds = measured && measured[i] >= 0 ? measured[i] : seconds_on(g, g->nodes[i], &r->devices[rank]);
+      items->node_seconds[rank][i] = seconds;
+      if (items->item_of[i] >= 0)
+        items->seconds[rank][items->item_of[i]] += seconds;
+    }
   }
-  double first = sum_seconds(g, &r->devices[0]);
-  for (int k = 0; k < r->ranks; k++)
-    items->slowness[k] =
-        same_speed(&r->devices[k], &r->devices[0]) || first <= 0 ? 1 : sum_seconds(g, &r->devices[k]) / first;
   return OK;
 }
 

@@ -10,7 +10,7 @@ static const double EFFORT = 1e6;
 /* What is less than this much faster is not worth another schedule. */
 static const double WORTH = 1e-3;
 
-enum { PLACEMENTS = 3, MOST_ROUNDS = 5 };
+enum { PLACEMENTS = 3, MOST_CONTENDERS = 5, MOST_ROUNDS = 5 };
 
 /* Stages of one placement, cut for a named schedule that has it. */
 typedef struct {
@@ -27,7 +27,7 @@ typedef struct {
 typedef struct {
   const PlanSearch *search;
   Arena *arena;
-  Contender contenders[PLACEMENTS];
+  Contender contenders[MOST_CONTENDERS];
   int n;
 } Synthesis;
 
@@ -94,17 +94,24 @@ static Status prepare(Synthesis *s, const PlanCandidate *named, bool seen[PLACEM
   return OK;
 }
 
-/* The stages of `best`, first; then those of other placements, where a named schedule that has them fits. */
+/* The stages of `best`, first; then other placements, with the cuts of a named schedule that has them and fits, and
+ * with those of `best`. */
 static Status list_contenders(Synthesis *s, const PlanCandidate *best) {
   static const char *const names[] = {"interleaved-1f1b", "zb-v", "v-half", "v-min"};
   const PlanRequest *r = s->search->request;
+  size_t bytes = (size_t)(s->search->stages + 1) * sizeof *best->cut;
   bool seen[PLACEMENTS] = {false};
   TRY(prepare(s, best, seen));
   for (size_t i = 0; r->chunks > 1 && i < sizeof names / sizeof *names; i++) {
     PlanCandidate other = {0};
     TRY(ARENA_NEW(s->arena, other.cut, s->search->stages + 1));
-    if (!seen[i == 0 ? PLACE_LOOP : PLACE_V] && plan_try_schedule(s->search, names[i], s->search->limits, &other) == OK)
-      TRY(prepare(s, &other, seen));
+    if (seen[i == 0 ? PLACE_LOOP : PLACE_V] || plan_try_schedule(s->search, names[i], s->search->limits, &other) != OK)
+      continue;
+    TRY(prepare(s, &other, seen));
+    if (memcmp(other.cut, best->cut, bytes) == 0)
+      continue;
+    PlanCandidate same = {.schedule = names[i], .cut = best->cut};
+    TRY(prepare(s, &same, seen));
   }
   return OK;
 }
@@ -135,7 +142,7 @@ static void set_limits(Synthesis *s, const size_t *limits) {
 /* Synthesises, lays out, and does so again with less where a rank lacks memory. E_MEMORY where that comes to no end. */
 static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *found) {
   const PlanRequest *r = s->search->request;
-  AutoCandidate candidates[PLACEMENTS];
+  AutoCandidate candidates[MOST_CONTENDERS];
   for (int i = 0; i < s->n; i++)
     candidates[i] = (AutoCandidate){s->contenders[i].placement, &s->contenders[i].timing, &s->contenders[i].crossings};
   AutoRequest request = {
@@ -178,7 +185,7 @@ static Status search_schedule(Synthesis *s, PlanCandidate *best, PlanSynthesis *
       return status;
     if (status != OK || found.step_seconds >= best->step_seconds * (1 - WORTH))
       continue;
-    *best = found;
+    *best = found; /* its cut is a contender's */
     result->taken = true;
   }
   return OK;

@@ -292,13 +292,16 @@ static Status list_ties(Job *job, Ties *ties) {
 }
 
 /* What the planner is asked for. */
-static Status fill_request(Job *job, const Profile *profile) {
+static Status fill_request(Job *job, const Profile *profiles) {
   DeviceSpec *devices;
+  double *staging;
   size_t *limits;
   bool inference = job->graph->loss_sum == NO_VALUE;
   TRY(ARENA_NEW(job->arena, devices, job->ranks));
   TRY(ARENA_NEW(job->arena, limits, job->ranks));
+  TRY(ARENA_NEW(job->arena, staging, job->ranks));
   for (int r = 0; r < job->ranks; r++) {
+    staging[r] = job->devices[r].backend->is_host ? 0 : 10e9; /* a bus, by order of magnitude */
     TRY(devices_describe(job->devices, job->ranks, r, job_ranks_here(job), &devices[r]));
     limits[r] = (size_t)job->options->memory_limit;
   }
@@ -316,7 +319,8 @@ static Status fill_request(Job *job, const Profile *profile) {
       .memory_limits = limits,
       /* shared memory of one machine, by order of magnitude */
       .link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9},
-      .profile = profile,
+      .staging_bytes_per_second = staging,
+      .profiles = profiles,
       .given = job->given,
       .synthesize = true,
   };
@@ -324,20 +328,44 @@ static Status fill_request(Job *job, const Profile *profile) {
   return list_ties(job, &job->request.ties);
 }
 
-Status job_measure(Job *job, double budget_seconds, Profile *profile) {
+/* The first rank whose device is of the same kind. */
+static int like_rank(const Job *job, int rank) {
+  int like = 0;
+  while (job->devices[like].backend != job->devices[rank].backend ||
+         strcmp(job->request.devices[like].name, job->request.devices[rank].name) != 0)
+    like++;
+  return like;
+}
+
+static Status measure_rank(Job *job, int rank, double budget_seconds, const double **node_seconds) {
+  const RankDevice *device = &job->devices[rank];
   double *seconds;
   size_t known = 0, n = job->graph->n_nodes;
   TRY(ARENA_NEW(job->arena, seconds, n));
-  TRY(profile_nodes(job->graph, job->devices[0].backend, job->devices[0].device, job->threads, budget_seconds,
-                    seconds));
+  TRY(profile_nodes(job->graph, device->backend, device->device, job->threads, budget_seconds, seconds));
   for (size_t i = 0; i < n; i++)
     known += seconds[i] >= 0;
-  profile->node_seconds = seconds;
-  return job_decide(job, "costs", "measured for %zu of %zu nodes", known, n);
+  *node_seconds = seconds;
+  return job_decide(job, "costs", "measured for %zu of %zu nodes on %s", known, n, device->backend->name);
 }
 
-Status job_plan(Job *job, const Profile *profile) {
-  TRY(fill_request(job, profile));
+Status job_measure(Job *job, double budget_seconds, Profile **profiles) {
+  int kinds = 0;
+  TRY(ARENA_NEW(job->arena, *profiles, job->ranks));
+  TRY(fill_request(job, NULL)); /* what the devices are called */
+  for (int r = 0; r < job->ranks; r++)
+    kinds += like_rank(job, r) == r;
+  for (int r = 0; r < job->ranks; r++) {
+    int like = like_rank(job, r);
+    if (like == r)
+      TRY(measure_rank(job, r, budget_seconds / kinds, &(*profiles)[r].node_seconds));
+    (*profiles)[r] = (*profiles)[like];
+  }
+  return OK;
+}
+
+Status job_plan(Job *job, const Profile *profiles) {
+  TRY(fill_request(job, profiles));
   if (job->options->plan)
     return plan_read(job->arena, job->options->plan, job->graph, &job->request, &job->plan);
   Status status = plan_make(job->arena, job->graph, &job->request, &job->plan);

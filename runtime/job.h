@@ -80,10 +80,11 @@ Status job_bind(Job *job);
 Status job_differentiate(Job *job);
 /* Settles microbatches and stages a rank, where they are open, then binds, differentiates and plans (rank 0). */
 Status job_choose(Job *job);
-/* Measures the graph's nodes on this machine, for about so long, and says so. */
-Status job_measure(Job *job, double budget_seconds, Profile *profile);
-/* Makes or reads the plan (rank 0), of a graph without a loss for inference. `profile` may be NULL. */
-Status job_plan(Job *job, const Profile *profile);
+/* Measures the graph's nodes on the ranks' devices, one of each kind, for about so long in all, and says so: *profiles
+ * [ranks]. Ranks of one kind share their numbers. */
+Status job_measure(Job *job, double budget_seconds, Profile **profiles);
+/* Makes or reads the plan (rank 0), of a graph without a loss for inference. `profiles` [ranks] may be NULL. */
+Status job_plan(Job *job, const Profile *profiles);
 /* Prints what was decided and the plan to `out` (NULL: nothing), and writes the page of the option `report`. */
 Status job_show(const Job *job, FILE *out);
 /* Takes over rank 0's plan from its text. */

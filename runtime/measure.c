@@ -58,12 +58,12 @@ static void print_rows(const Job *job, const Row rows[OP_COUNT], FILE *out) {
 
 Status measure_run(Job *job, FILE *out) {
   Row rows[OP_COUNT];
-  Profile profile;
+  Profile *profiles;
   TRY(job_open(job));
   TRY(job_bind(job));
   TRY(job_differentiate(job));
-  TRY(job_measure(job, BUDGET_SECONDS, &profile));
-  add_up(job->graph, profile.node_seconds, rows);
+  TRY(job_measure(job, BUDGET_SECONDS, &profiles));
+  add_up(job->graph, profiles[0].node_seconds, rows);
   qsort(rows, OP_COUNT, sizeof *rows, by_seconds);
   if (!job->options->quiet)
     job_print(job, out);

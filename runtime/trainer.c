@@ -175,9 +175,9 @@ static Status prepare(Training *training) {
   TRY(job_choose(job));
   TRY(open_files(training));
   if (job->plan.step_seconds * (double)training->steps > WORTH_MEASURING_SECONDS && !job->options->plan) {
-    Profile profile;
-    TRY(job_measure(job, MEASURING_SECONDS, &profile));
-    TRY(job_plan(job, &profile));
+    Profile *profiles;
+    TRY(job_measure(job, MEASURING_SECONDS, &profiles));
+    TRY(job_plan(job, profiles));
   }
   TRY(show_boundaries(training));
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);

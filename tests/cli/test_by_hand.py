@@ -141,6 +141,16 @@ class ByHand(CommandLineTest):
         refused(good, 1, re.compile(f"^{re.escape(path)}: rank . lacks .*; a limit of [0-9]+ would do$"), "--memory-limit", 512)
         refused(good, 2, f"--save {path} would overwrite --schedule-file, which is read", "--save", path)
 
+    def test_unlike_devices(self):
+        """A plan and a profile for a rank of each kind; what is measured is measured on both."""
+        words = [self.model, "--data", self.data, "--batch", 4, "--microbatches", 2, "--loss", "mse", "--ranks", 2]
+        self.assertRegex(self.done("plan", *words, "--device", "reference,cpu"), r"device +reference, cpu")
+        printed = self.done("profile", *words, "--device", "reference,cpu")
+        for kind in ("reference", "cpu"):
+            self.assertRegex(printed, f"costs +measured for [1-9][0-9]* of [0-9]+ nodes on {kind}\n")
+        printed = self.done("profile", *words, "--device", "cpu")
+        self.assertEqual(printed.count("costs "), 1)
+
     def test_rates(self):
         """Each schedule with and without a warm-up, in what is printed and in what the weights become."""
         steps, rate = 6, 0.04

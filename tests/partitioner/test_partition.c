@@ -7,12 +7,13 @@
 #include "partitioner/partition.h"
 #include "tests/random_graph.h"
 
-enum { MOST = 12 };
+enum { MOST = 12, STAGES = 5 };
 
 /* A random problem and its capacities: a stage holds at most so much weight. */
 typedef struct {
   PartitionProblem p;
-  double seconds[MOST], cut_seconds[MOST + 1], slowness[MOST], before[MOST + 1];
+  double seconds[STAGES][MOST], cut_seconds[STAGES][MOST + 1], before[STAGES][MOST + 1];
+  const double *seconds_of[STAGES], *cut_seconds_of[STAGES];
   bool may_cut[MOST + 1];
   int weight[MOST], capacity[MOST];
   /* the best found by brute force */
@@ -33,12 +34,12 @@ static void judge(Problem *q) {
   double bottleneck = 0, sum = 0;
   int n = q->p.n_stages;
   for (int s = 0; s < n; s++) {
-    bottleneck = fmax(bottleneck, partition_stage_seconds(&q->p, q->before, s, q->trial[s], q->trial[s + 1]));
+    bottleneck = fmax(bottleneck, partition_stage_seconds(&q->p, q->before[s], s, q->trial[s], q->trial[s + 1]));
     if (q->p.fits && !fits(q, s, q->trial[s], q->trial[s + 1]))
       return;
   }
-  for (int s = n; s > 0; s--)
-    sum = q->cut_seconds[q->trial[s]] + sum;
+  for (int s = n - 1; s > 0; s--)
+    sum = q->cut_seconds_of[s - 1][q->trial[s]] + sum;
   /* trials come in lexicographic order, so the first of equals has the earliest cuts */
   if (q->found && (bottleneck > q->best_bottleneck || (bottleneck == q->best_bottleneck && sum >= q->best_sum)))
     return;
@@ -61,32 +62,33 @@ static void try_cuts(Problem *q, int stage) {
     }
 }
 
-/* Small integers make many ties; fractions make rounding matter. */
+/* Small integers make many ties; fractions make rounding matter. Unlike stages have seconds of their own, and links. */
 static void draw(Problem *q, uint64_t seed) {
   uint64_t r = seed;
   *q = (Problem){0};
   bool whole = random_below(&r, 2), limited = random_below(&r, 2), unlike = random_below(&r, 2);
-  int n = 1 + (int)random_below(&r, MOST);
+  int n = 1 + (int)random_below(&r, MOST), stages = 1 + (int)random_below(&r, STAGES);
   for (int i = 0; i <= n; i++) {
-    q->cut_seconds[i] = i && i < n ? random_below(&r, 4) * (whole ? 1 : 0.1) : 0;
     q->may_cut[i] = random_below(&r, 5) > 0;
-    if (i == n)
-      break;
-    q->seconds[i] = random_below(&r, 6) * (whole ? 1 : 0.1);
-    q->before[i + 1] = q->before[i] + q->seconds[i];
-    q->weight[i] = (int)random_below(&r, 4);
+    q->weight[i < n ? i : 0] = (int)random_below(&r, 4);
   }
-  int stages = 1 + (int)random_below(&r, 5);
   for (int s = 0; s < stages; s++) {
-    q->slowness[s] = unlike ? 0.5 + random_below(&r, 4) * 0.3 : 1;
+    for (int i = 0; i < n; i++) {
+      q->seconds[s][i] = random_below(&r, 6) * (whole ? 1 : 0.1);
+      q->before[s][i + 1] = q->before[s][i] + q->seconds[s][i];
+      q->cut_seconds[s][i] = random_below(&r, 4) * (whole ? 1 : 0.1);
+    }
+    q->seconds_of[s] = q->seconds[unlike ? s : 0];
+    q->cut_seconds_of[s] = q->cut_seconds[unlike ? s : 0];
+    if (!unlike)
+      memcpy(q->before[s], q->before[0], sizeof q->before[0]);
     q->capacity[s] = 2 + (int)random_below(&r, 12);
   }
   q->p = (PartitionProblem){.n_items = n,
                             .n_stages = stages,
-                            .seconds = q->seconds,
-                            .cut_seconds = q->cut_seconds,
+                            .seconds = q->seconds_of,
+                            .cut_seconds = q->cut_seconds_of,
                             .may_cut = q->may_cut,
-                            .slowness = unlike ? q->slowness : NULL,
                             .fits = limited ? fits : NULL,
                             .context = q};
 }
@@ -121,11 +123,11 @@ static bool short_enough(void *context, int stage, int from, int to) {
 
 static void large_problems_take_little_time(void **state) {
   (void)state;
-  enum { ITEMS = 10000, STAGES = 64 };
+  enum { ITEMS = 10000, MANY = 64 };
   static double seconds[ITEMS], cut_seconds[ITEMS + 1];
   static bool may_cut[ITEMS + 1];
   uint64_t r = 1;
-  int longest = 200, cut[STAGES + 1];
+  int longest = 200, cut[MANY + 1];
   double bottleneck, total = 0;
   for (int i = 0; i < ITEMS; i++) {
     seconds[i] = 1e-6 * random_below(&r, 1000);
@@ -133,18 +135,23 @@ static void large_problems_take_little_time(void **state) {
     may_cut[i] = true;
     total += seconds[i];
   }
+  const double *each[MANY], *cuts[MANY];
+  for (int k = 0; k < MANY; k++) {
+    each[k] = seconds;
+    cuts[k] = cut_seconds;
+  }
   PartitionProblem p = {.n_items = ITEMS,
-                        .n_stages = STAGES,
-                        .seconds = seconds,
-                        .cut_seconds = cut_seconds,
+                        .n_stages = MANY,
+                        .seconds = each,
+                        .cut_seconds = cuts,
                         .may_cut = may_cut,
                         .fits = short_enough,
                         .context = &longest};
   clock_t begin = clock();
   ASSERT_OK(partition_solve(&p, cut, &bottleneck));
   assert_true((double)(clock() - begin) / CLOCKS_PER_SEC < 10);
-  assert_true(bottleneck >= total / STAGES && bottleneck < 1.2 * total / STAGES);
-  for (int s = 0; s < STAGES; s++)
+  assert_true(bottleneck >= total / MANY && bottleneck < 1.2 * total / MANY);
+  for (int s = 0; s < MANY; s++)
     assert_in_range(cut[s + 1] - cut[s], 1, longest);
 }
 
@@ -154,8 +161,8 @@ static void says_what_is_missing(void **state) {
   bool may_cut[4] = {true, false, true, true};
   int longest = 1, cut[4];
   double bottleneck;
-  PartitionProblem p = {
-      .n_items = 3, .n_stages = 3, .seconds = seconds, .cut_seconds = cut_seconds, .may_cut = may_cut};
+  const double *each[3] = {seconds, seconds, seconds}, *cuts[2] = {cut_seconds, cut_seconds};
+  PartitionProblem p = {.n_items = 3, .n_stages = 3, .seconds = each, .cut_seconds = cuts, .may_cut = may_cut};
   ASSERT_FAILS(E_USAGE, "3 stages need 2 cuts, but only 1 is possible", partition_solve(&p, cut, &bottleneck));
   p.n_stages = 2;
   p.fits = short_enough;

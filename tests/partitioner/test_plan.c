@@ -7,24 +7,24 @@
 
 #include "tests/partitioner/plan_case.h"
 
-/* The slowest stage of a graph whose stages are assigned, from its nodes and its cuts. */
-static double slowest_stage(const Graph *g, const Stages *s, double bytes_per_second) {
+/* The slowest stage of a graph whose stages are assigned, a rank each, from its nodes and its cuts. */
+static double slowest_stage(const Graph *g, const Stages *s, const double *bytes_per_second) {
   double slowest = 0;
   for (int k = 0; k < s->n_stages; k++) {
     double seconds = 0;
     for (size_t i = 0; i < g->n_nodes; i++)
       if (g->nodes[i]->phase != PHASE_UPDATE && g->nodes[i]->stage == k)
-        seconds += cost_seconds(op_cost(g, g->nodes[i]), &device);
+        seconds += cost_seconds(op_cost(g, g->nodes[i]), &devices[k]);
     for (int c = k - 1; c <= k; c++)
       if (c >= 0 && c < s->n_stages - 1)
-        seconds += (double)(s->cuts[c].forward_bytes + s->cuts[c].backward_bytes) / bytes_per_second;
+        seconds += (double)(s->cuts[c].forward_bytes + s->cuts[c].backward_bytes) / bytes_per_second[c];
     slowest = fmax(slowest, seconds);
   }
   return slowest;
 }
 
 /* The best over all cuts into three stages that stages_assign takes. */
-static double brute_force(Graph *g, Arena *arena, double bytes_per_second) {
+static double brute_force(Graph *g, Arena *arena, const double *bytes_per_second) {
   int n = random_n_forward(g);
   double best = INFINITY;
   int *stage_of = arena_alloc(arena, g->n_nodes, sizeof *stage_of);
@@ -39,23 +39,39 @@ static double brute_force(Graph *g, Arena *arena, double bytes_per_second) {
   return best;
 }
 
+/* Every other time with devices that are unlike in each of their speeds, one of them behind a bus. */
 static void cuts_are_those_of_brute_force(void **state) {
   (void)state;
-  for (uint64_t seed = 1; seed <= 40; seed++) {
+  for (uint64_t seed = 1; seed <= 60; seed++) {
     Arena *arena = arena_create();
+    uint64_t r = seed;
     Graph *g = random_training(arena, seed, 4 + (int)(seed % 9));
     PlanRequest request = request_of(3, 4, "1f1b");
     request.link.bytes_per_second = seed % 3 ? 1e9 : 1e7; /* where bytes decide */
+    double rate[2] = {request.link.bytes_per_second, request.link.bytes_per_second}, staging[3] = {0, 0, 0};
+    for (int k = 0; k < 3 && seed % 2; k++) {
+      devices[k].flops_per_second *= 1 + random_below(&r, 9);
+      devices[k].bytes_per_second *= 1 + random_below(&r, 9);
+      devices[k].node_overhead_seconds *= random_below(&r, 9);
+    }
+    if (seed % 4 == 1) {
+      request.staging_bytes_per_second = staging;
+      staging[seed % 3] = 3e7;
+      for (int c = 0; c < 2; c++)
+        if (staging[c] > 0 || staging[c + 1] > 0)
+          rate[c] = 1 / (1 / rate[c] + 1 / 3e7);
+    }
     Plan plan;
     Status status = plan_make(arena, g, &request, &plan);
+    double best = brute_force(g, arena, rate);
     if (status == OK) {
-      double found = slowest_stage(g, &plan.cuts, request.link.bytes_per_second);
-      double best = brute_force(g, arena, request.link.bytes_per_second);
+      ASSERT_OK(stages_assign(g, arena, plan.stage_of, 3, &plan.cuts)); /* brute force has left its own */
+      double found = slowest_stage(g, &plan.cuts, rate);
       if (!(fabs(found - best) <= 1e-9 * best))
         FAIL_TEST("seed %d: %.17g, brute force %.17g", (int)seed, found, best);
     } else {
       assert_int_equal(status, E_USAGE);
-      assert_true(isinf(brute_force(g, arena, request.link.bytes_per_second)));
+      assert_true(isinf(best));
     }
     arena_destroy(arena);
   }
@@ -99,6 +115,58 @@ static void a_slow_device_gets_less(void **state) {
   arena_destroy(arena);
 }
 
+/* A table of 1000 rows that is looked up, then `layers`; trained by AdamW. */
+static Graph *table_of(Arena *arena, int layers, int rows, int width) {
+  RandomGraph r = {0};
+  ASSERT_OK(graph_create(arena, "table", &r.g));
+  Shape indices = shape_of(1, (int64_t[]){rows}), weight = shape_of(2, (int64_t[]){width, width});
+  ValueId v = random_value(&r, "x", indices, ROLE_INPUT);
+  graph_value(r.g, v)->dtype = I64;
+  ASSERT_OK(graph_add_input(r.g, v));
+  ValueId table = random_value(&r, "table", shape_of(2, (int64_t[]){1000, width}), ROLE_PARAMETER);
+  v = random_node(&r, OP_Gather, (ValueId[]){table, v}, 2, NULL, 0, 1);
+  for (int i = 0; i < layers; i++) {
+    v = random_node(&r, OP_MatMul, (ValueId[]){v, random_value(&r, "w", weight, ROLE_PARAMETER)}, 2, NULL, 0, 1);
+    v = random_node(&r, OP_Tanh, &v, 1, NULL, 0, 1);
+  }
+  ASSERT_OK(graph_add_output(r.g, v));
+  size_t unreached;
+  LossSpec loss = {
+      .kind = LOSS_MSE, .output = v, .target_dtype = F32, .target_shape = shape_of(2, (int64_t[]){rows, width})};
+  OptimizerSpec optimizer = optimizer_defaults(OPTIMIZER_ADAMW);
+  ASSERT_OK(loss_append(r.g, &loss));
+  ASSERT_OK(autodiff_append(r.g, &unreached));
+  ASSERT_OK(optimizer_append(r.g, &optimizer));
+  return r.g;
+}
+
+/* A slow rank with room and two fast ones without: the table stays on the slow one, which gets little else. */
+static void a_large_table_lies_where_there_is_room(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g = table_of(arena, 24, 16, 16);
+  PlanRequest request = request_of(3, 4, "auto");
+  size_t limits[3] = {0, 150000, 150000}; /* the table with its gradient and states is 256,000 */
+  double staging[3] = {0, 1e9, 1e9};
+  Plan plan;
+  request.memory_limits = limits;
+  request.staging_bytes_per_second = staging;
+  request.synthesize = true;
+  for (int r = 1; r < 3; r++) {
+    devices[r].flops_per_second *= 20;
+    devices[r].bytes_per_second *= 20;
+    devices[r].node_overhead_seconds /= 20;
+  }
+  ASSERT_OK(plan_make(arena, g, &request, &plan));
+  assert_in_range(plan.reports[0].last, 0, 4);
+  assert_true(plan.rank_memory[0].total_bytes > 256000);
+  for (int r = 1; r < 3; r++)
+    assert_true(plan.rank_memory[r].total_bytes <= limits[r]);
+  limits[0] = 150000;
+  assert_int_equal(plan_make(arena, g, &request, &plan), E_MEMORY);
+  arena_destroy(arena);
+}
+
 static void measurements_replace_estimates(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -106,14 +174,22 @@ static void measurements_replace_estimates(void **state) {
   double *seconds = arena_alloc(arena, g->n_nodes, sizeof *seconds);
   for (size_t i = 0; i < g->n_nodes; i++)
     seconds[i] = -1;
-  seconds[0] = 1; /* the first node takes for ever */
-  Profile profile = {.node_seconds = seconds};
+  seconds[0] = 1; /* the first node takes for ever, on both ranks */
+  Profile profiles[2] = {{seconds}, {seconds}};
   PlanRequest request = request_of(2, 4, "1f1b");
-  request.profile = &profile;
+  request.profiles = profiles;
   Plan plan;
   ASSERT_OK(plan_make(arena, g, &request, &plan));
   assert_int_equal(plan.reports[0].last, 0);
   assert_true(plan.reports[0].forward_seconds == 1);
+  double *other = arena_alloc(arena, g->n_nodes, sizeof *other); /* the second rank's device runs everything at once */
+  profiles[1].node_seconds = other;
+  ASSERT_OK(plan_make(arena, g, &request, &plan));
+  assert_int_equal(plan.reports[0].last, 0);
+  assert_true(plan.reports[1].forward_seconds == 0);
+  seconds[0] = 0; /* and so does the first node */
+  ASSERT_OK(plan_make(arena, g, &request, &plan));
+  assert_int_equal(plan.reports[0].last, 0);
   arena_destroy(arena);
 }
 
@@ -483,6 +559,7 @@ int main(void) {
       cmocka_unit_test(cuts_are_those_of_brute_force),
       cmocka_unit_test(every_schedule_makes_a_plan),
       cmocka_unit_test(a_slow_device_gets_less),
+      cmocka_unit_test(a_large_table_lies_where_there_is_room),
       cmocka_unit_test(measurements_replace_estimates),
       cmocka_unit_test(limits_are_kept_or_the_smallest_is_named),
       cmocka_unit_test(ranks_with_two_stages_keep_their_limit),
