@@ -173,8 +173,10 @@ static Status ask(Blas *blas, const BlasProduct *p, Descriptors *d, cublasLtMatm
   }
   cublasStatus_t status =
       lt.MatmulAlgoGetHeuristic(blas->handle, &d->product, &d->b, &d->a, &d->c, &d->c, &preference, 1, found, count);
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && *count && found->state)) {
+  if (status == CUBLAS_STATUS_SUCCESS && *count && found->state != CUBLAS_STATUS_SUCCESS)
     *count = 0;
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_INVALID_VALUE && p->batches > 1)) {
+    *count = 0; /* versions differ in which batches they take, and in how they say so */
     return OK;
   }
   return check(status, "choosing an algorithm");

@@ -1,4 +1,4 @@
-/* Matrix products. cuBLASLt does them; the emulation puts loops in its place. */
+/* Matrix products, by cuBLASLt. */
 #ifndef BACKEND_CUDA_BLAS_H
 #define BACKEND_CUDA_BLAS_H
 

@@ -1,5 +1,5 @@
 # backend/cuda as host code, in a build that has no real one: emulated_cuda is what its tests link. Its kernels are compiled
-# as C++ over emulate.h, its host's half over this folder's part of the CUDA runtime, its products are loops.
+# as C++ over emulate.h, its host's half over this folder's part of the CUDA runtime and of cuBLASLt.
 include(CheckLanguage)
 check_language(CXX)
 if(ONNXPIPE_HAS_CUDA OR NOT CMAKE_CXX_COMPILER)
@@ -8,16 +8,15 @@ endif()
 enable_language(CXX)
 
 set(here ${CMAKE_CURRENT_SOURCE_DIR}/cuda)
-set(emulated_sources ${cuda_host_sources})
-list(FILTER emulated_sources EXCLUDE REGEX "/blas.c$")
+set_source_files_properties(${CMAKE_SOURCE_DIR}/backend/cuda/blas.c PROPERTIES COMPILE_DEFINITIONS CUDA_LIBRARIES=".")
 set_source_files_properties(${cuda_device_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
-add_library(emulated_cuda OBJECT EXCLUDE_FROM_ALL ${emulated_sources} ${cuda_device_sources}
-  ${here}/emulate.cpp ${here}/runtime.cpp ${here}/blas.cpp)
+add_library(emulated_cuda OBJECT EXCLUDE_FROM_ALL ${cuda_host_sources} ${cuda_device_sources}
+  ${here}/emulate.cpp ${here}/runtime.cpp ${here}/cublaslt.cpp)
 # Programs that have the rooms' wires over NCCL, which is in the program itself, link these, too.
 add_library(emulated_nccl OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/runtime/transport_nccl.c
   ${CMAKE_SOURCE_DIR}/runtime/nccl_library.c ${here}/nccl.cpp)
 target_include_directories(emulated_nccl PRIVATE ${here} ${CMAKE_SOURCE_DIR})
 target_compile_features(emulated_nccl PRIVATE cxx_std_17)
 target_compile_definitions(emulated_nccl PRIVATE ONNXPIPE_NCCL NCCL_FILES=NULL)
-target_include_directories(emulated_cuda PUBLIC ${here} PRIVATE ${CMAKE_SOURCE_DIR})
+target_include_directories(emulated_cuda PUBLIC ${here} PRIVATE ${here}/linked ${CMAKE_SOURCE_DIR})
 target_compile_features(emulated_cuda PRIVATE cxx_std_17)
