@@ -318,7 +318,7 @@ static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_
   return OK;
 }
 
-/* Says which rank lacks how much, and what would do. */
+/* Says which rank lacks how much, for which stages, and what would do. */
 static Status explain_shortage(const PlanSearch *search) {
   PlanCandidate best = {0};
   size_t amount;
@@ -327,15 +327,18 @@ static Status explain_shortage(const PlanSearch *search) {
   TRY(find_shortage(search, &best, &amount));
   for (int i = 0; i < search->request->ranks; i++)
     uniform &= search->limits[i] == search->limits[0];
-  char lacks[24], needs[24], limit[24];
+  Plan plan;
+  TRY(plan_build(search, search->arena, &best, &plan));
+  char lacks[24], needs[24], limit[24], rank[96];
+  plan_rank_text(&plan, best.rank, rank);
   plan_bytes_text(best.excess, lacks);
   plan_bytes_text(best.needs, needs);
   plan_bytes_text(search->limits[best.rank], limit);
   if (uniform)
-    return fail(E_MEMORY, "rank %d lacks %s: it needs %s, the limit is %s; a limit of %zu would do", best.rank, lacks,
-                needs, limit, search->limits[0] + amount);
-  return fail(E_MEMORY, "rank %d lacks %s: it needs %s, its limit is %s; all limits raised by %zu bytes would do",
-              best.rank, lacks, needs, limit, amount);
+    return fail(E_MEMORY, "%s lacks %s: it needs %s, the limit is %s; a limit of %zu would do", rank, lacks, needs,
+                limit, search->limits[0] + amount);
+  return fail(E_MEMORY, "%s lacks %s: it needs %s, its limit is %s; all limits raised by %zu bytes would do", rank,
+              lacks, needs, limit, amount);
 }
 
 static Status prepare(PlanSearch *search) {

@@ -94,6 +94,9 @@ Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph 
  * them, before a graph exists; the rest of *request is left alone. */
 Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
 
+/* "rank 1 (stages 1 and 6)", for messages, into text of at least 96 bytes; returns text. */
+char *plan_rank_text(const Plan *plan, int rank, char *text);
+
 /* Prints stages with nodes, time, memory and cut bytes, and the rank × time grid, at most `columns` wide. `colours`:
  * with the terminal's. */
 Status plan_print(const Plan *plan, FILE *file, int columns, bool colours);

@@ -413,7 +413,7 @@ static Status read_body(Arena *arena, const json_t *root, const PlanRequest *ask
       status_context("stage %d: ", s);
   for (int r = 0; r < plan->ranks && status == OK; r++)
     if ((status = get_rank(json_array_get(memory, (size_t)r), asked, plan, r)) != OK)
-      status_context("rank %d: ", r);
+      status_context("%s: ", plan_rank_text(plan, r, (char[96]){0}));
   TRY(status);
   const json_t *predicted = json_object_get(root, "predicted");
   TRY(get_number(predicted, "update_seconds", &plan->update_seconds));

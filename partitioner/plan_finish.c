@@ -81,6 +81,23 @@ Status plan_finish(Arena *arena, Plan *plan) {
   return OK;
 }
 
+char *plan_rank_text(const Plan *plan, int rank, char *text) {
+  enum { ROOM = 96, SHOWN = 6 };
+  int n = 0, shown = 0, at = snprintf(text, ROOM, "rank %d", rank);
+  for (int s = 0; s < plan->stages; s++)
+    n += plan->schedule.rank_of_stage[s] == rank;
+  for (int s = 0; s < plan->stages && shown < SHOWN && at < ROOM; s++) {
+    if (plan->schedule.rank_of_stage[s] != rank)
+      continue;
+    shown++;
+    const char *before = shown == 1 ? n == 1 ? " (stage " : " (stages " : shown == n ? " and " : ", ";
+    at += snprintf(text + at, (size_t)(ROOM - at), "%s%d", before, s);
+  }
+  if (shown && at < ROOM)
+    snprintf(text + at, (size_t)(ROOM - at), shown < n ? " …)" : ")");
+  return text;
+}
+
 static double link_seconds(double bytes_per_second, size_t bytes) {
   return bytes_per_second > 0 ? (double)bytes / bytes_per_second : 0;
 }

@@ -110,7 +110,7 @@ static Status open_memory(Executor *e) {
   TRY(backend->stream_open(e->spec.device, e->spec.threads, &e->stream));
   void *base;
   if (backend->alloc(e->stream, e->memory->total_bytes, &base) != OK) {
-    status_context("rank %d: ", e->spec.rank);
+    status_context("%s: ", plan_rank_text(e->spec.plan, e->spec.rank, (char[96]){0}));
     return status_code();
   }
   e->base = base;

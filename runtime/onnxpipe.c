@@ -33,7 +33,7 @@ static OnnxpipeStatus result(Status status) {
 /* As result, where every rank has called. */
 static OnnxpipeStatus result_of_all(Status status, Outcome outcome) {
   agreed = status == OK || outcome.agreed;
-  silent = status != OK && (outcome.elsewhere || (world.mpi && transport_mpi_reported()));
+  silent = status != OK && world.mpi && (outcome.elsewhere || transport_mpi_reported());
   return result(status);
 }
 

@@ -138,7 +138,7 @@ class ByHand(CommandLineTest):
         refused(good, 2, f"--chunks 2 of 2 ranks contradicts --schedule-file {path}, which has 2 stages", "--chunks", 2)
         refused(good, 2, f"--schedule gpipe and --schedule-file {path}: give one of them", "--schedule", "gpipe")
         refused(good, 2, "--batch 5 does not divide by the schedule's microbatches, 2", "--batch", 5)
-        refused(good, 1, re.compile(f"^{re.escape(path)}: rank . lacks .*; a limit of [0-9]+ would do$"), "--memory-limit", 512)
+        refused(good, 1, re.compile(f"^{re.escape(path)}: rank (.) .stage \\1. lacks .*; a limit of [0-9]+ would do$"), "--memory-limit", 512)
         refused(good, 2, f"--save {path} would overwrite --schedule-file, which is read", "--save", path)
 
     def test_unlike_devices(self):

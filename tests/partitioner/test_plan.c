@@ -246,6 +246,10 @@ static void ranks_with_two_stages_keep_their_limit(void **state) {
   size_t free_choice = largest_rank(&plan);
   request.memory_limits = limits;
   assert_int_equal(plan_make(arena, g, &request, &plan), E_MEMORY);
+  int lacking = atoi(status_message() + strlen("rank "));
+  char expected[64];
+  snprintf(expected, sizeof expected, "rank %d (stages %d and %d) lacks ", lacking, lacking, lacking + 3);
+  assert_int_equal(strncmp(status_message(), expected, strlen(expected)), 0);
   size_t least = limit_that_would_do();
   assert_true(least < free_choice);
   for (int r = 0; r < 3; r++)
@@ -477,10 +481,10 @@ static void contradictions_are_named(void **state) {
   for (size_t i = 0; i < sizeof lies / sizeof *lies; i++)
     refuse_lie(text, lies[i], g, &request);
   char message[200];
-  snprintf(message, sizeof message, "p: rank 1: 'scratch_bytes' is 0, from the model it is %zu",
+  snprintf(message, sizeof message, "p: rank 1 (stage 1): 'scratch_bytes' is 0, from the model it is %zu",
            plan.rank_memory[1].scratch_bytes);
   refuse_lie(text, (Lie){"memory/1/scratch_bytes", "0", message}, g, &request);
-  snprintf(message, sizeof message, "p: rank 0: it needs %.1f KiB (%zu bytes), the limit is 100 B (100)",
+  snprintf(message, sizeof message, "p: rank 0 (stage 0): it needs %.1f KiB (%zu bytes), the limit is 100 B (100)",
            (double)plan.rank_memory[0].total_bytes / 1024, plan.rank_memory[0].total_bytes);
   refuse_lie(text, (Lie){"memory/0/limit_bytes", "100", message}, g, &request);
   /* actions that do not run: the last one of rank 0 is missing */
