@@ -13,6 +13,7 @@ typedef struct {
   char name[64];
   size_t memory_bytes;
   double flops_per_second;
+  double tf32_flops_per_second, bf16_flops_per_second; /* of products with such operands; 0: they are float32 here */
   double bytes_per_second;
   double node_overhead_seconds; /* of starting one kernel */
 } DeviceSpec;

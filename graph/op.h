@@ -37,5 +37,7 @@ const OpDef *op_def(OpKind op);
 OpKind op_find(const char *name);
 /* The cost of a node by its rule or the default. A view costs nothing. */
 Cost op_cost(const Graph *graph, const Node *node);
+/* The roofline of a node on a device, in the node's precision. */
+double op_seconds(const Graph *graph, const Node *node, const DeviceSpec *device);
 
 #endif

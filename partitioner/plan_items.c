@@ -7,7 +7,7 @@
 #include "partitioner/plan_internal.h"
 
 static double seconds_on(const Graph *g, const Node *node, const DeviceSpec *device) {
-  return cost_seconds(op_cost(g, node), device);
+  return op_seconds(g, node, device);
 }
 
 static Status number_items(Arena *arena, const Graph *g, PlanItems *items) {

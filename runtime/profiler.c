@@ -84,7 +84,7 @@ static Status find_kinds(Profiler *p, Arena *arena, const DeviceSpec *device) {
       last[node->op] = k;
     }
     p->kind_of[i] = k;
-    p->kinds[k].weight += cost_seconds(op_cost(g, node), device);
+    p->kinds[k].weight += op_seconds(g, node, device);
   }
   return OK;
 }

@@ -53,9 +53,15 @@ Status cuda_launched(const Stream *stream, const Node *node) {
   return E_DEVICE;
 }
 
-/* Multiply-adds in float32 that a multiprocessor does in a cycle. */
-static int lanes_of(int major, int minor) {
-  return major == 8 && minor == 0 ? 64 : 128;
+/* Multiply-adds that a multiprocessor does in a cycle: in float32, and in its tensor cores. */
+typedef struct {
+  int float32, tf32, bf16;
+} Lanes;
+
+static Lanes lanes_of(int major, int minor) {
+  if (major == 8)
+    return minor == 0 ? (Lanes){64, 512, 1024} : (Lanes){128, 256, 512};
+  return major == 9 ? (Lanes){128, 1024, 2048} : (Lanes){128, 2048, 4096};
 }
 
 /* What is left for arenas: a context and the code of kernels lie on the device, too. Not what is free right now, for
@@ -78,8 +84,12 @@ static Status describe(int device, DeviceSpec *spec) {
   clock_khz = clock_khz > 0 ? clock_khz : 1000000; /* some devices do not say */
   memory_khz = memory_khz > 0 ? memory_khz : 1000000;
   bus_bits = bus_bits > 0 ? bus_bits : 256;
+  Lanes lanes = lanes_of(p.major, p.minor);
+  double cycles = 2e3 * p.multiProcessorCount * clock_khz; /* a second; a multiply-add is two */
   *spec = (DeviceSpec){.memory_bytes = usable(p.totalGlobalMem),
-                       .flops_per_second = 2.0 * p.multiProcessorCount * lanes_of(p.major, p.minor) * clock_khz * 1e3,
+                       .flops_per_second = cycles * lanes.float32,
+                       .tf32_flops_per_second = cycles * lanes.tf32,
+                       .bf16_flops_per_second = cycles * lanes.bf16,
                        .bytes_per_second = 2.0 * memory_khz * 1e3 * bus_bits / 8,
                        .node_overhead_seconds = 4e-6};
   snprintf(spec->name, sizeof spec->name, "%.63s", p.name);

@@ -219,7 +219,12 @@ void emulated_enqueue(cudaStream_t stream, std::function<void()> work) {
   emulated_enqueue_waiting(stream, [=] { return work(), true; });
 }
 
+/* Launches go to the calling thread's device. */
 void emulated_launch(cudaStream_t stream, int blocks, int threads, std::function<void()> thread) {
+  if (emulated_device_of(stream) != current) {
+    result(cudaErrorInvalidValue);
+    return;
+  }
   emulated_enqueue(stream, [=] { emulated_run(blocks, threads, thread); });
 }
 

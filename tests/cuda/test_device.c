@@ -1,10 +1,12 @@
 /* What the CUDA backend is besides kernels: devices, streams, events, memory, and the errors that a device's work ends
  * with. On the emulated device also what a real one cannot be made to do. With `hold SECONDS`, no test at all. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "graph/op.h"
 #include "tests/ops/cases.h"
 #include "tests/test.h"
 
@@ -131,11 +133,40 @@ static void devices_describe_themselves(void **state) {
   ASSERT_OK(backend_cuda.describe(0, &spec));
   assert_true(spec.name[0] && spec.memory_bytes >= 1 << 29);
   assert_true(spec.flops_per_second > 1e9 && spec.bytes_per_second > 1e9);
+  assert_true(spec.bf16_flops_per_second > spec.tf32_flops_per_second &&
+              spec.tf32_flops_per_second > spec.flops_per_second);
   assert_int_equal(backend_cuda.describe(99, &spec), E_DEVICE);
   assert_memory_equal(status_message(), "cuda:99: this machine has ", 26);
   Stream *s = NULL;
   assert_int_equal(backend_cuda.stream_open(99, 1, &s), E_DEVICE);
   assert_null(s);
+}
+
+/* A large product is faster in fewer digits, where there are products in fewer digits. */
+static void times_follow_the_precision(void **state) {
+  (void)state;
+  static const OpCase product = {
+      OP_MatMul,
+      TYPES_FLOAT,
+      {{.present = true, .shape = {2, {500, 500}}}, {.present = true, .shape = {2, {500, 500}}}},
+      {{true, {2, {500, 500}}}},
+      {{0}}};
+  DeviceSpec spec = {
+      .flops_per_second = 1e6, .bytes_per_second = 1e12, .tf32_flops_per_second = 4e6, .bf16_flops_per_second = 8e6};
+  DeviceSpec plain = {.flops_per_second = 1e6, .bytes_per_second = 1e12};
+  Arena *arena = arena_create();
+  CaseGraph built;
+  for (int type = F32; type <= F64; type++) {
+    ASSERT_OK(case_build(&product, (DType)type, 0, arena, &built));
+    double expected[] = {250, type == F32 ? 62.5 : 250, type == F32 ? 31.25 : 250};
+    for (Precision p = PRECISION_FLOAT32; p <= PRECISION_BF16; p++) {
+      built.node->precision = p;
+      assert_true(op_seconds(built.graph, built.node, &spec) == expected[p]);
+      assert_true(op_seconds(built.graph, built.node, &plain) == 250);
+    }
+    case_release(&built);
+  }
+  arena_destroy(arena);
 }
 
 static void too_large_an_arena_says_what_there_is(void **state) {
@@ -207,6 +238,38 @@ static void nothing_waits_but_waits(void **state) {
   backend_cuda.stream_close(s);
 }
 
+/* Any thread may call kernels of any device's stream. */
+static void *run_from_elsewhere(void *context) {
+  Node node = {.op = OP_Exp, .name = "exp"};
+  Stream **s = context;
+  Tensor x[2];
+  for (int i = 0; i < 2; i++) {
+    x[i] = (Tensor){.dtype = F32, .shape = {1, {1000}}};
+    ASSERT_OK(backend_cuda.alloc(s[i], 4000, &x[i].data));
+    ASSERT_OK(backend_cuda.zero(s[i], x[i].data, 4000));
+  }
+  for (int i = 0; i < 6; i++)
+    ASSERT_OK(backend_cuda.kernels[OP_Exp](s[i % 2], &node, &x[i % 2], &x[i % 2], NULL));
+  for (int i = 0; i < 2; i++) {
+    ASSERT_OK(backend_cuda.stream_wait(s[i]));
+    backend_cuda.release(s[i], x[i].data);
+  }
+  return NULL;
+}
+
+static void kernels_go_to_their_streams_device(void **state) {
+  (void)state;
+  Stream *s[2];
+  pthread_t thread;
+  for (int i = 0; i < 2; i++)
+    ASSERT_OK(backend_cuda.stream_open(i, 1, &s[i]));
+  run_from_elsewhere(s);
+  assert_int_equal(pthread_create(&thread, NULL, run_from_elsewhere, s), 0);
+  pthread_join(thread, NULL);
+  for (int i = 0; i < 2; i++)
+    backend_cuda.stream_close(s[i]);
+}
+
 static void no_device_is_one_clear_line(void **state) {
   (void)state;
   DeviceSpec spec;
@@ -238,10 +301,12 @@ int main(int argc, char **argv) {
       cmocka_unit_test(streams_outlive_faults),
       cmocka_unit_test(events_order_streams),
       cmocka_unit_test(devices_describe_themselves),
+      cmocka_unit_test(times_follow_the_precision),
       cmocka_unit_test(too_large_an_arena_says_what_there_is),
 #ifdef EMULATED
       cmocka_unit_test(failures_name_device_and_call),
       cmocka_unit_test(nothing_waits_but_waits),
+      cmocka_unit_test(kernels_go_to_their_streams_device),
       cmocka_unit_test(no_device_is_one_clear_line),
 #endif
   };
