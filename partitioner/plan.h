@@ -66,8 +66,9 @@ typedef struct {
   const DeviceSpec *devices;   /* [ranks] */
   const size_t *memory_limits; /* [ranks]; NULL or 0: the device's memory; 0 there too: none */
   LinkSpec link;
-  const double *staging_bytes_per_second; /* [ranks]: between a rank's device and the host's memory, through which all
-                                             goes that it exchanges; NULL, 0: it computes there */
+  const double *staging_bytes_per_second; /* [ranks]: between a rank's device and the host's memory, through which goes
+                                             what it exchanges; NULL, 0: it computes there */
+  double direct_bytes_per_second;         /* between two such devices, where the host takes no part; 0: it does */
   const Profile *profiles;                /* [ranks], on each one's device; NULL: none */
   Ties ties;
   Objective objective;   /* what makes a plan faster than another */

@@ -102,14 +102,19 @@ static double link_seconds(double bytes_per_second, size_t bytes) {
   return bytes_per_second > 0 ? (double)bytes / bytes_per_second : 0;
 }
 
+static double staging_rate(const PlanRequest *r, int rank) {
+  return r->staging_bytes_per_second ? r->staging_bytes_per_second[rank] : 0;
+}
+
 double plan_link_rate(const PlanRequest *r, int from, int to) {
+  double ends[2] = {staging_rate(r, from), staging_rate(r, to)};
   double seconds_per_byte = r->link.bytes_per_second > 0 ? 1 / r->link.bytes_per_second : 0;
-  int ends[2] = {from, to};
   if (from == to)
     return 0;
+  if (ends[0] > 0 && ends[1] > 0 && r->direct_bytes_per_second > 0)
+    return r->direct_bytes_per_second;
   for (int i = 0; i < 2; i++)
-    if (r->staging_bytes_per_second && r->staging_bytes_per_second[ends[i]] > 0)
-      seconds_per_byte += 1 / r->staging_bytes_per_second[ends[i]];
+    seconds_per_byte += ends[i] > 0 ? 1 / ends[i] : 0;
   return seconds_per_byte > 0 ? 1 / seconds_per_byte : 0;
 }
 

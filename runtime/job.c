@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "runtime/profiler.h"
+#include "runtime/wire.h"
 
 enum { BATCH = 32 }; /* where nobody says */
 
@@ -320,6 +321,8 @@ static Status fill_request(Job *job, const Profile *profiles) {
       /* shared memory of one machine, by order of magnitude */
       .link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9},
       .staging_bytes_per_second = staging,
+      /* as boundary_way will choose: copies inside a process, NCCL between processes */
+      .direct_bytes_per_second = !job->world->mpi || wire_nccl_version() > 0 ? 20e9 : 0,
       .profiles = profiles,
       .given = job->given,
       .synthesize = true,

@@ -46,9 +46,9 @@ static void a_plan_that_does_not_fit_is_refused(void **state) {
   char message[1024];
   emulation_devices(1, 100000);
   fails("1", "cuda", message);
-  must_hold(message, (const char *[]){"rank 0 (stage 0) lacks ", "KiB, the limit is ", "a limit of ", NULL});
+  must_hold(message, (const char *[]){"rank 0 (stage 0) lacks ", "B, the limit is ", "a limit of ", NULL});
   fails("2", "cuda:0", message);
-  must_hold(message, (const char *[]){" (stage ", ") lacks ", "KiB, the limit is ", "a limit of ", NULL});
+  must_hold(message, (const char *[]){" (stage ", ") lacks ", "B, the limit is ", "a limit of ", NULL});
 }
 
 /* Somebody else has taken most of the device. */

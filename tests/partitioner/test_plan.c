@@ -57,8 +57,12 @@ static void cuts_are_those_of_brute_force(void **state) {
     if (seed % 4 == 1) {
       request.staging_bytes_per_second = staging;
       staging[seed % 3] = 3e7;
+      staging[1] = seed % 8 == 1 ? 3e7 : staging[1]; /* two of them, with a way of their own */
+      request.direct_bytes_per_second = 5e7;
       for (int c = 0; c < 2; c++)
-        if (staging[c] > 0 || staging[c + 1] > 0)
+        if (staging[c] > 0 && staging[c + 1] > 0)
+          rate[c] = 5e7;
+        else if (staging[c] > 0 || staging[c + 1] > 0)
           rate[c] = 1 / (1 / rate[c] + 1 / 3e7);
     }
     Plan plan;
