@@ -44,9 +44,9 @@ static void print_peaks(const StudyResult *result, FILE *file) {
 static void print_numbers(const StudyResult *result, FILE *file) {
   const Schedule *schedule = &result->schedule;
   const Simulation *s = &result->simulation;
-  fprintf(file, "schedule %s: %d %s, %d %s, %d microbatches\n", schedule->name, schedule->ranks,
+  fprintf(file, "schedule %s: %d %s, %d %s, %d %s\n", schedule->name, schedule->ranks,
           schedule->ranks == 1 ? "rank" : "ranks", schedule->stages, schedule->stages == 1 ? "stage" : "stages",
-          schedule->microbatches);
+          schedule->microbatches, schedule->microbatches == 1 ? "microbatch" : "microbatches");
   fprintf(file, "makespan %.6g ms, longest span of a rank %.6g ms, bubble %.2f %%\n", s->makespan_seconds * 1e3,
           s->longest_span_seconds * 1e3, 100 * s->bubble);
   fprintf(file, "lower bound of the %s %.6g ms, gap to it %.2f %%\n",
