@@ -1,4 +1,5 @@
-/* NCCL itself, on one device: a rank sends to itself, in a group, on a communicator and a stream as wires have them. */
+/* NCCL itself: it loads, and on one device a rank sends to itself, in a group, on a communicator and a stream as wires
+ * have them. */
 #include "tests/test.h"
 
 #include <stdio.h>
@@ -8,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "runtime/nccl_library.h"
+#include "runtime/wire.h"
 
 enum { BYTES = 10000001, PIECES = 3 };
 
@@ -55,6 +57,11 @@ static void sends_to_itself_in_a_group(void **state) {
   Stream *own, *wire;
   Event *ready, *done;
   void *from, *to;
+  DeviceSpec device;
+  if (backend_cuda.describe(0, &device) != OK) {
+    print_message("skipped: %s\n", status_message());
+    skip();
+  }
   char *host = malloc(BYTES);
   assert_non_null(host);
   for (size_t i = 0; i < BYTES; i++)
@@ -96,10 +103,15 @@ static void sends_to_itself_in_a_group(void **state) {
   free(host);
 }
 
+/* Whole, and no older than the header. */
+static void the_library_loads(void **state) {
+  (void)state;
+  assert_true(wire_nccl_version() >= NCCL_VERSION_CODE);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(sends_to_itself_in_a_group)};
-  DeviceSpec device;
-  if (backend_cuda.describe(0, &device) != OK || nccl_library(&nccl) != OK) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(the_library_loads), cmocka_unit_test(sends_to_itself_in_a_group)};
+  if (nccl_library(&nccl) != OK) {
     fprintf(stderr, "skipped: %s\n", status_message());
     return 77;
   }

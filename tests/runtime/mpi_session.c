@@ -1,4 +1,5 @@
-/* Sessions on the ranks of an MPI world: every rank sees each step's metrics, and they are PyTorch's losses. */
+/* Sessions on the ranks of an MPI world: every rank sees each step's metrics, and they are PyTorch's losses. With
+ * ON_CUDA defined, on emulated devices. */
 #include <unistd.h>
 
 #include "tests/runtime/session_case.h"
@@ -12,6 +13,9 @@ static void every_rank_sees_the_metrics(void **state) {
   OnnxpipeSession *session;
   OnnxpipeMetrics m;
   char path[64];
+#ifdef ON_CUDA
+  must(onnxpipe_options_set(options, "device", "cuda"));
+#endif
   must(onnxpipe_open(BRANCHES "model.onnx", options, &model));
   must(onnxpipe_session_open(model, NULL, &session));
   must(onnxpipe_session_metrics(session, &m));

@@ -1,0 +1,93 @@
+/* Runs whose ranks exchange over wires: they say so, and where one fails all end, with its name, and nothing is left
+ * behind. */
+#include <stdbool.h>
+#include <string.h>
+
+#include "tests/cuda/emulation.h"
+#include "tests/runtime/reference_case.h"
+#include "tests/test.h"
+
+extern bool boundary_threads_are_processes; /* over NCCL; else by copies */
+
+static OnnxpipeModel *open_model(OnnxpipeOptions *options, const char *devices, const char *ranks) {
+  OnnxpipeModel *model;
+  set(options, "data", SOURCE_DIR "/models/surrogate/data.npz");
+  set(options, "device", devices);
+  set(options, "ranks", ranks);
+  set(options, "microbatches", "4");
+  if (onnxpipe_open(SOURCE_DIR "/models/surrogate/model.onnx", options, &model) != ONNXPIPE_OK)
+    FAIL_TEST("%s", onnxpipe_error());
+  return model;
+}
+
+static void close_model(OnnxpipeModel *model, OnnxpipeOptions *options) {
+  onnxpipe_close(model);
+  onnxpipe_options_destroy(options);
+  assert_int_equal(emulation_allocated(), 0);
+}
+
+/* The message that training ends with. */
+static const char *train(const char *option, const char *value, OnnxpipeProgress *progress) {
+  static char message[512];
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  set(options, "quiet", "");
+  set(options, option, value);
+  OnnxpipeModel *model = open_model(options, "cuda:0,cuda:1,cuda:2", "3");
+  assert_int_not_equal(onnxpipe_train(model, stdout, progress, NULL), ONNXPIPE_OK);
+  snprintf(message, sizeof message, "%s", onnxpipe_error());
+  close_model(model, options);
+  return message;
+}
+
+/* Boundaries with a device, each once. */
+static void ways_are_printed(void **state) {
+  char text[16384];
+  FILE *out = tmpfile();
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  assert_non_null(out);
+  boundary_threads_are_processes = *state != NULL;
+  set(options, "dry-run", "");
+  OnnxpipeModel *model = open_model(options, "cuda:0,cuda:1,cpu,cpu", "4");
+  if (onnxpipe_train(model, out, NULL, NULL) != ONNXPIPE_OK)
+    FAIL_TEST("%s", onnxpipe_error());
+  rewind(out);
+  text[fread(text, 1, sizeof text - 1, out)] = '\0';
+  fclose(out);
+  const char *first = strstr(text, *state ? "boundary 0-1  nccl\n" : "boundary 0-1  device copy\n");
+  if (!first || !strstr(first, "boundary 1-2  pinned host memory\n") || strstr(text, "boundary 2-3"))
+    FAIL_TEST("%s", text);
+  close_model(model, options);
+}
+
+static void a_loss_that_is_no_number_ends_all(void **state) {
+  boundary_threads_are_processes = *state != NULL;
+  const char *message = train("lr", "1e30", NULL);
+  if (!strstr(message, "the loss of microbatch 0 is") && !strstr(message, "is not finite"))
+    FAIL_TEST("%s", message);
+}
+
+static void kill_rank_1(void *context, const OnnxpipeMetrics *m) {
+  (void)context;
+  if (m->step == 2)
+    emulation_nccl_kill(1);
+}
+
+static void a_peer_that_is_gone_is_named(void **state) {
+  (void)state;
+  boundary_threads_are_processes = true;
+  const char *message = train("steps", "8", kill_rank_1);
+  if (!strstr(message, "NCCL") || !strstr(message, "rank 1: remote process exited"))
+    FAIL_TEST("%s", message);
+}
+
+int main(void) {
+  emulation_devices(3, (size_t)1 << 30);
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(ways_are_printed),
+      {"ways_are_printed, over NCCL", ways_are_printed, NULL, NULL, (void *)"nccl"},
+      cmocka_unit_test(a_loss_that_is_no_number_ends_all),
+      {"a_loss_that_is_no_number_ends_all, over NCCL", a_loss_that_is_no_number_ends_all, NULL, NULL, (void *)"nccl"},
+      cmocka_unit_test(a_peer_that_is_gone_is_named),
+  };
+  return cmocka_run_group_tests_name("runs", tests, NULL, NULL);
+}
