@@ -89,8 +89,11 @@ template <class T> GLOBAL void add_slices(Picks p, int row_bits, const uint64_t 
     if (slice == (uint64_t)p.slices || (at > 0 && keys[at - 1] >> row_bits == slice))
       continue;
     const T *from = dy + outer * p.rows * p.inner + column;
+    int64_t end = at + 1; /* known before the loop, loads need not wait for each other */
+    if (end < p.rows && keys[end] >> row_bits == slice)
+      end += count_less(keys + end, p.rows - end, (slice + 1) << row_bits);
     T sum = 0;
-    for (int64_t k = at; k < p.rows && keys[k] >> row_bits == slice; k++)
+    for (int64_t k = at; k < end; k++)
       sum += from[(int64_t)(keys[k] & low) * p.inner];
     y[(outer * p.slices + (int64_t)slice) * p.inner + column] = sum;
   }
