@@ -74,6 +74,8 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
                  .objective = r->objective,
                  .link = r->link};
   plan->model_hash = arena_string(arena, r->model_hash);
+  plan->loss = r->loss;
+  plan->optimizer = r->optimizer;
   TRY(plan_copy_ties(arena, r->ties, &plan->ties));
   TRY(ARENA_NEW(arena, plan->stage_of, search->graph->n_nodes));
   for (int s = 0; s < search->stages; s++)

@@ -97,14 +97,15 @@ static json_t *plan_json(const Plan *plan) {
     json_array_append_new(stages, stage_json(plan, s));
   for (int r = 0; r < plan->ranks; r++)
     json_array_append_new(ranks, rank_json(plan, r));
-  return json_pack("{s:s, s:s, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, s:f}, s:o, s:o, s:o, s:o}",
-                   "format", format_name, "model", plan->model_hash, "ranks", plan->ranks, "chunks", plan->chunks,
-                   "microbatches", plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule",
-                   plan->schedule.name, "objective", objective_names[plan->objective], "predicted", "step_seconds",
-                   plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
-                   "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds",
-                   plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "ties",
-                   ties_json(plan->ties), "stages", stages, "memory", ranks, "actions", schedule_json(&plan->schedule));
+  return json_pack(
+      "{s:s, s:s, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, s:f}, s:o, s:o, s:o, s:o}",
+      "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer, "ranks",
+      plan->ranks, "chunks", plan->chunks, "microbatches", plan->microbatches, "microbatch_size",
+      (json_int_t)plan->microbatch_size, "schedule", plan->schedule.name, "objective", objective_names[plan->objective],
+      "predicted", "step_seconds", plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
+      "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds", plan->link.latency_seconds,
+      "bytes_per_second", plan->link.bytes_per_second, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks,
+      "actions", schedule_json(&plan->schedule));
 }
 
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text) {
@@ -177,6 +178,12 @@ static Status get_string(Arena *arena, const json_t *object, const char *key, co
   return *out ? OK : status_code();
 }
 
+/* A string, or null. */
+static Status get_name(Arena *arena, const json_t *object, const char *key, const char **out) {
+  *out = NULL;
+  return json_is_null(json_object_get(object, key)) ? OK : get_string(arena, object, key, out);
+}
+
 static Status get_array(const json_t *object, const char *key, size_t n, const json_t **out) {
   *out = json_object_get(object, key);
   if (!json_is_array(*out))
@@ -223,6 +230,8 @@ static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
   if (strcmp(format, format_name) != 0)
     return fail(E_MODEL, "the format is '%s', not '%s'", format, format_name);
   TRY(get_string(arena, root, "model", &head->model_hash));
+  TRY(get_name(arena, root, "loss", &head->loss));
+  TRY(get_name(arena, root, "optimizer", &head->optimizer));
   TRY(get_string(arena, root, "schedule", &head->schedule));
   TRY(get_objective(arena, root, &head->objective));
   TRY(get_int(root, "ranks", 1, SCHEDULE_LIMIT, &head->ranks));
@@ -239,10 +248,18 @@ static Status differ(const char *what, long long file, long long asked) {
   return fail(E_USAGE, "the plan has %s %lld, asked for is %lld", what, file, asked);
 }
 
+static Status check_made_with(const char *option, const char *file, const char *asked) {
+  if (!asked || (file && strcmp(asked, file) == 0))
+    return OK;
+  return fail(E_USAGE, "the plan was made with %s %s, not %s", option, file ? file : "none", asked);
+}
+
 static Status check_request(const PlanRequest *head, const PlanRequest *asked) {
   if (asked->model_hash && strcmp(asked->model_hash, head->model_hash) != 0)
     return fail(E_USAGE, "the plan is for the model with hash %s, this one has %s", head->model_hash,
                 asked->model_hash);
+  TRY(check_made_with("--loss", head->loss, asked->loss));
+  TRY(check_made_with("--optimizer", head->optimizer, asked->optimizer));
   if (asked->ranks && asked->ranks != head->ranks)
     return differ("--ranks", head->ranks, asked->ranks);
   if (asked->chunks && asked->chunks != head->chunks)
@@ -427,6 +444,8 @@ static Status read_plan(Arena *arena, const json_t *root, Graph *graph, const Pl
   TRY(check_request(&head, asked));
   *plan = (Plan){.graph = graph,
                  .model_hash = head.model_hash,
+                 .loss = head.loss,
+                 .optimizer = head.optimizer,
                  .ranks = head.ranks,
                  .chunks = head.chunks,
                  .stages = head.ranks * head.chunks,

@@ -137,6 +137,13 @@ static Status contradicts(const Job *job, const char *option, int64_t asked, int
               job->options->plan, (long long)planned);
 }
 
+static Status check_name(const Job *job, const char *option, const char *asked, const char *planned) {
+  if (planned && strcmp(asked, planned) == 0)
+    return OK;
+  return fail(E_USAGE, "--%s %s contradicts the plan %s, which has %s", option, asked, job->options->plan,
+              planned ? planned : "none");
+}
+
 /* Takes from the plan file what the options leave open; refuses what contradicts it. */
 static Status take_plan(Job *job) {
   const Options *o = job->options;
@@ -152,8 +159,14 @@ static Status take_plan(Job *job) {
     return contradicts(job, "microbatches", o->microbatches, r->microbatches);
   if (o->batch && o->batch != r->microbatches * r->microbatch_size)
     return contradicts(job, "batch", o->batch, r->microbatches * r->microbatch_size);
-  if (options_given(o, "schedule") && strcmp(o->schedule, "auto") != 0 && strcmp(o->schedule, r->schedule) != 0)
-    return fail(E_USAGE, "--schedule %s contradicts the plan %s, which has %s", o->schedule, o->plan, r->schedule);
+  if (options_given(o, "schedule") && strcmp(o->schedule, "auto") != 0)
+    TRY(check_name(job, "schedule", o->schedule, r->schedule));
+  if (strcmp(o->loss, "auto") != 0)
+    TRY(check_name(job, "loss", o->loss, r->loss));
+  if (options_given(o, "optimizer"))
+    TRY(check_name(job, "optimizer", o->optimizer, r->optimizer));
+  job->planned_loss = r->loss;
+  job->planned_optimizer = r->optimizer;
   job->ranks = r->ranks;
   job->chunks = r->chunks;
   job->microbatches = r->microbatches;
@@ -308,6 +321,8 @@ static Status fill_request(Job *job, const Profile *profiles) {
   }
   job->request = (PlanRequest){
       .model_hash = model_hash(job->model),
+      .loss = inference ? NULL : loss_name(job->loss.kind),
+      .optimizer = inference ? NULL : job_optimizer(job),
       .ranks = job->ranks,
       .chunks = job->chunks,
       .microbatches = job->microbatches,

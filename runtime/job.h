@@ -38,9 +38,10 @@ typedef struct {
   Dataset data; /* data.samples == 0: none was given */
   int ranks, chunks, microbatches;
   int64_t batch, microbatch_size;
-  bool microbatches_open; /* may still be chosen by simulated time */
-  const char *schedule;   /* a name, or "auto"; NULL: as the options say */
-  Schedule *given;        /* of --schedule-file; NULL: none */
+  bool microbatches_open;                       /* may still be chosen by simulated time */
+  const char *schedule;                         /* a name, or "auto"; NULL: as the options say */
+  const char *planned_loss, *planned_optimizer; /* of the plan file; NULL: none */
+  Schedule *given;                              /* of --schedule-file; NULL: none */
 
   Graph *graph;
   LossSpec loss;
@@ -62,6 +63,9 @@ void job_close(Job *job);
 Status job_read_schedule(Job *job);
 /* What makes a plan faster than another: --objective, or what --clip-norm makes of a step. */
 Status job_objective(const Options *options, Objective *objective);
+
+/* The optimizer's name: the option's, else the plan file's. */
+const char *job_optimizer(const Job *job);
 
 /* How many of the ranks run on this machine. */
 int job_ranks_here(const Job *job);

@@ -104,6 +104,8 @@ static Status append_loss(Job *job) {
   LossSpec *loss = &job->loss;
   *loss = (LossSpec){
       .kind = loss_find(o->loss), .ignore_index = o->ignore_index, .microbatches = job->microbatches, .class_axis = -1};
+  if (loss->kind == LOSS_AUTO && job->planned_loss && job->data.samples == 0)
+    loss->kind = loss_find(job->planned_loss);
   if (loss->kind == LOSS_COUNT)
     return fail(E_USAGE, "--loss: '%s' is none of auto, cross_entropy, mse, bce_with_logits, model", o->loss);
   TRY(find_output(job, &loss->output));
@@ -138,11 +140,16 @@ static Status append_loss(Job *job) {
   return status;
 }
 
+const char *job_optimizer(const Job *job) {
+  bool planned = job->planned_optimizer && !options_given(job->options, "optimizer");
+  return planned ? job->planned_optimizer : job->options->optimizer;
+}
+
 static Status append_optimizer(Job *job) {
   const Options *o = job->options;
-  OptimizerKind kind = optimizer_find(o->optimizer);
+  OptimizerKind kind = optimizer_find(job_optimizer(job));
   if (kind == OPTIMIZER_COUNT)
-    return fail(E_USAGE, "--optimizer: '%s' is none of sgd, adam, adamw", o->optimizer);
+    return fail(E_USAGE, "--optimizer: '%s' is none of sgd, adam, adamw", job_optimizer(job));
   OptimizerSpec *spec = &job->optimizer;
   *spec = optimizer_defaults(kind);
   spec->learning_rate = o->lr;
@@ -194,6 +201,6 @@ Status job_differentiate(Job *job) {
   TRY(job_decide(job, "loss", "%s of output '%s'%s", loss_name(job->loss.kind),
                  graph_value(graph, job->loss.output)->name, why));
   return job_decide(
-      job, "optimizer", "%s, learning rate %g%s", job->options->optimizer, job->optimizer.learning_rate,
+      job, "optimizer", "%s, learning rate %g%s", job_optimizer(job), job->optimizer.learning_rate,
       options_given(job->options, "optimizer") || options_given(job->options, "lr") ? "" : " (--optimizer, --lr)");
 }

@@ -141,6 +141,23 @@ class ByHand(CommandLineTest):
         refused(good, 1, re.compile(f"^{re.escape(path)}: rank (.) .stage \\1. lacks .*; a limit of [0-9]+ would do$"), "--memory-limit", 512)
         refused(good, 2, f"--save {path} would overwrite --schedule-file, which is read", "--save", path)
 
+    def test_plans_say_loss_and_optimizer(self):
+        """What the command does not say is the plan's, also where it was made without data; what contradicts it is refused."""
+        expected, _ = self.train("--steps", 3, "--microbatches", 2, "--lr", 0.1)
+        plan = self.path("plan.json")
+        self.done("plan", self.model, "--ranks", 2, "--batch", 4, "--microbatches", 2, "--optimizer", "sgd", "-o", plan)
+        words = ["train", self.model, "--data", self.data, "--plan", plan, "--steps", 3, "--lr", 0.1]
+        for mpi in (0, 2):
+            printed = self.done(*words, "--save", self.path("t.onnx"), mpi=mpi)
+            self.assertRegex(printed, "optimizer +sgd")
+            for i in onnx.load(self.path("t.onnx")).graph.initializer:
+                self.assertEqual(numpy_helper.to_array(i).tobytes(), expected[i.name].tobytes())
+        self.refused(2, f"--optimizer adam contradicts the plan {plan}, which has sgd", *words, "--optimizer", "adam")
+        self.refused(2, f"--loss cross_entropy contradicts the plan {plan}, which has mse", *words, "--loss", "cross_entropy")
+        classes = self.write_arrays("c.npz", x=self.network.x, target=np.arange(SAMPLES) % OUT)
+        self.refused(2, f"{plan}: the plan was made with --loss mse, not cross_entropy", "train", self.model, "--data", classes,
+                     "--plan", plan)
+
     def test_unlike_devices(self):
         """A plan and a profile for a rank of each kind; what is measured is measured on both."""
         words = [self.model, "--data", self.data, "--batch", 4, "--microbatches", 2, "--loss", "mse", "--ranks", 2]

@@ -13,6 +13,8 @@ static inline PlanRequest request_of(int ranks, int microbatches, const char *sc
   for (int r = 0; r < 16; r++)
     devices[r] = device;
   return (PlanRequest){.model_hash = "0123456789abcdef",
+                       .loss = "mse",
+                       .optimizer = "adamw",
                        .ranks = ranks,
                        .chunks = 1,
                        .microbatches = microbatches,

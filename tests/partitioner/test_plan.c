@@ -394,6 +394,8 @@ static void files_come_back(void **state) {
   assert_int_equal(peeked.microbatches, 3);
   assert_int_equal(peeked.microbatch_size, ROWS);
   assert_string_equal(peeked.schedule, "gpipe");
+  assert_string_equal(peeked.loss, "mse");
+  assert_string_equal(peeked.optimizer, "adamw");
   assert_string_equal(peeked.model_hash, request.model_hash);
   assert_ptr_equal(peeked.devices, devices);
   ASSERT_OK(plan_read(arena, path, g, &nothing, &again));
@@ -449,6 +451,10 @@ static void contradictions_are_named(void **state) {
   static const Lie lies[] = {
       {"format", "\"x\"", "p: the format is 'x', not 'onnxpipe plan 1'"},
       {"model", "\"fedc\"", "p: the plan is for the model with hash fedc, this one has 0123456789abcdef"},
+      {"loss", "\"cross_entropy\"", "p: the plan was made with --loss cross_entropy, not mse"},
+      {"loss", "null", "p: the plan was made with --loss none, not mse"},
+      {"loss", NULL, "p: 'loss' is missing"},
+      {"optimizer", "\"sgd\"", "p: the plan was made with --optimizer sgd, not adamw"},
       {"ranks", "4", "p: the plan has --ranks 4, asked for is 2"},
       {"ranks", "0", "p: 'ranks' is 0, not from 1 to 65536"},
       {"ranks", "2.5", "p: 'ranks' is not an integer"},
