@@ -311,11 +311,13 @@ static Status fill_request(Job *job, const Profile *profiles) {
   double *staging;
   size_t *limits;
   bool inference = job->graph->loss_sum == NO_VALUE;
+  int with_devices = 0;
   TRY(ARENA_NEW(job->arena, devices, job->ranks));
   TRY(ARENA_NEW(job->arena, limits, job->ranks));
   TRY(ARENA_NEW(job->arena, staging, job->ranks));
   for (int r = 0; r < job->ranks; r++) {
     staging[r] = job->devices[r].backend->is_host ? 0 : 10e9; /* a bus, by order of magnitude */
+    with_devices += !job->devices[r].backend->is_host;
     TRY(devices_describe(job->devices, job->ranks, r, job_ranks_here(job), &devices[r]));
     limits[r] = (size_t)job->options->memory_limit;
   }
@@ -336,8 +338,9 @@ static Status fill_request(Job *job, const Profile *profiles) {
       /* shared memory of one machine, by order of magnitude */
       .link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9},
       .staging_bytes_per_second = staging,
-      /* as boundary_way will choose: copies inside a process, NCCL between processes */
-      .direct_bytes_per_second = !job->world->mpi || wire_nccl_version() > 0 ? 20e9 : 0,
+      /* as boundary_way will choose: copies inside a process, NCCL between processes. It is large: not loaded for less
+       */
+      .direct_bytes_per_second = with_devices > 1 && (!job->world->mpi || wire_nccl_version() > 0) ? 20e9 : 0,
       .profiles = profiles,
       .given = job->given,
       .synthesize = true,
