@@ -5,7 +5,7 @@
 #include <math.h>
 
 /* How many operations are placed or timed for a placement, at most, and how often each operation of its problem. */
-static const double most_effort = 1.2e7, most_tries = 8000;
+static const double most_effort = 1e7, most_tries = 8000;
 enum { ROUNDS = 4 };
 
 typedef struct {
