@@ -99,13 +99,28 @@ static Status assume_target(Job *job) {
   return guessed ? job_decide(job, "note", "no data: a loss of %s is assumed (--loss)", loss_name(loss->kind)) : OK;
 }
 
+static bool has_classes(const Array *target) {
+  return !dtype_is_float(target->dtype) && target->dtype != BOOL;
+}
+
+/* The plan file's loss. LOSS_AUTO where there is none, or it is not for such targets: then the file is refused for what
+ * they say. */
+static LossKind planned_loss(const Job *job) {
+  const Array *target = job->data.target;
+  LossKind kind = job->planned_loss ? loss_find(job->planned_loss) : LOSS_COUNT;
+  if (kind == LOSS_COUNT)
+    return LOSS_AUTO;
+  bool fits = !target || kind == LOSS_MODEL || (kind == LOSS_CROSS_ENTROPY) == has_classes(target);
+  return fits ? kind : LOSS_AUTO;
+}
+
 static Status append_loss(Job *job) {
   const Options *o = job->options;
   LossSpec *loss = &job->loss;
   *loss = (LossSpec){
       .kind = loss_find(o->loss), .ignore_index = o->ignore_index, .microbatches = job->microbatches, .class_axis = -1};
-  if (loss->kind == LOSS_AUTO && job->planned_loss && job->data.samples == 0)
-    loss->kind = loss_find(job->planned_loss);
+  if (loss->kind == LOSS_AUTO)
+    loss->kind = planned_loss(job);
   if (loss->kind == LOSS_COUNT)
     return fail(E_USAGE, "--loss: '%s' is none of auto, cross_entropy, mse, bce_with_logits, model", o->loss);
   TRY(find_output(job, &loss->output));
@@ -125,8 +140,7 @@ static Status append_loss(Job *job) {
   if (has_data)
     TRY(dataset_need_target(&job->data));
   if (target) {
-    bool integer = !dtype_is_float(target->dtype) && target->dtype != BOOL;
-    loss->target_dtype = integer ? I64 : output->dtype;
+    loss->target_dtype = has_classes(target) ? I64 : output->dtype;
     loss->target_shape = dataset_shape(target, job->microbatch_size);
     if (target->dtype != loss->target_dtype)
       TRY(job_decide(job, "note", "array 'target' is %s: converted to %s", dtype_name(target->dtype),
@@ -194,6 +208,7 @@ Status job_differentiate(Job *job) {
   if (n_unreached)
     TRY(job_decide(job, "note", "no gradient reaches %s of them", COUNT_STR((int64_t)n_unreached)));
   const char *why = strcmp(job->options->loss, "auto") != 0 ? ""
+                    : planned_loss(job) != LOSS_AUTO        ? ", as the plan has"
                     : job->loss.kind == LOSS_MODEL          ? ", for there is no target and it is one number"
                     : !job->data.target                     ? ""
                     : job->loss.kind == LOSS_CROSS_ENTROPY  ? ", for the targets are integers"

@@ -152,6 +152,10 @@ class ByHand(CommandLineTest):
             self.assertRegex(printed, "optimizer +sgd")
             for i in onnx.load(self.path("t.onnx")).graph.initializer:
                 self.assertEqual(numpy_helper.to_array(i).tobytes(), expected[i.name].tobytes())
+        other = self.path("other.json") # a loss that no targets ask for by themselves
+        self.done("plan", self.model, "--ranks", 2, "--batch", 4, "--loss", "bce_with_logits", "-o", other)
+        printed = self.done("train", self.model, "--data", self.data, "--plan", other, "--dry-run")
+        self.assertRegex(printed, "loss +bce_with_logits of output 'y', as the plan has")
         self.refused(2, f"--optimizer adam contradicts the plan {plan}, which has sgd", *words, "--optimizer", "adam")
         self.refused(2, f"--loss cross_entropy contradicts the plan {plan}, which has mse", *words, "--loss", "cross_entropy")
         classes = self.write_arrays("c.npz", x=self.network.x, target=np.arange(SAMPLES) % OUT)
