@@ -128,9 +128,9 @@ static Status run_step(Worker *w) {
   return OK;
 }
 
-/* What failed here fails everywhere. */
+/* What failed here fails everywhere; what came from elsewhere is known already. A wire's own failure is E_COMM, too. */
 static Status withdraw(Worker *w, Status status) {
-  if (status != OK && status != E_COMM && w->link)
+  if (status != OK && w->link)
     w->link->transport->withdraw(w->link->endpoints[CHANNEL_CONTROL], status_message());
   return status;
 }
