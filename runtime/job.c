@@ -345,7 +345,8 @@ static Status fill_request(Job *job, const Profile *profiles) {
       .given = job->given,
       .synthesize = true,
   };
-  TRY(job_objective(job->options, &job->request.objective));
+  /* executor_agree: where hosts run ahead of devices that exchange directly */
+  TRY(job_objective(job->options, job->request.direct_bytes_per_second > 0, &job->request.objective));
   return list_ties(job, &job->request.ties);
 }
 

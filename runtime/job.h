@@ -61,8 +61,9 @@ void job_close(Job *job);
 /* Reads --schedule-file, where it is given, and settles ranks, stages and microbatches by it: E_USAGE where options
  * contradict it, E_MODEL where it is no schedule for training. */
 Status job_read_schedule(Job *job);
-/* What makes a plan faster than another: --objective, or what --clip-norm makes of a step. */
-Status job_objective(const Options *options, Objective *objective);
+/* What makes a plan faster than another: --objective, else the makespan where all ranks wait for all in a step, as they
+ * do for --clip-norm or, `agree`, before updates. */
+Status job_objective(const Options *options, bool agree, Objective *objective);
 
 /* The optimizer's name: the option's, else the plan file's. */
 const char *job_optimizer(const Job *job);

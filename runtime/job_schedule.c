@@ -5,11 +5,11 @@
 #include "base/file.h"
 #include "runtime/job.h"
 
-Status job_objective(const Options *options, Objective *objective) {
+Status job_objective(const Options *options, bool agree, Objective *objective) {
   bool span = strcmp(options->objective, "span") == 0;
   if (!span && strcmp(options->objective, "makespan") != 0)
     return fail(E_USAGE, "--objective: '%s' is neither span nor makespan", options->objective);
-  bool waits = options->clip_norm > 0 && !options_given(options, "objective"); /* every rank for the global norm */
+  bool waits = (agree || options->clip_norm > 0) && !options_given(options, "objective");
   *objective = span && !waits ? OBJECTIVE_SPAN : OBJECTIVE_MAKESPAN;
   return OK;
 }

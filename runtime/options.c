@@ -53,7 +53,7 @@ static const OptionEntry table[] = {
     {"schedule-file", "FILE", NULL, " plan train simulate ", "a schedule in text form, instead of a name", OPTION_TEXT,
      AT(schedule_file), ANY},
     {"objective", "NAME", "span", " plan simulate ",
-     "what auto makes small: span, or makespan (the default with --clip-norm, where all ranks wait for all)",
+     "what auto makes small: span, or makespan (the default with --clip-norm or several GPUs: all ranks wait for all)",
      OPTION_TEXT, AT(objective), NAMES("span makespan")},
     {"plan", "FILE", NULL, " plan train ",
      "a plan of `onnxpipe plan -o`: takes what is not given, refuses what contradicts it", OPTION_TEXT, AT(plan), ANY},
