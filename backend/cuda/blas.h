@@ -28,6 +28,7 @@ typedef struct {
 Status blas_open(int device, Blas **blas);
 void blas_close(Blas *blas);
 
+/* What cuBLASLt may use beside the operands. */
 size_t blas_workspace_bytes(const BlasProduct *product);
 
 /* Enqueues. Which algorithm runs depends on the product alone. workspace: BLAS_ALIGNMENT. */

@@ -19,6 +19,7 @@ struct Stream {
 #include "graph/ops.def"
 #undef OP
 
+/* What a node's kernel takes beside its operands. */
 size_t cuda_workspace_bytes(const Graph *graph, const Node *node);
 
 /* E_DEVICE: "cuda:0: what: out of memory (cudaErrorMemoryAllocation)"; OK for cudaSuccess. */
