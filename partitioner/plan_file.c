@@ -237,7 +237,7 @@ static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
   TRY(get_int(root, "ranks", 1, SCHEDULE_LIMIT, &head->ranks));
   TRY(get_int(root, "chunks", 1, SCHEDULE_LIMIT / head->ranks, &head->chunks));
   TRY(get_int(root, "microbatches", 1, SCHEDULE_LIMIT, &head->microbatches));
-  TRY(get_integer(root, "microbatch_size", 1, INT64_MAX, &size));
+  TRY(get_integer(root, "microbatch_size", 1, INT32_MAX, &size));
   head->microbatch_size = size;
   TRY(get_number(link, "latency_seconds", &head->link.latency_seconds));
   TRY(get_number(link, "bytes_per_second", &head->link.bytes_per_second));

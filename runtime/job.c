@@ -191,7 +191,8 @@ static Status choose_ranks(Job *job) {
   if (world->mpi)
     return job_decide(job, "ranks", "%d, as mpirun started", job->ranks);
   if (job->given && !o->ranks)
-    return job_decide(job, "ranks", "%d threads of this process, as the schedule has", job->ranks);
+    return job_decide(job, "ranks", "%d thread%s of this process, as the schedule has", job->ranks,
+                      job->ranks == 1 ? "" : "s");
   return job_decide(job, "ranks", "%d thread%s of this process%s", job->ranks, job->ranks == 1 ? "" : "s",
                     o->ranks ? "" : " (--ranks N or mpirun makes more)");
 }
@@ -211,6 +212,9 @@ static int64_t choose_batch(const Job *job, int64_t fixed) {
 static Status choose_sizes(Job *job) {
   const Options *o = job->options;
   int64_t fixed = model_fixed_batch(job->model), asked = asked_microbatches(job);
+  if (fixed > INT32_MAX)
+    return fail(E_MODEL, "%s was exported with a batch of %lld, which is more than %d", job->path, (long long)fixed,
+                INT32_MAX);
   job->batch = o->batch ? o->batch : choose_batch(job, fixed);
   if (fixed && job->batch % fixed)
     return fail(E_USAGE, "--batch %lld is no multiple of %lld, the batch that %s was exported with",
@@ -280,6 +284,9 @@ Status job_open(Job *job) {
     TRY(choose_ranks(job));
     TRY(choose_sizes(job));
   }
+  if (!job->world->mpi && job->ranks > OPTIONS_MOST_RANKS) /* a file says so */
+    return fail(E_USAGE, "%s: %d ranks are more than %d", o->plan ? o->plan : o->schedule_file, job->ranks,
+                OPTIONS_MOST_RANKS);
   return choose_threads(job);
 }
 

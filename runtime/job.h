@@ -65,7 +65,7 @@ Status job_read_schedule(Job *job);
  * do for --clip-norm or, `agree`, before updates. */
 Status job_objective(const Options *options, bool agree, Objective *objective);
 
-/* The optimizer's name: the option's, else the plan file's. */
+/* The optimizer's name: the option's, else the plan file's, which is refused later where there is none of that name. */
 const char *job_optimizer(const Job *job);
 
 /* How many of the ranks run on this machine. */

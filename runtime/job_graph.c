@@ -155,8 +155,8 @@ static Status append_loss(Job *job) {
 }
 
 const char *job_optimizer(const Job *job) {
-  bool planned = job->planned_optimizer && !options_given(job->options, "optimizer");
-  return planned ? job->planned_optimizer : job->options->optimizer;
+  const char *planned = options_given(job->options, "optimizer") ? NULL : job->planned_optimizer;
+  return planned && optimizer_find(planned) != OPTIMIZER_COUNT ? planned : job->options->optimizer;
 }
 
 static Status append_optimizer(Job *job) {

@@ -27,7 +27,7 @@ static const OptionEntry table[] = {
     {"data", "FILE.npz", NULL, " plan train run profile ", "one array per model input, by name, and `target`",
      OPTION_TEXT, AT(data), ANY},
     {"ranks", "N", "auto", " plan train profile simulate ", "workers: threads of this process, or the MPI world's size",
-     OPTION_INTEGER, AT(ranks), RANGE(1, 4096)},
+     OPTION_INTEGER, AT(ranks), RANGE(1, OPTIONS_MOST_RANKS)},
     {"chunks", "V", "auto", " plan train simulate ", "stages a rank", OPTION_INTEGER, AT(chunks), RANGE(1, 64)},
     {"device", "NAME", "auto", " plan train run profile ", DEVICE_HELP, OPTION_TEXT, AT(device), NAMES(DEVICES)},
     {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), RANGE(1, 1024)},

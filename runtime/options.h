@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { OPTIONS_MOST_RANKS = 4096 }; /* threads of one process */
+
 typedef struct {
   const char **items;
   size_t n, capacity;

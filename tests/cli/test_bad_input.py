@@ -76,6 +76,11 @@ class BadModels(CommandLineTest):
             said = self.refused(1, re.compile(r"m\.onnx: node 'linear' \(MatMul\): "), *command)
             self.assertRegex(said, r"\[\d+,4\].*\[5,3\]")
 
+    def test_a_batch_beyond_counting(self):
+        path = self.save(small_model(LINEAR, {"w": np.ones((4, 3))}, inputs=(("x", [2**62, 4]),)))
+        self.refused(1, f"{path} was exported with a batch of {2**62}, which is more than 2147483647", "plan", path,
+                     "--microbatches", 16)
+
     def test_unknown_operators_are_all_named(self):
         nodes = [helper.make_node("MatMul", ["x", "w"], ["a"], "linear"),
                  helper.make_node("Frobnicate", ["a"], ["b"], "odd", domain="org.example"),

@@ -114,6 +114,15 @@ class Train(CommandLineTest):
         train = ["train", model_path("surrogate"), "--data", model_path("surrogate", "data.npz"), "--plan", plan]
         self.refused(2, f"--ranks 2 contradicts the plan {plan}, which has 3", *train, "--ranks", 2)
         self.refused(2, f"--batch 8 contradicts the plan {plan}, which has 16", *train, "--batch", 8)
+        lies = [("ranks", 65536, 2, ": 65536 ranks are more than 4096"),
+                ("microbatch_size", 2**62, 1, f": 'microbatch_size' is {2**62}, not from 1 to 2147483647"),
+                ("optimizer", "sgdd", 2, ": the plan was made with --optimizer sgdd, not adamw")]
+        for key, value, code, line in lies:
+            with open(plan) as file:
+                lie = dict(json.load(file), **{key: value})
+            with open(self.path("lie.json"), "w") as file:
+                json.dump(lie, file)
+            self.refused(code, self.path("lie.json") + line, *train[:-1], self.path("lie.json"))
 
     def test_epochs_shuffle_and_seed(self):
         options = ["train", model_path("branches"), "--data", model_path("branches", "data.npz"), "--batch", 8, "--quiet"]
