@@ -117,12 +117,13 @@ static ValueId gate_of(const Graph *g, ValueId id, const char **approximate) {
 /* Whether the node computes x · gate / 2. */
 static bool is_gelu(const Graph *g, const Node *node, ValueId *x, const char **approximate) {
   Factors f = {.constant = 1};
-  if (node->op != OP_Mul || !take_apart(g, node->out[0], NO_VALUE, 0, &f) || !close_to(f.constant, 0.5))
+  if (node->op != OP_Mul || !take_apart(g, node->out[0], NO_VALUE, 0, &f))
     return false;
   for (int i = 0; i < f.n; i++) {
     Factors whole = {.constant = 1};
     *x = gate_of(g, f.factor[i], approximate);
-    if (*x != NO_VALUE && take_apart(g, node->out[0], *x, 0, &whole) && whole.n == 2 &&
+    /* apart as far as x, which may be a product with numbers of its own */
+    if (*x != NO_VALUE && take_apart(g, node->out[0], *x, 0, &whole) && whole.n == 2 && close_to(whole.constant, 0.5) &&
         ((whole.factor[0] == *x && whole.factor[1] == f.factor[i]) ||
          (whole.factor[1] == *x && whole.factor[0] == f.factor[i])))
       return shape_equal(graph_value(g, *x)->shape, graph_value(g, node->out[0])->shape);
