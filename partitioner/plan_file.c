@@ -284,6 +284,11 @@ static Status check_name(const json_t *object, const char *key, const char *name
               json_is_string(value) ? json_string_value(value) : "no string", name);
 }
 
+/* A schedule that does not run is wrong on the command line elsewhere; here the file is. */
+static Status as_file(Status status) {
+  return status == E_USAGE ? status_adopt(E_MODEL, status_message()) : status;
+}
+
 /* Stages of nodes: ranges that follow one another and end with the last forward node. */
 static Status get_nodes(const json_t *stages, Plan *plan, const NodeId *forward, int n_forward) {
   int next = 0;
@@ -421,8 +426,8 @@ static Status read_body(Arena *arena, const json_t *root, const PlanRequest *ask
   TRY(get_array(root, "memory", (size_t)plan->ranks, &memory));
   TRY(get_nodes(stages, plan, forward, n_forward));
   TRY(plan_cut(arena, plan));
-  TRY(get_schedule(arena, root, head->schedule, plan));
-  TRY(plan_finish(arena, plan));
+  TRY(as_file(get_schedule(arena, root, head->schedule, plan)));
+  TRY(as_file(plan_finish(arena, plan)));
   TRY(plan_limits(arena, asked, plan->ranks, &plan->memory_limits));
   Status status = OK;
   for (int s = 0; s < plan->stages && status == OK; s++)
