@@ -292,7 +292,8 @@ static Status try_raised(const PlanSearch *search, size_t by, PlanCandidate *bes
   return status;
 }
 
-/* Bisects for the least amount by which all limits must rise. *best is a plan that then fits. */
+/* Bisects for the least amount by which all limits must rise; 0 where *best, a plan that then fits, shows that none
+ * must. */
 static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_t *amount) {
   size_t low = 0, high;
   int rounds = (double)search->items.n * search->stages > 1e5 ? 10 : 40;
@@ -300,7 +301,7 @@ static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_
   TRY(ARENA_NEW(search->arena, trial.cut, search->stages + 1));
   TRY(try_raised(search, SIZE_MAX / 2, best)); /* no limits */
   high = best->excess;
-  while (rounds-- > 0 && high - low > MEMORY_ALIGNMENT) {
+  while (rounds-- > 0 && high > low + MEMORY_ALIGNMENT) {
     size_t middle = low + (high - low) / 2;
     Status status = try_raised(search, middle, &trial);
     if (status == E_MEMORY) {
@@ -315,27 +316,28 @@ static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_
   }
   *amount = high;
   /* Cuts are steered by estimates, so what one plan takes as its limit need not lead to that plan again. */
-  while (try_raised(search, *amount, &trial) == E_MEMORY)
+  while (*amount && try_raised(search, *amount, &trial) == E_MEMORY)
     *amount += *amount / 16 + MEMORY_ALIGNMENT;
   return OK;
 }
 
-/* Says which rank lacks how much, for which stages, and what would do. */
-static Status explain_shortage(const PlanSearch *search) {
-  PlanCandidate best = {0};
+/* Says which rank lacks how much, for which stages, and what would do. OK where the search for that comes upon a plan
+ * that fits, *best: one that the limits' own estimates had led away from. */
+static Status explain_shortage(const PlanSearch *search, PlanCandidate *best) {
   size_t amount;
   bool uniform = true;
-  TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
-  TRY(find_shortage(search, &best, &amount));
+  TRY(find_shortage(search, best, &amount));
+  if (amount == 0)
+    return OK;
   for (int i = 0; i < search->request->ranks; i++)
     uniform &= search->limits[i] == search->limits[0];
   Plan plan;
-  TRY(plan_build(search, search->arena, &best, &plan));
+  TRY(plan_build(search, search->arena, best, &plan));
   char lacks[24], needs[24], limit[24], rank[96];
-  plan_rank_text(&plan, best.rank, rank);
-  plan_bytes_text(best.excess, lacks);
-  plan_bytes_text(best.needs, needs);
-  plan_bytes_text(search->limits[best.rank], limit);
+  plan_rank_text(&plan, best->rank, rank);
+  plan_bytes_text(best->excess, lacks);
+  plan_bytes_text(best->needs, needs);
+  plan_bytes_text(search->limits[best->rank], limit);
   if (uniform)
     return fail(E_MEMORY, "%s lacks %s: it needs %s, the limit is %s; a limit of %zu would do", rank, lacks, needs,
                 limit, search->limits[0] + amount);
@@ -367,7 +369,7 @@ static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
   TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
   Status status = try_schedules(search, search->limits, false, &best);
   if (status == E_MEMORY)
-    return explain_shortage(search);
+    status = explain_shortage(search, &best);
   TRY(status);
   const char *named = best.schedule;
   double named_step_seconds = best.step_seconds;
