@@ -2,6 +2,7 @@
  * model or file reaches the page unescaped, and nothing on the page comes from elsewhere. */
 #include "partitioner/chart.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,5 +202,5 @@ Status chart_html(const Chart *chart, FILE *file) {
   TRY(status);
   Page page = {chart, file, last > 0 ? TICKS / fmin(last, until) : 1, until};
   write_page(&page);
-  return ferror(file) ? fail(E_IO, "the page cannot be written") : OK;
+  return ferror(file) ? fail(E_IO, "the page cannot be written: %s", strerror(errno)) : OK;
 }

@@ -414,6 +414,7 @@ static Status write_report(const Job *job) {
   Status status = plan_report_html(&job->plan, file.stream);
   if (status == OK)
     return file_replace_commit(&file);
+  status_context("%s: ", job->options->report);
   file_replace_abandon(&file);
   return status;
 }

@@ -225,7 +225,7 @@ Status session_close(Session *s, Outcome *outcome) {
     transport_local_close(s->n_locals, s->links);
   FILE *metrics = s->training.metrics;
   if (metrics && fclose(metrics) != 0 && good && status == OK)
-    status = fail(E_IO, "%s: cannot be written", s->training.job->options->metrics);
+    status = fail(E_IO, "%s: cannot be written: %s", s->training.job->options->metrics, strerror(errno));
   pthread_cond_destroy(&s->changed);
   pthread_mutex_destroy(&s->lock);
   return status;

@@ -1,5 +1,6 @@
 /* What rank 0 learns of each step. Invariant: no rank waits for a step's report before it has done its own part of the
  * next one, unless the gradient norm is part of the step. */
+#include <errno.h>
 #include <math.h>
 #include <string.h>
 
@@ -65,7 +66,7 @@ static Status write_metrics(const Training *training, const OnnxpipeMetrics *m) 
                       "\"samples_per_second\": %.2f, \"gradient_norm\": %s}\n",
                       (long long)m->step, m->loss, m->learning_rate, m->seconds, m->samples_per_second, norm);
   if (wrote < 0 || fflush(training->metrics) != 0)
-    return fail(E_IO, "%s: cannot be written", training->job->options->metrics);
+    return fail(E_IO, "%s: cannot be written: %s", training->job->options->metrics, strerror(errno));
   return OK;
 }
 

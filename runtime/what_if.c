@@ -80,6 +80,7 @@ static Status run(Arena *arena, const Options *o, FILE *out, FILE *refusal) {
   Status status = study_report_html(&result, file.stream);
   if (status == OK)
     return file_replace_commit(&file);
+  status_context("%s: ", o->report);
   file_replace_abandon(&file);
   return status;
 }

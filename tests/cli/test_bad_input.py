@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -190,6 +191,32 @@ class BadData(CommandLineTest):
         for words in (["--version"], ["--help"], ["train", "--help"]):
             run = subprocess.run(["sh", "-c", '"$@" >/dev/full', "sh", ONNXPIPE, *words], capture_output=True, text=True)
             self.assertEqual((run.returncode, run.stderr), (1, "onnxpipe: standard output cannot be written\n"))
+
+    def test_files_that_cannot_grow(self):
+        """What a full disk does: the line names the file and the reason, and what lay there is still there."""
+        data = self.write_arrays("d.npz", x=self.x, target=self.target)
+        path = self.path("there")
+
+        def limit():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (150, 150))
+
+        train = ["train", self.path("m.onnx"), "--data", data, "--steps", 9, "--quiet"]
+        times = [f"--{name}-ms=1" for name in ("forward", "backward-input", "backward-weight")]
+        for step, words in [("step [1-9]: ", [*train, "--metrics", path]), ("step 1: ", [*train, "--dump-gradients", path]),
+                            ("", ["run", self.path("m.onnx"), "--data", data, "--out", path]),
+                            ("", ["plan", self.path("m.onnx"), "--quiet", "-o", path]),
+                            ("", ["plan", self.path("m.onnx"), "--quiet", "--report", path]),
+                            ("", ["simulate", "--ranks", 2, "--microbatches", 2, *times, "--report", path])]:
+            with self.subTest(words[-2]):
+                with open(path, "w") as file:
+                    file.write("as it was")
+                run = subprocess.run([ONNXPIPE, *map(str, words)], capture_output=True, text=True, preexec_fn=limit)
+                self.assertEqual(run.returncode, 1, run.stderr)
+                self.assertRegex(run.stderr, f"^onnxpipe: {step}{re.escape(path)}: .*cannot be written: .*File too large\n$")
+                if "--metrics" not in words:  # which grows with every step
+                    with open(path) as file:
+                        self.assertEqual(file.read(), "as it was")
 
 
 class BadCommandLines(CommandLineTest):
