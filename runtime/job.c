@@ -165,6 +165,8 @@ static Status take_plan(Job *job) {
     TRY(check_name(job, "loss", o->loss, r->loss));
   if (options_given(o, "optimizer"))
     TRY(check_name(job, "optimizer", o->optimizer, r->optimizer));
+  if (options_given(o, "objective"))
+    TRY(check_name(job, "objective", o->objective, r->objective == OBJECTIVE_SPAN ? "span" : "makespan"));
   job->planned_loss = r->loss;
   job->planned_optimizer = r->optimizer;
   job->ranks = r->ranks;

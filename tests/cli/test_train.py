@@ -114,6 +114,8 @@ class Train(CommandLineTest):
         train = ["train", model_path("surrogate"), "--data", model_path("surrogate", "data.npz"), "--plan", plan]
         self.refused(2, f"--ranks 2 contradicts the plan {plan}, which has 3", *train, "--ranks", 2)
         self.refused(2, f"--batch 8 contradicts the plan {plan}, which has 16", *train, "--batch", 8)
+        self.refused(2, f"--objective makespan contradicts the plan {plan}, which has span", "plan", *train[1:], "--objective",
+                     "makespan")
         lies = [("ranks", 65536, 2, ": 65536 ranks are more than 4096"),
                 ("microbatch_size", 2**62, 1, f": 'microbatch_size' is {2**62}, not from 1 to 2147483647"),
                 ("optimizer", "sgdd", 2, ": the plan was made with --optimizer sgdd, not adamw")]
