@@ -2,13 +2,16 @@
 # gpu.sh [DEVICE]: every question that needs a GPU, in one call of under ten minutes, on a machine without MPI or network.
 # Builds build/gpu for the device that is there and prints a table; exit 1 where an answer is wrong, 77 where there is no
 # device. Logs are in build/gpu/answers.
+#
+# gpu.sh pack [ARCHITECTURES]: for a machine that lacks what the build needs; needs no device itself. Puts programs for
+# these (90-real: see CMAKE_CUDA_ARCHITECTURES) and the libraries that they need into build/gpu-pack, which gpu.sh takes
+# where it cannot build.
 # shellcheck disable=SC2086,SC2317
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin # where the toolkit puts itself
-device=${1:-0}
 build=build/gpu
-answers=$build/answers
+pack=build/gpu-pack
 began=$(date +%s)
 failed=0
 
@@ -17,13 +20,49 @@ missing=""
 for tool in gcc cmake ninja pkg-config protoc-c nvcc; do
   command -v $tool >/dev/null 2>&1 || missing="$missing $tool"
 done
-if command -v pkg-config >/dev/null 2>&1; then
-  for library in jansson libprotobuf-c libzip cmocka; do
-    pkg-config --exists $library || missing="$missing $library"
+for library in jansson libprotobuf-c libzip cmocka; do
+  pkg-config --exists $library 2>/dev/null || missing="$missing $library"
+done
+
+# make_programs ARCHITECTURES
+make_programs() {
+  cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DONNXPIPE_MPI=OFF -DONNXPIPE_CUDA=ON -DONNXPIPE_TEST_ROOT=. \
+    -DCMAKE_CUDA_ARCHITECTURES="$1" >/dev/null
+  cmake --build $build --target onnxpipe cuda_test_device cuda_test_operators cuda_test_cases
+  if grep -q '^NCCL_INCLUDE_DIR:.*=/' $build/CMakeCache.txt; then
+    cmake --build $build --target cuda_test_nccl cuda_test_cases_nccl
+  fi
+}
+
+# The programs, and every library of theirs that is no part of a compiler's own run time.
+make_pack() {
+  rm -rf $pack
+  mkdir -p $pack/tests $pack/lib
+  cp $build/onnxpipe $pack/
+  cp $build/libonnxpipe.so.0 $pack/lib/
+  find $build/tests -maxdepth 1 -name 'cuda_test_*' -type f -exec cp {} $pack/tests/ \;
+  ldd $pack/onnxpipe $pack/tests/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+    grep -v -E '/(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+|libonnxpipe)\.so' | while read -r library; do
+    cp -L "$library" $pack/lib/
   done
-fi
-if [ -n "$missing" ]; then
+  strip $pack/onnxpipe $pack/lib/libonnxpipe.so.0 $pack/tests/*
+  echo "$pack: $(du -sm $pack | cut -f 1) MiB"
+}
+
+if [ "${1:-}" != pack ]; then
+  device=${1:-0}
+elif [ -n "$missing" ]; then
   echo "gpu.sh: missing:$missing (sh tools/install_packages.sh tests; nvcc is of the CUDA toolkit)" >&2
+  exit 1
+else
+  make_programs "${2:-90-real}"
+  make_pack
+  exit
+fi
+
+if [ -n "$missing" ] && [ ! -d $pack ]; then
+  echo "gpu.sh: missing:$missing (sh tools/install_packages.sh tests; nvcc is of the CUDA toolkit), and there is no" \
+    "$pack that was made elsewhere (sh tests/gpu.sh pack)" >&2
   exit 1
 fi
 if ! nvidia-smi -i "$device" >/dev/null 2>&1; then
@@ -35,13 +74,27 @@ ask_driver() {
   nvidia-smi -i "$device" --query-gpu="$1" --format=csv,noheader,nounits
 }
 
-capability=$(ask_driver compute_cap | tr -d '. ')
-cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DONNXPIPE_MPI=OFF -DONNXPIPE_CUDA=ON \
-  -DCMAKE_CUDA_ARCHITECTURES="$capability-real" >/dev/null
-cmake --build $build --target onnxpipe cuda_test_device cuda_test_operators cuda_test_cases
-if grep -q '^NCCL_INCLUDE_DIR:.*=/' $build/CMakeCache.txt; then
-  cmake --build $build --target cuda_test_nccl cuda_test_cases_nccl
+# look_in FOLDER: the loader looks there, too
+look_in() {
+  [ -z "$1" ] || LD_LIBRARY_PATH=$1${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}
+
+# folder_of LIBRARY: where it lies, should the loader not know
+folder_of() {
+  ldconfig -p 2>/dev/null | grep -q "$1\.[0-9]" ||
+    find /usr/local /usr/lib /opt -name "$1.[0-9]*" 2>/dev/null | head -n 1 | xargs -r dirname
+}
+
+if [ -n "$missing" ]; then
+  build=$pack
+  look_in "$PWD/$pack/lib"
+else
+  make_programs "$(ask_driver compute_cap | tr -d '. ')-real"
 fi
+look_in "$(folder_of libcublasLt.so)"
+look_in "$(folder_of libnccl.so)"
+[ -z "${LD_LIBRARY_PATH:-}" ] || export LD_LIBRARY_PATH
+answers=$build/answers
 mkdir -p $answers
 CUDA_VISIBLE_DEVICES=$(ask_driver uuid) # numbers of CUDA's own order need not be the driver's
 export CUDA_VISIBLE_DEVICES
@@ -153,7 +206,13 @@ nccl_test() {
     echo "skipped: the build has found no nccl.h (-DNCCL_INCLUDE_DIR)"
     return 77
   fi
-  ONNXPIPE_TEST_SAMPLE=1 limited env -u CUDA_VISIBLE_DEVICES $build/tests/"$1"
+  answered=0
+  ONNXPIPE_TEST_SAMPLE=1 limited env -u CUDA_VISIBLE_DEVICES $build/tests/"$1" >"$answers/$1.log" 2>&1 || answered=$?
+  cat "$answers/$1.log"
+  if [ $answered -eq 0 ] && grep -q '^skipped: ' "$answers/$1.log"; then
+    return 77
+  fi
+  return $answered
 }
 
 # What is planned is what the driver says, within 3 % and the context's size. Nobody else may use the device meanwhile.
