@@ -76,6 +76,8 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
   plan->model_hash = arena_string(arena, r->model_hash);
   plan->loss = r->loss;
   plan->optimizer = r->optimizer;
+  plan->device = r->device;
+  plan->precision = r->precision;
   TRY(plan_copy_ties(arena, r->ties, &plan->ties));
   TRY(ARENA_NEW(arena, plan->stage_of, search->graph->n_nodes));
   for (int s = 0; s < search->stages; s++)

@@ -97,15 +97,16 @@ static json_t *plan_json(const Plan *plan) {
     json_array_append_new(stages, stage_json(plan, s));
   for (int r = 0; r < plan->ranks; r++)
     json_array_append_new(ranks, rank_json(plan, r));
-  return json_pack(
-      "{s:s, s:s, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, s:f}, s:o, s:o, s:o, s:o}",
-      "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer, "ranks",
-      plan->ranks, "chunks", plan->chunks, "microbatches", plan->microbatches, "microbatch_size",
-      (json_int_t)plan->microbatch_size, "schedule", plan->schedule.name, "objective", objective_names[plan->objective],
-      "predicted", "step_seconds", plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
-      "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds", plan->link.latency_seconds,
-      "bytes_per_second", plan->link.bytes_per_second, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks,
-      "actions", schedule_json(&plan->schedule));
+  return json_pack("{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
+                   "s:f}, s:o, s:o, s:o, s:o}",
+                   "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer,
+                   "device", plan->device, "precision", plan->precision, "ranks", plan->ranks, "chunks", plan->chunks,
+                   "microbatches", plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule",
+                   plan->schedule.name, "objective", objective_names[plan->objective], "predicted", "step_seconds",
+                   plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
+                   "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds",
+                   plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "ties",
+                   ties_json(plan->ties), "stages", stages, "memory", ranks, "actions", schedule_json(&plan->schedule));
 }
 
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text) {
@@ -232,6 +233,8 @@ static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
   TRY(get_string(arena, root, "model", &head->model_hash));
   TRY(get_name(arena, root, "loss", &head->loss));
   TRY(get_name(arena, root, "optimizer", &head->optimizer));
+  TRY(get_name(arena, root, "device", &head->device));
+  TRY(get_name(arena, root, "precision", &head->precision));
   TRY(get_string(arena, root, "schedule", &head->schedule));
   TRY(get_objective(arena, root, &head->objective));
   TRY(get_int(root, "ranks", 1, SCHEDULE_LIMIT, &head->ranks));
@@ -248,18 +251,40 @@ static Status differ(const char *what, long long file, long long asked) {
   return fail(E_USAGE, "the plan has %s %lld, asked for is %lld", what, file, asked);
 }
 
-static Status check_made_with(const char *option, const char *file, const char *asked) {
-  if (!asked || (file && strcmp(asked, file) == 0))
+static bool same_text(const char *one, const char *other) {
+  return strcmp(one, other) == 0;
+}
+
+/* The same backend on every rank. Which of its devices a rank has is nothing to the plan. */
+static bool same_device(const char *one, const char *other) {
+  for (bool more = true; more;) {
+    size_t length = strcspn(one, ":,"), other_length = strcspn(other, ":,");
+    if (length != other_length || strncmp(one, other, length) != 0)
+      return false;
+    const char *next = strchr(one, ','), *other_next = strchr(other, ',');
+    more = next || other_next;
+    one = next ? next + 1 : one; /* a last one is for all ranks that follow */
+    other = other_next ? other_next + 1 : other;
+  }
+  return true;
+}
+
+static Status check_made_with(const char *option, const char *file, const char *asked,
+                              bool same(const char *, const char *), const char *advice) {
+  if (!asked || (file && same(asked, file)))
     return OK;
-  return fail(E_USAGE, "the plan was made with %s %s, not %s", option, file ? file : "none", asked);
+  return fail(E_USAGE, "the plan was made with %s %s, not %s%s", option, file ? file : "none", asked, advice);
 }
 
 static Status check_request(const PlanRequest *head, const PlanRequest *asked) {
   if (asked->model_hash && strcmp(asked->model_hash, head->model_hash) != 0)
     return fail(E_USAGE, "the plan is for the model with hash %s, this one has %s", head->model_hash,
                 asked->model_hash);
-  TRY(check_made_with("--loss", head->loss, asked->loss));
-  TRY(check_made_with("--optimizer", head->optimizer, asked->optimizer));
+  TRY(check_made_with("--loss", head->loss, asked->loss, same_text,
+                      ": make one that fits with `plan --data` or `plan --loss`"));
+  TRY(check_made_with("--optimizer", head->optimizer, asked->optimizer, same_text, ""));
+  TRY(check_made_with("--device", head->device, asked->device, same_device, ""));
+  TRY(check_made_with("--precision", head->precision, asked->precision, same_text, ""));
   if (asked->ranks && asked->ranks != head->ranks)
     return differ("--ranks", head->ranks, asked->ranks);
   if (asked->chunks && asked->chunks != head->chunks)
@@ -451,6 +476,8 @@ static Status read_plan(Arena *arena, const json_t *root, Graph *graph, const Pl
                  .model_hash = head.model_hash,
                  .loss = head.loss,
                  .optimizer = head.optimizer,
+                 .device = head.device,
+                 .precision = head.precision,
                  .ranks = head.ranks,
                  .chunks = head.chunks,
                  .stages = head.ranks * head.chunks,

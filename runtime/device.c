@@ -74,6 +74,23 @@ Status devices_parse(Arena *arena, const char *text, int ranks, RankDevice **out
   return OK;
 }
 
+Status devices_text(Arena *arena, const RankDevice *devices, int ranks, const char *asked, const char **out) {
+  int listed = strchr(asked, ',') ? ranks : 1;
+  bool numbered = listed > 1 || strchr(asked, ':');
+  size_t size = 1, at = 0;
+  char *text;
+  for (int r = 0; r < listed; r++)
+    size += strlen(devices[r].backend->name) + sizeof ",:4095";
+  TRY(ARENA_NEW(arena, text, size));
+  for (int r = 0; r < listed; r++) {
+    at += (size_t)snprintf(text + at, size - at, "%s%s", r ? "," : "", devices[r].backend->name);
+    if (numbered && !devices[r].backend->is_host)
+      at += (size_t)snprintf(text + at, size - at, ":%d", devices[r].device);
+  }
+  *out = text;
+  return OK;
+}
+
 Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision) {
   static const char *const names[] = {
       [PRECISION_FLOAT32] = "float32", [PRECISION_TF32] = "tf32", [PRECISION_BF16] = "bf16"};

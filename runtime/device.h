@@ -14,6 +14,9 @@ typedef struct {
  * are. E_USAGE for what this build does not have and lists of another length; E_DEVICE where there is no device. */
 Status devices_parse(Arena *arena, const char *text, int ranks, RankDevice **devices);
 
+/* What devices_parse makes these devices of, by the names of backends: for `asked` "auto" it is "cpu". */
+Status devices_text(Arena *arena, const RankDevice *devices, int ranks, const char *asked, const char **text);
+
 /* The precision of this name. E_USAGE for another name, and where no rank's device can reduce it. */
 Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision);
 

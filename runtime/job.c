@@ -101,11 +101,28 @@ static Status name_devices(const Job *job, char *text, size_t size) {
   return OK;
 }
 
+/* What the plan file says is no option's fault. */
+static Status refuse_plan(const Job *job, Status status) {
+  status = status == E_USAGE ? status_adopt(E_MODEL, status_message()) : status;
+  if (status != OK)
+    status_context("%s: ", job->options->plan);
+  return status;
+}
+
+static Status choose_devices(Job *job) {
+  bool planned = job->planned_device && strcmp(job->options->device, "auto") == 0;
+  const char *text = planned ? job->planned_device : job->options->device;
+  Status status = devices_parse(job->arena, text, job->ranks, &job->devices);
+  TRY(planned ? refuse_plan(job, status) : status);
+  return devices_text(job->arena, job->devices, job->ranks, text, &job->device_text);
+}
+
 /* Whose products are not in full. */
 static Status choose_precision(Job *job) {
-  const char *name = job->options->precision;
-  bool all = true;
-  TRY(devices_precision(name, job->devices, job->ranks, &job->precision));
+  bool planned = job->planned_precision && !options_given(job->options, "precision"), all = true;
+  const char *name = job->precision_text = planned ? job->planned_precision : job->options->precision;
+  Status status = devices_precision(name, job->devices, job->ranks, &job->precision);
+  TRY(planned ? refuse_plan(job, status) : status);
   if (job->precision == PRECISION_FLOAT32)
     return OK;
   for (int r = 0; r < job->ranks; r++)
@@ -117,7 +134,7 @@ static Status choose_precision(Job *job) {
 static Status choose_threads(Job *job) {
   int cores = cores_of_rank(job);
   char names[512];
-  TRY(devices_parse(job->arena, job->options->device, job->ranks, &job->devices));
+  TRY(choose_devices(job));
   TRY(name_devices(job, names, sizeof names));
   TRY(choose_precision(job));
   bool given = job->options->threads != 0, threaded = false;
@@ -169,6 +186,8 @@ static Status take_plan(Job *job) {
     TRY(check_name(job, "objective", o->objective, r->objective == OBJECTIVE_SPAN ? "span" : "makespan"));
   job->planned_loss = r->loss;
   job->planned_optimizer = r->optimizer;
+  job->planned_device = r->device;
+  job->planned_precision = r->precision;
   job->ranks = r->ranks;
   job->chunks = r->chunks;
   job->microbatches = r->microbatches;
@@ -287,7 +306,7 @@ Status job_open(Job *job) {
     TRY(choose_sizes(job));
   }
   if (!job->world->mpi && job->ranks > OPTIONS_MOST_RANKS) /* a file says so */
-    return fail(E_USAGE, "%s: %d ranks are more than %d", o->plan ? o->plan : o->schedule_file, job->ranks,
+    return fail(E_MODEL, "%s: %d ranks are more than %d", o->plan ? o->plan : o->schedule_file, job->ranks,
                 OPTIONS_MOST_RANKS);
   return choose_threads(job);
 }
@@ -334,6 +353,8 @@ static Status fill_request(Job *job, const Profile *profiles) {
       .model_hash = model_hash(job->model),
       .loss = inference ? NULL : loss_name(job->loss.kind),
       .optimizer = inference ? NULL : job_optimizer(job),
+      .device = job->device_text,
+      .precision = job->precision_text,
       .ranks = job->ranks,
       .chunks = job->chunks,
       .microbatches = job->microbatches,

@@ -32,7 +32,8 @@ typedef struct {
   const char *path; /* of the model */
   const World *world;
 
-  RankDevice *devices; /* [ranks] */
+  RankDevice *devices;                      /* [ranks] */
+  const char *device_text, *precision_text; /* as a plan names them */
   Precision precision;
   int threads;
   Dataset data; /* data.samples == 0: none was given */
@@ -41,7 +42,8 @@ typedef struct {
   bool microbatches_open;                       /* may still be chosen by simulated time */
   const char *schedule;                         /* a name, or "auto"; NULL: as the options say */
   const char *planned_loss, *planned_optimizer; /* of the plan file; NULL: none */
-  Schedule *given;                              /* of --schedule-file; NULL: none */
+  const char *planned_device, *planned_precision;
+  Schedule *given; /* of --schedule-file; NULL: none */
 
   Graph *graph;
   LossSpec loss;

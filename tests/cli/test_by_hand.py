@@ -133,6 +133,7 @@ class ByHand(CommandLineTest):
         refused("0F0 0F1\n1F0 1F1\n", 1, f"{path}: schedule file has no backward")
         refused("0F0 0Q1\n", 1, f"{path}: line 1, column 6: F, B, W, BW, SEND_F, RECV_F, SEND_B or RECV_B expected after the stage")
         refused("0F0 1F0 2F0 2BW0 1BW0 0BW0\n-\n", 1, f"{path}: schedule file has 3 stages on 2 ranks: no whole number a rank")
+        refused("".join(f"{r}F0 {r}BW0\n" for r in range(4097)), 1, f"{path}: 4097 ranks are more than 4096")
         refused(good, 2, f"--ranks 3 contradicts --schedule-file {path}, which has 2", "--ranks", 3)
         refused(good, 2, f"--microbatches 4 contradicts --schedule-file {path}, which has 2", "--microbatches", 4)
         refused(good, 2, f"--chunks 2 of 2 ranks contradicts --schedule-file {path}, which has 2 stages", "--chunks", 2)
@@ -159,7 +160,8 @@ class ByHand(CommandLineTest):
         self.refused(2, f"--optimizer adam contradicts the plan {plan}, which has sgd", *words, "--optimizer", "adam")
         self.refused(2, f"--loss cross_entropy contradicts the plan {plan}, which has mse", *words, "--loss", "cross_entropy")
         classes = self.write_arrays("c.npz", x=self.network.x, target=np.arange(SAMPLES) % OUT)
-        self.refused(2, f"{plan}: the plan was made with --loss mse, not cross_entropy", "train", self.model, "--data", classes,
+        advice = "make one that fits with `plan --data` or `plan --loss`"
+        self.refused(2, f"{plan}: the plan was made with --loss mse, not cross_entropy: {advice}", "train", self.model, "--data", classes,
                      "--plan", plan)
 
     def test_unlike_devices(self):

@@ -116,15 +116,41 @@ class Train(CommandLineTest):
         self.refused(2, f"--batch 8 contradicts the plan {plan}, which has 16", *train, "--batch", 8)
         self.refused(2, f"--objective makespan contradicts the plan {plan}, which has span", "plan", *train[1:], "--objective",
                      "makespan")
-        lies = [("ranks", 65536, 2, ": 65536 ranks are more than 4096"),
+        lies = [("ranks", 65536, 1, ": 65536 ranks are more than 4096"),
                 ("microbatch_size", 2**62, 1, f": 'microbatch_size' is {2**62}, not from 1 to 2147483647"),
+                ("device", "cqu", 1, ": --device: this build has no 'cqu', only "),
+                ("precision", "bf17", 1, ": --precision: 'bf17' is none of float32, tf32, bf16"),
+                ("precision", "bf16", 1, ": --precision bf16 needs a GPU (--device cuda): cpu computes in float32"),
                 ("optimizer", "sgdd", 2, ": the plan was made with --optimizer sgdd, not adamw")]
         for key, value, code, line in lies:
             with open(plan) as file:
                 lie = dict(json.load(file), **{key: value})
             with open(self.path("lie.json"), "w") as file:
                 json.dump(lie, file)
-            self.refused(code, self.path("lie.json") + line, *train[:-1], self.path("lie.json"))
+            self.refused(code, re.compile("^" + re.escape(self.path("lie.json") + line)), *train[:-1], self.path("lie.json"))
+
+    def test_plans_hold_device_and_precision(self):
+        plan, data = self.path("plan.json"), ["--data", model_path("surrogate", "data.npz")]
+        train = ["train", model_path("surrogate"), *data, "--steps", 1, "--plan", plan]
+        for device, other in ("reference", "cpu"), ("cpu,reference", "cpu"), ("auto", "reference"):
+            self.done("plan", model_path("surrogate"), "--ranks", 2, *data, "--device", device, "-o", plan)
+            with open(plan) as file:
+                head = json.load(file)
+            made = "cpu" if device == "auto" else device
+            self.assertEqual((head["device"], head["precision"]), (made, "float32"))
+            self.assertRegex(self.done(*train), f"device +{made.replace(',', ', ')}[ ,]")
+            self.done(*train, "--device", device, "--precision", "float32")
+            self.refused(2, f"{plan}: the plan was made with --device {made}, not {other}", *train, "--device", other)
+
+    def test_a_plan_for_another_loss_says_how_to_make_one_that_fits(self):
+        plan, data = self.path("plan.json"), ["--data", model_path("branches", "data.npz")]
+        train = ["train", model_path("branches"), *data, "--steps", 1, "--plan", plan]
+        line = f"{plan}: the plan was made with --loss mse, not cross_entropy: make one that fits with `plan --data` or `plan --loss`"
+        self.done("plan", model_path("branches"), "-o", plan)
+        self.refused(2, line, *train)
+        for fitting in data, ["--loss", "cross_entropy"]:
+            self.done("plan", model_path("branches"), *fitting, "-o", plan)
+            self.done(*train)
 
     def test_epochs_shuffle_and_seed(self):
         options = ["train", model_path("branches"), "--data", model_path("branches", "data.npz"), "--batch", 8, "--quiet"]

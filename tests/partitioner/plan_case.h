@@ -15,6 +15,8 @@ static inline PlanRequest request_of(int ranks, int microbatches, const char *sc
   return (PlanRequest){.model_hash = "0123456789abcdef",
                        .loss = "mse",
                        .optimizer = "adamw",
+                       .device = "cpu",
+                       .precision = "float32",
                        .ranks = ranks,
                        .chunks = 1,
                        .microbatches = microbatches,

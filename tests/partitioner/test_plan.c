@@ -396,6 +396,8 @@ static void files_come_back(void **state) {
   assert_string_equal(peeked.schedule, "gpipe");
   assert_string_equal(peeked.loss, "mse");
   assert_string_equal(peeked.optimizer, "adamw");
+  assert_string_equal(peeked.device, "cpu");
+  assert_string_equal(peeked.precision, "float32");
   assert_string_equal(peeked.model_hash, request.model_hash);
   assert_ptr_equal(peeked.devices, devices);
   ASSERT_OK(plan_read(arena, path, g, &nothing, &again));
@@ -409,6 +411,28 @@ static void files_come_back(void **state) {
   unlink(path);
   snprintf(expected, sizeof expected, "%s: cannot be opened: No such file or directory", path);
   ASSERT_FAILS(E_IO, expected, plan_peek(arena, path, &peeked));
+  arena_destroy(arena);
+}
+
+/* One device for all, or one a rank: what counts are the backends. */
+static void devices_are_compared_by_backend(void **state) {
+  (void)state;
+  static const char *const same[][2] = {{"cuda", "cuda:1"}, {"cuda", "cuda:0,cuda:1"}, {"cuda:1,cpu", "cuda:0,cpu"}},
+                           *const others[][2] = {{"cuda", "cuda:0,cpu"}, {"cuda:0,cpu", "cpu,cuda:0"}, {"cpu", "cuda"}};
+  Arena *arena = arena_create();
+  Graph *g = layers_of(arena, 6, 4, 8);
+  for (int i = 0; i < 6; i++) {
+    const char *const *pair = i < 3 ? same[i] : others[i - 3], *text;
+    PlanRequest request = request_of(2, 3, "gpipe");
+    Plan plan, again;
+    for (int way = 0; way < 2; way++) {
+      request.device = pair[way];
+      ASSERT_OK(plan_make(arena, g, &request, &plan));
+      ASSERT_OK(plan_to_text(arena, &plan, &text));
+      request.device = pair[1 - way];
+      assert_int_equal(plan_from_text(arena, text, "p", g, &request, &again), i < 3 ? OK : E_USAGE);
+    }
+  }
   arena_destroy(arena);
 }
 
@@ -451,10 +475,22 @@ static void contradictions_are_named(void **state) {
   static const Lie lies[] = {
       {"format", "\"x\"", "p: the format is 'x', not 'onnxpipe plan 1'"},
       {"model", "\"fedc\"", "p: the plan is for the model with hash fedc, this one has 0123456789abcdef"},
-      {"loss", "\"cross_entropy\"", "p: the plan was made with --loss cross_entropy, not mse"},
-      {"loss", "null", "p: the plan was made with --loss none, not mse"},
+      {"loss", "\"cross_entropy\"",
+       "p: the plan was made with --loss cross_entropy, not mse: make one that fits with `plan --data` or `plan "
+       "--loss`"},
+      {"loss", "null",
+       "p: the plan was made with --loss none, not mse: make one that fits with `plan --data` or `plan --loss`"},
       {"loss", NULL, "p: 'loss' is missing"},
       {"optimizer", "\"sgd\"", "p: the plan was made with --optimizer sgd, not adamw"},
+      {"device", "\"cuda:1,cpu\"", "p: the plan was made with --device cuda:1,cpu, not cpu"},
+      {"device", "\"cpu,reference\"", "p: the plan was made with --device cpu,reference, not cpu"},
+      {"device", "\"cp\"", "p: the plan was made with --device cp, not cpu"},
+      {"device", "\"\"", "p: the plan was made with --device , not cpu"},
+      {"device", "null", "p: the plan was made with --device none, not cpu"},
+      {"device", NULL, "p: 'device' is missing"},
+      {"device", "3", "p: 'device' is not a string"},
+      {"precision", "\"bf16\"", "p: the plan was made with --precision bf16, not float32"},
+      {"precision", NULL, "p: 'precision' is missing"},
       {"ranks", "4", "p: the plan has --ranks 4, asked for is 2"},
       {"ranks", "0", "p: 'ranks' is 0, not from 1 to 65536"},
       {"ranks", "2.5", "p: 'ranks' is not an integer"},
@@ -584,6 +620,7 @@ int main(void) {
       cmocka_unit_test(inference_plans_go_forward),
       cmocka_unit_test(plans_come_back),
       cmocka_unit_test(files_come_back),
+      cmocka_unit_test(devices_are_compared_by_backend),
       cmocka_unit_test(contradictions_are_named),
       cmocka_unit_test(damaged_files_are_refused),
       cmocka_unit_test(prints_within_the_window),
