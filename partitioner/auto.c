@@ -48,7 +48,7 @@ static bool still_open(const Contest *contests, int i, int best) {
 static Status run_contests(Arena *scratch, Contest *contests, int n) {
   for (int i = 0; i < n; i++)
     if (contests[i].fits)
-      TRY(search_named(contests[i].search));
+      TRY(search_named(contests[i].search, effort(&contests[i])));
   for (int round = 0; round < ROUNDS; round++)
     for (int i = 0; i < n; i++) {
       int best = leader(contests, n);
@@ -59,7 +59,8 @@ static Status run_contests(Arena *scratch, Contest *contests, int n) {
     }
   for (int i = 0; i < n; i++)
     if (still_open(contests, i, leader(contests, n)))
-      TRY(search_polish(scratch, contests[i].search, effort(&contests[i]) * (i == leader(contests, n) ? 1 : 0.1)));
+      TRY(search_polish(scratch, contests[i].search, effort(&contests[i]) * (i == leader(contests, n) ? 1 : 0.1),
+                        effort(&contests[i])));
   return OK;
 }
 

@@ -482,13 +482,14 @@ static bool has_rhythm(const Problem *p) {
   return line || v;
 }
 
-Status rounds_orders(Arena *arena, const Problem *p, Clock *clock, Order *order, OrderTaker *taker, void *context) {
+Status rounds_orders(Arena *arena, const Problem *p, Clock *clock, Order *order, double operations, OrderTaker *taker,
+                     void *context) {
   Rounds r = {.problem = p, .order = order};
   if (!has_rhythm(p))
     return OK;
   TRY(allocate(arena, p, &r));
   int ways = p->stages == p->ranks ? 3 * 32 : 3 * 8;
-  for (int way = 0; way < ways; way++) {
+  for (int way = 0; way < ways && operations > 0; way++) {
     int rest = way / 3;
     r.habits = (Habits){(FirstStage)(way % 3), !(rest & 1), !(rest & 2), rest & 4, rest & 8, rest & 16};
     set_stages(&r);
@@ -497,6 +498,7 @@ Status rounds_orders(Arena *arena, const Problem *p, Clock *clock, Order *order,
       r.idle_before[rank] = 0;
     /* what the worst rank came to idle in one pass, the others may in the next */
     for (int pass = 0; pass < PASSES && run(&r); pass++) {
+      operations -= p->operations;
       clock_run(p, clock, order);
       if (order->value < INFINITY)
         taker(context, order);

@@ -411,8 +411,9 @@ void search_run(Search *s, double operations) {
 /* ---- without recipe ---- */
 
 /* Lists backwards in the order in which operations ended, then forwards in the order in which they began, again and
- * again: each pass closes gaps that the other left (after Tormos and Lova's forward-backward improvement). */
-static void forth_and_back(Search *s, Order *order) {
+ * again: each pass closes gaps that the other left (after Tormos and Lova's forward-backward improvement). Begins no
+ * pass once the scheduler's work is `most`. */
+static void forth_and_back(Search *s, double most, Order *order) {
   const Problem *p = s->problem;
   ListPolicy policy = {.patience = {0.5, 0.5, 0.5},
                        .first_patience = 0.5,
@@ -424,7 +425,8 @@ static void forth_and_back(Search *s, Order *order) {
   for (int i = 0; i < p->operations; i++)
     s->key[i] = -s->clock.end[i];
   double best = INFINITY;
-  for (int round = 0, gained = 0; round < 2 * ROUNDS && round - gained < 4 && !bound_reached(s); round++) {
+  for (int round = 0, gained = 0;
+       round < 2 * ROUNDS && round - gained < 4 && !bound_reached(s) && list_work(s->scheduler) < most; round++) {
     policy.reverse = round % 2 == 0;
     run_keys(s, &policy, order);
     if (order->value == INFINITY)
@@ -441,13 +443,17 @@ static void keep_of_rounds(void *context, const Order *order) {
   keep_best(context, order);
 }
 
-Status search_named(Search *s) {
+Status search_named(Search *s, double operations) {
   const Problem *p = s->problem;
   Arena *scratch = arena_create();
   if (!scratch)
     return status_code();
-  Status status = rounds_orders(scratch, p, &s->clock, &s->trial, keep_of_rounds, s);
-  for (int i = 0; schedule_names[i]; i++) {
+  Status status = rounds_orders(scratch, p, &s->clock, &s->trial, 2 * operations, keep_of_rounds, s);
+  int n = 0;
+  while (schedule_names[n])
+    n++;
+  double begin = list_work(s->scheduler);
+  for (int i = 0; i < n; i++) {
     Schedule schedule;
     if (schedule_generate(scratch, schedule_names[i], p->ranks, p->most_chunks, p->microbatches, p->crossings,
                           &schedule) != OK ||
@@ -456,14 +462,15 @@ Status search_named(Search *s) {
     clock_run(p, &s->clock, &s->trial);
     keep_best(s, &s->trial);
     if (s->trial.value < INFINITY)
-      forth_and_back(s, &s->trial);
+      forth_and_back(s, begin + operations * (i + 1) / n, &s->trial);
   }
   arena_destroy(scratch);
   return status;
 }
 
-Status search_polish(Arena *arena, Search *s, double operations) {
-  for (int i = 0; i < s->n_kept && i < POLISHED && !bound_reached(s); i++) {
+Status search_polish(Arena *arena, Search *s, double operations, double placed) {
+  double most = list_work(s->scheduler) + placed;
+  for (int i = 0; i < s->n_kept && i < POLISHED && !bound_reached(s) && list_work(s->scheduler) < most; i++) {
     try_recipe(s, &s->kept[i], INFINITY);
     if (s->trial.value == INFINITY)
       continue;
@@ -471,7 +478,7 @@ Status search_polish(Arena *arena, Search *s, double operations) {
       TRY(improve_order(arena, s->problem, &s->clock, &s->random, operations / (IMPROVED + 1), &s->trial));
       keep_best(s, &s->trial);
     }
-    forth_and_back(s, &s->trial);
+    forth_and_back(s, most, &s->trial);
   }
   if (bound_reached(s) || s->best.value == INFINITY)
     return OK;
