@@ -1,7 +1,9 @@
 /* Runs whose ranks exchange over wires: they say so, and where one fails all end, with its name, and nothing is left
  * behind. */
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/cuda/emulation.h"
 #include "tests/runtime/reference_case.h"
@@ -61,6 +63,48 @@ static void ways_are_printed(void **state) {
   close_model(model, options);
 }
 
+/* The lines of the plan, or of a dry run of training. */
+static void run_and_read(const char *plan, const char *option, const char *value, char text[16384]) {
+  FILE *out = tmpfile();
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  OnnxpipeModel *model;
+  bool plans = strcmp(option, "device") == 0;
+  assert_non_null(out);
+  set(options, "data", SOURCE_DIR "/models/surrogate/data.npz");
+  set(options, plans ? "output-plan" : "plan", plan);
+  set(options, option, value);
+  if (plans) {
+    set(options, "ranks", "3");
+    set(options, "precision", "bf16");
+  }
+  if (onnxpipe_open(SOURCE_DIR "/models/surrogate/model.onnx", options, &model) != ONNXPIPE_OK ||
+      (plans ? onnxpipe_plan(model, out) : onnxpipe_train(model, out, NULL, NULL)) != ONNXPIPE_OK)
+    FAIL_TEST("%s %s: %s", option, value, onnxpipe_error());
+  rewind(out);
+  text[fread(text, 1, 16383, out)] = '\0';
+  fclose(out);
+  close_model(model, options);
+}
+
+/* Devices and precision are the plan's where nobody says them: one for all spread over what is there, or a list. */
+static void a_plan_holds_devices_and_precision(void **state) {
+  (void)state;
+  static const char *const devices[][2] = {{"cuda", "cuda:0 (emulated device), cuda:1 (emulated device), cuda:2 ("},
+                                           {"cuda:2,cpu,cuda:1", "cuda:2 (emulated device), cpu, cuda:1 ("}};
+  char path[] = "/tmp/test_runs_XXXXXX", text[16384];
+  int descriptor = mkstemp(path);
+  assert_true(descriptor >= 0);
+  close(descriptor);
+  boundary_threads_are_processes = false;
+  for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+    run_and_read(path, "device", devices[i][0], text);
+    run_and_read(path, "steps", "1", text);
+    if (!strstr(text, devices[i][1]) || !strstr(text, "precision     bf16 operands"))
+      FAIL_TEST("%s", text);
+  }
+  unlink(path);
+}
+
 static void a_loss_that_is_no_number_ends_all(void **state) {
   boundary_threads_are_processes = *state != NULL;
   const char *message = train("lr", "1e30", NULL);
@@ -87,6 +131,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(ways_are_printed),
       {"ways_are_printed, over NCCL", ways_are_printed, NULL, NULL, (void *)"nccl"},
+      cmocka_unit_test(a_plan_holds_devices_and_precision),
       cmocka_unit_test(a_loss_that_is_no_number_ends_all),
       {"a_loss_that_is_no_number_ends_all, over NCCL", a_loss_that_is_no_number_ends_all, NULL, NULL, (void *)"nccl"},
       cmocka_unit_test(a_peer_that_is_gone_is_named),
