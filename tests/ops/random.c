@@ -51,7 +51,7 @@ static void put_ints(Draw *d, const char *name, const int64_t *x, int n) {
 }
 
 static void draw_broadcast(Draw *d, int n_in, Fill fill) {
-  Shape parts[3], wide = any_shape(d, 0, 4, 6);
+  Shape parts[3] = {{0}}, wide = any_shape(d, 0, 4, 6);
   for (int i = 0; i < n_in; i++)
     parts[i] = part_of(d, wide);
   Shape result = parts[0];
