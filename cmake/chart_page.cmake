@@ -1,5 +1,5 @@
-# partitioner/chart.html becomes `chart_page` in the program.
-set(page ${CMAKE_SOURCE_DIR}/partitioner/chart.html)
+# partitioner/report/chart.html becomes `chart_page` in the program.
+set(page ${CMAKE_SOURCE_DIR}/partitioner/report/chart.html)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${page})
 file(READ ${page} bytes HEX)
 string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")

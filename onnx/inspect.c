@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "onnx/internal.h"
+#include "onnx/file/internal.h"
 
 typedef struct {
   Model *model;

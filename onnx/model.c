@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "onnx/internal.h"
+#include "onnx/file/internal.h"
 
 enum { IR_OLDEST = 3, IR_NEWEST = 14, TEXT_PROBE = 512 };
 

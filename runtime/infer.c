@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-#include "runtime/executor.h"
-#include "runtime/trainer.h"
+#include "runtime/executor/executor.h"
+#include "runtime/training/trainer.h"
 
 /* Outputs of all samples, as they fill up. */
 typedef struct {

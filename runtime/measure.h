@@ -2,7 +2,7 @@
 #ifndef RUNTIME_MEASURE_H
 #define RUNTIME_MEASURE_H
 
-#include "runtime/job.h"
+#include "runtime/job/job.h"
 
 /* Measures the training graph of a job that job_open will take and prints operators by the time they take. */
 Status measure_run(Job *job, FILE *out);

@@ -12,7 +12,7 @@
 #include "runtime/infer.h"
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
-#include "runtime/session.h"
+#include "runtime/training/session.h"
 #include "runtime/what_if.h"
 
 struct OnnxpipeModel {

@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "partitioner/study.h"
-#include "runtime/job.h"
+#include "partitioner/report/study.h"
+#include "runtime/job/job.h"
 
 /* One number a rank. NULL stays NULL. */
 static Status spread(Arena *arena, const char *option, const NumberList *list, int ranks, const double **numbers) {

@@ -13,8 +13,8 @@ set_source_files_properties(${cuda_device_sources} PROPERTIES LANGUAGE CXX COMPI
 add_library(emulated_cuda OBJECT EXCLUDE_FROM_ALL ${cuda_host_sources} ${cuda_device_sources}
   ${here}/emulate.cpp ${here}/runtime.cpp ${here}/cublaslt.cpp)
 # Programs that have the rooms' wires over NCCL, which is in the program itself, link these, too.
-add_library(emulated_nccl OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/runtime/transport_nccl.c
-  ${CMAKE_SOURCE_DIR}/runtime/nccl_library.c ${here}/nccl.cpp)
+add_library(emulated_nccl OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/runtime/transport/nccl.c
+  ${CMAKE_SOURCE_DIR}/runtime/transport/nccl_library.c ${here}/nccl.cpp)
 target_include_directories(emulated_nccl PRIVATE ${here} ${CMAKE_SOURCE_DIR})
 target_compile_features(emulated_nccl PRIVATE cxx_std_17)
 target_compile_definitions(emulated_nccl PRIVATE ONNXPIPE_NCCL NCCL_FILES=NULL)

@@ -1,4 +1,4 @@
-/* The part of NCCL that runtime/transport_nccl.c uses, declared for the emulation: a build of the tests without a
+/* The part of NCCL that runtime/transport/nccl.c uses, declared for the emulation: a build of the tests without a
  * toolkit finds this header in place of NCCL's. tests/cuda/nccl.cpp has the functions. */
 #ifndef TESTS_CUDA_NCCL_H
 #define TESTS_CUDA_NCCL_H

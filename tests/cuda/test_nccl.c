@@ -8,8 +8,8 @@
 #include <time.h>
 
 #include "backend/backend.h"
-#include "runtime/nccl_library.h"
-#include "runtime/wire.h"
+#include "runtime/transport/nccl_library.h"
+#include "runtime/transport/wire.h"
 
 enum { BYTES = 10000001, PIECES = 3 };
 

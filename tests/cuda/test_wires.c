@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "runtime/wire.h"
+#include "runtime/transport/wire.h"
 #include "tests/cuda/emulation.h"
 #include "tests/runtime/transport_suite.h"
 

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "onnx/internal.h"
+#include "onnx/file/internal.h"
 #include "tests/test.h"
 
 /* A message being written. */

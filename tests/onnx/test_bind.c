@@ -1,5 +1,5 @@
 /* Binding: what becomes of functions, branches, sequences and old opsets; which nodes are left; what is refused. */
-#include "onnx/lower.h"
+#include "onnx/lower/lower.h"
 #include "tests/onnx/build_net.h"
 
 /* ---- functions ---- */

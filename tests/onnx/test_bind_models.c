@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "runtime/data.h"
-#include "runtime/npy.h"
+#include "runtime/data/data.h"
+#include "runtime/data/npy.h"
 #include "tests/onnx/run_graph.h"
 
 typedef struct {

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "runtime/data.h"
+#include "runtime/data/data.h"
 #include "tests/onnx/build.h"
 #include "tests/onnx/run_graph.h"
 

@@ -2,7 +2,7 @@
 #ifndef TESTS_PARTITIONER_PLAN_CASE_H
 #define TESTS_PARTITIONER_PLAN_CASE_H
 
-#include "partitioner/plan.h"
+#include "partitioner/plan/plan.h"
 #include "tests/random_graph.h"
 
 static const DeviceSpec device = {

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "partitioner/schedule.h"
+#include "partitioner/schedule/schedule.h"
 
 typedef enum { RAN_RIGHT, RAN_WRONG, RAN_NEVER } Outcome; /* as expected; other values or work; hangs */
 

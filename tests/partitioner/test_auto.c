@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "partitioner/auto.h"
+#include "partitioner/synthesis/auto.h"
 #include "tests/test.h"
 
 /* Milliseconds and microbatches a rank, as `simulate` takes them. */

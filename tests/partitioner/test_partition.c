@@ -4,7 +4,7 @@
 #include <time.h>
 
 #include "base/arena.h"
-#include "partitioner/partition.h"
+#include "partitioner/plan/partition.h"
 #include "tests/random_graph.h"
 
 enum { MOST = 12, STAGES = 5 };

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "partitioner/plan_internal.h"
+#include "partitioner/plan/internal.h"
 #include "tests/random_graph.h"
 
 /* One value of one microbatch in one stage, or one node's workspace, in a rank's arena. */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "partitioner/plan_internal.h"
+#include "partitioner/plan/internal.h"
 #include "tests/partitioner/plan_case.h"
 
 static double reached(const Plan *plan) {

@@ -1,5 +1,5 @@
 /* The estimate that steers cuts: never above what a stage really takes, and the same however the window came there. */
-#include "partitioner/plan_internal.h"
+#include "partitioner/plan/internal.h"
 #include "tests/random_graph.h"
 
 static const DeviceSpec device = {.flops_per_second = 1e9, .bytes_per_second = 1e9, .node_overhead_seconds = 1e-7};

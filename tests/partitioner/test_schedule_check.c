@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "partitioner/schedule.h"
+#include "partitioner/schedule/schedule.h"
 #include "tests/partitioner/schedule_machine.h"
 #include "tests/test.h"
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "partitioner/simulate.h"
+#include "partitioner/schedule/simulate.h"
 #include "tests/test.h"
 
 static Arena *arena;

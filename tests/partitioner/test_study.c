@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "partitioner/study.h"
+#include "partitioner/report/study.h"
 #include "tests/test.h"
 
 #define ASSERT_NEAR(a, b)                                                                                              \

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "partitioner/plan_internal.h"
-#include "runtime/executor.h"
+#include "partitioner/plan/internal.h"
+#include "runtime/executor/executor.h"
 #include "tests/random_graph.h"
 
 enum { STEPS = 3, MOST_RANKS = 4, MOST_NORMS = 64 };

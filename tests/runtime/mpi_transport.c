@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/transport.h"
+#include "runtime/transport/transport.h"
 #include "transport_suite.h"
 
 extern size_t transport_mpi_piece_bytes;

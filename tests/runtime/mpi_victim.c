@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "runtime/transport.h"
+#include "runtime/transport/transport.h"
 
 static void report(void *context, const char *message) {
   (void)context;

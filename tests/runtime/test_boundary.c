@@ -1,7 +1,7 @@
 /* Which way a boundary takes, by where its two ranks are. */
 #include <string.h>
 
-#include "runtime/boundary.h"
+#include "runtime/executor/boundary.h"
 #include "tests/test.h"
 
 enum { HOST, THREAD_0, THREAD_0_AGAIN, THREAD_1, PROCESS_0, PROCESS_0_AGAIN, PROCESS_1, OLDER_2, WITHOUT_3, PLACES };

@@ -6,7 +6,7 @@
 #include <unistd.h>
 #include <zip.h>
 
-#include "runtime/data.h"
+#include "runtime/data/data.h"
 #include "tests/test.h"
 
 static char path[64];

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/dataset.h"
+#include "runtime/data/dataset.h"
 #include "tests/test.h"
 
 static char path[64];

@@ -5,7 +5,7 @@
  * One backend for each number of microbatches by turns. With ONNXPIPE_TEST_SAMPLE set, some of all this. */
 #include <unistd.h>
 
-#include "partitioner/schedule.h"
+#include "partitioner/schedule/schedule.h"
 #include "tests/runtime/reference_case.h"
 
 enum { MOST_MICROBATCHES = 9 };

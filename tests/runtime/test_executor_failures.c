@@ -8,8 +8,8 @@
 
 #include "graph/autodiff.h"
 #include "graph/loss.h"
-#include "partitioner/plan_internal.h"
-#include "runtime/executor.h"
+#include "partitioner/plan/internal.h"
+#include "runtime/executor/executor.h"
 
 enum { ROWS = 3, WIDTH = 5, MICROBATCHES = 3, RANKS = 2 };
 

@@ -3,7 +3,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "runtime/trainer.h"
+#include "runtime/training/trainer.h"
 #include "tests/test.h"
 
 #define BRANCHES SOURCE_DIR "/models/branches/"

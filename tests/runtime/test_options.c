@@ -4,7 +4,7 @@
 #include "backend/backend.h"
 #include "graph/loss.h"
 #include "graph/optimizer.h"
-#include "partitioner/schedule.h"
+#include "partitioner/schedule/schedule.h"
 #include "runtime/options.h"
 #include "tests/test.h"
 

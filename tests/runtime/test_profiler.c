@@ -1,5 +1,5 @@
 /* Measured seconds of nodes: a number for each kind, none where there is no time or the contents do not do. */
-#include "runtime/profiler.h"
+#include "runtime/job/profiler.h"
 
 #include "executor_case.h"
 #include "graph/op.h"

@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #include "backend/backend.h"
-#include "partitioner/schedule.h"
-#include "runtime/data.h"
+#include "partitioner/schedule/schedule.h"
+#include "runtime/data/data.h"
 #include "runtime/onnxpipe.h"
 #include "tests/runtime/reference_case.h"
 #include "tests/test.h"

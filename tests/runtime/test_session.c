@@ -3,7 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/data.h"
+#include "runtime/data/data.h"
 #include "tests/runtime/session_case.h"
 
 enum { MOST = 64 };

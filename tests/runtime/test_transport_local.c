@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/transport.h"
+#include "runtime/transport/transport.h"
 #include "transport_suite.h"
 
 enum { MOST_RANKS = 8 };

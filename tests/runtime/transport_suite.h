@@ -2,7 +2,7 @@
 #ifndef TESTS_RUNTIME_TRANSPORT_SUITE_H
 #define TESTS_RUNTIME_TRANSPORT_SUITE_H
 
-#include "runtime/transport.h"
+#include "runtime/transport/transport.h"
 
 typedef struct {
   const char *name;

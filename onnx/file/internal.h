@@ -1,0 +1,119 @@
+/* What the files of this room share: an opened file. Nobody outside onnx/ includes this.
+ *
+ * Invariant: `proto` is a skeleton; the contents of large tensors stay in the mapped file (or in external files) and
+ * `sources` says where. */
+#ifndef ONNX_FILE_INTERNAL_H
+#define ONNX_FILE_INTERNAL_H
+
+#include "onnx.pb-c.h"
+
+#include "onnx/file/names.h"
+#include "onnx/file/wire.h"
+#include "onnx/model.h"
+
+/* The newest opset of the default domain that this room knows. */
+enum { OPSET_NEWEST = 28 };
+
+/* Where the contents of one TensorProto lie. */
+typedef struct {
+  const Onnx__TensorProto *proto;
+  int field;              /* TENSOR_RAW_DATA, TENSOR_FLOAT_DATA, …; raw for external data and empty tensors */
+  const char *external;   /* location below the model's folder, checked, else NULL */
+  bool in_file;           /* cut out of the skeleton: at `offset` of the model file */
+  uint64_t offset, bytes; /* of external data or of the cut; bytes as they are stored */
+} TensorSource;
+
+struct Model {
+  Arena *arena;
+  const char *path;
+  int descriptor;      /* of the file, for reading weights; -1 before it is open */
+  const uint8_t *file; /* mapped, `file_bytes` long */
+  size_t file_bytes;
+  Onnx__ModelProto *proto;
+  WireCut *cuts; /* see wire_cut_index */
+  char hash[17];
+  int64_t opset; /* of the default domain */
+
+  Initializer *initializers; /* of the main graph, in file order */
+  TensorSource *sources;     /* [n_initializers] */
+  int n_initializers;
+  NameMap initializer_names; /* → index */
+
+  ModelInput *inputs, *outputs; /* inputs without those that are initializers */
+  int n_inputs, n_outputs;
+  int64_t fixed_batch;
+  bool is_dynamo;    /* torch's dynamo exporter wrote it */
+  bool ties_unknown; /* weights of candidates are absent */
+
+  const Onnx__FunctionProto **functions; /* sorted, for model_function */
+};
+
+/* "gpt2.onnx: " for messages: status_context("%s: ", model->path) at every entry of the room, nowhere else. */
+
+/* Puts "node 'h3/attn' (MatMul): " in front of the message; "node #12 (MatMul): " where it has no name. */
+void proto_node_context(const Onnx__NodeProto *node, size_t index);
+
+/* "" for an absent string. */
+static inline const char *proto_text(const char *text) {
+  return text ? text : "";
+}
+/* The default domain has two spellings; this gives "". */
+const char *proto_domain(const char *domain);
+/* Value of a key in metadata_props or external_data, or NULL. */
+const char *proto_property(Onnx__StringStringEntryProto *const *properties, size_t n, const char *key);
+
+/* The type of this room's graph for ONNX's TensorProto.DataType; DTYPE_NONE where there is none. */
+DType dtype_from_onnx(int32_t data_type);
+/* "FLOAT8E4M3FN", "STRING"…, or "type 99". */
+const char *onnx_type_name(int32_t data_type);
+
+/* Dtype and shape of any TensorProto. E_MODEL, E_UNSUPPORTED (type, rank) naming the tensor and the numbers. */
+Status tensor_describe(const Onnx__TensorProto *proto, DType *dtype, Shape *shape);
+
+/* Where its contents lie; checks dims × type = bytes. The text of `source` lives in the arena. Reads no file. */
+Status tensor_locate(const Model *model, const Onnx__TensorProto *proto, Arena *arena, TensorSource *source);
+
+/* Copies the dense contents, `bytes` of them (those of the shape), into `data`. */
+Status tensor_source_read(const Model *model, const TensorSource *source, void *data, size_t bytes);
+
+/* The contents where they lie, without copying: mapped from the model file or an external one, or in the skeleton.
+ * view->data is NULL where they are not stored as they are in memory. Fails as reading does. Release with tensor_unmap:
+ * until then the pages that were looked at count as this process's memory. */
+typedef struct {
+  const void *data;
+  void *mapped;
+  size_t mapped_bytes;
+} TensorView;
+Status tensor_map(const Model *model, const TensorSource *source, TensorView *view);
+void tensor_unmap(TensorView *view);
+
+/* Dtype, shape and dense contents (in the arena) of any TensorProto of the file: initializers and Constant nodes, raw,
+ * typed fields, cut out or external. */
+Status tensor_read(const Model *model, const Onnx__TensorProto *proto, Arena *arena, DType *dtype, Shape *shape,
+                   const void **data);
+
+/* Index of the main graph's initializer with this name, or -1. */
+int model_find_initializer(const Model *model, const char *name);
+
+/* The local function that this node calls, or NULL. */
+const Onnx__FunctionProto *model_function(const Model *model, const Onnx__NodeProto *node);
+
+/* SSA over graph, subgraphs and functions; inputs defined, nodes sorted; functions that do not call themselves. Fills
+ * model->functions. */
+Status model_check(Model *model);
+
+/* Appends {node, operator, reason} for everything that binding would refuse as unsupported. */
+Status model_unsupported(Model *model, json_t *array);
+
+/* Decides for every initializer whether it trains and by which rule; fills trains and rule. */
+Status train_rules_apply(Model *model, const TrainOptions *options);
+
+/* Whether an exporter made this name up, as far as one can tell: empty, digits, "::", a leading "/", "_output_<n>",
+ * and in a file of the dynamo exporter one without a dot. */
+bool name_is_given(const Model *model, const char *name);
+
+/* Finds ties among trained tensors (fills tied_to and tied_transposed); reads the weights of candidates. Leaves them
+ * alone where weights are absent. */
+Status ties_find(Model *model);
+
+#endif

@@ -1,0 +1,327 @@
+/* Writes the imported file again with trained weights. Invariant: every byte that is not the contents of a trained
+ * initializer, the place of external data, or a length around them is the imported file's; and both files are
+ * complete on the disk before either takes its place. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "onnx/file/internal.h"
+
+enum {
+  EXTERNAL_DATA = 13,
+  DATA_LOCATION = 14,
+  DATA_ALIGNMENT = 64,   /* of tensors in the data file, … */
+  PAGE_ALIGNMENT = 4096, /* … and of those that are worth mapping */
+  MAPPED_BYTES = 1 << 16
+};
+
+/* Where the new contents of an initializer go. */
+typedef struct {
+  FILE *stream;
+  uint64_t offset;
+  int next_tied; /* the next initializer with the same owner, or -1 */
+} Place;
+
+/* The file is walked twice: the first time sizes are counted, the second time bytes are written. */
+typedef struct {
+  const Model *model;
+  Arena *arena;
+  const char *path;     /* of the new file */
+  const char *location; /* of external data, as the new file says it */
+  Place *places;        /* [n_initializers] */
+  FILE *out, *data;     /* NULL while counting */
+  uint64_t count;       /* bytes of the new file so far */
+  uint64_t data_bytes;  /* of the data file so far */
+  uint64_t *sizes;      /* new sizes of the messages that were entered, in file order */
+  size_t n_sizes, sizes_capacity;
+  int next_initializer; /* of the main graph */
+} Rewriter;
+
+static Status fail_write(const Rewriter *w) {
+  return fail(E_IO, "%s: cannot be written: %s", w->path, strerror(errno));
+}
+
+static Status put(Rewriter *w, const void *data, size_t bytes) {
+  w->count += bytes;
+  return !w->out || fwrite(data, 1, bytes, w->out) == bytes ? OK : fail_write(w);
+}
+
+static Status put_prefix(Rewriter *w, int field, uint64_t length) {
+  uint8_t text[20];
+  size_t n = wire_put_varint(text, (uint64_t)field << 3 | PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED, 0);
+  return put(w, text, n + wire_put_varint(text + n, length, 0));
+}
+
+static Status put_copy(Rewriter *w, const WireField *field) {
+  Status status = put(w, w->model->file + field->begin, field->end - field->begin);
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = (field->begin + page - 1) / page * page;
+  if (w->out && field->end > begin + MAPPED_BYTES) /* what was copied need not stay in memory */
+    madvise((void *)(w->model->file + begin), field->end - begin, MADV_DONTNEED);
+  return status;
+}
+
+static Status put_property(Rewriter *w, const char *key, const char *value) {
+  size_t k = strlen(key), v = strlen(value);
+  TRY(put_prefix(w, EXTERNAL_DATA, 2 + wire_varint_bytes(k) + k + wire_varint_bytes(v) + v));
+  TRY(put_prefix(w, 1, k));
+  TRY(put(w, key, k));
+  TRY(put_prefix(w, 2, v));
+  return put(w, value, v);
+}
+
+static bool is_contents(uint32_t field) {
+  return field == TENSOR_RAW_DATA || field == TENSOR_FLOAT_DATA || field == TENSOR_INT32_DATA ||
+         field == TENSOR_INT64_DATA || field == TENSOR_DOUBLE_DATA || field == TENSOR_UINT64_DATA;
+}
+
+static size_t initializer_bytes(const Model *model, int i) {
+  return (size_t)shape_elements(model->initializers[i].shape) * dtype_bytes(model->initializers[i].dtype);
+}
+
+/* The contents of a trained initializer become raw_data, where its first contents stood; they are filled in last. */
+static Status put_trained(Rewriter *w, int initializer) {
+  size_t bytes = initializer_bytes(w->model, initializer);
+  TRY(put_prefix(w, TENSOR_RAW_DATA, bytes));
+  w->places[initializer] = (Place){.stream = w->out, .offset = w->count, .next_tied = -1};
+  w->count += bytes;
+  if (w->out && fseeko(w->out, (off_t)bytes, SEEK_CUR))
+    return fail_write(w);
+  return OK;
+}
+
+/* The next place in the data file: says where, and copies what is there unless training changes it. */
+static Status put_external(Rewriter *w, const TensorSource *source, int initializer) {
+  uint64_t alignment = source->bytes >= MAPPED_BYTES ? PAGE_ALIGNMENT : DATA_ALIGNMENT;
+  uint64_t offset = (w->data_bytes + alignment - 1) / alignment * alignment;
+  char offset_text[24], length_text[24];
+  snprintf(offset_text, sizeof offset_text, "%llu", (unsigned long long)offset);
+  snprintf(length_text, sizeof length_text, "%llu", (unsigned long long)source->bytes);
+  TRY(put_property(w, "location", w->location));
+  TRY(put_property(w, "offset", offset_text));
+  TRY(put_property(w, "length", length_text));
+  w->data_bytes = offset + source->bytes;
+  if (initializer >= 0 && w->model->initializers[initializer].trains) {
+    w->places[initializer] = (Place){.stream = w->data, .offset = offset, .next_tied = -1};
+    return OK;
+  }
+  if (!w->data || !source->bytes)
+    return OK;
+  TensorView view;
+  Status status = tensor_map(w->model, source, &view);
+  if (status != OK) {
+    status_context("%s: ", w->model->path);
+    return status;
+  }
+  bool written = fseeko(w->data, (off_t)offset, SEEK_SET) == 0 &&
+                 fwrite(view.data, 1, (size_t)source->bytes, w->data) == source->bytes;
+  tensor_unmap(&view);
+  return written ? OK : fail_write(w);
+}
+
+/* Where an external tensor outside the initializer table lies: its few fields are unpacked by themselves. */
+static Status locate(Rewriter *w, size_t begin, size_t end, TensorSource *source) {
+  Onnx__TensorProto *proto = onnx__tensor_proto__unpack(NULL, end - begin, w->model->file + begin), *named;
+  if (!proto)
+    return fail(E_MEMORY, "out of memory: %zu bytes", end - begin);
+  unsigned unknown = proto->base.n_unknown_fields;
+  proto->base.n_unknown_fields = 0; /* the scanner's mark is not among them: these are the file's own */
+  Status status = tensor_locate(w->model, proto, w->arena, source);
+  proto->base.n_unknown_fields = unknown;
+  if (status == OK && (status = ARENA_NEW(w->arena, named, 1)) == OK) {
+    onnx__tensor_proto__init(named);
+    named->name = arena_string(w->arena, proto_text(proto->name));
+    named->data_type = proto->data_type;
+    source->proto = named;
+  }
+  onnx__tensor_proto__free_unpacked(proto, NULL);
+  return status;
+}
+
+/* Whether a tensor in the file has its contents elsewhere. */
+static bool is_external(const uint8_t *file, const WireField *field) {
+  uint64_t location;
+  size_t at = field->payload;
+  return field->number == DATA_LOCATION && wire_varint(file, field->end, &at, &location) &&
+         location == ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL;
+}
+
+static Status rewrite_tensor(Rewriter *w, size_t begin, size_t end, int initializer) {
+  const char *type = "TensorProto";
+  const uint8_t *file = w->model->file;
+  bool trains = initializer >= 0 && w->model->initializers[initializer].trains, external = false, done = false;
+  WireField field;
+  for (size_t at = begin; at < end;) {
+    TRY(wire_next(file, end, type, &at, &field));
+    external |= is_external(file, &field);
+  }
+  TensorSource source;
+  if (external && initializer >= 0)
+    source = w->model->sources[initializer];
+  else if (external)
+    TRY(locate(w, begin, end, &source));
+  for (size_t at = begin; at < end;) {
+    TRY(wire_next(file, end, type, &at, &field));
+    bool replaced = external ? field.number == EXTERNAL_DATA : trains && is_contents(field.number);
+    if (!replaced)
+      TRY(put_copy(w, &field));
+    else if (!done)
+      TRY(external ? put_external(w, &source, initializer) : put_trained(w, initializer));
+    done |= replaced;
+  }
+  return OK;
+}
+
+/* Messages that may hold tensors somewhere inside. */
+static bool is_entered(const ProtobufCMessageDescriptor *type) {
+  return type == &onnx__graph_proto__descriptor || type == &onnx__node_proto__descriptor ||
+         type == &onnx__attribute_proto__descriptor || type == &onnx__function_proto__descriptor ||
+         type == &onnx__training_info_proto__descriptor || type == &onnx__sparse_tensor_proto__descriptor ||
+         type == &onnx__tensor_proto__descriptor;
+}
+
+static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *type, size_t begin, size_t end, int depth);
+
+/* The inside of a message field, behind its length. */
+static Status rewrite_inside(Rewriter *w, const ProtobufCFieldDescriptor *known, const WireField *field, int depth) {
+  if (known->descriptor != &onnx__tensor_proto__descriptor)
+    return rewrite_message(w, known->descriptor, field->payload, field->end, depth + 1);
+  bool is_initializer = depth == 1 && strcmp(known->name, "initializer") == 0; /* of the main graph */
+  return rewrite_tensor(w, field->payload, field->end, is_initializer ? w->next_initializer++ : -1);
+}
+
+static Status rewrite_field(Rewriter *w, const ProtobufCFieldDescriptor *known, const WireField *field, int depth) {
+  size_t index = w->n_sizes++;
+  if (!w->out) {
+    TRY(ARENA_RESERVE(w->arena, w->sizes, index, w->sizes_capacity, index + 1));
+    uint64_t before = w->count;
+    TRY(rewrite_inside(w, known, field, depth));
+    w->sizes[index] = w->count - before;
+  }
+  uint64_t size = w->sizes[index];
+  if (size == field->end - field->payload) /* also where its length is written in an unusual way */
+    TRY(put(w, w->model->file + field->begin, field->payload - field->begin));
+  else
+    TRY(put_prefix(w, (int)field->number, size));
+  return w->out ? rewrite_inside(w, known, field, depth) : OK;
+}
+
+static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *type, size_t begin, size_t end,
+                              int depth) {
+  for (size_t at = begin; at < end;) {
+    WireField field;
+    TRY(wire_next(w->model->file, end, type->short_name, &at, &field));
+    const ProtobufCFieldDescriptor *known = protobuf_c_message_descriptor_get_field(type, field.number);
+    if (known && known->type == PROTOBUF_C_TYPE_MESSAGE && is_entered(known->descriptor))
+      TRY(rewrite_field(w, known, &field, depth));
+    else
+      TRY(put_copy(w, &field));
+  }
+  return OK;
+}
+
+static Status walk(Rewriter *w, FILE *out, FILE *data) {
+  w->out = out;
+  w->data = data;
+  w->count = w->data_bytes = 0;
+  w->n_sizes = 0;
+  w->next_initializer = 0;
+  return rewrite_message(w, &onnx__model_proto__descriptor, 0, w->model->file_bytes, 0);
+}
+
+static Status fill(const Rewriter *w, const Place *place, const void *data, size_t bytes) {
+  if (fseeko(place->stream, (off_t)place->offset, SEEK_SET) || fwrite(data, 1, bytes, place->stream) != bytes)
+    return fail_write(w);
+  return OK;
+}
+
+/* B [columns, rows] from A [rows, columns]. */
+static void transpose(const char *a, char *b, int64_t rows, int64_t columns, size_t width) {
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t j = 0; j < columns; j++)
+      memcpy(b + (size_t)(j * rows + i) * width, a + (size_t)(i * columns + j) * width, width);
+}
+
+/* Asks for one parameter and writes it everywhere it stands. */
+static Status fill_parameter(Rewriter *w, int i, WeightSource *source, void *context) {
+  const Initializer *owner = &w->model->initializers[i];
+  size_t bytes = initializer_bytes(w->model, i), width = dtype_bytes(owner->dtype);
+  char *data = malloc(bytes ? bytes : 1), *turned = NULL;
+  Status status = data ? source(context, i, data, bytes) : fail(E_MEMORY, "out of memory: %zu bytes", bytes);
+  for (int at = i; at >= 0 && status == OK && bytes; at = w->places[at].next_tied) {
+    bool transposed = w->model->initializers[at].tied_transposed;
+    if (transposed && !turned && (turned = malloc(bytes)))
+      transpose(data, turned, owner->shape.dim[0], owner->shape.dim[1], width);
+    status = transposed && !turned ? fail(E_MEMORY, "out of memory: %zu bytes", bytes)
+                                   : fill(w, &w->places[at], transposed ? turned : data, bytes);
+  }
+  free(data);
+  free(turned);
+  return status;
+}
+
+static Status write_both(Rewriter *w, FILE *out, FILE *data, WeightSource *source, void *context) {
+  TRY(walk(w, out, data));
+  for (int i = w->model->n_initializers - 1; i >= 0; i--) {
+    int owner = w->model->initializers[i].tied_to;
+    if (owner >= 0) {
+      w->places[i].next_tied = w->places[owner].next_tied;
+      w->places[owner].next_tied = i;
+    }
+  }
+  for (int i = 0; i < w->model->n_initializers; i++)
+    if (w->model->initializers[i].trains && w->model->initializers[i].tied_to < 0)
+      TRY(fill_parameter(w, i, source, context));
+  return OK;
+}
+
+/* What could still go wrong when files take their places is made to go wrong before the first of them does. */
+static Status settle(FileReplace *file) {
+  if (fflush(file->stream) || ferror(file->stream) || fsync(fileno(file->stream)))
+    return fail(E_IO, "%s: cannot be written: %s", file->path, strerror(errno));
+  return OK;
+}
+
+static Status replace_files(Rewriter *w, const char *data_path, WeightSource *source, void *context) {
+  FileReplace file = {0}, data = {0};
+  TRY(file_replace_begin(w->path, &file));
+  bool has_data = w->data_bytes > 0;
+  Status status = has_data ? file_replace_begin(data_path, &data) : OK;
+  if (status == OK)
+    status = write_both(w, file.stream, data.stream, source, context);
+  if (status == OK && has_data)
+    status = settle(&data);
+  if (status == OK)
+    status = settle(&file);
+  if (status == OK && has_data)
+    status = file_replace_commit(&data);
+  if (status == OK)
+    return file_replace_commit(&file);
+  file_replace_abandon(&data);
+  file_replace_abandon(&file);
+  return status;
+}
+
+static Status save(const Model *model, Arena *arena, const char *path, WeightSource *source, void *context) {
+  const char *slash = strrchr(path, '/'), *data_path = arena_format(arena, "%s.data", path);
+  Rewriter w = {.model = model, .arena = arena, .path = path};
+  w.location = arena_format(arena, "%s.data", slash ? slash + 1 : path);
+  if (!data_path || !w.location)
+    return status_code();
+  TRY(ARENA_NEW(arena, w.places, model->n_initializers));
+  for (int i = 0; i < model->n_initializers; i++)
+    w.places[i].next_tied = -1;
+  TRY(walk(&w, NULL, NULL));
+  return replace_files(&w, data_path, source, context);
+}
+
+Status model_save(const Model *model, const char *path, WeightSource *source, void *context) {
+  Arena *arena = arena_create();
+  if (!arena)
+    return status_code();
+  Status status = save(model, arena, path, source, context);
+  arena_destroy(arena);
+  return status;
+}

@@ -1,0 +1,392 @@
+/* Contents of tensors: raw, in typed fields, cut out of the skeleton, or in a file beside the model.
+ * Invariant: a byte count is compared with dims × type before anything is read or allocated for it, and no path of
+ * external data leaves the model's folder. */
+#include "onnx/file/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "ONNX stores little-endian; this reads it as it lies");
+
+static const struct {
+  DType dtype;
+  const char *name;
+  int field; /* the typed field that may hold it */
+} types[] = {
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT] = {F32, "FLOAT", TENSOR_FLOAT_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__UINT8] = {U8, "UINT8", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__INT8] = {I8, "INT8", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__UINT16] = {U16, "UINT16", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__INT16] = {I16, "INT16", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__INT32] = {I32, "INT32", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__INT64] = {I64, "INT64", TENSOR_INT64_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__STRING] = {DTYPE_NONE, "STRING", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__BOOL] = {BOOL, "BOOL", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT16] = {F16, "FLOAT16", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__DOUBLE] = {F64, "DOUBLE", TENSOR_DOUBLE_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__UINT32] = {U32, "UINT32", TENSOR_UINT64_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__UINT64] = {U64, "UINT64", TENSOR_UINT64_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__COMPLEX64] = {DTYPE_NONE, "COMPLEX64", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__COMPLEX128] = {DTYPE_NONE, "COMPLEX128", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__BFLOAT16] = {BF16, "BFLOAT16", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E4M3FN] = {DTYPE_NONE, "FLOAT8E4M3FN", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E4M3FNUZ] = {DTYPE_NONE, "FLOAT8E4M3FNUZ", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E5M2] = {DTYPE_NONE, "FLOAT8E5M2", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E5M2FNUZ] = {DTYPE_NONE, "FLOAT8E5M2FNUZ", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__UINT4] = {DTYPE_NONE, "UINT4", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__INT4] = {DTYPE_NONE, "INT4", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT4E2M1] = {DTYPE_NONE, "FLOAT4E2M1", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E8M0] = {DTYPE_NONE, "FLOAT8E8M0", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__UINT2] = {DTYPE_NONE, "UINT2", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__INT2] = {DTYPE_NONE, "INT2", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT6E2M3] = {DTYPE_NONE, "FLOAT6E2M3", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT6E3M2] = {DTYPE_NONE, "FLOAT6E3M2", 0},
+};
+enum { N_TYPES = sizeof types / sizeof *types };
+
+DType dtype_from_onnx(int32_t data_type) {
+  return data_type >= 0 && data_type < N_TYPES ? types[data_type].dtype : DTYPE_NONE;
+}
+
+const char *onnx_type_name(int32_t data_type) {
+  return data_type > 0 && data_type < N_TYPES ? types[data_type].name : "unknown";
+}
+
+Status tensor_describe(const Onnx__TensorProto *proto, DType *dtype, Shape *shape) {
+  const char *name = proto_text(proto->name);
+  if (!proto->data_type)
+    return fail(E_MODEL, "tensor '%s' says no data type", name);
+  *dtype = dtype_from_onnx(proto->data_type);
+  if (!*dtype)
+    return fail(E_UNSUPPORTED, "tensor '%s': data type %d (%s) is not supported", name, proto->data_type,
+                onnx_type_name(proto->data_type));
+  if (proto->n_dims > MAX_RANK)
+    return fail(E_UNSUPPORTED, "tensor '%s' has %zu dimensions; at most %d are supported", name, proto->n_dims,
+                MAX_RANK);
+  if (proto->segment)
+    return fail(E_UNSUPPORTED, "tensor '%s' is stored in segments", name);
+  *shape = shape_of((int)proto->n_dims, proto->dims);
+  size_t bytes;
+  Status status = shape_bytes(*shape, *dtype, &bytes);
+  if (status != OK) {
+    status_context("tensor '%s': ", name);
+    return status_adopt(E_MODEL, status_message());
+  }
+  return OK;
+}
+
+/* A decimal number; false where it is none or too large. */
+static bool parse_size(const char *text, uint64_t *value) {
+  *value = 0;
+  for (const char *c = text; *c; c++)
+    if (*c < '0' || *c > '9' || __builtin_mul_overflow(*value, 10u, value) ||
+        __builtin_add_overflow(*value, (uint64_t)(*c - '0'), value))
+      return false;
+  return *text != '\0';
+}
+
+/* Relative, and no component empty, "." or "..". */
+static bool location_stays_inside(const char *location) {
+  for (const char *part = location;; part++) {
+    size_t n = strcspn(part, "/\\");
+    if (n == 0 || part[n] == '\\' || (n == 1 && part[0] == '.') || (n == 2 && part[0] == '.' && part[1] == '.'))
+      return false;
+    part += n;
+    if (!*part)
+      return true;
+  }
+}
+
+static Status locate_external(const Onnx__TensorProto *proto, Arena *arena, size_t bytes, TensorSource *source) {
+  const char *name = proto_text(proto->name);
+  const char *location = proto_property(proto->external_data, proto->n_external_data, "location");
+  const char *offset = proto_property(proto->external_data, proto->n_external_data, "offset");
+  const char *length = proto_property(proto->external_data, proto->n_external_data, "length");
+  if (source->in_file || proto->raw_data.len)
+    return fail(E_MODEL, "tensor '%s' has contents both in the file and outside", name);
+  if (!location || !*location)
+    return fail(E_MODEL, "tensor '%s' has external data without a location", name);
+  if (!location_stays_inside(location))
+    return fail(E_MODEL, "tensor '%s': external data '%s' would lie outside the model's folder", name, location);
+  if (offset && !parse_size(offset, &source->offset))
+    return fail(E_MODEL, "tensor '%s': offset '%s' of its external data is no number", name, offset);
+  if (length && !parse_size(length, &source->bytes))
+    return fail(E_MODEL, "tensor '%s': length '%s' of its external data is no number", name, length);
+  if (!length)
+    source->bytes = bytes;
+  source->field = TENSOR_RAW_DATA;
+  source->in_file = false;
+  source->external = arena_string(arena, location);
+  return source->external ? OK : status_code();
+}
+
+/* How many numbers the typed fields inside the skeleton hold; *field is the one that has any. */
+static Status count_typed(const Onnx__TensorProto *proto, int *field, size_t *count) {
+  struct {
+    int field;
+    size_t count;
+  } fields[] = {{TENSOR_FLOAT_DATA, proto->n_float_data},   {TENSOR_INT32_DATA, proto->n_int32_data},
+                {TENSOR_STRING_DATA, proto->n_string_data}, {TENSOR_INT64_DATA, proto->n_int64_data},
+                {TENSOR_RAW_DATA, proto->raw_data.len},     {TENSOR_DOUBLE_DATA, proto->n_double_data},
+                {TENSOR_UINT64_DATA, proto->n_uint64_data}};
+  int found = 0;
+  *field = 0;
+  *count = 0;
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+    if (fields[i].count) {
+      found++;
+      *field = fields[i].field;
+      *count = fields[i].count;
+    }
+  return found > 1 ? fail(E_MODEL, "tensor '%s' has contents in more than one field", proto_text(proto->name)) : OK;
+}
+
+static Status bytes_differ(const TensorSource *source, DType dtype, Shape shape, uint64_t have, uint64_t want,
+                           const char *unit) {
+  return fail(E_MODEL, "tensor '%s': %s %s takes %llu %s, %llu are stored", proto_text(source->proto->name),
+              dtype_name(dtype), SHAPE_STR(shape), (unsigned long long)want, unit, (unsigned long long)have);
+}
+
+Status tensor_locate(const Model *model, const Onnx__TensorProto *proto, Arena *arena, TensorSource *source) {
+  DType dtype;
+  Shape shape;
+  size_t bytes, count;
+  *source = (TensorSource){.proto = proto, .field = TENSOR_RAW_DATA};
+  TRY(tensor_describe(proto, &dtype, &shape));
+  TRY(shape_bytes(shape, dtype, &bytes));
+  uint64_t elements = bytes / dtype_bytes(dtype);
+  int cut = wire_cut_index(&proto->base), field;
+  TRY(count_typed(proto, &field, &count));
+  if (cut >= 0) {
+    if (field)
+      return fail(E_MODEL, "tensor '%s' has contents in more than one field", proto_text(proto->name));
+    field = model->cuts[cut].field;
+    source->offset = model->cuts[cut].offset;
+    source->bytes = model->cuts[cut].bytes;
+    source->in_file = true;
+  }
+  if (proto->data_location == ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL)
+    TRY(locate_external(proto, arena, bytes, source));
+  else if (field)
+    source->field = field;
+  if (source->field == TENSOR_RAW_DATA) {
+    uint64_t have = source->external || source->in_file ? source->bytes : proto->raw_data.len;
+    return have == bytes ? OK : bytes_differ(source, dtype, shape, have, bytes, "bytes");
+  }
+  if (source->field != types[proto->data_type].field)
+    return fail(E_MODEL, "tensor '%s' of %s has its contents in a field of another type", proto_text(proto->name),
+                dtype_name(dtype));
+  if (source->in_file && (dtype == F32 || dtype == F64)) /* packed, fixed width: stored like raw data */
+    return source->bytes == bytes ? OK : bytes_differ(source, dtype, shape, source->bytes, bytes, "bytes");
+  if (source->in_file) /* varints take one to ten bytes */
+    return source->bytes >= elements && source->bytes / 10 <= elements
+               ? OK
+               : bytes_differ(source, dtype, shape, source->bytes, elements, "to ten times as many bytes");
+  return count == elements ? OK : bytes_differ(source, dtype, shape, count, elements, "numbers");
+}
+
+/* Opens external data below the model's folder, following no link. */
+static Status open_external(const Model *model, const TensorSource *source, int *file) {
+  const char *name = proto_text(source->proto->name), *slash = strrchr(model->path, '/');
+  char folder[4096] = ".";
+  if (slash) {
+    size_t n = slash == model->path ? 1 : (size_t)(slash - model->path);
+    if (n >= sizeof folder)
+      return fail(E_IO, "the path is too long");
+    memcpy(folder, model->path, n);
+    folder[n] = '\0';
+  }
+  int at = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  for (const char *part = source->external; at >= 0; part++) {
+    size_t n = strcspn(part, "/");
+    char component[256];
+    snprintf(component, sizeof component, "%.*s", n < sizeof component ? (int)n : 0, part);
+    part += n;
+    int next = openat(at, component, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | (*part ? O_DIRECTORY : 0));
+    int reason = errno;
+    close(at);
+    errno = reason;
+    at = next;
+    if (!*part)
+      break;
+  }
+  if (at < 0)
+    return fail(E_IO, "tensor '%s': external data '%s' cannot be opened: %s", name, source->external,
+                errno == ELOOP ? "it is a symbolic link" : strerror(errno));
+  struct stat info;
+  if (fstat(at, &info) || !S_ISREG(info.st_mode)) {
+    close(at);
+    return fail(E_IO, "tensor '%s': external data '%s' is not a regular file", name, source->external);
+  }
+  if ((uint64_t)info.st_size < source->offset || (uint64_t)info.st_size - source->offset < source->bytes) {
+    close(at);
+    return fail(E_MODEL, "tensor '%s': external data '%s' has %lld bytes, offset %llu and length %llu do not fit", name,
+                source->external, (long long)info.st_size, (unsigned long long)source->offset,
+                (unsigned long long)source->bytes);
+  }
+  *file = at;
+  return OK;
+}
+
+/* By reading, not from the mapping: pages of a mapping would count as this process's memory. */
+static Status read_at(int file, const TensorSource *source, void *data) {
+  for (uint64_t done = 0; done < source->bytes;) {
+    size_t chunk = source->bytes - done < (1u << 30) ? (size_t)(source->bytes - done) : 1u << 30;
+    ssize_t got = pread(file, (char *)data + done, chunk, (off_t)(source->offset + done));
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got <= 0)
+      return fail(E_IO, "tensor '%s' cannot be read: %s", proto_text(source->proto->name),
+                  got ? strerror(errno) : "the file became shorter");
+    done += (uint64_t)got;
+  }
+  return OK;
+}
+
+static Status read_external(const Model *model, const TensorSource *source, void *data) {
+  int file;
+  TRY(open_external(model, source, &file));
+  Status status = read_at(file, source, data);
+  close(file);
+  return status;
+}
+
+/* Stores one number of an integer field as `dtype`; false when it does not fit. */
+static bool store(DType dtype, uint64_t value, void *data, size_t i) {
+  int64_t wide = (int64_t)value;
+  switch (dtype) {
+  case I64:
+  case U64:
+    ((uint64_t *)data)[i] = value;
+    return true;
+  case U32:
+    ((uint32_t *)data)[i] = (uint32_t)value;
+    return value <= UINT32_MAX;
+  case I32:
+    ((int32_t *)data)[i] = (int32_t)wide;
+    return wide >= INT32_MIN && wide <= INT32_MAX;
+  case F16:
+  case BF16:
+  case U16:
+    ((uint16_t *)data)[i] = (uint16_t)value;
+    return wide >= (dtype == U16 ? 0 : INT16_MIN) && wide <= UINT16_MAX;
+  case I16:
+    ((int16_t *)data)[i] = (int16_t)wide;
+    return wide >= INT16_MIN && wide <= INT16_MAX;
+  case I8:
+    ((int8_t *)data)[i] = (int8_t)wide;
+    return wide >= INT8_MIN && wide <= INT8_MAX;
+  case U8:
+    ((uint8_t *)data)[i] = (uint8_t)value;
+    return value <= UINT8_MAX;
+  default:
+    ((uint8_t *)data)[i] = value != 0;
+    return true;
+  }
+}
+
+/* Integer fields: packed varints in the file, or unpacked in the skeleton. */
+static Status read_integers(const Model *model, const TensorSource *source, DType dtype, void *data, size_t elements) {
+  const Onnx__TensorProto *proto = source->proto;
+  size_t at = (size_t)source->offset, end = at + (size_t)source->bytes, i;
+  for (i = 0; source->in_file ? at < end : i < elements; i++) {
+    uint64_t value;
+    if (i == elements)
+      return fail(E_MODEL, "tensor '%s' holds more than %zu numbers", proto_text(proto->name), elements);
+    if (!source->in_file)
+      value = source->field == TENSOR_INT32_DATA   ? (uint64_t)(int64_t)proto->int32_data[i]
+              : source->field == TENSOR_INT64_DATA ? (uint64_t)proto->int64_data[i]
+                                                   : proto->uint64_data[i];
+    else if (!wire_varint(model->file, end, &at, &value))
+      return fail(E_MODEL, "tensor '%s' holds an invalid number at byte %zu", proto_text(proto->name), at);
+    else if (source->field == TENSOR_INT32_DATA)
+      value = (uint64_t)(int64_t)(int32_t)value; /* as protobuf reads an int32 */
+    if (!store(dtype, value, data, i))
+      return fail(E_MODEL, "tensor '%s': element %zu is %lld, which no %s can be", proto_text(proto->name), i,
+                  (long long)value, dtype_name(dtype));
+  }
+  return i == elements
+             ? OK
+             : fail(E_MODEL, "tensor '%s' holds %zu numbers, its shape %zu", proto_text(proto->name), i, elements);
+}
+
+/* Contents that the skeleton holds as they are in memory. */
+static const void *contents_in_proto(const TensorSource *source) {
+  const Onnx__TensorProto *proto = source->proto;
+  return source->field == TENSOR_RAW_DATA     ? (const void *)proto->raw_data.data
+         : source->field == TENSOR_FLOAT_DATA ? (const void *)proto->float_data
+                                              : (const void *)proto->double_data;
+}
+
+Status tensor_source_read(const Model *model, const TensorSource *source, void *data, size_t bytes) {
+  const Onnx__TensorProto *proto = source->proto;
+  DType dtype = dtype_from_onnx(proto->data_type);
+  if (!bytes)
+    return OK;
+  if (source->external) {
+    TRY(read_external(model, source, data));
+  } else if (source->field != TENSOR_RAW_DATA && dtype != F32 && dtype != F64) {
+    return read_integers(model, source, dtype, data, bytes / dtype_bytes(dtype));
+  } else if (source->in_file) {
+    TRY(read_at(model->descriptor, source, data));
+  } else {
+    memcpy(data, contents_in_proto(source), bytes);
+  }
+  if (dtype == BOOL)
+    for (size_t i = 0; i < bytes; i++)
+      ((uint8_t *)data)[i] = ((uint8_t *)data)[i] != 0;
+  return OK;
+}
+
+Status tensor_map(const Model *model, const TensorSource *source, TensorView *view) {
+  bool is_plain =
+      source->field == TENSOR_RAW_DATA || source->field == TENSOR_FLOAT_DATA || source->field == TENSOR_DOUBLE_DATA;
+  int file = model->descriptor;
+  *view = (TensorView){0};
+  if (!source->external && (!source->in_file || !is_plain)) {
+    view->data = is_plain ? contents_in_proto(source) : NULL;
+    return OK;
+  }
+  if (source->external)
+    TRY(open_external(model, source, &file));
+  uint64_t front = source->offset % (uint64_t)sysconf(_SC_PAGESIZE);
+  size_t bytes = (size_t)(source->bytes + front);
+  void *mapped = bytes ? mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, (off_t)(source->offset - front)) : NULL;
+  int reason = errno;
+  if (source->external)
+    close(file);
+  if (mapped == MAP_FAILED)
+    return fail(E_IO, "tensor '%s' cannot be mapped: %s", proto_text(source->proto->name), strerror(reason));
+  *view = (TensorView){.data = (const char *)mapped + front, .mapped = mapped, .mapped_bytes = bytes};
+  return OK;
+}
+
+void tensor_unmap(TensorView *view) {
+  if (view->mapped)
+    munmap(view->mapped, view->mapped_bytes);
+  *view = (TensorView){0};
+}
+
+Status tensor_read(const Model *model, const Onnx__TensorProto *proto, Arena *arena, DType *dtype, Shape *shape,
+                   const void **data) {
+  TensorSource source;
+  size_t bytes;
+  TRY(tensor_locate(model, proto, arena, &source));
+  TRY(tensor_describe(proto, dtype, shape));
+  TRY(shape_bytes(*shape, *dtype, &bytes));
+  if (source.external) { /* the file must be there before memory is taken for what it claims */
+    int file;
+    TRY(open_external(model, &source, &file));
+    close(file);
+  }
+  void *contents = arena_alloc(arena, bytes, 1);
+  if (!contents)
+    return status_code();
+  *data = contents;
+  return tensor_source_read(model, &source, contents, bytes);
+}

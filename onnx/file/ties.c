@@ -1,0 +1,142 @@
+/* Parameters that the exporter wrote twice. Invariant: tied_to names a tensor that is not tied itself, so a parameter
+ * has one owner; weights are compared where they lie, in tiles, and never copied. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "onnx/file/internal.h"
+
+enum { TILE = 32 };
+
+typedef struct {
+  int initializer;
+  bool is_given; /* its name is not one that the exporter made up */
+  int64_t elements;
+  DType dtype;
+  TensorView view;
+  uint64_t first, last; /* elements: the same in the transpose */
+} Candidate;
+
+static uint64_t element(const Candidate *c, int64_t i) {
+  size_t width = dtype_bytes(c->dtype);
+  uint64_t bits = 0;
+  memcpy(&bits, (const char *)c->view.data + (size_t)i * width, width);
+  return bits;
+}
+
+static bool is_constant(const Candidate *c) {
+  for (int64_t i = 1; i < c->elements; i++)
+    if (element(c, i) != c->first)
+      return false;
+  return true;
+}
+
+/* A [rows, columns] against B [columns, rows]. */
+static bool is_transpose(const Candidate *a, const Candidate *b, int64_t rows, int64_t columns) {
+  for (int64_t i0 = 0; i0 < rows; i0 += TILE)
+    for (int64_t j0 = 0; j0 < columns; j0 += TILE)
+      for (int64_t i = i0; i < rows && i < i0 + TILE; i++)
+        for (int64_t j = j0; j < columns && j < j0 + TILE; j++)
+          if (element(a, i * columns + j) != element(b, j * rows + i))
+            return false;
+  return true;
+}
+
+/* Kinds of tensors that could be one: by type, size and corner elements; then those whose names were given, so that
+ * the owner comes first; then file order. */
+static int compare_kind(const Candidate *a, const Candidate *b) {
+  if (a->dtype != b->dtype)
+    return a->dtype < b->dtype ? -1 : 1;
+  if (a->elements != b->elements)
+    return a->elements < b->elements ? -1 : 1;
+  if (a->first != b->first)
+    return a->first < b->first ? -1 : 1;
+  return a->last == b->last ? 0 : a->last < b->last ? -1 : 1;
+}
+
+static int compare(const void *x, const void *y) {
+  const Candidate *a = x, *b = y;
+  int kind = compare_kind(a, b);
+  if (kind)
+    return kind;
+  return a->is_given != b->is_given ? (a->is_given ? -1 : 1) : a->initializer - b->initializer;
+}
+
+/* Whether b, which comes later, is a again; at least one of them was renamed. */
+static bool tie(Model *model, const Candidate *a, const Candidate *b) {
+  Initializer *owner = &model->initializers[a->initializer], *copy = &model->initializers[b->initializer];
+  Shape shape = owner->shape;
+  bool same = shape_equal(shape, copy->shape);
+  if (same && memcmp(a->view.data, b->view.data, (size_t)a->elements * dtype_bytes(a->dtype)) == 0) {
+    copy->tied_to = a->initializer;
+    return true;
+  }
+  if (shape.rank != 2 || copy->shape.rank != 2 || shape.dim[0] != copy->shape.dim[1] ||
+      shape.dim[1] != copy->shape.dim[0] || !is_transpose(a, b, shape.dim[0], shape.dim[1]))
+    return false;
+  copy->tied_to = a->initializer;
+  copy->tied_transposed = true;
+  return true;
+}
+
+/* Candidates of one kind: whether those that were renamed are another one again. */
+static void tie_kind(Model *model, const Candidate *kind, int n) {
+  for (int b = 1; b < n; b++) {
+    if (kind[b].is_given || is_constant(&kind[b]))
+      continue; /* two given names are two parameters that happen to be equal */
+    for (int a = 0; a < b && model->initializers[kind[b].initializer].tied_to < 0; a++)
+      if (model->initializers[kind[a].initializer].tied_to < 0)
+        tie(model, &kind[a], &kind[b]);
+  }
+}
+
+/* Candidates of one type and size. Only where one of several was renamed are weights looked at. */
+static void tie_size(Model *model, Candidate *group, int n) {
+  bool renamed = false, readable = true;
+  for (int i = 0; i < n; i++)
+    renamed |= !group[i].is_given;
+  if (n < 2 || !renamed)
+    return;
+  for (int i = 0; i < n; i++) {
+    Candidate *c = &group[i];
+    if (tensor_map(model, &model->sources[c->initializer], &c->view) != OK || !c->view.data) {
+      readable = false;
+      continue;
+    }
+    c->first = element(c, 0);
+    c->last = element(c, c->elements - 1);
+  }
+  if (readable) {
+    qsort(group, (size_t)n, sizeof *group, compare);
+    for (int i = 0, j; i < n; i = j) {
+      for (j = i + 1; j < n && compare_kind(&group[i], &group[j]) == 0; j++)
+        ;
+      tie_kind(model, &group[i], j - i);
+    }
+  }
+  model->ties_unknown |= !readable;
+  for (int i = 0; i < n; i++)
+    tensor_unmap(&group[i].view);
+}
+
+Status ties_find(Model *model) {
+  Candidate *all;
+  int n = 0;
+  TRY(ARENA_NEW(model->arena, all, model->n_initializers));
+  for (int i = 0; i < model->n_initializers; i++) {
+    const Initializer *initializer = &model->initializers[i];
+    int64_t elements = shape_elements(initializer->shape);
+    if (initializer->trains && initializer->shape.rank >= 2 && elements > 0)
+      all[n++] = (Candidate){.initializer = i,
+                             .is_given = name_is_given(model, initializer->name),
+                             .elements = elements,
+                             .dtype = initializer->dtype};
+  }
+  if (n)
+    qsort(all, (size_t)n, sizeof *all, compare);
+  for (int i = 0, j; i < n; i = j) {
+    for (j = i + 1; j < n && all[i].dtype == all[j].dtype && all[i].elements == all[j].elements; j++)
+      ;
+    tie_size(model, &all[i], j - i);
+  }
+  return OK;
+}

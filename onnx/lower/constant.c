@@ -1,0 +1,192 @@
+/* Known contents. Invariant: a Constant is stored once along every axis where its contents repeat, and constants of up
+ * to SHARED_BYTES that are equal are one object. */
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+#include "onnx/lower/lower.h"
+
+enum { SHARED_BYTES = 4096, READ_BYTES = 16 << 20 };
+
+/* Copies elements of `dim` (row-major) from steps in `from`, counted in elements. */
+static void strided_copy(size_t element, int rank, const int64_t *dim, const int64_t *step, const char *from,
+                         char *to) {
+  int64_t at[MAX_RANK] = {0}, inner = rank ? dim[rank - 1] : 1, runs = 1;
+  int64_t stride = rank ? step[rank - 1] : 1;
+  for (int i = 0; i + 1 < rank; i++)
+    runs *= dim[i];
+  for (int64_t run = 0; run < runs; run++) {
+    int64_t offset = 0;
+    for (int i = 0; i + 1 < rank; i++)
+      offset += at[i] * step[i];
+    const char *source = from + (size_t)offset * element;
+    if (stride == 1)
+      memcpy(to, source, (size_t)inner * element);
+    else
+      for (int64_t i = 0; i < inner; i++)
+        memcpy(to + (size_t)i * element, source + (size_t)(i * stride) * element, element);
+    to += (size_t)inner * element;
+    for (int i = rank - 2; i >= 0 && ++at[i] == dim[i]; i--)
+      at[i] = 0;
+  }
+}
+
+void broadcast_copy(size_t element, Shape stored, const void *data, Shape shape, void *out) {
+  int64_t step[MAX_RANK] = {0}, next = 1;
+  if (shape_elements(shape) == 0)
+    return;
+  for (int i = shape.rank - 1, j = stored.rank - 1; j >= 0; i--, j--) {
+    step[i] = stored.dim[j] == 1 ? 0 : next;
+    next *= stored.dim[j];
+  }
+  strided_copy(element, shape.rank, shape.dim, step, data, out);
+}
+
+/* Whether all slices along an axis are the same bytes. */
+static bool repeats(const char *data, Shape shape, int axis, size_t element) {
+  size_t outer = 1, block = element;
+  for (int i = 0; i < axis; i++)
+    outer *= (size_t)shape.dim[i];
+  for (int i = axis + 1; i < shape.rank; i++)
+    block *= (size_t)shape.dim[i];
+  for (size_t o = 0; o < outer; o++, data += block * (size_t)shape.dim[axis])
+    for (int64_t k = 1; k < shape.dim[axis]; k++)
+      if (memcmp(data, data + (size_t)k * block, block) != 0)
+        return false;
+  return true;
+}
+
+/* Type, rank and dimensions in front of the bytes. */
+static Status find_shared(Lower *lower, const char *name, DType dtype, Shape stored, const char *bytes, size_t n,
+                          const Constant **c) {
+  Constant *fresh;
+  char key[sizeof(int64_t) * (MAX_RANK + 2) + SHARED_BYTES] = {0};
+  int64_t head[MAX_RANK + 2] = {dtype, stored.rank};
+  memcpy(head + 2, stored.dim, (size_t)stored.rank * sizeof *head);
+  memcpy(key, head, sizeof head);
+  bool shared = n <= SHARED_BYTES;
+  if (shared) {
+    memcpy(key + sizeof head, bytes, n);
+    *c = map_find(lower->constants, key, sizeof head + n);
+    if (*c)
+      return OK;
+  }
+  TRY(ARENA_NEW(lower->arena, fresh, 1));
+  *fresh = (Constant){.name = name, .dtype = dtype, .stored = stored, .data = bytes};
+  *c = fresh;
+  return shared ? map_put(lower->constants, key, sizeof head + n, fresh) : OK;
+}
+
+Status constant_make(Lower *lower, const char *name, DType dtype, Shape shape, const void *data, const Constant **c) {
+  size_t element = dtype_bytes(dtype), bytes;
+  Shape kept = shape, stored = {0};
+  int64_t step[MAX_RANK], next = 1;
+  TRY(shape_bytes(shape, dtype, &bytes));
+  for (int i = shape.rank - 1; i >= 0; i--) {
+    step[i] = next;
+    next *= shape.dim[i];
+    if (bytes && shape.dim[i] > 1 && repeats(data, shape, i, element))
+      kept.dim[i] = 1;
+  }
+  char *copy;
+  TRY(shape_bytes(kept, dtype, &bytes));
+  TRY(ARENA_NEW(lower->arena, copy, bytes));
+  if (bytes)
+    strided_copy(element, kept.rank, kept.dim, step, data, copy);
+  for (int i = 0; i < kept.rank; i++)
+    if (stored.rank || kept.dim[i] != 1)
+      stored.dim[stored.rank++] = kept.dim[i];
+  return find_shared(lower, name, dtype, stored, copy, bytes, c);
+}
+
+Status term_broadcast(Lower *lower, const Constant *constant, Shape shape, Term **term) {
+  TRY(ARENA_NEW(lower->arena, *term, 1));
+  **term = (Term){.kind = TERM_TENSOR,
+                  .dtype = constant->dtype,
+                  .shape = shape,
+                  .constant = constant,
+                  .initializer = -1,
+                  .value = NO_VALUE};
+  return OK;
+}
+
+Status term_make(Lower *lower, const char *name, DType dtype, Shape shape, const void *data, Term **term) {
+  const Constant *constant;
+  TRY(constant_make(lower, name, dtype, shape, data, &constant));
+  return term_broadcast(lower, constant, shape, term);
+}
+
+bool term_readable(const Lower *lower, const Term *term) {
+  if (term->kind != TERM_TENSOR || term->constant || term->initializer < 0)
+    return term->kind == TERM_TENSOR && term->constant;
+  const Initializer *init = &lower->model->initializers[term->initializer];
+  return !init->trains && init->tied_to < 0 &&
+         (size_t)shape_elements(term->shape) <= READ_BYTES / dtype_bytes(term->dtype);
+}
+
+Status term_known(Lower *lower, Term *term, bool *known) {
+  *known = term->constant;
+  if (*known || !term_readable(lower, term))
+    return OK;
+  const Initializer *init = &lower->model->initializers[term->initializer];
+  DType dtype;
+  Shape shape;
+  const void *data;
+  Status status =
+      tensor_read(lower->model, lower->model->sources[term->initializer].proto, lower->arena, &dtype, &shape, &data);
+  if (status == E_IO) /* weights that are not there: the node stays a node */
+    return OK;
+  TRY(status);
+  TRY(constant_make(lower, init->name, dtype, shape, data, &term->constant));
+  *known = true;
+  return OK;
+}
+
+void term_write(const Term *term, void *data) {
+  broadcast_copy(dtype_bytes(term->dtype), term->constant->stored, term->constant->data, term->shape, data);
+}
+
+Status term_ints(Lower *lower, const Term *term, const int64_t **ints, int *n) {
+  int64_t count = shape_elements(term->shape);
+  int64_t *list;
+  if (count > INT_MAX || (size_t)count > FOLD_BYTES / sizeof *list)
+    return fail(E_UNSUPPORTED, "%lld numbers decide the structure", (long long)count);
+  TRY(ARENA_NEW(lower->arena, list, count));
+  if (term->dtype == I64) {
+    term_write(term, list);
+  } else {
+    int32_t *narrow;
+    TRY(ARENA_NEW(lower->arena, narrow, count));
+    term_write(term, narrow);
+    for (int64_t i = 0; i < count; i++)
+      list[i] = narrow[i];
+  }
+  *ints = list;
+  *n = (int)count;
+  return OK;
+}
+
+bool term_number(const Term *term, double *number) {
+  if (!term->constant || shape_elements(term->shape) != 1)
+    return false;
+  const void *data = term->constant->data;
+  switch (term->dtype) {
+  case F32:
+    *number = *(const float *)data;
+    return true;
+  case F64:
+    *number = *(const double *)data;
+    return true;
+  case I64:
+    *number = (double)*(const int64_t *)data;
+    return true;
+  case I32:
+    *number = *(const int32_t *)data;
+    return true;
+  case BOOL:
+    *number = *(const uint8_t *)data != 0;
+    return true;
+  default:
+    return false;
+  }
+}

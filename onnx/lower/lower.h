@@ -1,0 +1,216 @@
+/* From the nodes of a file to canonical operators: what bind.c and the tables of lowerings (lower_*.c) share.
+ *
+ * A name of the file stands for a Term while the file is lowered. A term whose contents follow from constants and
+ * shapes is known, and a node whose inputs are known leaves no trace but its result. Known contents are stored once
+ * along every axis where they repeat, so that masks and fills are small whatever the batch.
+ *
+ * Invariant: a lowering sets every output of its Op that somebody reads, with the shape that ONNX says. */
+#ifndef ONNX_LOWER_LOWER_H
+#define ONNX_LOWER_LOWER_H
+
+#include "onnx/file/internal.h"
+#include "onnx/file/map.h"
+
+/* Known contents. Equal small ones are one object, so equal pointers mean equal contents. */
+typedef struct {
+  const char *name; /* of the first term that had it, for the graph */
+  DType dtype;
+  Shape stored; /* broadcasts to the shape of every term that has it */
+  const void *data;
+} Constant;
+
+typedef enum {
+  TERM_ABSENT,
+  TERM_TENSOR,
+  TERM_SEQUENCE,
+  TERM_UNKNOWN /* of a node that is not supported: those that read it are passed over */
+} TermKind;
+
+typedef struct Term {
+  TermKind kind;
+  DType dtype;
+  Shape shape;
+  const Constant *constant; /* known contents, else NULL */
+  int initializer;          /* of the main graph, not read so far, else -1 */
+  ValueId value;            /* in the graph; NO_VALUE until somebody needs it there */
+  struct Term **parts;      /* of a sequence */
+  int n_parts;
+} Term;
+
+/* Names of one graph or function body; a branch of an If sees its surroundings through `parent`. */
+typedef struct Scope {
+  const struct Scope *parent;
+  Map *terms;
+} Scope;
+
+/* What a body of nodes is lowered within: the main graph, or one call of a local function. */
+typedef struct Frame {
+  const Onnx__FunctionProto *function; /* NULL: the main graph */
+  Map *attributes;                     /* of the call, by name: Onnx__AttributeProto */
+  Onnx__OperatorSetIdProto **imports;
+  size_t n_imports;
+  const char *prefix; /* of node and value names: "layer.3/" */
+} Frame;
+
+typedef struct {
+  const char *node, *operator, * reason;
+} Finding;
+
+typedef struct {
+  Finding *list;
+  size_t n, capacity;
+} Findings;
+
+typedef struct {
+  const Model *model;
+  const BindOptions *options;
+  Arena *arena;    /* of everything here; the result is copied out of it */
+  Graph *graph;    /* nodes that stay */
+  Graph *probe;    /* shapes of nodes that fold; emptied after each */
+  int64_t samples; /* of the microbatch; 0 where no input has a batch axis */
+  Map *constants, *folded, *placed, *named;
+  size_t budget_bytes; /* that folding may still touch */
+  size_t repeat_bytes; /* that repeats of known contents may still be written out to */
+  Findings findings;
+} Lower;
+
+typedef struct Lowering Lowering;
+
+/* One node being lowered. */
+typedef struct {
+  Lower *lower;
+  const Scope *scope;
+  const Frame *frame;
+  const Onnx__NodeProto *proto;
+  const Lowering *lowering;
+  const char *name; /* unique enough for a person; unnamed nodes are Op_index */
+  int64_t opset;
+  Term **in, **out; /* in: absent ones too; out[i] is set by the lowering */
+  int n_in, n_out;
+} Op;
+
+/* One row of the table: the operator in the versions from … to. Attributes are "axis:i axes:I epsilon:f mode:s
+ * value:t then_branch:g"; others are refused. */
+struct Lowering {
+  const char *op;
+  int from, to;
+  int min_in, max_in, max_out; /* MANY: any number */
+  Status (*lower)(Op *op);
+  const char *attributes;
+};
+enum { MANY = 1 << 20, OPSET_FIRST = 7, OPSET_LAST = 23 };
+
+/* The tables, each ended by a row without a name. */
+extern const Lowering lowerings_math[], lowerings_reduce[], lowerings_shape[], lowerings_index[], lowerings_nn[],
+    lowerings_einsum[], lowerings_attention[], lowerings_loss[], lowerings_sequence[], lowerings_control[];
+
+/* operators.c: what is supported. *row is NULL and *reason says why (in the arena) where the node is not. `call`: the
+ * attributes of the calling function, NULL where there is none or they are not known. */
+Status operator_find(Arena *arena, const Onnx__NodeProto *node, int64_t opset, const Map *call, const Lowering **row,
+                     const char **reason);
+/* The version of a node's domain that the body imports; 0 where it imports none. "" and "ai.onnx" are one. */
+int64_t operator_opset(const char *domain, Onnx__OperatorSetIdProto *const *imports, size_t n_imports);
+Status finding_add(Arena *arena, Findings *findings, const char *node, const char *operator, const char * reason);
+/* E_UNSUPPORTED naming all, or OK where there is none. */
+Status findings_fail(const Findings *findings);
+/* "Conv_17" for a node without a name. */
+const char *node_label(Arena *arena, const Onnx__NodeProto *node, size_t index);
+
+/* bind.c */
+/* Lowers nodes in order; the names that they define go into `scope`. */
+Status lower_body(Lower *lower, Scope *scope, const Frame *frame, Onnx__NodeProto *const *nodes, size_t n_nodes);
+Term *scope_find(const Scope *scope, const char *name);
+Status scope_put(Scope *scope, const char *name, Term *term);
+
+/* ---- op.c: what a lowering reads ---- */
+
+/* The attribute with references to the calling function's resolved; NULL where absent. */
+const Onnx__AttributeProto *op_attribute(const Op *op, const char *name);
+int64_t op_int(const Op *op, const char *name, int64_t absent);
+double op_float(const Op *op, const char *name, double absent);
+/* NULL where absent. A copy in the arena that ends in 0. */
+Status op_string(const Op *op, const char *name, const char *absent, const char **text);
+/* *ints is NULL and *n 0 where absent. */
+void op_ints(const Op *op, const char *name, const int64_t **ints, int *n);
+/* Input i; an absent term where the node has none. */
+Term *op_in(const Op *op, int i);
+bool op_has(const Op *op, int i);
+/* Whether somebody may read output i. */
+bool op_wants(const Op *op, int i);
+/* Attribute `name` as an axis of `rank`; E_SHAPE where it is outside. */
+Status op_axis(const Op *op, const char *name, int64_t absent, int rank, int *axis);
+/* Input i as known integers (int64 or int32, any rank); E_UNSUPPORTED where they are not known now. */
+Status op_known_ints(Op *op, int i, const int64_t **ints, int *n);
+/* Input i as one known integer. */
+Status op_known_int(Op *op, int i, int64_t *number);
+/* Input i as one known number of any type. */
+Status op_known_number(Op *op, int i, double *number);
+/* The axes given by attribute (old) or by input (new), counted from the front, sorted; *n is -1 where not given. */
+Status op_axes(Op *op, const char *attribute, int input, int rank, int64_t axes[MAX_RANK], int *n);
+
+/* ---- constant.c: known contents ---- */
+
+/* Takes over contents of `shape`; repeats are dropped. */
+Status constant_make(Lower *lower, const char *name, DType dtype, Shape shape, const void *data, const Constant **c);
+/* A known term. */
+Status term_make(Lower *lower, const char *name, DType dtype, Shape shape, const void *data, Term **term);
+/* A constant with a larger shape. */
+Status term_broadcast(Lower *lower, const Constant *constant, Shape shape, Term **term);
+Status term_copy(Lower *lower, const Term *from, Term **to);
+/* Whether the contents are known or could be read. */
+bool term_readable(const Lower *lower, const Term *term);
+/* Whether the contents are known; reads small initializers that do not train. */
+Status term_known(Lower *lower, Term *term, bool *known);
+/* Known contents, repeats written out, into memory of the term's size. */
+void term_write(const Term *term, void *data);
+/* Known integers of a known term, in the arena. */
+Status term_ints(Lower *lower, const Term *term, const int64_t **ints, int *n);
+/* A known term as a number; false where it is not one. */
+bool term_number(const Term *term, double *number);
+/* term_write for shapes that are not a term's: `stored` broadcasts to `shape`. */
+void broadcast_copy(size_t element, Shape stored, const void *data, Shape shape, void *out);
+
+/* ---- fold.c ---- */
+
+/* Computes the node now where all its inputs are known and it is not too large; *done says whether. */
+Status op_fold(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out, int n_out,
+               bool *done);
+/* Bytes that folding may touch for one node. */
+enum { FOLD_BYTES = 256 << 20 };
+
+/* ---- emit.c: what a lowering writes. Each folds where it can, and forwards where nothing would happen, for any
+ * number of samples: the nodes of two graphs of one file correspond. ---- */
+
+/* The term in the graph. */
+Status term_value(Op *op, Term *term, ValueId *value);
+Status op_emit(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out, int n_out);
+Status op_emit1(Op *op, OpKind kind, Term *a, Term **out);
+Status op_emit2(Op *op, OpKind kind, Term *a, Term *b, Term **out);
+Status op_where(Op *op, Term *condition, Term *a, Term *b, Term **out);
+Status op_cast(Op *op, Term *a, DType to, Term **out);
+Status op_reshape(Op *op, Term *a, Shape shape, Term **out);
+Status op_transpose(Op *op, Term *a, const int64_t *perm, Term **out);
+Status op_expand(Op *op, Term *a, Shape shape, Term **out);
+/* One axis from start (inclusive) to end (exclusive), both within the axis. */
+Status op_slice(Op *op, Term *a, int axis, int64_t start, int64_t end, Term **out);
+Status op_concat(Op *op, Term *const *in, int n_in, int axis, Term **out);
+Status op_split(Op *op, Term *a, int axis, const int64_t *sizes, int n, Term **out);
+Status op_reduce(Op *op, OpKind kind, Term *a, const int64_t *axes, int n, bool keepdims, Term **out);
+/* Transposes of the last two axes become flags. */
+Status op_matmul(Op *op, Term *a, bool trans_a, Term *b, bool trans_b, Term **out);
+Status op_gemm(Op *op, Term *a, Term *b, Term *c, double alpha, double beta, bool trans_a, bool trans_b, Term **out);
+/* What the LogSoftmax along `axis` read that made a; NULL where none did. */
+Status op_before_log_softmax(Op *op, const Term *a, int axis, Term **out);
+/* A scalar of a's type; integers round towards zero and saturate. */
+Status op_scalar(Op *op, const Term *like, double number, Term **out);
+/* a op number. */
+Status op_with_number(Op *op, OpKind kind, Term *a, double number, Term **out);
+/* 0, 1, 2, … count-1 as int64. */
+Status op_iota(Op *op, int64_t count, Term **out);
+
+/* ---- batch.c ---- */
+
+/* The axis of a node's output that grows with the microbatch, of `samples` now, given its inputs'; -1: none. */
+int batch_axis_of(const Graph *graph, const Node *node, const Value *out, int64_t samples);
+
+#endif

@@ -1,0 +1,397 @@
+/* Makes plans: tries schedules, cuts for each, and takes the fastest that fits. Invariant: what is returned was laid
+ * out and proved as a whole; estimates only steer the search. */
+#include "partitioner/plan/plan.h"
+
+#include <string.h>
+
+#include "partitioner/plan/internal.h"
+#include "partitioner/plan/partition.h"
+
+enum { MOST_ROUNDS = 8, ROUNDS_OF_FEW = 3 };
+
+/* What steers the cuts of one schedule. */
+typedef struct {
+  PlanWindow *window;
+  int *in_flight;             /* [stages] */
+  size_t *allowed, *margin;   /* [stages]: what the stage may take; what it took above the estimate */
+  const double **seconds;     /* [stages][items] */
+  const double **cut_seconds; /* [stages - 1][items + 1] */
+  int *cut;
+} Steering;
+
+static bool fits(void *context, int stage, int from, int to) {
+  const Steering *s = context;
+  if (s->allowed[stage] == SIZE_MAX)
+    return true;
+  size_t bytes = plan_window_bytes(s->window, from, to, s->in_flight[stage]);
+  return bytes <= s->allowed[stage] && s->margin[stage] <= s->allowed[stage] - bytes;
+}
+
+/* The most microbatches that each stage has between F and the end of its backward. */
+static void count_in_flight(const Schedule *schedule, int *in_flight) {
+  for (int r = 0; r < schedule->ranks; r++)
+    for (int s = 0; s < schedule->stages; s++) {
+      int live = 0;
+      for (int i = 0; schedule->rank_of_stage[s] == r && i < schedule->lists[r].n_actions; i++) {
+        Action action = schedule->lists[r].actions[i];
+        if (action.stage != s)
+          continue;
+        live += action.kind == ACTION_F;
+        in_flight[s] = live > in_flight[s] ? live : in_flight[s];
+        live -= action.kind == ACTION_W || action.kind == ACTION_BW;
+      }
+      if (schedule->forward_only && schedule->rank_of_stage[s] == r)
+        in_flight[s] = 0;
+    }
+}
+
+/* The candidate's schedule for a plan whose cuts are known; NULL: not yet, one that was given may lack transfers. */
+static Status draw(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, const Crossings *crossings,
+                   Schedule *schedule) {
+  const PlanRequest *r = search->request;
+  const Schedule *given = candidate->synthesis ? candidate->synthesis : r->given;
+  if (!given)
+    return schedule_generate(arena, candidate->schedule, r->ranks, r->chunks, r->microbatches, crossings, schedule);
+  TRY(schedule_copy(arena, given, schedule));
+  if (!crossings)
+    return OK;
+  Status status = schedule_complete(arena, crossings, schedule, NULL);
+  if (status == OK)
+    status = schedule_check(schedule, crossings);
+  return status == E_USAGE ? status_adopt(E_MODEL, status_message()) : status;
+}
+
+Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, Plan *plan) {
+  const PlanRequest *r = search->request;
+  const int *cut = candidate->cut;
+  Crossings crossings;
+  *plan = (Plan){.graph = search->graph,
+                 .ranks = r->ranks,
+                 .chunks = r->chunks,
+                 .stages = search->stages,
+                 .microbatches = r->microbatches,
+                 .microbatch_size = r->microbatch_size,
+                 .objective = r->objective,
+                 .link = r->link};
+  plan->model_hash = arena_string(arena, r->model_hash);
+  plan->loss = r->loss;
+  plan->optimizer = r->optimizer;
+  plan->device = r->device;
+  plan->precision = r->precision;
+  TRY(plan_copy_ties(arena, r->ties, &plan->ties));
+  TRY(ARENA_NEW(arena, plan->stage_of, search->graph->n_nodes));
+  for (int s = 0; s < search->stages; s++)
+    for (int i = cut[s]; i < cut[s + 1]; i++)
+      plan->stage_of[search->items.node[i]] = s;
+  plan->memory_limits = arena_copy(arena, search->limits, (size_t)r->ranks * sizeof *search->limits);
+  if (!plan->memory_limits || !plan->model_hash)
+    return status_code();
+  TRY(plan_cut(arena, plan));
+  TRY(plan_crossings(arena, plan, &crossings));
+  TRY(draw(search, arena, candidate, &crossings, &plan->schedule));
+  TRY(plan_finish(arena, plan));
+  TRY(plan_time(&search->items, r, plan));
+  return plan_predict(plan);
+}
+
+/* Bytes of a stage by itself. */
+static size_t own_bytes(const Plan *plan, int stage) {
+  const StageMemory *memory = &plan->stage_memory[stage];
+  const RankMemory *rank = &plan->rank_memory[plan->schedule.rank_of_stage[stage]];
+  size_t bytes = memory->scratch_bytes;
+  for (int b = 0; b < memory->n_blocks; b++)
+    bytes += memory->blocks[b].bytes * (size_t)rank->blocks[stage][b].slots;
+  for (ValueId v = 0; v < plan->graph->n_values; v++)
+    if (plan->cuts.stages[stage].uses[v] && memory_is_persistent(plan->graph, v))
+      bytes += memory_units(graph_value_bytes(plan->graph, v));
+  return bytes;
+}
+
+void plan_judge(const Plan *plan, const size_t *limits, PlanCandidate *candidate) {
+  candidate->step_seconds = plan->step_seconds;
+  candidate->excess = candidate->largest = 0;
+  for (int r = 0; r < plan->ranks; r++) {
+    size_t total = plan->rank_memory[r].total_bytes;
+    candidate->largest = total > candidate->largest ? total : candidate->largest;
+    if (total > limits[r] && total - limits[r] > candidate->excess) {
+      candidate->excess = total - limits[r];
+      candidate->rank = r;
+      candidate->needs = total;
+    }
+  }
+}
+
+/* Excludes the stages of ranks over their limit from the next round: their margins become what they really took above
+ * the estimate, and a rank with several stages splits its limit as these stand now. `all`: every stage's margin, which
+ * comes to an end sooner but leaves out cuts that might have fitted. */
+static void tighten(const PlanSearch *search, const Plan *plan, const size_t *limits, bool all, Steering *steering) {
+  for (int r = 0; r < plan->ranks; r++) {
+    size_t sum = 0;
+    bool over = plan->rank_memory[r].total_bytes > limits[r];
+    if (!over && !all)
+      continue;
+    for (int s = 0; s < plan->stages; s++)
+      sum += plan->schedule.rank_of_stage[s] == r ? own_bytes(plan, s) : 0;
+    for (int s = 0; s < plan->stages; s++) {
+      if (plan->schedule.rank_of_stage[s] != r)
+        continue;
+      size_t own = own_bytes(plan, s);
+      size_t estimate =
+          plan_window_bytes(search->window, steering->cut[s], steering->cut[s + 1], steering->in_flight[s]);
+      size_t margin = own > estimate ? own - estimate : 0;
+      steering->margin[s] = margin > steering->margin[s] ? margin : steering->margin[s];
+      if (over && search->request->chunks > 1)
+        steering->allowed[s] = (size_t)((double)limits[r] * ((double)own / (double)sum));
+    }
+  }
+}
+
+/* What sending takes behind each stage; cuts of the same rate share theirs. */
+static Status price_cuts(const PlanSearch *search, Arena *arena, const int *rank_of_stage, Steering *s) {
+  const PlanItems *items = &search->items;
+  int cuts = search->stages - 1;
+  double *rate;
+  TRY(ARENA_NEW(arena, rate, cuts));
+  TRY(ARENA_NEW(arena, s->cut_seconds, cuts));
+  for (int c = 0; c < cuts; c++) {
+    double *seconds = NULL;
+    rate[c] = plan_link_rate(search->request, rank_of_stage[c], rank_of_stage[c + 1]);
+    for (int k = 0; k < c && !s->cut_seconds[c]; k++)
+      if (rate[k] == rate[c])
+        s->cut_seconds[c] = s->cut_seconds[k];
+    if (s->cut_seconds[c])
+      continue;
+    TRY(ARENA_NEW(arena, seconds, items->n + 1));
+    for (int i = 1; i < items->n && rate[c] > 0; i++)
+      seconds[i] = ((double)items->forward_bytes[i] + (double)items->backward_bytes[i]) / rate[c];
+    s->cut_seconds[c] = seconds;
+  }
+  return OK;
+}
+
+static Status prepare_steering(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate,
+                               const size_t *limits, Steering *s) {
+  Schedule draft;
+  s->window = search->window;
+  TRY(draw(search, arena, candidate, NULL, &draft));
+  TRY(ARENA_NEW(arena, s->in_flight, search->stages));
+  TRY(ARENA_NEW(arena, s->allowed, search->stages));
+  TRY(ARENA_NEW(arena, s->margin, search->stages));
+  TRY(ARENA_NEW(arena, s->seconds, search->stages));
+  TRY(ARENA_NEW(arena, s->cut, search->stages + 1));
+  count_in_flight(&draft, s->in_flight);
+  for (int i = 0; i < search->stages; i++) {
+    s->allowed[i] = limits[draft.rank_of_stage[i]];
+    s->seconds[i] = search->items.seconds[draft.rank_of_stage[i]];
+  }
+  return price_cuts(search, arena, draft.rank_of_stage, s);
+}
+
+/* Cuts, lays out, and cuts again with what was learnt where a rank lacks memory. E_MEMORY without a useful message
+ * where that comes to no end. */
+static Status steer(const PlanSearch *search, Arena *arena, const size_t *limits, Steering *steering,
+                    PlanCandidate *candidate) {
+  PartitionProblem problem = {.n_items = search->items.n,
+                              .n_stages = search->stages,
+                              .seconds = steering->seconds,
+                              .cut_seconds = steering->cut_seconds,
+                              .may_cut = search->items.may_cut,
+                              .fits = fits,
+                              .context = steering};
+  for (int round = 0; round < MOST_ROUNDS; round++) {
+    double bottleneck;
+    Plan plan;
+    TRY(partition_solve(&problem, steering->cut, &bottleneck));
+    memcpy(candidate->cut, steering->cut, (size_t)(search->stages + 1) * sizeof *candidate->cut);
+    TRY(plan_build(search, arena, candidate, &plan));
+    plan_judge(&plan, limits, candidate);
+    if (candidate->excess == 0)
+      return OK;
+    tighten(search, &plan, limits, round >= ROUNDS_OF_FEW, steering);
+  }
+  return fail(E_MEMORY, "no cut into %d stages fits the memory", search->stages);
+}
+
+Status plan_try_schedule(const PlanSearch *search, const char *schedule, const size_t *limits,
+                         PlanCandidate *candidate) {
+  Arena *arena = arena_create();
+  Steering steering;
+  if (!arena)
+    return status_code();
+  candidate->schedule = schedule;
+  Status status = prepare_steering(search, arena, candidate, limits, &steering);
+  if (status == OK)
+    status = steer(search, arena, limits, &steering, candidate);
+  arena_destroy(arena);
+  return status;
+}
+
+/* Faster, or as fast (to one in a thousand) with less memory; where only memory counts, smaller. */
+static bool is_better(const PlanCandidate *a, const PlanCandidate *b, bool by_memory) {
+  if (by_memory)
+    return a->largest < b->largest;
+  if (a->step_seconds < b->step_seconds * (1 - 1e-3))
+    return true;
+  return a->step_seconds <= b->step_seconds * (1 + 1e-3) && a->largest < b->largest;
+}
+
+/* The best of the schedules that the request allows. Where none can be, E_MEMORY if memory hindered one, else as the
+ * last one failed. */
+static Status try_schedules(const PlanSearch *search, const size_t *limits, bool by_memory, PlanCandidate *best) {
+  const char *one[] = {search->request->given ? search->request->given->name : search->request->schedule, NULL};
+  const char *const *names = one;
+  PlanCandidate candidate = {0};
+  Status status = OK;
+  bool found = false, short_of_memory = false;
+  bool open = !search->request->given && strcmp(one[0], "auto") == 0;
+  if (open && search->graph->loss_sum == NO_VALUE)
+    one[0] = "forward";
+  else if (open)
+    names = schedule_names;
+  TRY(ARENA_NEW(search->arena, candidate.cut, search->stages + 1));
+  for (; *names; names++) {
+    status = plan_try_schedule(search, *names, limits, &candidate);
+    short_of_memory |= status == E_MEMORY;
+    if (status != OK || (found && !is_better(&candidate, best, by_memory)))
+      continue;
+    int *cut = best->cut;
+    *best = candidate;
+    best->cut = memcpy(cut, candidate.cut, (size_t)(search->stages + 1) * sizeof *cut);
+    found = true;
+  }
+  if (found)
+    return OK;
+  if (short_of_memory && status != E_MEMORY)
+    return fail(E_MEMORY, "no cut into %d stages fits the memory", search->stages);
+  return status;
+}
+
+char *plan_bytes_text(size_t bytes, char *text) {
+  static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  double value = (double)bytes;
+  int u = 0;
+  for (; value >= 1024 && u < 6; u++)
+    value /= 1024;
+  snprintf(text, 24, u ? "%.1f %s" : "%.0f %s", value, unit[u]);
+  return text;
+}
+
+/* The best plan with every limit raised by so much, judged by the limits as they are. */
+static Status try_raised(const PlanSearch *search, size_t by, PlanCandidate *best) {
+  Arena *arena = arena_create();
+  size_t *raised = arena ? arena_alloc(arena, (size_t)search->request->ranks, sizeof *raised) : NULL;
+  Plan plan;
+  Status status = raised ? OK : status_code();
+  for (int r = 0; raised && r < search->request->ranks; r++)
+    raised[r] = search->limits[r] < SIZE_MAX - by ? search->limits[r] + by : SIZE_MAX;
+  if (status == OK)
+    status = try_schedules(search, raised, true, best);
+  if (status == OK)
+    status = plan_build(search, arena, best, &plan);
+  if (status == OK)
+    plan_judge(&plan, search->limits, best);
+  arena_destroy(arena);
+  return status;
+}
+
+/* Bisects for the least amount by which all limits must rise; 0 where *best, a plan that then fits, shows that none
+ * must. */
+static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_t *amount) {
+  size_t low = 0, high;
+  int rounds = (double)search->items.n * search->stages > 1e5 ? 10 : 40;
+  PlanCandidate trial = {0};
+  TRY(ARENA_NEW(search->arena, trial.cut, search->stages + 1));
+  TRY(try_raised(search, SIZE_MAX / 2, best)); /* no limits */
+  high = best->excess;
+  while (rounds-- > 0 && high > low + MEMORY_ALIGNMENT) {
+    size_t middle = low + (high - low) / 2;
+    Status status = try_raised(search, middle, &trial);
+    if (status == E_MEMORY) {
+      low = middle;
+      continue;
+    }
+    TRY(status);
+    high = trial.excess; /* at most middle */
+    int *cut = best->cut;
+    *best = trial;
+    trial.cut = cut;
+  }
+  *amount = high;
+  /* Cuts are steered by estimates, so what one plan takes as its limit need not lead to that plan again. */
+  while (*amount && try_raised(search, *amount, &trial) == E_MEMORY)
+    *amount += *amount / 16 + MEMORY_ALIGNMENT;
+  return OK;
+}
+
+/* Says which rank lacks how much, for which stages, and what would do. OK where the search for that comes upon a plan
+ * that fits, *best: one that the limits' own estimates had led away from. */
+static Status explain_shortage(const PlanSearch *search, PlanCandidate *best) {
+  size_t amount;
+  bool uniform = true;
+  TRY(find_shortage(search, best, &amount));
+  if (amount == 0)
+    return OK;
+  for (int i = 0; i < search->request->ranks; i++)
+    uniform &= search->limits[i] == search->limits[0];
+  Plan plan;
+  TRY(plan_build(search, search->arena, best, &plan));
+  char lacks[24], needs[24], limit[24], rank[96];
+  plan_rank_text(&plan, best->rank, rank);
+  plan_bytes_text(best->excess, lacks);
+  plan_bytes_text(best->needs, needs);
+  plan_bytes_text(search->limits[best->rank], limit);
+  if (uniform)
+    return fail(E_MEMORY, "%s lacks %s: it needs %s, the limit is %s; a limit of %zu would do", rank, lacks, needs,
+                limit, search->limits[0] + amount);
+  return fail(E_MEMORY, "%s lacks %s: it needs %s, its limit is %s; all limits raised by %zu bytes would do", rank,
+              lacks, needs, limit, amount);
+}
+
+static Status prepare(PlanSearch *search) {
+  const PlanRequest *r = search->request;
+  size_t *limits;
+  search->stages = r->ranks * r->chunks;
+  TRY(plan_items(search->arena, search->graph, r, &search->items));
+  TRY(partition_check_cuts(search->items.may_cut, search->items.n, search->stages)); /* before schedules are drawn */
+  TRY(plan_window_create(search->arena, search->graph, &search->items, &search->window));
+  TRY(plan_limits(search->arena, r, r->ranks, &limits));
+  search->limits = limits;
+  return OK;
+}
+
+/* Whether a schedule made for the stages is asked for. */
+static bool is_open(const PlanSearch *search) {
+  const PlanRequest *r = search->request;
+  return r->synthesize && !r->given && strcmp(r->schedule, "auto") == 0 && search->graph->loss_sum != NO_VALUE;
+}
+
+static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
+  PlanCandidate best = {0};
+  TRY(prepare(search));
+  TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
+  Status status = try_schedules(search, search->limits, false, &best);
+  if (status == E_MEMORY)
+    status = explain_shortage(search, &best);
+  TRY(status);
+  const char *named = best.schedule;
+  double named_step_seconds = best.step_seconds;
+  PlanSynthesis synthesis = {0};
+  if (is_open(search))
+    TRY(plan_synthesise(search, &best, &synthesis));
+  TRY(plan_build(search, arena, &best, plan));
+  if (is_open(search)) {
+    plan->named = named;
+    plan->named_step_seconds = named_step_seconds;
+    plan->lower_bound_seconds = synthesis.lower_bound_seconds;
+  }
+  return OK;
+}
+
+Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan) {
+  PlanSearch search = {.arena = arena_create(), .graph = graph, .request = request};
+  if (!search.arena)
+    return status_code();
+  Status status = make(&search, arena, plan);
+  arena_destroy(search.arena);
+  return status;
+}

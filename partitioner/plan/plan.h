@@ -1,0 +1,114 @@
+/* A plan: which node in which stage, which stage on which rank, what it takes in time and memory, in which order it
+ * runs. One readable JSON file from what-if to run. Making a plan reads no weights. */
+#ifndef PARTITIONER_PLAN_PLAN_H
+#define PARTITIONER_PLAN_PLAN_H
+
+#include "graph/cost.h"
+#include "graph/memory.h"
+#include "partitioner/synthesis/auto.h"
+
+typedef struct {
+  double latency_seconds;
+  double bytes_per_second; /* 0: transfers take no time but the latency */
+} LinkSpec;
+
+typedef struct {
+  double forward_seconds, backward_input_seconds, backward_weight_seconds; /* one microbatch, on the stage's rank */
+  size_t parameter_bytes, constant_bytes;       /* of the stage alone, in units of 64 bytes */
+  size_t cut_forward_bytes, cut_backward_bytes; /* over the cut after this stage */
+  double cut_bytes_per_second;                  /* 0: they take no time but the latency */
+  const char *first_node, *last_node;
+  int first, last; /* numbers of these nodes in the order of forward nodes */
+} StageReport;
+
+/* Parameters that are one in the file's sense: "lm_head.weight = wte.weight". Without weights nobody knows. */
+typedef struct {
+  bool known;
+  const char *const *pairs;
+  int n_pairs;
+} Ties;
+
+typedef struct {
+  Graph *graph; /* the graph the plan was made for; stages assigned */
+  const char *model_hash;
+  const char *loss, *optimizer; /* what the graph was made with, by name; NULL: nothing, for inference */
+  const char *device;           /* the ranks' backends, "cuda" for all or "cuda:0,cpu", one a rank; NULL: not said */
+  const char *precision;        /* of products, by name; NULL: not said */
+  int ranks, chunks, stages, microbatches;
+  int64_t microbatch_size;
+  int *stage_of; /* [graph->n_nodes]: stage of each forward node */
+  Stages cuts;
+  Schedule schedule;
+  StageMemory *stage_memory; /* [stages] */
+  RankMemory *rank_memory;   /* [ranks] */
+  size_t *memory_limits;     /* [ranks]; SIZE_MAX: none */
+  StageReport *reports;      /* [stages] */
+  Ties ties;
+  Objective objective; /* what a step takes: the longest span, or where all ranks wait for all, the makespan */
+  /* Predicted: one step with its update, the update of the slowest rank in it (the exchange of accumulators that lie
+   * on several ranks included), the bubble of the schedule. */
+  double step_seconds, update_seconds, bubble;
+  /* Of the schedule by its objective, without the update: no schedule of the placements that were tried, with their
+   * stages, is shorter. 0: not known. */
+  double lower_bound_seconds;
+  const char *named; /* the fastest schedule by name, where the plan was just made with "auto"; else NULL */
+  double named_step_seconds;
+  LinkSpec link;
+} Plan;
+
+/* Measured seconds of nodes: handed in by the runtime's profiler. NULL: the roofline of DeviceSpec. */
+typedef struct {
+  const double *node_seconds; /* [graph->n_nodes]; a negative one is unknown */
+} Profile;
+
+typedef struct {
+  const char *model_hash;
+  const char *loss, *optimizer;   /* NULL: none, or not asked for */
+  const char *device, *precision; /* as a plan has them; NULL: not said, or not asked for */
+  int ranks, chunks, microbatches;
+  int64_t microbatch_size;
+  const char *schedule;        /* a name of schedule_names, "forward" (a graph without a loss), or "auto" */
+  const DeviceSpec *devices;   /* [ranks] */
+  const size_t *memory_limits; /* [ranks]; NULL or 0: the device's memory; 0 there too: none */
+  LinkSpec link;
+  const double *staging_bytes_per_second; /* [ranks]: between a rank's device and the host's memory, through which goes
+                                             what it exchanges; NULL, 0: it computes there */
+  double direct_bytes_per_second;         /* between two such devices, where the host takes no part; 0: it does */
+  const Profile *profiles;                /* [ranks], on each one's device; NULL: none */
+  Ties ties;
+  Objective objective;   /* what makes a plan faster than another */
+  const Schedule *given; /* not NULL: this one, whatever `schedule` says; compute actions alone are enough */
+  bool synthesize;       /* "auto" is more than the fastest by name: a schedule made for the stages */
+} PlanRequest;
+
+/* Partitions, schedules, checks and lays out memory. Fails E_MEMORY where nothing fits, naming the rank that lacks
+ * most and by how much, and the smallest limit that would do; E_USAGE where there are more stages than cuts, for an
+ * unknown schedule, or one that does not have so many stages a rank; E_MODEL for a given one that is refused. */
+Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan);
+
+/* Writes and reads the plan file. Of the request, reading uses what is set: model_hash, loss, optimizer, device (but
+ * for the numbers of devices), precision, ranks, chunks, microbatches, microbatch_size, schedule (not NULL, not
+ * "auto"), and with ranks memory_limits and devices. It refuses a plan that contradicts one of these (E_USAGE), or
+ * whose numbers contradict the graph (E_MODEL), naming both; fails E_MEMORY where a rank's memory exceeds its limit.
+ * The result is complete as from plan_make. */
+Status plan_write(const Plan *plan, const char *path);
+Status plan_read(Arena *arena, const char *path, Graph *graph, const PlanRequest *request, Plan *plan);
+/* The same as text in memory: what rank 0 broadcasts. *text lives in the arena; `origin` names it in messages. */
+Status plan_to_text(Arena *arena, const Plan *plan, const char **text);
+Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph *graph, const PlanRequest *request,
+                      Plan *plan);
+/* model_hash, loss, optimizer, device, precision, ranks, chunks, microbatches, microbatch_size, schedule, objective,
+ * link and ties as a plan file states them, before a graph exists; the rest of *request is left alone. */
+Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
+
+/* "rank 1 (stages 1 and 6)", for messages, into text of at least 96 bytes; returns text. */
+char *plan_rank_text(const Plan *plan, int rank, char *text);
+
+/* Prints stages with nodes, time, memory and cut bytes, and the rank × time grid, at most `columns` wide. `colours`:
+ * with the terminal's. */
+Status plan_print(const Plan *plan, FILE *file, int columns, bool colours);
+
+/* One self-contained HTML page: rank × time, memory over time against the limit, stages. */
+Status plan_report_html(const Plan *plan, FILE *file);
+
+#endif

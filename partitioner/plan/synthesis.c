@@ -1,0 +1,198 @@
+/* A schedule made for the stages of a plan. Invariant: it is taken only where the whole plan, laid out and proved, is
+ * faster than the fastest by name and fits; what steers the synthesis are estimates of its memory. */
+#include <math.h>
+#include <string.h>
+
+#include "partitioner/plan/internal.h"
+
+/* Operations that synthesis may place or time: some tenths of a second. */
+static const double EFFORT = 1e6;
+/* What is less than this much faster is not worth another schedule. */
+static const double WORTH = 1e-3;
+
+enum { PLACEMENTS = 3, MOST_CONTENDERS = 5, MOST_ROUNDS = 5 };
+
+/* Stages of one placement, cut for a named schedule that has it. */
+typedef struct {
+  PlanCandidate named;
+  Placement placement;
+  Crossings crossings;
+  Timing timing;  /* memory in bytes of what backward keeps, B and W split */
+  double *fixed;  /* [ranks]: bytes of everything else */
+  double *limits; /* [ranks]: timing's */
+  size_t *taken;  /* [ranks]: bytes with the named schedule */
+  double update_seconds;
+} Contender;
+
+typedef struct {
+  const PlanSearch *search;
+  Arena *arena;
+  Contender contenders[MOST_CONTENDERS];
+  int n;
+} Synthesis;
+
+static bool has_placement(Arena *arena, const Plan *plan, Placement placement) {
+  int *rank_of_stage;
+  if (ARENA_NEW(arena, rank_of_stage, plan->stages) != OK)
+    return false;
+  placement_ranks(placement, plan->ranks, plan->chunks, rank_of_stage);
+  return memcmp(rank_of_stage, plan->schedule.rank_of_stage, (size_t)plan->stages * sizeof(int)) == 0;
+}
+
+/* Whether the block is what Timing.activation counts: made by F at the latest, kept for backward. */
+static bool is_kept(const Block *block) {
+  return block->born <= POINT_F && block->dies > POINT_F;
+}
+
+/* Activations with B and W apart, what B frees less what it leaves for W, and the rest of each rank's memory. */
+static Status weigh(Arena *arena, Plan *plan, Contender *c) {
+  double *activation, all = 0, freed = 0;
+  plan->schedule.joined = false; /* a BW in the lists counts as both */
+  TRY(plan_memory(arena, plan));
+  TRY(ARENA_NEW(arena, activation, plan->stages));
+  TRY(ARENA_NEW(arena, c->fixed, plan->ranks));
+  for (int r = 0; r < plan->ranks; r++)
+    c->fixed[r] = (double)plan->rank_memory[r].total_bytes;
+  for (int s = 0; s < plan->stages; s++) {
+    const StageMemory *memory = &plan->stage_memory[s];
+    int rank = plan->schedule.rank_of_stage[s];
+    for (int b = 0; b < memory->n_blocks; b++) {
+      const Block *block = &memory->blocks[b];
+      double bytes = (double)block->bytes;
+      if (is_kept(block)) {
+        activation[s] += bytes;
+        freed += block->dies == POINT_W ? 0 : bytes;
+        c->fixed[rank] -= bytes * plan->rank_memory[rank].blocks[s][b].slots;
+      } else if (block->born > POINT_F && block->dies == POINT_W) {
+        freed -= bytes;
+        c->fixed[rank] -= bytes * plan->rank_memory[rank].blocks[s][b].slots;
+      }
+    }
+    all += activation[s];
+  }
+  c->timing.activation = activation;
+  c->timing.backward_input_frees = all > 0 ? fmax(0, freed / all) : 0;
+  return OK;
+}
+
+static Status prepare(Synthesis *s, const PlanCandidate *named, bool seen[PLACEMENTS]) {
+  Contender *c = &s->contenders[s->n++];
+  Plan plan;
+  TRY(plan_build(s->search, s->arena, named, &plan));
+  *c = (Contender){.named = *named, .update_seconds = plan.update_seconds};
+  while (c->placement < PLACE_V && !has_placement(s->arena, &plan, c->placement))
+    c->placement++;
+  seen[c->placement] = true;
+  TRY(ARENA_NEW(s->arena, c->limits, plan.ranks));
+  TRY(ARENA_NEW(s->arena, c->taken, plan.ranks));
+  for (int r = 0; r < plan.ranks; r++)
+    c->taken[r] = plan.rank_memory[r].total_bytes;
+  TRY(plan_timing(s->arena, &plan, &c->timing));
+  TRY(plan_crossings(s->arena, &plan, &c->crossings));
+  TRY(weigh(s->arena, &plan, c));
+  c->timing.memory_limit = c->limits;
+  return OK;
+}
+
+/* The stages of `best`, first; then other placements, with the cuts of a named schedule that has them and fits, and
+ * with those of `best`. */
+static Status list_contenders(Synthesis *s, const PlanCandidate *best) {
+  static const char *const names[] = {"interleaved-1f1b", "zb-v", "v-half", "v-min"};
+  const PlanRequest *r = s->search->request;
+  size_t bytes = (size_t)(s->search->stages + 1) * sizeof *best->cut;
+  bool seen[PLACEMENTS] = {false};
+  TRY(prepare(s, best, seen));
+  for (size_t i = 0; r->chunks > 1 && i < sizeof names / sizeof *names; i++) {
+    PlanCandidate other = {0};
+    TRY(ARENA_NEW(s->arena, other.cut, s->search->stages + 1));
+    if (seen[i == 0 ? PLACE_LOOP : PLACE_V] || plan_try_schedule(s->search, names[i], s->search->limits, &other) != OK)
+      continue;
+    TRY(prepare(s, &other, seen));
+    if (memcmp(other.cut, best->cut, bytes) == 0)
+      continue;
+    PlanCandidate same = {.schedule = names[i], .cut = best->cut};
+    TRY(prepare(s, &same, seen));
+  }
+  return OK;
+}
+
+/* The bound knows no memory and no cut that nothing crosses: 0 where there is one. */
+static double bound(const Synthesis *s) {
+  double least = INFINITY;
+  for (int i = 0; i < s->n; i++) {
+    Timing timing = s->contenders[i].timing;
+    timing.memory_limit = NULL;
+    for (int c = 0; c < timing.stages - 1; c++)
+      if (!s->contenders[i].crossings.forward_crosses[c] || !s->contenders[i].crossings.backward_crosses[c])
+        return 0;
+    least = fmin(least, schedule_lower_bound(&timing, s->search->request->objective));
+  }
+  return least;
+}
+
+static void set_limits(Synthesis *s, const size_t *limits) {
+  for (int i = 0; i < s->n; i++)
+    for (int r = 0; r < s->search->request->ranks; r++) {
+      Contender *c = &s->contenders[i];
+      double left = limits[r] == SIZE_MAX ? INFINITY : (double)limits[r] - c->fixed[r];
+      c->limits[r] = fmax(left, 1);
+    }
+}
+
+/* Synthesises, lays out, and does so again with less where a rank lacks memory. E_MEMORY where that comes to no end. */
+static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *found) {
+  const PlanRequest *r = s->search->request;
+  AutoCandidate candidates[MOST_CONTENDERS];
+  for (int i = 0; i < s->n; i++)
+    candidates[i] = (AutoCandidate){s->contenders[i].placement, &s->contenders[i].timing, &s->contenders[i].crossings};
+  AutoRequest request = {
+      .candidates = candidates, .n_candidates = s->n, .objective = r->objective, .most_effort = EFFORT};
+  set_limits(s, limits);
+  for (int round = 0; round < MOST_ROUNDS; round++) {
+    Schedule *schedule;
+    AutoReport report;
+    Plan plan;
+    TRY(ARENA_NEW(s->arena, schedule, 1));
+    TRY(schedule_auto(s->arena, &request, schedule, &report));
+    Contender *chosen = &s->contenders[report.chosen];
+    *found = (PlanCandidate){.schedule = schedule->name, .synthesis = schedule, .cut = chosen->named.cut};
+    TRY(plan_build(s->search, s->arena, found, &plan));
+    plan_judge(&plan, limits, found);
+    if (found->excess == 0)
+      return OK;
+    for (int rank = 0; rank < r->ranks; rank++) {
+      size_t total = plan.rank_memory[rank].total_bytes;
+      if (total > limits[rank])
+        chosen->limits[rank] = fmax(chosen->limits[rank] - (double)(total - limits[rank]), 1);
+    }
+  }
+  return fail(E_MEMORY, "no synthesised schedule fits the memory");
+}
+
+/* First with no more memory than the named schedule takes, so that none is spent where no time is won. */
+static Status search_schedule(Synthesis *s, PlanCandidate *best, PlanSynthesis *result) {
+  TRY(list_contenders(s, best));
+  double update_seconds = INFINITY;
+  for (int i = 0; i < s->n; i++)
+    update_seconds = fmin(update_seconds, s->contenders[i].update_seconds);
+  result->lower_bound_seconds = bound(s);
+  double least = result->lower_bound_seconds + update_seconds;
+  const size_t *limits[] = {s->contenders[0].taken, s->search->limits};
+  for (int i = 0; i < 2 && best->step_seconds * (1 - WORTH) > least; i++) {
+    PlanCandidate found;
+    Status status = synthesise(s, limits[i], &found);
+    if (status != OK && status != E_MEMORY)
+      return status;
+    if (status != OK || found.step_seconds >= best->step_seconds * (1 - WORTH))
+      continue;
+    *best = found; /* its cut is a contender's */
+    result->taken = true;
+  }
+  return OK;
+}
+
+Status plan_synthesise(const PlanSearch *search, PlanCandidate *best, PlanSynthesis *result) {
+  Synthesis s = {.search = search, .arena = search->arena};
+  *result = (PlanSynthesis){0};
+  return search->request->ranks > 1 ? search_schedule(&s, best, result) : OK;
+}

@@ -1,0 +1,104 @@
+/* A plan as a page. Invariant: the numbers are those of plan_print. */
+#include <math.h>
+#include <stdio.h>
+
+#include "partitioner/plan/internal.h"
+#include "partitioner/report/chart.h"
+
+static const char *bytes_text(Arena *arena, size_t bytes) {
+  char text[24];
+  return arena_string(arena, plan_bytes_text(bytes, text));
+}
+
+static const char *seconds_text(Arena *arena, double seconds) {
+  return arena_format(arena, "%.3g ms", 1e3 * seconds);
+}
+
+/* One row a stage. */
+static Status list_stages(Arena *arena, const Plan *plan, Chart *chart) {
+  static const char *const heads[] = {"stage", "rank", "F", "B", "W", "nodes", "weights", "up", "down", "first … last"};
+  enum { COLUMNS = sizeof heads / sizeof *heads };
+  const char **cells;
+  TRY(ARENA_NEW(arena, cells, (size_t)COLUMNS * (size_t)(plan->stages + 1)));
+  chart->table_title = "Stages";
+  chart->table = cells;
+  chart->columns = COLUMNS;
+  chart->rows = plan->stages;
+  for (int column = 0; column < COLUMNS; column++)
+    *cells++ = heads[column];
+  for (int s = 0; s < plan->stages; s++) {
+    const StageReport *r = &plan->reports[s];
+    *cells++ = arena_format(arena, "%d", s);
+    *cells++ = arena_format(arena, "%d", plan->schedule.rank_of_stage[s]);
+    *cells++ = seconds_text(arena, r->forward_seconds);
+    *cells++ = seconds_text(arena, r->backward_input_seconds);
+    *cells++ = seconds_text(arena, r->backward_weight_seconds);
+    *cells++ = arena_format(arena, "%d", r->last - r->first + 1);
+    *cells++ = bytes_text(arena, r->parameter_bytes);
+    *cells++ = bytes_text(arena, r->cut_forward_bytes);
+    *cells++ = bytes_text(arena, s > 0 ? plan->reports[s - 1].cut_backward_bytes : 0);
+    *cells++ = arena_format(arena, "%s … %s", r->first_node, r->last_node);
+  }
+  for (int i = 0; i < COLUMNS * (chart->rows + 1); i++)
+    if (!chart->table[i])
+      return status_code();
+  return OK;
+}
+
+/* What a rank holds all the time, for the curve of memory; and limits, where they are near enough to be seen. */
+static Status fill_memory(Arena *arena, const Plan *plan, size_t largest, Chart *chart) {
+  double *base, *limit;
+  bool near = false;
+  TRY(ARENA_NEW(arena, base, plan->ranks));
+  TRY(ARENA_NEW(arena, limit, plan->ranks));
+  for (int r = 0; r < plan->ranks; r++) {
+    base[r] = (double)(plan->rank_memory[r].persistent_bytes + plan->rank_memory[r].scratch_bytes);
+    near |= plan->memory_limits[r] / 4 < largest;
+    limit[r] = plan->memory_limits[r] / 4 < largest ? (double)plan->memory_limits[r] : INFINITY;
+  }
+  chart->memory_base = base;
+  chart->memory_limit = near ? limit : NULL;
+  chart->memory_bytes = true;
+  return OK;
+}
+
+static Status write(Arena *arena, const Plan *plan, FILE *file) {
+  Timing timing;
+  Simulation simulation;
+  TRY(plan_timing(arena, plan, &timing));
+  TRY(simulate_schedule(arena, &plan->schedule, &timing, &simulation));
+  size_t largest = 0;
+  for (int r = 0; r < plan->ranks; r++)
+    if (plan->rank_memory[r].total_bytes > largest)
+      largest = plan->rank_memory[r].total_bytes;
+  const ChartNumber numbers[] = {
+      {"step, predicted", seconds_text(arena, plan->step_seconds)},
+      {"of it the update", seconds_text(arena, plan->update_seconds)},
+      {"bubble", arena_format(arena, "%.1f %%", 100 * plan->bubble)},
+      {"largest rank's memory", bytes_text(arena, largest)},
+  };
+  Chart chart = {.title = arena_format(arena, "%s: a plan for %d ranks", plan->graph->name, plan->ranks),
+                 .subtitle =
+                     arena_format(arena, "%d stages, %d microbatches of %lld samples, schedule %s.", plan->stages,
+                                  plan->microbatches, (long long)plan->microbatch_size, plan->schedule.name),
+                 .numbers = numbers,
+                 .n_numbers = sizeof numbers / sizeof *numbers,
+                 .schedule = &plan->schedule,
+                 .timing = &timing,
+                 .simulation = &simulation};
+  if (!chart.title || !chart.subtitle)
+    return status_code();
+  for (int i = 0; i < chart.n_numbers; i++)
+    if (!numbers[i].value)
+      return status_code();
+  TRY(list_stages(arena, plan, &chart));
+  TRY(fill_memory(arena, plan, largest, &chart));
+  return chart_html(&chart, file);
+}
+
+Status plan_report_html(const Plan *plan, FILE *file) {
+  Arena *arena = arena_create();
+  Status status = arena ? write(arena, plan, file) : status_code();
+  arena_destroy(arena);
+  return status;
+}

@@ -1,0 +1,137 @@
+/* A plan for people. Invariant: no line is wider than asked, and no name from a model file reaches the terminal with
+ * control characters. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "partitioner/plan/internal.h"
+#include "partitioner/report/grid.h"
+
+enum { CELL = 24 };
+
+static char *seconds_text(double seconds, char text[CELL]) {
+  if (seconds >= 1)
+    snprintf(text, CELL, "%.3g s", seconds);
+  else if (seconds >= 1e-3)
+    snprintf(text, CELL, "%.3g ms", seconds * 1e3);
+  else
+    snprintf(text, CELL, seconds > 0 ? "%.3g us" : "0", seconds * 1e6);
+  return text;
+}
+
+/* Prints a name in at most `width` characters, the middle replaced by an ellipsis where it is longer. */
+static void print_name(const char *name, int width, FILE *file) {
+  int length = 0, at = 0;
+  for (const char *c = name; *c; c++)
+    length += (*c & 0xc0) != 0x80;
+  int head = length > width ? (width - 1) / 2 : length, tail = length > width ? width - 1 - head : 0;
+  for (const char *c = name; *c; c++) {
+    at += (*c & 0xc0) != 0x80; /* bytes that continue a character belong to it */
+    if (at == head + 1 && (*c & 0xc0) != 0x80 && length > width)
+      fputs("…", file);
+    if (at <= head || at > length - tail)
+      fputc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, file);
+  }
+}
+
+static void print_stages(const Plan *plan, FILE *file, int columns) {
+  enum { FIXED = 5 + 5 + 6 + 3 * 9 + 3 * 10 + 2 };
+  int name = columns - FIXED - 3; /* for "first … last" */
+  fprintf(file, "%5s%5s%6s%9s%9s%9s%10s%10s%10s", "stage", "rank", "nodes", "F", "B", "W", "weights", "up", "down");
+  fputs(name >= 12 ? "  first … last\n" : "\n", file);
+  for (int s = 0; s < plan->stages; s++) {
+    const StageReport *r = &plan->reports[s];
+    char f[CELL], b[CELL], w[CELL], parameters[CELL], up[CELL], down[CELL];
+    size_t sends_down = s > 0 ? plan->reports[s - 1].cut_backward_bytes : 0;
+    fprintf(file, "%5d%5d%6d%9s%9s%9s%10s%10s%10s", s, plan->schedule.rank_of_stage[s], r->last - r->first + 1,
+            seconds_text(r->forward_seconds, f), seconds_text(r->backward_input_seconds, b),
+            seconds_text(r->backward_weight_seconds, w), plan_bytes_text(r->parameter_bytes, parameters),
+            plan_bytes_text(r->cut_forward_bytes, up), plan_bytes_text(sends_down, down));
+    if (name >= 12) {
+      fputs("  ", file);
+      print_name(r->first_node, name / 2, file);
+      fputs(" … ", file);
+      print_name(r->last_node, name / 2, file);
+    }
+    fputc('\n', file);
+  }
+}
+
+static void print_memory(const Plan *plan, FILE *file) {
+  fprintf(file, "%5s%10s%10s%10s%10s%10s%10s%10s\n", "rank", "weights", "gradients", "optimizer", "constants", "kept",
+          "temporary", "in all");
+  for (int r = 0; r < plan->ranks; r++) {
+    const RankMemory *m = &plan->rank_memory[r];
+    size_t bytes[] = {m->parameter_bytes,  m->gradient_bytes, m->state_bytes, m->constant_bytes,
+                      m->activation_bytes, m->scratch_bytes,  m->total_bytes};
+    char text[CELL];
+    fprintf(file, "%5d", r);
+    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++)
+      fprintf(file, "%10s", plan_bytes_text(bytes[i], text));
+    fputc('\n', file);
+  }
+}
+
+static Status print_grid(const Plan *plan, Arena *arena, FILE *file, int columns, bool colours) {
+  Timing timing;
+  Simulation simulation;
+  TRY(plan_timing(arena, plan, &timing));
+  TRY(simulate_schedule(arena, &plan->schedule, &timing, &simulation));
+  return grid_print(&plan->schedule, &simulation, file, columns, colours);
+}
+
+/* Line by line, so that every line can be held to the width: tables are written at their own. */
+static void copy_narrow(const char *text, FILE *file, int columns) {
+  while (*text) {
+    int at = 0;
+    for (; *text && *text != '\n'; text++) {
+      at += (*text & 0xc0) != 0x80;
+      if (at <= columns)
+        fputc(*text, file);
+    }
+    fputc('\n', file);
+    text += *text == '\n';
+  }
+}
+
+static Status print_tables(const Plan *plan, FILE *file, int columns) {
+  char *text = NULL, step[CELL], update[CELL];
+  size_t size;
+  FILE *memory = open_memstream(&text, &size);
+  if (!memory)
+    return fail(E_MEMORY, "out of memory");
+  fprintf(memory, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
+          plan->microbatches, plan->microbatches == 1 ? "microbatch" : "microbatches", (long long)plan->microbatch_size,
+          plan->schedule.name);
+  fprintf(memory, "predicted: %s a step, %s of it the update; bubble %.1f %%\n", seconds_text(plan->step_seconds, step),
+          seconds_text(plan->update_seconds, update), 100 * plan->bubble);
+  if (plan->named && strcmp(plan->named, plan->schedule.name) != 0)
+    fprintf(memory, "made for these stages: %s, the fastest schedule by name, would take %s a step\n", plan->named,
+            seconds_text(plan->named_step_seconds, step));
+  if (plan->lower_bound_seconds > 0) {
+    double reached = plan->step_seconds - plan->update_seconds;
+    char bound[CELL];
+    fprintf(memory, "%s %s, proved to be at least %s: the gap is %.1f %%\n",
+            plan->objective == OBJECTIVE_SPAN ? "longest span" : "makespan", seconds_text(reached, step),
+            seconds_text(plan->lower_bound_seconds, bound), 100 * fmax(0, reached / plan->lower_bound_seconds - 1));
+  }
+  print_stages(plan, memory, columns);
+  print_memory(plan, memory);
+  fclose(memory);
+  copy_narrow(text, file, columns);
+  free(text);
+  return OK;
+}
+
+Status plan_print(const Plan *plan, FILE *file, int columns, bool colours) {
+  Arena *arena = arena_create();
+  if (!arena)
+    return status_code();
+  Status status = print_tables(plan, file, columns);
+  if (status == OK)
+    status = print_grid(plan, arena, file, columns, colours);
+  arena_destroy(arena);
+  if (status == OK && ferror(file))
+    return fail(E_IO, "the plan cannot be printed");
+  return status;
+}

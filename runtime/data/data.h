@@ -1,0 +1,40 @@
+/* Arrays of an .npz file: one per model input, and `target`; the first axis counts samples. Read through libzip;
+ * stored members are mapped (their bytes are read, unchecked, when used), deflated ones inflated once, with their
+ * checksum. */
+#ifndef RUNTIME_DATA_DATA_H
+#define RUNTIME_DATA_DATA_H
+
+#include "base/arena.h"
+#include "graph/tensor.h"
+
+typedef struct {
+  const char *name;
+  DType dtype;
+  Shape shape;
+  const void *data; /* dense, C order; not aligned when mapped: read it through array_convert */
+} Array;
+
+typedef struct {
+  Arena *arena;
+  const char *path;
+  Array *arrays;
+  int n_arrays;
+  void *map;
+  size_t map_bytes;
+} ArrayFile;
+
+/* Names are those of the members without ".npy". Memory stays within the sizes that the members state, which may not
+ * be more than deflate can hold or this machine has. Fails E_IO / E_MODEL with the path, the member and the numbers in
+ * front: not a zip, no .npy inside, big-endian, Fortran order, an unknown type, a size that differs from the shape. */
+Status array_file_open(const char *path, ArrayFile *file);
+void array_file_close(ArrayFile *file);
+/* NULL where there is none of that name. */
+const Array *array_find(const ArrayFile *file, const char *name);
+/* Elements of `array` from element `first` on, `count` of them, converted to `dtype` (integers among themselves with a
+ * range check, floats among themselves), into data. E_SHAPE for other pairs, E_MODEL for a value out of range. */
+Status array_convert(const Array *array, int64_t first, int64_t count, DType dtype, void *data);
+
+/* Writes an .npz (stored, uncompressed), aside, synced and renamed. */
+Status array_file_write(const char *path, const Array *arrays, int n_arrays);
+
+#endif

@@ -1,0 +1,215 @@
+/* A rank's memory from opening to closing. Invariant: what is persistent changes only in executor_write, in the
+ * accumulations of executor_run and in executor_update. */
+#include "runtime/executor/executor.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "graph/op.h"
+#include "runtime/executor/internal.h"
+
+Status executor_to_host(Executor *e, void *to, const void *from, size_t bytes) {
+  TRY(e->spec.backend->copy(e->stream, to, from, bytes, COPY_DEVICE_TO_HOST));
+  return e->spec.backend->stream_wait(e->stream);
+}
+
+Status executor_from_host(Executor *e, void *to, const void *from, size_t bytes) {
+  TRY(e->spec.backend->copy(e->stream, to, from, bytes, COPY_HOST_TO_DEVICE));
+  return e->spec.backend->stream_wait(e->stream);
+}
+
+bool executor_holds(const Executor *e, ValueId value) {
+  return e->memory->persistent_offset[value] != SIZE_MAX && memory_is_persistent(e->graph, value);
+}
+
+bool executor_has_loss(const Executor *e) {
+  return e->loss.slots > 0;
+}
+
+static char *persistent(const Executor *e, ValueId value) {
+  return e->base + e->memory->persistent_offset[value];
+}
+
+static Status check_access(const Executor *e, ValueId value, size_t bytes) {
+  const char *name = graph_value(e->graph, value)->name;
+  if (!executor_holds(e, value))
+    return fail(E_USAGE, "rank %d does not hold '%s'", e->spec.rank, name);
+  if (bytes != graph_value_bytes(e->graph, value))
+    return fail(E_USAGE, "'%s' has %zu bytes, not %zu", name, graph_value_bytes(e->graph, value), bytes);
+  return OK;
+}
+
+Status executor_read(Executor *e, ValueId value, void *data, size_t bytes) {
+  TRY(check_access(e, value, bytes));
+  return executor_to_host(e, data, persistent(e, value), bytes);
+}
+
+Status executor_write(Executor *e, ValueId value, const void *data, size_t bytes) {
+  TRY(check_access(e, value, bytes));
+  return executor_from_host(e, persistent(e, value), data, bytes);
+}
+
+/* Through host memory where the device has its own. */
+static Status load_value(Executor *e, ValueId value) {
+  size_t bytes = graph_value_bytes(e->graph, value);
+  if (e->spec.backend->is_host)
+    return e->spec.load(e->spec.load_context, value, persistent(e, value), bytes);
+  void *staging = malloc(bytes ? bytes : 1);
+  if (!staging)
+    return fail(E_MEMORY, "out of memory: %zu bytes to load '%s'", bytes, graph_value(e->graph, value)->name);
+  Status status = e->spec.load(e->spec.load_context, value, staging, bytes);
+  if (status == OK)
+    status = executor_write(e, value, staging, bytes);
+  free(staging);
+  return status;
+}
+
+static Status set_value(Executor *e, ValueId id) {
+  const Value *value = graph_value(e->graph, id);
+  size_t bytes = graph_value_bytes(e->graph, id);
+  if (value->role == ROLE_CONSTANT && value->data)
+    return executor_write(e, id, value->data, bytes);
+  if (value->role == ROLE_CONSTANT || value->role == ROLE_PARAMETER)
+    return load_value(e, id);
+  return e->spec.backend->zero(e->stream, persistent(e, id), bytes);
+}
+
+static Status set_values(Executor *e) {
+  for (ValueId v = 0; v < e->graph->n_values; v++)
+    if (executor_holds(e, v))
+      TRY(set_value(e, v));
+  return e->spec.backend->stream_wait(e->stream);
+}
+
+static Status check_spec(const ExecutorSpec *spec) {
+  int ranks = spec->transport ? spec->transport->size(spec->endpoint) : 1;
+  if (spec->plan->ranks != ranks)
+    return fail(E_USAGE, "the plan is for %d ranks, there are %d", spec->plan->ranks, ranks);
+  if (spec->rank < 0 || spec->rank >= ranks)
+    return fail(E_USAGE, "rank %d of %d", spec->rank, ranks);
+  return OK;
+}
+
+/* The plan's memory has room for the workspaces that the graph's nodes said when it was made. */
+static Status check_workspaces(const ExecutorSpec *spec) {
+  const Graph *g = spec->plan->graph;
+  for (size_t i = 0; i < g->n_nodes && spec->backend->workspace_bytes; i++) {
+    const Node *node = g->nodes[i];
+    size_t wants = spec->backend->workspace_bytes(g, node), has = node_workspace_bytes(g, node, spec->rank);
+    if (wants > has) {
+      fail(E_USAGE, "backend %s wants a workspace of %zu bytes, the plan has %zu", spec->backend->name, wants, has);
+      node_context(node);
+      return E_USAGE;
+    }
+  }
+  return OK;
+}
+
+static Status open_memory(Executor *e) {
+  const Backend *backend = e->spec.backend;
+  TRY(backend->stream_open(e->spec.device, e->spec.threads, &e->stream));
+  void *base;
+  if (backend->alloc(e->stream, e->memory->total_bytes, &base) != OK) {
+    status_context("%s: ", plan_rank_text(e->spec.plan, e->spec.rank, (char[96]){0}));
+    return status_code();
+  }
+  e->base = base;
+  return OK;
+}
+
+static Status call_all(Executor *e) {
+  for (int s = 0; s < e->spec.plan->stages; s++)
+    for (int kind = 0; kind <= ACTION_BW; kind++)
+      for (int i = 0; i < e->stages[s].calls[kind].n; i++)
+        TRY(executor_call(e, &e->stages[s].calls[kind].calls[i], 0));
+  for (int i = 0; i < e->n_norms; i++)
+    TRY(executor_call(e, &e->norms[i].call, 0));
+  for (int i = 0; i < e->n_updates; i++)
+    TRY(executor_call(e, &e->updates[i].call, 0));
+  return OK;
+}
+
+/* Runs every call once, on zeros: a device loads the code of a kernel when it first runs, for which it takes memory and
+ * may wait for all that runs; and products find their algorithms. All of that is over before the first step. */
+static Status warm_up(Executor *e) {
+  TRY(e->spec.backend->zero(e->stream, e->base, e->memory->total_bytes));
+  TRY(call_all(e));
+  Status status = e->spec.backend->stream_wait(e->stream);
+  return status == E_MODEL ? OK : status; /* zero may be no index */
+}
+
+static Status open_all(Executor *e) {
+  TRY(open_memory(e));
+  TRY(executor_lay_out(e));
+  if (!e->spec.backend->is_host)
+    TRY(warm_up(e));
+  return set_values(e);
+}
+
+Status executor_open(const ExecutorSpec *spec, Executor **out) {
+  TRY(check_spec(spec));
+  TRY(backend_check(spec->backend, spec->plan->graph));
+  TRY(check_workspaces(spec));
+  Arena *arena = arena_create();
+  Executor *e = arena ? arena_alloc(arena, 1, sizeof *e) : NULL;
+  if (!e) {
+    arena_destroy(arena);
+    return status_code();
+  }
+  *e = (Executor){
+      .spec = *spec, .graph = spec->plan->graph, .memory = &spec->plan->rank_memory[spec->rank], .arena = arena};
+  Status status = open_all(e);
+  if (status != OK) {
+    executor_close(e);
+    return status;
+  }
+  *out = e;
+  return OK;
+}
+
+void executor_close(Executor *e) {
+  if (!e)
+    return;
+  executor_disconnect(e, false);
+  if (e->base)
+    e->spec.backend->release(e->stream, e->base);
+  if (e->pinned)
+    e->spec.backend->unpin(e->stream, e->pinned);
+  if (e->stream)
+    e->spec.backend->stream_close(e->stream);
+  arena_destroy(e->arena);
+}
+
+Status executor_squares(Executor *e, double *squares) {
+  for (int i = 0; i < e->n_norms; i++) {
+    Update *norm = &e->norms[i];
+    TRY(executor_call(e, &norm->call, 0));
+    TRY(e->spec.backend->copy(e->stream, &e->squares[i], norm->call.operands[norm->call.node->n_in].data,
+                              sizeof(double), COPY_DEVICE_TO_HOST));
+  }
+  TRY(e->spec.backend->stream_wait(e->stream));
+  for (int i = 0; i < e->n_norms; i++)
+    squares[e->norms[i].index] = e->squares[i];
+  return OK;
+}
+
+Status executor_give(Executor *e, ValueId value, const double *numbers, size_t n, size_t at) {
+  double *place = e->given + at;
+  if (value == NO_VALUE || !executor_holds(e, value))
+    return OK;
+  memcpy(place, numbers, n * sizeof *place);
+  return e->spec.backend->copy(e->stream, persistent(e, value), place, n * sizeof *place, COPY_HOST_TO_DEVICE);
+}
+
+Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
+  if (e->n_updates)
+    TRY(executor_give(e, e->graph->step_scalars, scalars, STEP_SCALARS, 1 + e->graph->n_denominators));
+  for (int i = 0; i < e->n_updates; i++)
+    TRY(executor_call(e, &e->updates[i].call, 0));
+  for (size_t i = 0; i < e->graph->n_groups; i++) {
+    ValueId v = e->graph->groups[i].gradient;
+    if (v != NO_VALUE && executor_holds(e, v))
+      TRY(e->spec.backend->zero(e->stream, persistent(e, v), graph_value_bytes(e->graph, v)));
+  }
+  return e->spec.backend->stream_wait(e->stream);
+}

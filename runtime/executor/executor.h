@@ -1,0 +1,72 @@
+/* One rank's part of a plan, on one backend: lays out the arena once, loads the rank's own weights, then walks the
+ * rank's action list step after step. Invariant: no allocation and no host wait but for transfers inside a step.
+ *
+ * F, B and W of a stage run in increasing microbatch order, whatever the schedule; so every accumulator adds in the
+ * same order, and the bits do not depend on ranks, stages, schedule or transport. */
+#ifndef RUNTIME_EXECUTOR_EXECUTOR_H
+#define RUNTIME_EXECUTOR_EXECUTOR_H
+
+#include "backend/backend.h"
+#include "graph/optimizer.h"
+#include "partitioner/plan/plan.h"
+#include "runtime/executor/boundary.h"
+
+typedef struct Executor Executor;
+
+/* First contents of a parameter, or those of a constant that lies in the model file, dense, in host memory. */
+typedef Status Load(void *context, ValueId value, void *data, size_t bytes);
+/* Microbatch m's part of a model input or of the target, dense, in host memory. */
+typedef Status Feed(void *context, ValueId input, int microbatch, void *data, size_t bytes);
+/* A graph output of microbatch m (inference only), dense, in host memory. */
+typedef Status Emit(void *context, ValueId output, int microbatch, const void *data, size_t bytes);
+
+typedef struct {
+  const Plan *plan;
+  int rank;
+  const Backend *backend;
+  int device, threads;
+  const Transport *transport;   /* NULL with one rank */
+  Endpoint *endpoint;           /* of CHANNEL_DATA */
+  const Boundaries *boundaries; /* NULL: pinned memory wherever there is a device */
+  Load *load;
+  void *load_context;
+} ExecutorSpec;
+
+/* Allocates the arena (plan->rank_memory[rank]), writes constants, loads parameters, zeroes accumulators and states.
+ * Fails E_MEMORY, or as `load` does. */
+Status executor_open(const ExecutorSpec *spec, Executor **executor);
+void executor_close(Executor *executor);
+/* Opens the wires that boundaries have, on every rank alike, after executor_open has succeeded on all of them and
+ * before the first step. Collective: a rank that fails must withdraw from the transport. */
+Status executor_connect(Executor *executor);
+
+typedef struct {
+  const double *denominators; /* totals of graph->denominators; NULL where it has none */
+  double loss_scale;          /* 1 / the whole batch's denominator */
+  Feed *feed;
+  Emit *emit; /* NULL in training */
+  void *context;
+} StepWork;
+
+/* Walks the action list over all microbatches, then brings the accumulators of parameters that lie on several ranks
+ * to each of them. *loss: the microbatches' loss_sum, added in microbatch order, times loss_scale, where this rank
+ * has the loss (executor_has_loss), else 0. A loss that is not finite fails E_MODEL, naming the microbatch, and no rank
+ * can reach its update: the cotangent does not leave the rank before the host has seen the loss, or, where wires take
+ * it, no rank returns OK before every rank's device is done and well. A rank that fails withdraws from the transport:
+ * all others fail with its message. */
+Status executor_run(Executor *executor, const StepWork *work, double *loss);
+bool executor_has_loss(const Executor *executor);
+
+/* The squared norm of each parameter's gradient into squares[i] for the graph's i-th SquaredNorm node, which belongs to
+ * its i-th OP_UPDATE node, where this rank owns it (it has the parameter's first group); others are left alone. */
+Status executor_squares(Executor *executor, double *squares);
+
+/* Runs the update nodes of this rank's parameters, then zeroes its accumulators. */
+Status executor_update(Executor *executor, const double scalars[STEP_SCALARS]);
+
+/* Persistent values (parameters, accumulators, states) of this rank: whether it has one, its contents. */
+bool executor_holds(const Executor *executor, ValueId value);
+Status executor_read(Executor *executor, ValueId value, void *data, size_t bytes);
+Status executor_write(Executor *executor, ValueId value, const void *data, size_t bytes);
+
+#endif

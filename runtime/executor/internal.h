@@ -1,0 +1,145 @@
+/* What the files of the executor share: everything that a step needs, worked out before the first one. */
+#ifndef RUNTIME_EXECUTOR_INTERNAL_H
+#define RUNTIME_EXECUTOR_INTERNAL_H
+
+#include "runtime/executor/executor.h"
+
+/* Where a value lies in the rank's memory: microbatch m at first + m % slots * stride. What is fed, sent, received or
+ * emitted has a second place, in host memory, in which the world outside sees it: the same one where the rank's memory
+ * is the host's, else pinned memory that is copied to or from (executor_staging.c). */
+typedef struct {
+  char *first;
+  size_t stride, bytes; /* bytes: of the value */
+  int slots;
+  char *host;
+  size_t host_stride;
+  int host_slots;
+} Site;
+
+static inline char *site_at(const Site *site, int microbatch) {
+  return site->first + (size_t)(microbatch % site->slots) * site->stride;
+}
+
+static inline char *site_host(const Site *site, int microbatch) {
+  return site->host + (size_t)(microbatch % site->host_slots) * site->host_stride;
+}
+
+/* One kernel call: operands n_in + n_out, in before out; their addresses are set for each microbatch. */
+typedef struct {
+  const Node *node;
+  Kernel *kernel;
+  Tensor *operands;
+  Site *sites;
+  void *workspace;
+  bool moves; /* some site has more than one slot */
+} Call;
+
+typedef struct {
+  Call *calls;
+  int n;
+} Calls;
+
+/* The values that cross one cut in one direction, at one end: what a SEND or RECV posts, or a copy takes. */
+typedef struct {
+  int n;
+  int peer; /* rank of the other end; this one where both stages are here, and nothing is posted */
+  Way way;
+  Site *sites;
+  Ticket *tickets; /* [microbatches][n]; id 0: nothing to wait for */
+} Lane;
+
+/* A model input that is fed, or an output that is emitted. */
+typedef struct {
+  ValueId value;
+  Site site;
+} Port;
+
+typedef struct {
+  Port *ports;
+  int n;
+} Ports;
+
+typedef struct {
+  Calls calls[ACTION_BW + 1];               /* by compute action */
+  Lane lanes[ACTION_KINDS - ACTION_SEND_F]; /* by transfer action */
+  ActionKind first_backward;                /* the one that needs the gradients from above */
+  bool has_backward;                        /* backward nodes */
+  bool copies_forward, copies_backward;     /* the stage after, before, lies on this rank */
+  Ports feeds, emits;
+} StageRun;
+
+/* kind: a transfer action's. */
+static inline Lane *lane_of(StageRun *run, ActionKind kind) {
+  return &run->lanes[kind - ACTION_SEND_F];
+}
+
+/* An accumulator that lies on several ranks, on its way from the one that filled it. */
+typedef struct {
+  int peer;
+  bool is_send;
+  Way way;
+  Site site;
+} Exchange;
+
+/* An update node of this rank. */
+typedef struct {
+  Call call;
+  int index; /* of a SquaredNorm: counted over the whole graph's */
+} Update;
+
+struct Executor {
+  ExecutorSpec spec;
+  const Graph *graph;
+  const RankMemory *memory;
+  Arena *arena; /* of all bookkeeping */
+  Stream *stream;
+  WireEnd *wires[WAYS]; /* NULL: none of that kind */
+  bool hosts_run_ahead; /* some rank has wires */
+  char *base;           /* the rank's memory, memory->total_bytes */
+  void *pinned;         /* the host's places of sites, where the rank's memory is a device's; else NULL */
+  StageRun *stages;     /* [plan->stages]; others' are empty */
+  Site loss;            /* of the microbatch; slots 0: not here */
+  Exchange *exchanges;
+  int n_exchanges;
+  Update *norms, *updates;
+  int n_norms, n_updates;
+  Transfer *transfers; /* room for what is posted together */
+  Ticket *tickets;
+  int in_flight;  /* tickets to be waited for */
+  double *losses; /* [microbatches]: of this step; they come from the device when the host next waits */
+  int n_losses, n_added;
+  double total;    /* of the first n_added */
+  double *given;   /* [1 + denominators + STEP_SCALARS]: what the host gives the device in a step, each once */
+  double *squares; /* [norms]: what it gets back */
+};
+
+/* Fills everything from `stages` on. The memory is allocated. */
+Status executor_lay_out(Executor *executor);
+/* Its last part: the host's places, `losses`, `given` and `squares`. */
+Status executor_stage(Executor *executor);
+/* Enqueues the copy from a site's host place to the device, or back. Nothing where they are one. */
+Status executor_stage_in(Executor *executor, const Site *site, int microbatch);
+Status executor_stage_out(Executor *executor, const Site *site, int microbatch);
+
+/* Wires (executor_wires.c). */
+static inline bool way_is_wire(Way way) {
+  return way == WAY_COPY || way == WAY_NCCL;
+}
+Way executor_way(const Executor *executor, int peer);
+Status executor_wire_post(Executor *executor, Way way, const Transfer *transfers, int n, Ticket *tickets);
+Status executor_wire_wait(Executor *executor, Way way, Ticket ticket);
+void executor_disconnect(Executor *executor, bool failed);
+/* Until all that was enqueued is done; reports its errors, and peers that are gone. */
+Status executor_wait(Executor *executor);
+/* Until every rank has come so far, where hosts run ahead of their devices. */
+Status executor_agree(Executor *executor);
+
+/* Runs one call for a microbatch. */
+Status executor_call(Executor *executor, Call *call, int microbatch);
+/* Enqueues n numbers for a value that this rank may have, by way of given[at …]. */
+Status executor_give(Executor *executor, ValueId value, const double *numbers, size_t n, size_t at);
+/* Copies between the rank's memory and the host, done on return. */
+Status executor_to_host(Executor *executor, void *to, const void *from, size_t bytes);
+Status executor_from_host(Executor *executor, void *to, const void *from, size_t bytes);
+
+#endif

@@ -1,0 +1,230 @@
+/* Works out, from the plan, what a rank does in a step: kernel calls with their operands, what is fed, sent, received,
+ * copied and exchanged. Invariant: nothing here depends on contents; a step only fills in addresses by microbatch. */
+#include <assert.h>
+
+#include "graph/op.h"
+#include "runtime/executor/internal.h"
+
+static Site site_of(const Executor *e, int stage, ValueId value) {
+  const Plan *plan = e->spec.plan;
+  const StageMemory *stages = plan->stage_memory;
+  Place place = stages[stage].places[value];
+  Site site = {.slots = 1, .bytes = graph_value_bytes(e->graph, value)};
+  size_t offset = memory_offset(e->memory, stages, stage, value, 0);
+  assert(offset != SIZE_MAX);
+  site.first = e->base + offset;
+  if (place.kind == PLACE_BLOCK) {
+    site.slots = e->memory->blocks[stage][place.block].slots;
+    site.stride = stages[stage].blocks[place.block].bytes;
+  }
+  site.host = site.first;
+  site.host_stride = site.stride;
+  site.host_slots = site.slots;
+  return site;
+}
+
+static Site persistent_site(const Executor *e, ValueId value) {
+  char *first = e->base + e->memory->persistent_offset[value];
+  return (Site){
+      .first = first, .bytes = graph_value_bytes(e->graph, value), .slots = 1, .host = first, .host_slots = 1};
+}
+
+/* stage -1: an update node. */
+static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
+  *call = (Call){.node = node, .kernel = e->spec.backend->kernels[node->op]};
+  TRY(ARENA_NEW(e->arena, call->operands, node->n_in + node->n_out));
+  TRY(ARENA_NEW(e->arena, call->sites, node->n_in + node->n_out));
+  for (int i = 0; i < node->n_in + node->n_out; i++) {
+    ValueId v = i < node->n_in ? node->in[i] : node->out[i - node->n_in];
+    if (v == NO_VALUE)
+      continue;
+    const Value *value = graph_value(e->graph, v);
+    call->sites[i] = stage < 0 ? persistent_site(e, v) : site_of(e, stage, v);
+    call->operands[i] = (Tensor){.dtype = value->dtype, .shape = value->shape, .data = call->sites[i].first};
+    call->moves |= call->sites[i].slots > 1;
+  }
+  size_t within_scratch = stage >= 0 ? e->spec.plan->stage_memory[stage].workspace[node->id] : 0;
+  if (node_workspace_bytes(e->graph, node, e->spec.rank))
+    call->workspace = e->base + e->memory->scratch_offset + within_scratch;
+  return OK;
+}
+
+static Status make_calls(Executor *e, int stage, const NodeId *nodes, int n, Calls *calls) {
+  TRY(ARENA_NEW(e->arena, calls->calls, n));
+  for (int i = 0; i < n; i++) {
+    const Node *node = graph_node(e->graph, nodes[i]);
+    if (!(op_def(node->op)->flags & OP_VIEW)) /* a view has its root's place */
+      TRY(make_call(e, stage, node, &calls->calls[calls->n++]));
+  }
+  return OK;
+}
+
+/* To or from the neighbour. */
+static Status make_lane(Executor *e, int stage, int neighbour, const ValueId *values, int n, Lane *lane) {
+  lane->n = n;
+  lane->peer = e->spec.plan->schedule.rank_of_stage[neighbour];
+  lane->way = executor_way(e, lane->peer);
+  TRY(ARENA_NEW(e->arena, lane->sites, n));
+  TRY(ARENA_NEW(e->arena, lane->tickets, (size_t)n * (size_t)e->spec.plan->microbatches));
+  for (int i = 0; i < n; i++)
+    lane->sites[i] = site_of(e, stage, values[i]);
+  return OK;
+}
+
+static Status make_lanes(Executor *e, int stage, StageRun *run) {
+  const Plan *plan = e->spec.plan;
+  if (stage + 1 < plan->stages) {
+    const Cut *above = &plan->cuts.cuts[stage];
+    TRY(make_lane(e, stage, stage + 1, above->forward, above->n_forward, lane_of(run, ACTION_SEND_F)));
+    TRY(make_lane(e, stage, stage + 1, above->backward, above->n_backward, lane_of(run, ACTION_RECV_B)));
+    run->copies_forward = plan->schedule.rank_of_stage[stage + 1] == e->spec.rank;
+  }
+  if (stage > 0) {
+    const Cut *below = &plan->cuts.cuts[stage - 1];
+    TRY(make_lane(e, stage, stage - 1, below->forward, below->n_forward, lane_of(run, ACTION_RECV_F)));
+    TRY(make_lane(e, stage, stage - 1, below->backward, below->n_backward, lane_of(run, ACTION_SEND_B)));
+    run->copies_backward = plan->schedule.rank_of_stage[stage - 1] == e->spec.rank;
+  }
+  return OK;
+}
+
+static Status make_ports(Executor *e, int stage, StageRun *run) {
+  const Graph *g = e->graph;
+  const Place *places = e->spec.plan->stage_memory[stage].places;
+  TRY(ARENA_NEW(e->arena, run->feeds.ports, g->n_inputs + 1));
+  for (size_t i = 0; i <= g->n_inputs; i++) {
+    ValueId v = i < g->n_inputs ? g->inputs[i] : g->target;
+    if (v != NO_VALUE && places[v].kind != PLACE_NONE)
+      run->feeds.ports[run->feeds.n++] = (Port){v, site_of(e, stage, v)};
+  }
+  if (g->loss_sum != NO_VALUE)
+    return OK;
+  TRY(ARENA_NEW(e->arena, run->emits.ports, g->n_outputs));
+  for (size_t i = 0; i < g->n_outputs; i++) {
+    ValueId v = g->outputs[i];
+    NodeId producer = graph_value(g, v)->producer;
+    if ((producer == NO_NODE ? e->spec.plan->stages - 1 : graph_node(g, producer)->stage) != stage)
+      continue;
+    if (places[v].kind == PLACE_NONE)
+      return fail(E_UNSUPPORTED, "output '%s' is an initializer that no node uses", graph_value(g, v)->name);
+    run->emits.ports[run->emits.n++] = (Port){v, site_of(e, stage, v)};
+  }
+  return OK;
+}
+
+static Status make_stage(Executor *e, int stage) {
+  const Plan *plan = e->spec.plan;
+  const StageNodes *nodes = &plan->cuts.stages[stage];
+  StageRun *run = &e->stages[stage];
+  bool joined = plan->schedule.joined;
+  TRY(make_calls(e, stage, nodes->nodes[PHASE_F], nodes->n_nodes[PHASE_F], &run->calls[ACTION_F]));
+  if (joined) {
+    TRY(make_calls(e, stage, nodes->backward, nodes->n_backward, &run->calls[ACTION_BW]));
+  } else {
+    TRY(make_calls(e, stage, nodes->nodes[PHASE_B], nodes->n_nodes[PHASE_B], &run->calls[ACTION_B]));
+    TRY(make_calls(e, stage, nodes->nodes[PHASE_W], nodes->n_nodes[PHASE_W], &run->calls[ACTION_W]));
+  }
+  run->has_backward = nodes->n_backward > 0;
+  bool has_b = stage > 0 && plan->cuts.cuts[stage - 1].n_backward > 0;
+  run->first_backward = joined ? ACTION_BW : has_b ? ACTION_B : ACTION_W;
+  if (e->graph->loss_sum != NO_VALUE && stage == plan->stages - 1)
+    e->loss = site_of(e, stage, e->graph->loss_sum);
+  TRY(make_lanes(e, stage, run));
+  return make_ports(e, stage, run);
+}
+
+static bool holds(const Plan *plan, int rank, ValueId value) {
+  return plan->rank_memory[rank].persistent_offset[value] != SIZE_MAX;
+}
+
+static int rank_of_group(const Plan *plan, const UseGroup *group) {
+  return plan->schedule.rank_of_stage[graph_node(plan->graph, group->nodes[0])->stage];
+}
+
+/* Each accumulator goes from the rank that fills it to the others that hold it, in the order of groups and ranks, which
+ * is the same on both sides of every pair. */
+static Status make_exchanges(Executor *e) {
+  const Plan *plan = e->spec.plan;
+  TRY(ARENA_NEW(e->arena, e->exchanges, e->graph->n_groups * (size_t)plan->ranks));
+  for (size_t i = 0; i < e->graph->n_groups; i++) {
+    const UseGroup *group = &e->graph->groups[i];
+    if (group->gradient == NO_VALUE || !holds(plan, e->spec.rank, group->gradient))
+      continue;
+    int owner = rank_of_group(plan, group);
+    for (int r = 0; r < plan->ranks; r++) {
+      if (r == owner || !holds(plan, r, group->gradient) || (e->spec.rank != owner && e->spec.rank != r))
+        continue;
+      bool sends = e->spec.rank == owner;
+      int peer = sends ? r : owner;
+      e->exchanges[e->n_exchanges++] =
+          (Exchange){peer, sends, executor_way(e, peer), persistent_site(e, group->gradient)};
+    }
+  }
+  return OK;
+}
+
+/* Whether this rank answers for the parameter of a squared norm: it has the first group that has an accumulator. */
+static bool owns(const Executor *e, ValueId accumulator) {
+  const Plan *plan = e->spec.plan;
+  ValueId parameter = graph_value(e->graph, accumulator)->parameter;
+  for (size_t i = 0; i < e->graph->n_groups; i++)
+    if (e->graph->groups[i].parameter == parameter && e->graph->groups[i].gradient != NO_VALUE)
+      return rank_of_group(plan, &e->graph->groups[i]) == e->spec.rank;
+  return false;
+}
+
+static Status make_updates(Executor *e) {
+  const Graph *g = e->graph;
+  size_t n = 0;
+  for (size_t i = 0; i < g->n_nodes; i++)
+    n += g->nodes[i]->phase == PHASE_UPDATE;
+  TRY(ARENA_NEW(e->arena, e->norms, n));
+  TRY(ARENA_NEW(e->arena, e->updates, n));
+  int index = 0;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
+    if (node->phase != PHASE_UPDATE)
+      continue;
+    bool here = memory_updates(e->memory, g, node);
+    if (node->op == OP_SquaredNorm) {
+      Update norm = {.index = index++};
+      if (!here || !owns(e, node->in[0]))
+        continue;
+      TRY(make_call(e, -1, node, &norm.call));
+      e->norms[e->n_norms++] = norm;
+    } else if (here) {
+      TRY(make_call(e, -1, node, &e->updates[e->n_updates++].call));
+    }
+  }
+  return OK;
+}
+
+/* The most transfers that are posted together. */
+static int most_posted(const Executor *e) {
+  const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
+  int most = e->n_exchanges, n = 0, group = 0;
+  for (int i = 0; i < list->n_actions; i++) {
+    Action action = list->actions[i];
+    if (action_is_compute(action))
+      continue;
+    n = action.group && action.group == group ? n : 0;
+    group = action.group;
+    n += lane_of(&e->stages[action.stage], action.kind)->n;
+    most = n > most ? n : most;
+  }
+  return most;
+}
+
+Status executor_lay_out(Executor *e) {
+  const Plan *plan = e->spec.plan;
+  TRY(ARENA_NEW(e->arena, e->stages, plan->stages));
+  for (int s = 0; s < plan->stages; s++)
+    if (plan->schedule.rank_of_stage[s] == e->spec.rank)
+      TRY(make_stage(e, s));
+  TRY(make_exchanges(e));
+  TRY(make_updates(e));
+  int most = most_posted(e);
+  TRY(ARENA_NEW(e->arena, e->transfers, most));
+  TRY(ARENA_NEW(e->arena, e->tickets, most));
+  return executor_stage(e);
+}

@@ -1,0 +1,268 @@
+/* Walks the action list. Invariant: a value is read after what writes it and written after all that reads it: by the
+ * order of the list within the rank, by waiting for tickets where a transfer is the writer or the reader
+ * (graph/memory.h says who waits for what). Where a lane has wires it is the stream that waits, and the host goes on.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/executor/internal.h"
+
+/* Adds up the losses that have come. */
+static Status add_losses(Executor *e) {
+  for (; e->n_added < e->n_losses; e->n_added++) {
+    double loss = e->losses[e->n_added];
+    if (!isfinite(loss))
+      return fail(E_MODEL, "the loss of microbatch %d is %s", e->n_added, isnan(loss) ? "NaN" : "infinite");
+    e->total += loss;
+  }
+  return OK;
+}
+
+static Status sync_device(Executor *e) {
+  TRY(executor_wait(e));
+  return add_losses(e);
+}
+
+Status executor_call(Executor *e, Call *call, int microbatch) {
+  const Node *node = call->node;
+  for (int i = 0; call->moves && i < node->n_in + node->n_out; i++)
+    if (call->sites[i].slots > 1)
+      call->operands[i].data = site_at(&call->sites[i], microbatch);
+  if (e->in_flight && e->spec.transport->progress)
+    e->spec.transport->progress(e->spec.endpoint);
+  return call->kernel(e->stream, node, call->operands, call->operands + node->n_in, call->workspace);
+}
+
+/* Until the transfer into or out of the site is done, and the site's device place has what came. */
+static Status wait_ticket(Executor *e, Way way, bool is_send, const Site *site, int microbatch, Ticket *ticket) {
+  if (!ticket->id)
+    return OK;
+  Ticket waited = *ticket;
+  *ticket = (Ticket){0};
+  e->in_flight--;
+  if (way_is_wire(way))
+    return executor_wire_wait(e, way, waited);
+  TRY(e->spec.transport->wait(e->spec.endpoint, waited));
+  return is_send ? OK : executor_stage_in(e, site, microbatch);
+}
+
+static bool sends(ActionKind kind) {
+  return kind == ACTION_SEND_F || kind == ACTION_SEND_B;
+}
+
+/* Until what the lane posted for this microbatch is done. Nothing where it posted nothing. */
+static Status wait_lane(Executor *e, int stage, ActionKind kind, int microbatch) {
+  Lane *lane = lane_of(&e->stages[stage], kind);
+  for (int i = 0; microbatch >= 0 && i < lane->n; i++) {
+    Ticket *ticket = &lane->tickets[(size_t)microbatch * (size_t)lane->n + (size_t)i];
+    TRY(wait_ticket(e, lane->way, sends(kind), &lane->sites[i], microbatch, ticket));
+  }
+  return OK;
+}
+
+/* What must be over before a compute action begins. */
+static Status wait_before(Executor *e, Action action) {
+  int stage = action.stage, m = action.microbatch, before = m - e->spec.plan->schedule.send_depth;
+  const StageRun *run = &e->stages[stage];
+  if (action.kind == ACTION_F) {
+    TRY(wait_lane(e, stage, ACTION_RECV_F, m));
+    return wait_lane(e, stage, ACTION_SEND_F, before);
+  }
+  if (action.kind == run->first_backward) {
+    TRY(wait_lane(e, stage, ACTION_RECV_B, m));
+    if (run->has_backward) /* what backward frees may be on its way up still; the peer has asked for it, so this ends */
+      TRY(wait_lane(e, stage, ACTION_SEND_F, m));
+  }
+  return action.kind == ACTION_W ? OK : wait_lane(e, stage, ACTION_SEND_B, before);
+}
+
+static Status feed_inputs(Executor *e, const Ports *feeds, const StepWork *work, int microbatch) {
+  for (int i = 0; i < feeds->n; i++) {
+    const Port *port = &feeds->ports[i];
+    TRY(work->feed(work->context, port->value, microbatch, site_host(&port->site, microbatch), port->site.bytes));
+    TRY(executor_stage_in(e, &port->site, microbatch));
+  }
+  return OK;
+}
+
+static Status emit_outputs(Executor *e, const Ports *emits, const StepWork *work, int microbatch) {
+  for (int i = 0; work->emit && i < emits->n; i++) {
+    const Port *port = &emits->ports[i];
+    TRY(executor_stage_out(e, &port->site, microbatch));
+    TRY(sync_device(e));
+    TRY(work->emit(work->context, port->value, microbatch, site_host(&port->site, microbatch), port->site.bytes));
+  }
+  return OK;
+}
+
+/* Where the host computes, a loss that is not finite is known at once; a device is asked before anything leaves it. */
+static Status take_loss(Executor *e, int microbatch) {
+  TRY(e->spec.backend->copy(e->stream, &e->losses[microbatch], site_at(&e->loss, microbatch), sizeof *e->losses,
+                            COPY_DEVICE_TO_HOST));
+  e->n_losses = microbatch + 1;
+  return e->spec.backend->is_host ? add_losses(e) : OK;
+}
+
+/* To the neighbouring stage on this rank. */
+static Status copy_over(Executor *e, const Lane *from, const Lane *to, int microbatch) {
+  for (int i = 0; i < from->n; i++)
+    TRY(e->spec.backend->copy(e->stream, site_at(&to->sites[i], microbatch), site_at(&from->sites[i], microbatch),
+                              from->sites[i].bytes, COPY_DEVICE_TO_DEVICE));
+  return OK;
+}
+
+static Status compute(Executor *e, Action action, const StepWork *work) {
+  int stage = action.stage, m = action.microbatch;
+  StageRun *run = &e->stages[stage];
+  Calls *calls = &run->calls[action.kind];
+  TRY(wait_before(e, action));
+  if (action.kind == ACTION_F)
+    TRY(feed_inputs(e, &run->feeds, work, m));
+  for (int i = 0; i < calls->n; i++)
+    if (executor_call(e, &calls->calls[i], m) != OK) {
+      status_context("microbatch %d: ", m);
+      return status_code();
+    }
+  if (action.kind == ACTION_F) {
+    if (e->loss.slots && stage == e->spec.plan->stages - 1)
+      TRY(take_loss(e, m));
+    TRY(emit_outputs(e, &run->emits, work, m));
+    if (run->copies_forward)
+      TRY(copy_over(e, lane_of(&e->stages[stage], ACTION_SEND_F), lane_of(&e->stages[stage + 1], ACTION_RECV_F), m));
+  } else if (action.kind != ACTION_W && run->copies_backward) {
+    TRY(copy_over(e, lane_of(&e->stages[stage], ACTION_SEND_B), lane_of(&e->stages[stage - 1], ACTION_RECV_B), m));
+  }
+  return OK;
+}
+
+/* Puts the lane's transfers for a microbatch in the list. */
+static void list_lane(const Lane *lane, Action action, Transfer *transfers) {
+  for (int i = 0; i < lane->n; i++) {
+    const Site *site = &lane->sites[i];
+    bool wire = way_is_wire(lane->way);
+    transfers[i] = (Transfer){.peer = lane->peer,
+                              .is_send = sends(action.kind),
+                              .data = wire ? site_at(site, action.microbatch) : site_host(site, action.microbatch),
+                              .bytes = site->bytes};
+  }
+}
+
+static Ticket *tickets_of(const Lane *lane, Action action) {
+  return &lane->tickets[(size_t)action.microbatch * (size_t)lane->n];
+}
+
+/* Posts what goes through the host's memory, together: `posted` of the list. */
+static Status post_staged(Executor *e, const Action *actions, int n, int posted) {
+  TRY(sync_device(e));
+  TRY(e->spec.transport->post(e->spec.endpoint, e->transfers, posted, e->tickets));
+  e->in_flight += posted;
+  const Ticket *ticket = e->tickets;
+  for (int a = 0; a < n; a++) {
+    const Lane *lane = lane_of(&e->stages[actions[a].stage], actions[a].kind);
+    if (way_is_wire(lane->way))
+      continue;
+    memcpy(tickets_of(lane, actions[a]), ticket, (size_t)lane->n * sizeof *ticket);
+    ticket += lane->n;
+  }
+  return OK;
+}
+
+/* Posts the transfers of actions[0] and of those after it that belong to its group; *n: how many actions these are. On
+ * a wire each action is a message. */
+static Status post_group(Executor *e, const Action *actions, int n_left, int *n) {
+  int posted = 0, k = 0;
+  do {
+    const Lane *lane = lane_of(&e->stages[actions[k].stage], actions[k].kind);
+    list_lane(lane, actions[k], e->transfers + posted);
+    if (way_is_wire(lane->way)) {
+      TRY(executor_wire_post(e, lane->way, e->transfers + posted, lane->n, tickets_of(lane, actions[k])));
+      for (int i = 0; i < lane->n; i++)
+        e->in_flight += tickets_of(lane, actions[k])[i].id != 0;
+    } else {
+      for (int i = 0; i < lane->n && sends(actions[k].kind); i++)
+        TRY(executor_stage_out(e, &lane->sites[i], actions[k].microbatch));
+      posted += lane->n;
+    }
+    k++;
+  } while (k < n_left && actions[0].group && !action_is_compute(actions[k]) && actions[k].group == actions[0].group);
+  *n = k;
+  return posted ? post_staged(e, actions, k, posted) : OK;
+}
+
+/* All sends must have been taken before their buffers belong to the next step. */
+static Status wait_sends(Executor *e) {
+  const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
+  for (int i = 0; i < list->n_actions && e->in_flight; i++)
+    if (!action_is_compute(list->actions[i]))
+      TRY(wait_lane(e, list->actions[i].stage, list->actions[i].kind, list->actions[i].microbatch));
+  return OK;
+}
+
+static Status post_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
+  bool wire = way_is_wire(x->way);
+  Transfer transfer = {.peer = x->peer,
+                       .is_send = x->is_send,
+                       .data = wire ? site_at(&x->site, 0) : site_host(&x->site, 0),
+                       .bytes = x->site.bytes};
+  TRY(wire ? executor_wire_post(e, x->way, &transfer, 1, ticket)
+           : e->spec.transport->post(e->spec.endpoint, &transfer, 1, ticket));
+  e->in_flight += ticket->id != 0;
+  return OK;
+}
+
+/* Accumulators of parameters that lie on several ranks go to all of them. */
+static Status exchange_accumulators(Executor *e) {
+  bool staged = false;
+  for (int i = 0; i < e->n_exchanges; i++) {
+    const Exchange *x = &e->exchanges[i];
+    if (way_is_wire(x->way))
+      continue;
+    staged = true;
+    if (x->is_send)
+      TRY(executor_stage_out(e, &x->site, 0));
+  }
+  if (staged)
+    TRY(sync_device(e));
+  for (int i = 0; i < e->n_exchanges; i++)
+    TRY(post_exchange(e, &e->exchanges[i], &e->tickets[i]));
+  for (int i = 0; i < e->n_exchanges; i++) {
+    const Exchange *x = &e->exchanges[i];
+    TRY(wait_ticket(e, x->way, x->is_send, &x->site, 0, &e->tickets[i]));
+  }
+  return OK;
+}
+
+static Status walk(Executor *e, const StepWork *work) {
+  const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
+  e->total = 0;
+  e->n_losses = e->n_added = 0;
+  TRY(executor_give(e, e->graph->loss_scale, &work->loss_scale, 1, 0));
+  for (size_t i = 0; i < e->graph->n_denominators; i++)
+    TRY(executor_give(e, e->graph->denominators[i].total, &work->denominators[i], 1, 1 + i));
+  for (int i = 0, n = 1; i < list->n_actions; i += n) {
+    n = 1;
+    TRY(action_is_compute(list->actions[i]) ? compute(e, list->actions[i], work)
+                                            : post_group(e, &list->actions[i], list->n_actions - i, &n));
+  }
+  TRY(wait_sends(e));
+  TRY(exchange_accumulators(e));
+  TRY(sync_device(e));
+  return executor_agree(e);
+}
+
+/* Others learn of it, and nothing of this rank's moves any more. */
+static Status give_up(Executor *e, Status status) {
+  char message[4096];
+  snprintf(message, sizeof message, "%s", status_message());
+  if (e->spec.transport)
+    e->spec.transport->withdraw(e->spec.endpoint, message);
+  executor_disconnect(e, true);
+  return status_adopt(status, message);
+}
+
+Status executor_run(Executor *e, const StepWork *work, double *loss) {
+  Status status = walk(e, work);
+  *loss = e->total * work->loss_scale;
+  return status == OK ? OK : give_up(e, status);
+}

@@ -1,0 +1,120 @@
+/* The executor's wires: which lanes have them, how the host waits beside them, how a step ends among ranks whose hosts
+ * do not wait for each other. Invariant: between connecting and closing, whoever waits for the stream notices when a
+ * peer is gone. */
+#include <time.h>
+
+#include "runtime/executor/internal.h"
+
+static const WireKind *const kinds[WAYS] = {[WAY_COPY] = &wire_copy, [WAY_NCCL] = &wire_nccl};
+
+Way executor_way(const Executor *e, int peer) {
+  if (e->spec.boundaries)
+    return boundary_between(e->spec.boundaries, e->spec.rank, peer);
+  return e->spec.backend->is_host ? WAY_HOST : WAY_STAGED;
+}
+
+Status executor_wire_post(Executor *e, Way way, const Transfer *transfers, int n, Ticket *tickets) {
+  return kinds[way]->post(e->wires[way], transfers, n, tickets);
+}
+
+Status executor_wire_wait(Executor *e, Way way, Ticket ticket) {
+  return kinds[way]->wait(e->wires[way], ticket);
+}
+
+/* The ranks to which this one has a lane or an exchange of that way. */
+static Status find_peers(const Executor *e, Way way, bool **peers, int *n) {
+  const Plan *plan = e->spec.plan;
+  *n = 0;
+  TRY(ARENA_NEW(e->arena, *peers, plan->ranks));
+  for (int s = 0; s < plan->stages; s++)
+    for (int k = 0; k < ACTION_KINDS - ACTION_SEND_F; k++) {
+      const Lane *lane = &e->stages[s].lanes[k];
+      if (lane->n && lane->peer != e->spec.rank && lane->way == way)
+        (*peers)[lane->peer] = true;
+    }
+  for (int i = 0; i < e->n_exchanges; i++)
+    if (e->exchanges[i].way == way)
+      (*peers)[e->exchanges[i].peer] = true;
+  for (int r = 0; r < plan->ranks; r++)
+    *n += (*peers)[r];
+  return OK;
+}
+
+static Status connect_way(Executor *e, Way way) {
+  const Boundaries *b = e->spec.boundaries;
+  bool *peers;
+  int n;
+  TRY(find_peers(e, way, &peers, &n));
+  if (!n)
+    return OK;
+  WireSpec spec = {.backend = e->spec.backend,
+                   .stream = e->stream,
+                   .device = e->spec.device,
+                   .rank = e->spec.rank,
+                   .ranks = b->ranks,
+                   .peers = peers,
+                   .transport = e->spec.transport,
+                   .endpoint = e->spec.endpoint};
+  if (way == WAY_NCCL)
+    return wire_nccl_open(&spec, &e->wires[way]);
+  for (int r = 0; r < b->ranks; r++)
+    if (peers[r])
+      TRY(spec.backend->reach(e->stream, b->devices[r].device));
+  return wire_copy_open(b->copies, &spec, &e->wires[way]);
+}
+
+Status executor_connect(Executor *e) {
+  const Boundaries *b = e->spec.boundaries;
+  if (!b)
+    return OK;
+  for (int r = 0; r < b->ranks; r++)
+    for (int s = 0; s < r; s++)
+      e->hosts_run_ahead |= kinds[boundary_between(b, r, s)] != NULL;
+  for (Way way = 0; way < WAYS; way++)
+    if (kinds[way])
+      TRY(connect_way(e, way));
+  return OK;
+}
+
+void executor_disconnect(Executor *e, bool failed) {
+  for (int way = WAYS - 1; way >= 0; way--)
+    if (e->wires[way]) {
+      kinds[way]->close(e->wires[way], failed);
+      e->wires[way] = NULL;
+    }
+}
+
+Status executor_wait(Executor *e) {
+  WireEnd *nccl = e->wires[WAY_NCCL];
+  bool idle = nccl == NULL;
+  for (int looks = 0; !idle; looks++) { /* the stream may wait for a peer that is no more */
+    TRY(wire_nccl.check(nccl));
+    TRY(e->spec.backend->stream_idle(e->stream, &idle));
+    if (!idle && looks > 100)
+      nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+  }
+  return e->spec.backend->stream_wait(e->stream);
+}
+
+static Status tell(Executor *e, int peer, bool is_send) {
+  char word = 0;
+  Ticket ticket;
+  Transfer transfer = {.peer = peer, .is_send = is_send, .data = &word, .bytes = 1};
+  TRY(e->spec.transport->post(e->spec.endpoint, &transfer, 1, &ticket));
+  return e->spec.transport->wait(e->spec.endpoint, ticket);
+}
+
+Status executor_agree(Executor *e) {
+  int rank = e->spec.rank, ranks = e->spec.plan->ranks;
+  if (!e->hosts_run_ahead)
+    return OK;
+  if (rank) {
+    TRY(tell(e, 0, true));
+    return tell(e, 0, false);
+  }
+  for (int r = 1; r < ranks; r++)
+    TRY(tell(e, r, false));
+  for (int r = 1; r < ranks; r++)
+    TRY(tell(e, r, true));
+  return OK;
+}

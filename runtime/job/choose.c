@@ -1,0 +1,159 @@
+/* How many microbatches and stages a rank, where nobody says: plans are made for several, and the fastest by predicted
+ * time is taken. Invariant: the choice depends on the model, the options and the device's stated speed alone, never on
+ * a measurement, so that the same command has the same bits tomorrow. */
+#include <stdio.h>
+#include <string.h>
+
+#include "runtime/job/job.h"
+
+enum { MOST_MICROBATCHES = 6, MOST_CHUNKS = 2 };
+
+typedef struct {
+  int tried; /* numbers of microbatches */
+  int microbatches, chunks;
+  double step_seconds;
+  bool found;
+  Status status; /* of the last that failed */
+  char message[1024];
+} Search;
+
+/* 1, and the largest divisors of the batch up to 1, 2, 4 and 8 times the ranks (1 rank: up to 16, should memory ask).
+ */
+static int list_microbatches(const Job *job, int list[MOST_MICROBATCHES]) {
+  int n = 0;
+  if (!job->microbatches_open) {
+    list[0] = job->microbatches;
+    return 1;
+  }
+  list[n++] = 1;
+  for (int most = job->ranks > 1 ? job->ranks : 2; n < MOST_MICROBATCHES && most <= 8 * job->ranks + 8; most *= 2) {
+    int best = 1;
+    for (int m = 1; m <= most && m <= job->batch; m++)
+      if (job->batch % m == 0)
+        best = m;
+    if (best != list[n - 1])
+      list[n++] = best;
+  }
+  return n;
+}
+
+static Status list_chunks(const Job *job, int list[MOST_CHUNKS], int *n) {
+  const Options *o = job->options;
+  *n = 1;
+  list[0] = job->chunks;
+  if (o->chunks || o->plan || job->given)
+    return OK;
+  if (strcmp(o->schedule, "auto") != 0)
+    return schedule_usual_chunks(o->schedule, &list[0]);
+  if (job->ranks > 1)
+    list[(*n)++] = 2;
+  return OK;
+}
+
+/* One plan of a bound job; keeps what is fastest. */
+static Status try_plan(Job *trial, const char *schedule, Search *search) {
+  trial->schedule = schedule;
+  TRY(job_plan(trial, NULL));
+  if (!search->found || trial->plan.step_seconds < search->step_seconds) {
+    search->microbatches = trial->microbatches;
+    search->chunks = trial->chunks;
+    search->step_seconds = trial->plan.step_seconds;
+  }
+  search->found = true;
+  return OK;
+}
+
+/* Plans for this many microbatches with each number of stages a rank. Where the schedule is open, named ones stand for
+ * what will be found: synthesis is for the sizes that are taken. Fails as the plan that came closest. */
+static Status try_microbatches(const Job *job, Arena *arena, int microbatches, const int *chunks, int n_chunks,
+                               Search *search) {
+  const char *const one[] = {job->options->schedule, NULL};
+  bool open = strcmp(one[0], "auto") == 0 && !job->options->plan && !job->given, good = false;
+  Job trial = *job;
+  trial.arena = arena;
+  trial.decisions = NULL;
+  trial.n_decisions = trial.decisions_capacity = 0;
+  trial.microbatches = microbatches;
+  trial.microbatch_size = job->batch / microbatches;
+  TRY(job_bind(&trial));
+  TRY(job_differentiate(&trial));
+  Status status = OK;
+  char message[sizeof search->message] = "";
+  for (int c = 0; c < n_chunks; c++)
+    for (const char *const *name = open ? schedule_names : one; *name; name++) {
+      trial.chunks = chunks[c];
+      Status tried = try_plan(&trial, *name, search);
+      good |= tried == OK;
+      if (tried != OK && (status == OK || (tried == E_MEMORY && status != E_MEMORY))) {
+        status = tried;
+        snprintf(message, sizeof message, "%s", status_message());
+      }
+    }
+  return good ? OK : status_adopt(status, message);
+}
+
+static Status search_all(const Job *job, const int *microbatches, int n, const int *chunks, int n_chunks,
+                         Search *search) {
+  for (int i = 0; i < n; i++) {
+    Arena *arena = arena_create();
+    if (!arena)
+      return status_code();
+    search->tried++;
+    Status status = try_microbatches(job, arena, microbatches[i], chunks, n_chunks, search);
+    if (status != OK && (i == 0 || status == E_MEMORY)) {
+      search->status = status;
+      snprintf(search->message, sizeof search->message, "%s", status_message());
+    }
+    arena_destroy(arena);
+    if (status == E_USAGE || (job->ranks == 1 && search->found))
+      break; /* more would not help; one rank has nobody to overlap with */
+  }
+  return search->found ? OK : status_adopt(search->status, search->message);
+}
+
+/* Plans with each number of stages a rank and keeps the faster one, fewer stages where it makes no difference: what is
+ * made for the stages may be faster where what has a name is not. Those that have no plan are left out. */
+static Status plan_chunks(Job *job, const int *chunks, int n) {
+  int best = job->chunks;
+  double least = 0;
+  for (int c = 0; c < n; c++) {
+    job->chunks = chunks[c];
+    Status status = job_plan(job, NULL);
+    if (status != OK && status != E_USAGE && status != E_MEMORY)
+      return status;
+    if (status != OK || (least > 0 && job->plan.step_seconds >= least * (1 - 1e-3)))
+      continue;
+    best = job->chunks;
+    least = job->plan.step_seconds;
+  }
+  if (least > 0 && best == job->chunks)
+    return OK;
+  job->chunks = best;
+  return job_plan(job, NULL);
+}
+
+Status job_choose(Job *job) {
+  int microbatches[MOST_MICROBATCHES], chunks[MOST_CHUNKS], n_chunks, n = list_microbatches(job, microbatches);
+  Search search = {0};
+  TRY(list_chunks(job, chunks, &n_chunks));
+  if (n > 1 || n_chunks > 1) {
+    TRY(search_all(job, microbatches, n, chunks, n_chunks, &search));
+    job->microbatches = search.microbatches;
+    job->chunks = search.chunks;
+  } else {
+    job->microbatches = microbatches[0];
+    job->chunks = chunks[0];
+  }
+  job->microbatch_size = job->batch / job->microbatches;
+  char tried[64] = "";
+  for (int i = 0; search.tried > 1 && i < search.tried; i++)
+    snprintf(tried + strlen(tried), sizeof tried - strlen(tried), "%s%d", i ? ", " : "", microbatches[i]);
+  TRY(job_decide(job, "batch", "%lld samples a step%s: %d microbatch%s of %lld%s%s%s", (long long)job->batch,
+                 job->options->batch || job->options->plan ? "" : " (--batch)", job->microbatches,
+                 job->microbatches == 1 ? "" : "es", (long long)job->microbatch_size,
+                 search.tried > 1 ? ", the fastest by simulation of " : "", tried,
+                 n == 1 && model_fixed_batch(job->model) ? ", the batch it was exported with" : ""));
+  TRY(job_bind(job));
+  TRY(job_differentiate(job));
+  return n_chunks > 1 ? plan_chunks(job, chunks, n_chunks) : job_plan(job, NULL);
+}

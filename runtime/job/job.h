@@ -1,0 +1,109 @@
+/* What planning, training, inference and profiling have in common: options and a model become numbers, data, a graph
+ * and a plan. Everything here is the same on every rank; only rank 0 makes the plan.
+ *
+ * Invariant: whatever the options left open is decided here, and each decision has a line that says what and why. */
+#ifndef RUNTIME_JOB_JOB_H
+#define RUNTIME_JOB_JOB_H
+
+#include "graph/loss.h"
+#include "graph/optimizer.h"
+#include "onnx/model.h"
+#include "partitioner/plan/plan.h"
+#include "runtime/data/dataset.h"
+#include "runtime/job/device.h"
+#include "runtime/options.h"
+#include "runtime/transport/transport.h"
+
+/* Where this process stands. */
+typedef struct {
+  bool mpi; /* started by mpirun: `link` is open, and ranks are processes */
+  int rank, size;
+  Link link;
+} World;
+
+typedef struct {
+  const char *what, *text;
+} Decision;
+
+typedef struct {
+  Arena *arena;
+  const Options *options;
+  Model *model;
+  const char *path; /* of the model */
+  const World *world;
+
+  RankDevice *devices;                      /* [ranks] */
+  const char *device_text, *precision_text; /* as a plan names them */
+  Precision precision;
+  int threads;
+  Dataset data; /* data.samples == 0: none was given */
+  int ranks, chunks, microbatches;
+  int64_t batch, microbatch_size;
+  bool microbatches_open;                       /* may still be chosen by simulated time */
+  const char *schedule;                         /* a name, or "auto"; NULL: as the options say */
+  const char *planned_loss, *planned_optimizer; /* of the plan file; NULL: none */
+  const char *planned_device, *planned_precision;
+  Schedule *given; /* of --schedule-file; NULL: none */
+
+  Graph *graph;
+  LossSpec loss;
+  OptimizerSpec optimizer;
+  PlanRequest request;
+  Plan plan;
+
+  Decision *decisions;
+  size_t n_decisions, decisions_capacity;
+} Job;
+
+/* Opens the data, settles ranks, batch and devices. E_USAGE where options contradict each other.
+ * The caller has set arena, options, model, path and world, all else is zero. */
+Status job_open(Job *job);
+void job_close(Job *job);
+
+/* Reads --schedule-file, where it is given, and settles ranks, stages and microbatches by it: E_USAGE where options
+ * contradict it, E_MODEL where it is no schedule for training. */
+Status job_read_schedule(Job *job);
+/* What makes a plan faster than another: --objective, else the makespan where all ranks wait for all in a step, as they
+ * do for --clip-norm or, `agree`, before updates. */
+Status job_objective(const Options *options, bool agree, Objective *objective);
+
+/* The optimizer's name: the option's, else the plan file's, which is refused later where there is none of that name. */
+const char *job_optimizer(const Job *job);
+
+/* How many of the ranks run on this machine. */
+int job_ranks_here(const Job *job);
+
+/* Adds a line that says what was decided. */
+Status job_decide(Job *job, const char *what, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Prints the lines. */
+void job_print(const Job *job, FILE *out);
+
+/* The sizes of symbolic dimensions: the data's (NULL: none) and those of --dim, which must not contradict them. */
+Status job_dims(Arena *arena, const Options *options, const Dataset *data, BindOptions *bind);
+
+/* The forward graph of one microbatch, bound to the data's or the options' sizes, in the order that will be cut. */
+Status job_bind(Job *job);
+/* Loss, backward pass and update appended; checked against the backend; workspaces known. */
+Status job_differentiate(Job *job);
+/* Settles microbatches and stages a rank, where they are open, then binds, differentiates and plans (rank 0). */
+Status job_choose(Job *job);
+/* Measures the graph's nodes on the ranks' devices, one of each kind, for about so long in all, and says so: *profiles
+ * [ranks]. Ranks of one kind share their numbers. */
+Status job_measure(Job *job, double budget_seconds, Profile **profiles);
+/* Makes or reads the plan (rank 0), of a graph without a loss for inference. `profiles` [ranks] may be NULL. */
+Status job_plan(Job *job, const Profile *profiles);
+/* Prints what was decided and the plan to `out` (NULL: nothing), and writes the page of the option `report`. */
+Status job_show(const Job *job, FILE *out);
+/* Takes over rank 0's plan from its text. */
+Status job_plan_from(Job *job, const char *text);
+
+/* How wide what is printed may be: the terminal's, or COLUMNS, or 100. */
+int job_columns(void);
+/* Whether it may have colours: a terminal, and NO_COLOR is not set. */
+bool job_colours(FILE *out);
+
+/* "1,234,567" into text of at least 32 bytes; returns text. */
+char *job_count(int64_t n, char text[32]);
+#define COUNT_STR(n) job_count((n), (char[32]){0})
+
+#endif

@@ -1,0 +1,129 @@
+/* What rank 0 learns of each step. Invariant: no rank waits for a step's report before it has done its own part of the
+ * next one, unless the gradient norm is part of the step. */
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+
+#include "runtime/training/trainer.h"
+
+Status report_create(Worker *w) {
+  size_t count = 1 + (size_t)w->n_updates;
+  int ranks = w->training->job->ranks;
+  TRY(ARENA_NEW(w->arena, w->squares, w->n_updates));
+  for (int parity = 0; parity < 2; parity++) {
+    StepReport *report = &w->reports[parity];
+    TRY(ARENA_NEW(w->arena, report->numbers, count));
+    TRY(ARENA_NEW(w->arena, report->tickets, ranks));
+    TRY(ARENA_NEW(w->arena, report->from, ranks));
+    for (int r = 1; w->rank == 0 && r < ranks; r++)
+      TRY(ARENA_NEW(w->arena, report->from[r], count));
+  }
+  return OK;
+}
+
+Status report_post(Worker *w, int64_t step, double loss, double learning_rate, double seconds) {
+  StepReport *report = &w->reports[step & 1];
+  int ranks = w->training->job->ranks;
+  size_t bytes = (1 + (size_t)w->n_updates) * sizeof(double);
+  report->step = step;
+  report->learning_rate = learning_rate;
+  report->seconds = seconds;
+  report->numbers[0] = executor_has_loss(w->executor) ? loss : NAN;
+  if (w->n_updates)
+    memcpy(report->numbers + 1, w->squares, (size_t)w->n_updates * sizeof(double));
+  Endpoint *endpoint = w->link ? w->link->endpoints[CHANNEL_CONTROL] : NULL;
+  if (w->rank) {
+    Transfer send = {.peer = 0, .is_send = true, .data = report->numbers, .bytes = bytes};
+    return w->link->transport->post(endpoint, &send, 1, report->tickets);
+  }
+  for (int r = 1; r < ranks; r++) {
+    Transfer receive = {.peer = r, .data = report->from[r], .bytes = bytes};
+    TRY(w->link->transport->post(endpoint, &receive, 1, &report->tickets[r]));
+  }
+  return OK;
+}
+
+static double sum_squares(const double *squares, int n) {
+  double sum = 0;
+  for (int i = 0; i < n; i++)
+    sum += squares[i] < 0 ? 0 : squares[i]; /* what is no number stays none */
+  return sum;
+}
+
+/* Puts another rank's numbers where this one has none. */
+static void merge(double *into, const double *from, int n) {
+  for (int i = 0; i < n; i++)
+    if (!(from[i] < 0))
+      into[i] = from[i];
+}
+
+static Status write_metrics(const Training *training, const OnnxpipeMetrics *m) {
+  char norm[32] = "null"; /* JSON has no infinity */
+  if (isfinite(m->gradient_norm))
+    snprintf(norm, sizeof norm, "%.17g", m->gradient_norm);
+  int wrote = fprintf(training->metrics,
+                      "{\"step\": %lld, \"loss\": %.17g, \"lr\": %.17g, \"seconds\": %.6f, "
+                      "\"samples_per_second\": %.2f, \"gradient_norm\": %s}\n",
+                      (long long)m->step, m->loss, m->learning_rate, m->seconds, m->samples_per_second, norm);
+  if (wrote < 0 || fflush(training->metrics) != 0)
+    return fail(E_IO, "%s: cannot be written: %s", training->job->options->metrics, strerror(errno));
+  return OK;
+}
+
+Status report_collect(Worker *w, int64_t step) {
+  const Training *training = w->training;
+  StepReport *report = &w->reports[step & 1];
+  Endpoint *endpoint = w->link ? w->link->endpoints[CHANNEL_CONTROL] : NULL;
+  if (w->rank)
+    return w->link->transport->wait(endpoint, report->tickets[0]);
+  for (int r = 1; r < training->job->ranks; r++) {
+    TRY(w->link->transport->wait(endpoint, report->tickets[r]));
+    if (!isnan(report->from[r][0]))
+      report->numbers[0] = report->from[r][0];
+    merge(report->numbers + 1, report->from[r] + 1, w->n_updates);
+  }
+  OnnxpipeMetrics *metrics = &w->last;
+  *metrics = (OnnxpipeMetrics){.step = step + 1,
+                               .steps = training->steps,
+                               .loss = report->numbers[0],
+                               .learning_rate = report->learning_rate,
+                               .seconds = report->seconds,
+                               .samples_per_second = (double)training->job->batch / report->seconds,
+                               .gradient_norm = sqrt(sum_squares(report->numbers + 1, w->n_updates))};
+  if (training->metrics)
+    TRY(write_metrics(training, metrics));
+  if (training->out && training->job->options->verbose)
+    fprintf(training->out, "step %lld loss %.17g\n", (long long)metrics->step, metrics->loss);
+  if (training->progress)
+    training->progress(training->progress_context, metrics);
+  return OK;
+}
+
+Status report_metrics(Worker *w) {
+  if (w->rank)
+    return link_receive(w->link, 0, &w->last, sizeof w->last);
+  for (int r = 1; r < w->training->job->ranks; r++)
+    TRY(link_send(w->link, r, &w->last, sizeof w->last));
+  return OK;
+}
+
+Status report_norm(Worker *w, double *norm) {
+  size_t bytes = (size_t)w->n_updates * sizeof(double);
+  if (w->rank) {
+    TRY(link_send(w->link, 0, w->squares, bytes));
+    return link_receive(w->link, 0, norm, sizeof *norm);
+  }
+  double *all = w->reports[0].numbers + 1; /* both reports are free here: the step before was collected */
+  int ranks = w->training->job->ranks;
+  if (bytes)
+    memcpy(all, w->squares, bytes);
+  for (int r = 1; r < ranks; r++) {
+    double *from = w->reports[0].from[r] + 1;
+    TRY(link_receive(w->link, r, from, bytes));
+    merge(all, from, w->n_updates);
+  }
+  *norm = sqrt(sum_squares(all, w->n_updates));
+  for (int r = 1; r < ranks; r++)
+    TRY(link_send(w->link, r, norm, sizeof *norm));
+  return OK;
+}

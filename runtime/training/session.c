@@ -1,0 +1,232 @@
+/* The workers of a process, told what to do. Invariant: every worker carries out the same commands in the same order;
+ * rank 0's (under mpirun: this process's only one) is the caller's thread, which issues them. */
+#include "runtime/training/session.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+typedef enum { COMMAND_STEP, COMMAND_SAVE, COMMAND_END, COMMAND_QUIT } Command;
+
+/* How far the caller may be ahead of a worker. */
+enum { COMMANDS = 4 };
+
+/* A worker in a thread of its own. */
+typedef struct {
+  Session *session;
+  Worker worker;
+  pthread_t thread;
+  bool started, ended;
+  uint64_t taken; /* commands */
+  Status status;
+  char message[4096];
+} LocalRank;
+
+struct Session {
+  Training training;
+  int n_locals; /* ranks in this process: 1 under mpirun */
+  LocalRank *locals;
+  Link *links; /* of ranks in one process; NULL: one rank, or mpirun's */
+  Status status;
+  char message[4096];
+  /* under the lock: */
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  Command commands[COMMANDS];
+  uint64_t issued;
+};
+
+/* To every other worker of this process that has not ended. */
+static void issue(Session *s, Command command) {
+  pthread_mutex_lock(&s->lock);
+  for (int r = 1; r < s->n_locals; r++)
+    while (!s->locals[r].ended && s->issued - s->locals[r].taken == COMMANDS)
+      pthread_cond_wait(&s->changed, &s->lock);
+  s->commands[s->issued++ % COMMANDS] = command;
+  pthread_cond_broadcast(&s->changed);
+  pthread_mutex_unlock(&s->lock);
+}
+
+static Command take(LocalRank *local) {
+  Session *s = local->session;
+  pthread_mutex_lock(&s->lock);
+  while (local->taken == s->issued)
+    pthread_cond_wait(&s->changed, &s->lock);
+  Command command = s->commands[local->taken++ % COMMANDS];
+  pthread_cond_broadcast(&s->changed);
+  pthread_mutex_unlock(&s->lock);
+  return command;
+}
+
+static Status open_worker(Worker *w, Outcome *outcome) {
+  TRY(trainer_agree(w->link, worker_open(w), outcome));
+  return worker_connect(w);
+}
+
+static Status obey(LocalRank *local) {
+  Outcome outcome = {0};
+  TRY(open_worker(&local->worker, &outcome));
+  for (;;)
+    switch (take(local)) {
+    case COMMAND_STEP:
+      TRY(worker_step(&local->worker));
+      break;
+    case COMMAND_SAVE:
+      TRY(worker_save(&local->worker, NULL, &outcome));
+      break;
+    case COMMAND_END:
+      return worker_end(&local->worker, &outcome);
+    case COMMAND_QUIT:
+      return OK;
+    }
+}
+
+static void *local_main(void *argument) {
+  LocalRank *local = argument;
+  Status status = obey(local);
+  pthread_mutex_lock(&local->session->lock);
+  local->status = status;
+  if (status != OK)
+    snprintf(local->message, sizeof local->message, "%s", status_message());
+  local->ended = true;
+  pthread_cond_broadcast(&local->session->changed);
+  pthread_mutex_unlock(&local->session->lock);
+  return NULL;
+}
+
+static void join_workers(Session *s) {
+  for (int r = 1; r < s->n_locals; r++)
+    if (s->locals[r].started) {
+      pthread_join(s->locals[r].thread, NULL);
+      s->locals[r].started = false;
+    }
+}
+
+/* Ends what goes on and keeps the failure that others follow from: the first that is no consequence of another rank's.
+ * `status` is that of the caller's worker. */
+static Status session_fail(Session *s, Status status) {
+  LocalRank *cause = &s->locals[0];
+  cause->status = status;
+  snprintf(cause->message, sizeof cause->message, "%s", status_message());
+  issue(s, COMMAND_QUIT);
+  join_workers(s);
+  for (int r = 1; r < s->n_locals; r++)
+    if (cause->status == E_COMM && s->locals[r].status != OK && s->locals[r].status != E_COMM)
+      cause = &s->locals[r];
+  s->status = cause->status;
+  memcpy(s->message, cause->message, sizeof s->message);
+  return status_adopt(s->status, s->message);
+}
+
+static Status finish(Session *s, Status status) {
+  return status == OK ? OK : session_fail(s, status);
+}
+
+/* Fails where it failed before. */
+static Status still_good(const Session *s) {
+  return s->status == OK ? OK : status_adopt(s->status, s->message);
+}
+
+/* Threads for the ranks but the caller's; a rank without one withdraws. */
+static void start_workers(Session *s) {
+  for (int r = 1; r < s->n_locals; r++) {
+    LocalRank *local = &s->locals[r];
+    int error = pthread_create(&local->thread, NULL, local_main, local);
+    local->started = error == 0;
+    if (!error)
+      continue;
+    local->ended = true;
+    local->status = fail(E_MEMORY, "thread of rank %d: %s", r, strerror(error));
+    snprintf(local->message, sizeof local->message, "%s", status_message());
+    s->links[r].transport->withdraw(s->links[r].endpoints[CHANNEL_CONTROL], status_message());
+  }
+}
+
+/* The ranks of this process and what connects them. */
+static Status create_workers(Session *s) {
+  Job *job = s->training.job;
+  const World *world = job->world;
+  int n = world->mpi ? 1 : job->ranks;
+  TRY(ARENA_NEW(job->arena, s->locals, n));
+  if (n > 1) {
+    TRY(ARENA_NEW(job->arena, s->links, n));
+    TRY(transport_local_open(n, s->links));
+  }
+  s->n_locals = n;
+  for (int r = 0; r < n; r++) {
+    const Link *link = s->links ? &s->links[r] : job->ranks > 1 ? &world->link : NULL;
+    s->locals[r].session = s;
+    s->locals[r].worker = (Worker){.training = &s->training, .rank = world->mpi ? world->rank : r, .link = link};
+  }
+  return OK;
+}
+
+static Status session_begin(Session *s, Outcome *outcome) {
+  Job *job = s->training.job;
+  const Link *link = job->world->mpi ? &job->world->link : NULL;
+  TRY(trainer_prepare(&s->training, outcome));
+  TRY(trainer_agree(link, create_workers(s), outcome));
+  start_workers(s);
+  return finish(s, open_worker(&s->locals[0].worker, outcome));
+}
+
+Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *context, Session **session,
+                    Outcome *outcome) {
+  Session *s;
+  TRY(ARENA_NEW(job->arena, s, 1));
+  s->training = (Training){
+      .job = job, .out = job->options->quiet ? NULL : out, .progress = progress, .progress_context = context};
+  pthread_mutex_init(&s->lock, NULL);
+  pthread_cond_init(&s->changed, NULL);
+  *session = s;
+  s->status = session_begin(s, outcome);
+  return s->status;
+}
+
+int64_t session_steps(const Session *s) {
+  return s->training.steps;
+}
+
+bool session_failed(const Session *s) {
+  return s->status != OK;
+}
+
+Status session_step(Session *s) {
+  TRY(still_good(s));
+  issue(s, COMMAND_STEP);
+  return finish(s, worker_step(&s->locals[0].worker));
+}
+
+Status session_metrics(Session *s, OnnxpipeMetrics *metrics) {
+  TRY(still_good(s));
+  return finish(s, worker_metrics(&s->locals[0].worker, metrics));
+}
+
+Status session_save(Session *s, const char *path, Outcome *outcome) {
+  TRY(still_good(s));
+  issue(s, COMMAND_SAVE);
+  return finish(s, worker_save(&s->locals[0].worker, path, outcome));
+}
+
+Status session_close(Session *s, Outcome *outcome) {
+  Status status = OK;
+  if (!s)
+    return OK;
+  bool good = s->status == OK;
+  if (good) {
+    issue(s, COMMAND_END);
+    status = finish(s, worker_end(&s->locals[0].worker, outcome));
+  }
+  join_workers(s);
+  for (int r = 0; r < s->n_locals; r++)
+    worker_close(&s->locals[r].worker);
+  boundaries_close(&s->training.boundaries);
+  if (s->links && s->n_locals)
+    transport_local_close(s->n_locals, s->links);
+  FILE *metrics = s->training.metrics;
+  if (metrics && fclose(metrics) != 0 && good && status == OK)
+    status = fail(E_IO, "%s: cannot be written: %s", s->training.job->options->metrics, strerror(errno));
+  pthread_cond_destroy(&s->changed);
+  pthread_mutex_destroy(&s->lock);
+  return status;
+}

@@ -1,0 +1,26 @@
+/* Training in the caller's steps: all workers of this process, those of other ranks in threads of their own. Inside the
+ * room. Under mpirun every function is collective. After a failure each one fails again with its message, and only
+ * session_close is left to do. */
+#ifndef RUNTIME_TRAINING_SESSION_H
+#define RUNTIME_TRAINING_SESSION_H
+
+#include "runtime/training/trainer.h"
+
+typedef struct Session Session;
+
+/* A session of a job that job_open will take, in the job's arena: plans, prints to `out` (NULL: nothing) on rank 0,
+ * opens the workers. `progress` (may be NULL) is called on rank 0 with each step's metrics, from the caller's thread,
+ * before the next step ends. */
+Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *context, Session **session,
+                    Outcome *outcome);
+/* Steps that the options ask for. */
+int64_t session_steps(const Session *session);
+Status session_step(Session *session);
+/* Of the last step, the same on every rank of an MPI world; before the first one, zeros and `steps`. */
+Status session_metrics(Session *session, OnnxpipeMetrics *metrics);
+Status session_save(Session *session, const char *path, Outcome *outcome);
+bool session_failed(const Session *session);
+/* Ends and frees it, also after a failure: that is not reported again. NULL is fine. */
+Status session_close(Session *session, Outcome *outcome);
+
+#endif

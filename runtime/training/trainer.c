@@ -1,0 +1,233 @@
+/* What comes before the first step. Invariant: whatever options, data and files make impossible is refused here, on
+ * every rank alike, before an executor is opened. */
+#include "runtime/training/trainer.h"
+
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+/* What ranks tell each other when they agree. */
+typedef struct {
+  int32_t rank; /* that failed; -1: none */
+  int32_t code;
+  char message[2048];
+} Verdict;
+
+Status trainer_agree(const Link *link, Status status, Outcome *outcome) {
+  if (!link)
+    return status;
+  Endpoint *endpoint = link->endpoints[CHANNEL_CONTROL];
+  int rank = link->transport->rank(endpoint), size = link->transport->size(endpoint);
+  Verdict own = {.rank = status == OK ? -1 : rank, .code = (int32_t)status}, verdict = own;
+  if (status != OK)
+    snprintf(own.message, sizeof own.message, "%s", status_message());
+  verdict = own;
+  if (rank) {
+    TRY(link_send(link, 0, &own, sizeof own));
+    TRY(link_receive(link, 0, &verdict, sizeof verdict));
+  } else {
+    for (int r = 1; r < size; r++) {
+      Verdict other;
+      TRY(link_receive(link, r, &other, sizeof other));
+      if (verdict.rank < 0)
+        verdict = other;
+    }
+    for (int r = 1; r < size; r++)
+      TRY(link_send(link, r, &verdict, sizeof verdict));
+  }
+  if (verdict.rank < 0)
+    return OK;
+  *outcome = (Outcome){.agreed = true, .elsewhere = verdict.rank != rank};
+  if (verdict.rank == rank)
+    return status;
+  return status_adopt((Status)verdict.code, verdict.message);
+}
+
+double trainer_learning_rate(const Options *o, int64_t step, int64_t steps) {
+  if (step < o->warmup_steps)
+    return o->lr * (double)(step + 1) / (double)o->warmup_steps;
+  double left = 1;
+  if (strcmp(o->lr_schedule, "constant") != 0 && steps > o->warmup_steps) {
+    double done = step < steps ? (double)(step - o->warmup_steps) / (double)(steps - o->warmup_steps) : 1;
+    left = strcmp(o->lr_schedule, "linear") == 0 ? 1 - done : 0.5 * (1 + cos(acos(-1) * done));
+  }
+  return o->lr * left;
+}
+
+/* Steps, rates and files that can be refused before anything runs. */
+static Status settle_steps(Training *training) {
+  Job *job = training->job;
+  const Options *o = job->options;
+  if (o->steps && o->epochs)
+    return fail(E_USAGE, "--steps %lld and --epochs %lld: give one of them", (long long)o->steps, (long long)o->epochs);
+  static const char *const rates[] = {"constant", "linear", "cosine"};
+  bool known = false;
+  for (int i = 0; i < 3; i++)
+    known |= strcmp(o->lr_schedule, rates[i]) == 0;
+  if (!known)
+    return fail(E_USAGE, "--lr-schedule: '%s' is none of constant, linear, cosine", o->lr_schedule);
+  if (options_given(o, "clip-norm") && !(o->clip_norm > 0))
+    return fail(E_USAGE, "--clip-norm: %g is not above 0", o->clip_norm);
+  if (job->batch > job->data.samples && !o->steps)
+    return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)job->batch,
+                (long long)job->data.samples, o->data);
+  double deviation;
+  if (o->init) {
+    TRY(init_parse(o->init, &deviation));
+    TRY(job_decide(job, "init", "matrices drawn from a normal distribution of deviation %g, seed %lld", deviation,
+                   (long long)o->seed));
+  }
+  training->clip_norm = o->clip_norm;
+  int64_t samples = job->data.samples, an_epoch = samples / job->batch;
+  int64_t epochs = o->epochs ? o->epochs : 1;
+  training->steps = o->steps ? o->steps : epochs * an_epoch;
+  training->epoch_length = o->steps ? samples : an_epoch * job->batch;
+  TRY(job_decide(job, "steps", "%s%s%s", COUNT_STR(training->steps),
+                 o->steps    ? ""
+                 : o->epochs ? ", as --epochs makes"
+                             : ", once through the data (--steps, --epochs)",
+                 o->shuffle ? ", shuffled" : ""));
+  if (!o->steps && samples % job->batch)
+    TRY(job_decide(job, "note", "the last %lld samples of each epoch make no whole batch and are left out",
+                   (long long)(samples % job->batch)));
+  return OK;
+}
+
+/* A path that is only written at the end is tried at the beginning. */
+static Status try_path(const char *path) {
+  FileReplace file;
+  if (!path)
+    return OK;
+  TRY(file_replace_begin(path, &file));
+  file_replace_abandon(&file);
+  return OK;
+}
+
+static Status open_files(Training *training) {
+  const Options *o = training->job->options;
+  TRY(try_path(o->save));
+  TRY(try_path(o->dump_gradients));
+  if (o->metrics && !o->dry_run && !(training->metrics = fopen(o->metrics, "w")))
+    return fail(E_IO, "%s: cannot be written: %s", o->metrics, strerror(errno));
+  return OK;
+}
+
+/* A run that is predicted to last so long begins by measuring what its nodes take, for so long at most. */
+static const double WORTH_MEASURING_SECONDS = 20, MEASURING_SECONDS = 1;
+
+/* What options, data and this rank's device say. */
+static Status begin(Training *training, RankPlace *place) {
+  Job *job = training->job;
+  if (!job->options->data)
+    return fail(E_USAGE, "train needs --data FILE.npz");
+  TRY(job_open(job));
+  TRY(settle_steps(training));
+  return boundary_place(job->devices, job->world->rank, job->world->mpi, place);
+}
+
+/* Everybody's place to everybody: own ones under mpirun, else all are this process's. */
+static Status share_places(Training *training, const Link *link, const RankPlace *own) {
+  Job *job = training->job;
+  RankPlace *places;
+  TRY(ARENA_NEW(job->arena, places, job->ranks));
+  for (int r = 0; !link && r < job->ranks; r++)
+    TRY(boundary_place(job->devices, r, false, &places[r]));
+  for (int r = 1; link && r < job->ranks && !job->world->rank; r++)
+    TRY(link_receive(link, r, &places[r], sizeof *places));
+  if (link && job->world->rank)
+    TRY(link_send(link, 0, own, sizeof *own));
+  if (!job->world->rank)
+    places[0] = *own;
+  for (int r = 1; link && r < job->ranks && !job->world->rank; r++)
+    TRY(link_send(link, r, places, (size_t)job->ranks * sizeof *places));
+  if (link && job->world->rank)
+    TRY(link_receive(link, 0, places, (size_t)job->ranks * sizeof *places));
+  return boundaries_open(job->arena, job->devices, places, job->ranks, &training->boundaries);
+}
+
+/* Says how tensors cross, where that is a choice: between neighbouring stages on two ranks. */
+static Status show_boundaries(Training *training) {
+  Job *job = training->job;
+  const int *rank_of = job->plan.schedule.rank_of_stage;
+  bool *told;
+  TRY(ARENA_NEW(job->arena, told, (size_t)job->ranks * (size_t)job->ranks));
+  for (int s = 0; s + 1 < job->plan.stages; s++) {
+    int low = rank_of[s] < rank_of[s + 1] ? rank_of[s] : rank_of[s + 1], high = rank_of[s] + rank_of[s + 1] - low;
+    bool *said = &told[(size_t)low * (size_t)job->ranks + (size_t)high];
+    Way way = boundary_between(&training->boundaries, low, high);
+    if (low == high || way == WAY_HOST || *said)
+      continue;
+    *said = true;
+    const char *what = arena_format(job->arena, "boundary %d-%d", low, high);
+    TRY(what ? job_decide(job, what, "%s", boundary_name(way)) : status_code());
+  }
+  return OK;
+}
+
+/* Rank 0's part. */
+static Status prepare(Training *training) {
+  Job *job = training->job;
+  if (job->world->rank)
+    return OK;
+  TRY(job_choose(job));
+  TRY(open_files(training));
+  if (job->plan.step_seconds * (double)training->steps > WORTH_MEASURING_SECONDS && !job->options->plan) {
+    Profile *profiles;
+    TRY(job_measure(job, MEASURING_SECONDS, &profiles));
+    TRY(job_plan(job, profiles));
+  }
+  TRY(show_boundaries(training));
+  int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
+  if (job->devices[0].backend->is_host && here * job->threads > cores)
+    TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
+                   job->threads, job->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));
+  return job_show(job, training->out);
+}
+
+/* What rank 0 settled, and its plan, to every rank; then the graph is everybody's. */
+static Status share_plan(Job *job) {
+  const Link *link = &job->world->link;
+  struct {
+    int32_t microbatches, chunks;
+    uint64_t bytes; /* of the plan's text */
+  } head = {.microbatches = job->microbatches, .chunks = job->chunks};
+  if (job->world->rank == 0) {
+    const char *plan;
+    Status status = plan_to_text(job->arena, &job->plan, &plan);
+    head.bytes = status == OK ? strlen(plan) + 1 : 0; /* the others wait for it in any case */
+    for (int r = 1; r < job->world->size; r++) {
+      TRY(link_send(link, r, &head, sizeof head));
+      if (head.bytes)
+        TRY(link_send(link, r, plan, head.bytes));
+    }
+    return status;
+  }
+  TRY(link_receive(link, 0, &head, sizeof head));
+  if (!head.bytes)
+    return fail(E_COMM, "rank 0 could not write down its plan");
+  char *text = arena_alloc(job->arena, head.bytes, 1);
+  if (!text)
+    return status_code();
+  TRY(link_receive(link, 0, text, head.bytes));
+  job->microbatches = head.microbatches;
+  job->chunks = head.chunks;
+  job->microbatch_size = job->batch / job->microbatches;
+  TRY(job_bind(job));
+  TRY(job_differentiate(job));
+  return job_plan_from(job, text);
+}
+
+Status trainer_prepare(Training *training, Outcome *outcome) {
+  Job *job = training->job;
+  const Link *link = job->world->mpi ? &job->world->link : NULL;
+  RankPlace place;
+  TRY(trainer_agree(link, begin(training, &place), outcome));
+  TRY(trainer_agree(link, share_places(training, link, &place), outcome));
+  TRY(trainer_agree(link, prepare(training), outcome));
+  if (job->options->dry_run)
+    training->steps = 0;
+  return link ? trainer_agree(link, share_plan(job), outcome) : OK;
+}

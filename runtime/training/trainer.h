@@ -1,0 +1,104 @@
+/* Training: what is settled before the first step, and one worker a rank. Inside the room. */
+#ifndef RUNTIME_TRAINING_TRAINER_H
+#define RUNTIME_TRAINING_TRAINER_H
+
+#include "runtime/executor/boundary.h"
+#include "runtime/job/job.h"
+#include "runtime/onnxpipe.h"
+#include "runtime/training/denominators.h"
+
+/* What rank 0 is told of one step. Squares are those of update nodes, in graph order; negative: another rank's. */
+typedef struct {
+  double *numbers; /* [1 + n_updates]: the loss (NaN where the rank does not have it), then the squares */
+  Ticket *tickets; /* [ranks]: of sending it (rank 0: of receiving into `from`) */
+  double **from;   /* rank 0: [ranks] */
+  int64_t step;    /* from 0 */
+  double learning_rate, seconds;
+} StepReport;
+
+/* Training of a whole job; shared by the workers of a process, read-only while they run. */
+typedef struct {
+  Job *job;
+  Boundaries boundaries; /* from trainer_prepare on, with more than one rank; the caller closes them */
+  int64_t steps;         /* that the options ask for; 0: they ask for none to be taken */
+  int64_t epoch_length;
+  double clip_norm; /* 0: none */
+  FILE *metrics;    /* NULL: none; rank 0's */
+  FILE *out;        /* NULL: quiet */
+  OnnxpipeProgress *progress;
+  void *progress_context;
+} Training;
+
+/* One rank's. */
+typedef struct {
+  const Training *training;
+  Arena *arena;
+  int rank;
+  const Link *link; /* NULL with one rank */
+  Executor *executor;
+  Sampler sampler;
+  Feeder feeder;
+  Denominators denominators;
+  void *targets; /* the batch's, where they decide the denominator; else NULL */
+  int n_updates;
+  StepReport reports[2]; /* of even and odd steps */
+  double *squares;       /* [n_updates] */
+  int64_t steps_done;
+  bool report_is_out;   /* of the last step: posted, not collected */
+  OnnxpipeMetrics last; /* of the last report that rank 0 collected */
+} Worker;
+
+/* How a failure that one rank had became known to the others. */
+typedef struct {
+  bool agreed;    /* all ranks know, and may end in good order */
+  bool elsewhere; /* the message is another rank's to print */
+} Outcome;
+
+/* What happened everywhere: every rank calls it with its own status; OK when all were. Else every rank gets the code
+ * and the message of the lowest rank that failed. */
+Status trainer_agree(const Link *link, Status status, Outcome *outcome);
+
+/* Settles everything before the executors: steps, data, plan (made by rank 0, and printed to training->out there),
+ * files. Collective. Fails E_USAGE, or as what it opens does. */
+Status trainer_prepare(Training *training, Outcome *outcome);
+/* The learning rate of step k, from 0; past `steps` that of their end. */
+double trainer_learning_rate(const Options *options, int64_t step, int64_t steps);
+
+/* One rank's work, on the thread that owns its link; training, rank and link are set, all else is zero. After a failure
+ * only worker_close. */
+Status worker_open(Worker *worker);
+/* Collective, when every rank's worker is open. */
+Status worker_connect(Worker *worker);
+void worker_close(Worker *worker);
+Status worker_step(Worker *worker);
+/* Of the last step; before the first one, zeros and `steps`. In process rank 0's alone, collective under mpirun. */
+Status worker_metrics(Worker *worker, OnnxpipeMetrics *metrics);
+/* Collective: the trained model into a file that rank 0 writes. */
+Status worker_save(Worker *worker, const char *path, Outcome *outcome);
+/* Collective: every rank is done in good order. */
+Status worker_end(Worker *worker, Outcome *outcome);
+
+/* Loads this rank's weights and first contents (executor's Load; context: Job). */
+Status weights_load(void *job, ValueId value, void *data, size_t bytes);
+/* --init: checks its text; *deviation of "normal:0.02". */
+Status init_parse(const char *text, double *deviation);
+/* First contents of a trained tensor with --init: matrices are drawn, vectors are the file's, or 1 and 0 where the
+ * file's weights are absent. */
+Status init_load(const Job *job, ValueId value, void *data, size_t bytes);
+/* Every trained tensor to rank 0, which writes the model. Collective. */
+Status weights_save(Worker *worker, const char *path);
+/* The step's gradients to rank 0, which writes them by initializer name. Collective, between run and update. */
+Status weights_dump_gradients(Worker *worker, const char *path);
+
+/* Reports of steps (trainer_report.c). */
+Status report_create(Worker *worker);
+/* Sends this rank's numbers of the step on their way, or keeps them (rank 0). Does not wait for rank 0. */
+Status report_post(Worker *worker, int64_t step, double loss, double learning_rate, double seconds);
+/* Rank 0: waits for every rank's numbers of the step, then metrics and progress. Others: until theirs were taken. */
+Status report_collect(Worker *worker, int64_t step);
+/* Rank 0's `last` to every rank. Collective. */
+Status report_metrics(Worker *worker);
+/* The global gradient norm of the step at hand, on every rank. Collective. */
+Status report_norm(Worker *worker, double *norm);
+
+#endif

@@ -1,0 +1,178 @@
+/* Parameters and gradients between the ranks that hold them and rank 0, which reads and writes files. Invariant: every
+ * rank walks the initializers in table order, so that what one sends is what rank 0 awaits. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "graph/autodiff.h"
+#include "runtime/training/trainer.h"
+
+Status weights_load(void *context, ValueId value, void *data, size_t bytes) {
+  const Job *job = context;
+  if (job->options->init && graph_value(job->graph, value)->role == ROLE_PARAMETER)
+    return init_load(job, value, data, bytes);
+  return model_read_initializer(job->model, graph_value(job->graph, value)->initializer, data, bytes);
+}
+
+/* Where an initializer's trained contents are: a parameter of the graph, as it is or transposed, on a rank. */
+typedef struct {
+  ValueId parameter; /* NO_VALUE: not in the graph */
+  bool transposed;
+  int owner; /* the lowest rank that holds the parameter; -1: none */
+} Holding;
+
+static Holding find_holding(const Job *job, int initializer) {
+  int n;
+  const Initializer *table = model_initializers(job->model, &n), *this = &table[initializer];
+  int root = this->tied_to >= 0 ? this->tied_to : initializer;
+  Holding holding = {.parameter = NO_VALUE, .transposed = this->tied_to >= 0 && this->tied_transposed, .owner = -1};
+  for (size_t v = 0; v < job->graph->n_values && holding.parameter == NO_VALUE; v++)
+    if (job->graph->values[v]->role == ROLE_PARAMETER && job->graph->values[v]->initializer == root)
+      holding.parameter = (ValueId)v;
+  if (holding.parameter == NO_VALUE)
+    return holding;
+  for (int r = job->ranks - 1; r >= 0; r--)
+    if (job->plan.rank_memory[r].persistent_offset[holding.parameter] != SIZE_MAX)
+      holding.owner = r;
+  return holding;
+}
+
+/* data [rows, columns] of elements of `size` bytes becomes [columns, rows]. */
+static Status transpose(void *data, int64_t rows, int64_t columns, size_t size) {
+  size_t bytes = (size_t)(rows * columns) * size;
+  char *copy = malloc(bytes ? bytes : 1), *to = data;
+  if (!copy)
+    return fail(E_MEMORY, "out of memory: %zu bytes", bytes);
+  memcpy(copy, data, bytes);
+  for (int64_t c = 0; c < columns; c++)
+    for (int64_t r = 0; r < rows; r++)
+      memcpy(to + (size_t)(c * rows + r) * size, copy + (size_t)(r * columns + c) * size, size);
+  free(copy);
+  return OK;
+}
+
+/* The parameter's own orientation into that of the initializer. */
+static Status orient(const Job *job, Holding holding, void *data) {
+  const Value *parameter = graph_value(job->graph, holding.parameter);
+  return holding.transposed
+             ? transpose(data, parameter->shape.dim[0], parameter->shape.dim[1], dtype_bytes(parameter->dtype))
+             : OK;
+}
+
+/* Reads what `holding` is about on its owner. */
+typedef Status Reader(Worker *worker, ValueId parameter, void *data, size_t bytes);
+
+static Status read_parameter(Worker *w, ValueId parameter, void *data, size_t bytes) {
+  return executor_read(w->executor, parameter, data, bytes);
+}
+
+/* The sum of a parameter's accumulators in group order, as its update will see it. */
+static Status read_gradient(Worker *w, ValueId parameter, void *data, size_t bytes) {
+  const Graph *graph = w->training->job->graph;
+  ValueId gradients[MAX_GROUPS];
+  int n = autodiff_gradients(graph, parameter, gradients);
+  TRY(executor_read(w->executor, gradients[0], data, bytes));
+  if (n == 1)
+    return OK;
+  void *more = malloc(bytes ? bytes : 1);
+  if (!more)
+    return fail(E_MEMORY, "out of memory: %zu bytes", bytes);
+  Status status = OK;
+  for (int k = 1; k < n && status == OK; k++) {
+    status = executor_read(w->executor, gradients[k], more, bytes);
+    if (graph_value(graph, parameter)->dtype == F64)
+      for (size_t i = 0; i < bytes / sizeof(double); i++)
+        ((double *)data)[i] += ((double *)more)[i];
+    else
+      for (size_t i = 0; i < bytes / sizeof(float); i++)
+        ((float *)data)[i] += ((float *)more)[i];
+  }
+  free(more);
+  return status;
+}
+
+/* Rank 0: what the owner has. */
+static Status fetch(Worker *w, Holding holding, Reader *reader, void *data, size_t bytes) {
+  TRY(holding.owner == 0 ? reader(w, holding.parameter, data, bytes)
+                         : link_receive(w->link, holding.owner, data, bytes));
+  return orient(w->training->job, holding, data);
+}
+
+/* Another rank: sends it, where it is the owner. */
+static Status serve(Worker *w, Holding holding, Reader *reader) {
+  if (holding.parameter == NO_VALUE || holding.owner != w->rank)
+    return OK;
+  size_t bytes = graph_value_bytes(w->training->job->graph, holding.parameter);
+  void *data = malloc(bytes ? bytes : 1);
+  if (!data)
+    return fail(E_MEMORY, "out of memory: %zu bytes", bytes);
+  Status status = reader(w, holding.parameter, data, bytes);
+  if (status == OK)
+    status = link_send(w->link, 0, data, bytes);
+  free(data);
+  return status;
+}
+
+/* model_save's source. */
+static Status trained_contents(void *context, int initializer, void *data, size_t bytes) {
+  Worker *w = context;
+  const Job *job = w->training->job;
+  Holding holding = find_holding(job, initializer);
+  if (holding.owner < 0)
+    return model_read_initializer(job->model, initializer, data, bytes);
+  return fetch(w, holding, read_parameter, data, bytes);
+}
+
+Status weights_save(Worker *w, const char *path) {
+  const Job *job = w->training->job;
+  int n;
+  const Initializer *table = model_initializers(job->model, &n);
+  if (w->rank == 0)
+    return model_save(job->model, path, trained_contents, w);
+  for (int i = 0; i < n; i++)
+    if (table[i].trains)
+      TRY(serve(w, find_holding(job, i), read_parameter));
+  return OK;
+}
+
+static bool has_gradient(const Job *job, Holding holding) {
+  ValueId gradients[MAX_GROUPS];
+  return holding.owner >= 0 && autodiff_gradients(job->graph, holding.parameter, gradients) > 0;
+}
+
+static Status collect_gradients(Worker *w, Arena *arena, const char *path) {
+  const Job *job = w->training->job;
+  int n, count = 0;
+  const Initializer *table = model_initializers(job->model, &n);
+  Array *arrays;
+  TRY(ARENA_NEW(arena, arrays, n));
+  for (int i = 0; i < n; i++) {
+    Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
+    if (!has_gradient(job, holding))
+      continue;
+    size_t bytes = graph_value_bytes(job->graph, holding.parameter);
+    void *data = arena_alloc(arena, bytes, 1);
+    if (!data)
+      return status_code();
+    TRY(fetch(w, holding, read_gradient, data, bytes));
+    arrays[count++] = (Array){table[i].name, table[i].dtype, table[i].shape, data};
+  }
+  return array_file_write(path, arrays, count);
+}
+
+Status weights_dump_gradients(Worker *w, const char *path) {
+  const Job *job = w->training->job;
+  int n;
+  const Initializer *table = model_initializers(job->model, &n);
+  if (w->rank) {
+    for (int i = 0; i < n; i++) {
+      Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
+      if (has_gradient(job, holding))
+        TRY(serve(w, holding, read_gradient));
+    }
+    return OK;
+  }
+  Arena *arena = arena_create();
+  Status status = arena ? collect_gradients(w, arena, path) : status_code();
+  arena_destroy(arena);
+  return status;
+}

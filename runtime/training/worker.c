@@ -1,0 +1,173 @@
+/* One rank's steps. Invariant: no update runs anywhere for a step whose loss is not finite, nor where a gradient is
+ * not; a rank that fails withdraws, so that all others fail with its message. */
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "graph/op.h"
+#include "runtime/training/trainer.h"
+
+Status worker_open(Worker *w) {
+  const Training *training = w->training;
+  Job *job = training->job;
+  ExecutorSpec spec = {.plan = &job->plan,
+                       .rank = w->rank,
+                       .backend = job->devices[w->rank].backend,
+                       .device = job->devices[w->rank].device,
+                       .threads = job->threads,
+                       .transport = w->link ? w->link->transport : NULL,
+                       .endpoint = w->link ? w->link->endpoints[CHANNEL_DATA] : NULL,
+                       .boundaries = w->link ? &training->boundaries : NULL,
+                       .load = weights_load,
+                       .load_context = job};
+  if (!(w->arena = arena_create()))
+    return status_code();
+  TRY(sampler_create(w->arena, job->data.samples, training->epoch_length, job->batch, job->options->shuffle,
+                     (uint64_t)job->options->seed, &w->sampler));
+  w->feeder = (Feeder){&job->data, job->model, job->graph, job->microbatch_size, w->sampler.indices};
+  for (size_t i = 0; i < job->graph->n_nodes; i++)
+    w->n_updates += (op_def(job->graph->nodes[i]->op)->flags & OP_UPDATE) != 0;
+  TRY(report_create(w));
+  TRY(denominators_create(w->arena, job->graph, &w->denominators));
+  TRY(executor_open(&spec, &w->executor));
+  if (executor_has_loss(w->executor) && job->loss.kind == LOSS_CROSS_ENTROPY) {
+    size_t row = (size_t)shape_elements(dataset_shape(job->data.target, 1));
+    w->targets = arena_alloc(w->arena, (size_t)job->batch * row, dtype_bytes(job->loss.target_dtype));
+    return w->targets ? OK : status_code();
+  }
+  return OK;
+}
+
+void worker_close(Worker *w) {
+  executor_close(w->executor);
+  arena_destroy(w->arena);
+}
+
+/* 1 / the denominator of the batch at hand. Only the rank that has the loss uses it. */
+static Status loss_scale(Worker *w, double *scale) {
+  const Job *job = w->training->job;
+  const Array *target = job->data.target;
+  int64_t count = target ? job->batch * shape_elements(dataset_shape(target, 1)) : 0;
+  double denominator;
+  *scale = 1;
+  if (!executor_has_loss(w->executor))
+    return OK;
+  Status status = OK;
+  if (w->targets)
+    status = dataset_gather(job->data.target, w->sampler.indices, job->batch, job->loss.target_dtype, w->targets);
+  if (status == OK)
+    status = loss_denominator(job->graph, &job->loss, w->targets, (size_t)count, &denominator);
+  if (status != OK) {
+    if (w->targets)
+      status_context("%s: ", job->data.file.path);
+    return status;
+  }
+  if (denominator == 0)
+    return fail(E_MODEL, "%s: every target of the batch is ignored (--ignore-index %lld)", job->data.file.path,
+                (long long)job->loss.ignore_index);
+  *scale = 1 / denominator;
+  return OK;
+}
+
+/* The factor that clipping leaves the step's gradients, as torch.nn.utils.clip_grad_norm_ has it. Collective. */
+static Status clip(Worker *w, double *factor) {
+  double norm;
+  *factor = 1;
+  if (w->training->clip_norm <= 0)
+    return OK;
+  TRY(report_norm(w, &norm));
+  double limit = w->training->clip_norm / (norm + 1e-6);
+  *factor = limit < 1 ? limit : 1;
+  return OK;
+}
+
+/* Waits for the last step's report. */
+static Status collect(Worker *w) {
+  if (!w->report_is_out)
+    return OK;
+  w->report_is_out = false;
+  return report_collect(w, w->steps_done - 1);
+}
+
+/* A loss may be finite and its gradient not: that would ruin the weights, and the last step's would be saved. */
+static Status check_gradients(const Worker *w) {
+  const Graph *graph = w->training->job->graph;
+  int at = 0;
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    if (node->op == OP_SquaredNorm && !isfinite(w->squares[at++]))
+      return fail(E_MODEL, "the gradient of '%s' is not finite", node->name);
+  }
+  return OK;
+}
+
+static Status run_step(Worker *w) {
+  const Training *training = w->training;
+  const Options *o = training->job->options;
+  StepWork work = {.feed = dataset_feed, .context = &w->feeder};
+  double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
+  sampler_batch(&w->sampler, w->steps_done);
+  TRY(loss_scale(w, &work.loss_scale));
+  TRY(denominators_count(&w->denominators, training->job->microbatches, dataset_feed, &w->feeder));
+  work.denominators = w->denominators.totals;
+  TRY(executor_run(w->executor, &work, &loss));
+  TRY(collect(w));
+  if (w->steps_done == 0 && o->dump_gradients)
+    TRY(weights_dump_gradients(w, o->dump_gradients));
+  for (int i = 0; i < w->n_updates; i++)
+    w->squares[i] = -1;
+  TRY(executor_squares(w->executor, w->squares));
+  TRY(check_gradients(w));
+  TRY(clip(w, &factor));
+  double learning_rate = trainer_learning_rate(o, w->steps_done, training->steps);
+  optimizer_scalars(&training->job->optimizer, w->steps_done + 1, learning_rate, factor, scalars);
+  TRY(executor_update(w->executor, scalars));
+  TRY(report_post(w, w->steps_done, loss, learning_rate, clock_seconds() - begun));
+  w->steps_done++;
+  w->report_is_out = true;
+  return OK;
+}
+
+/* What failed here fails everywhere; what came from elsewhere is known already. A wire's own failure is E_COMM, too. */
+static Status withdraw(Worker *w, Status status) {
+  if (status != OK && w->link)
+    w->link->transport->withdraw(w->link->endpoints[CHANNEL_CONTROL], status_message());
+  return status;
+}
+
+Status worker_connect(Worker *w) {
+  return withdraw(w, executor_connect(w->executor));
+}
+
+Status worker_step(Worker *w) {
+  Status status = run_step(w);
+  if (status != OK && !w->link && w->report_is_out)
+    collect(w); /* the last good step is reported; with peers the transport is gone already */
+  if (status != OK && status != E_COMM)
+    status_context("step %lld: ", (long long)w->steps_done + 1);
+  return withdraw(w, status);
+}
+
+Status worker_metrics(Worker *w, OnnxpipeMetrics *metrics) {
+  const Training *training = w->training;
+  *metrics = (OnnxpipeMetrics){.steps = training->steps};
+  if (!w->steps_done)
+    return OK;
+  Status status = collect(w);
+  if (status == OK && training->job->world->mpi)
+    status = report_metrics(w);
+  *metrics = w->last;
+  return withdraw(w, status);
+}
+
+Status worker_save(Worker *w, const char *path, Outcome *outcome) {
+  Status status = collect(w);
+  if (status == OK)
+    status = weights_save(w, path);
+  return status == OK ? trainer_agree(w->link, OK, outcome) : withdraw(w, status);
+}
+
+Status worker_end(Worker *w, Outcome *outcome) {
+  Status status = collect(w);
+  return status == OK ? trainer_agree(w->link, OK, outcome) : withdraw(w, status);
+}

@@ -1,0 +1,313 @@
+/* The watch over the connections. Invariant: `decided` and what it stands for (kind, origin, message, reporter) are
+ * written once, under the mutex; `failed` is set after that and is what other threads look at. */
+#include "runtime/transport/mesh.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "runtime/transport/mesh_connect.h"
+
+typedef enum { GOODBYE = 1, DIED, GAVE_UP, REPORTED } Kind;
+
+enum { TEXT_BYTES = 4096 };
+
+typedef struct {
+  uint32_t kind, origin, length; /* of the text that follows, without terminator */
+} Header;
+
+typedef struct {
+  int fd; /* -1: closed, or the rank itself */
+  bool goodbye;
+  size_t used; /* bytes of `frame` that have arrived */
+  struct {
+    Header header;
+    char text[TEXT_BYTES];
+  } frame;
+} Peer;
+
+struct Mesh {
+  int rank, size;
+  int listener, stop, signals; /* stop: an eventfd that ends the thread */
+  Peer *peers;                 /* [size] */
+  pthread_t watcher;
+  bool watching, decided, printed; /* printed: by the reporter's `report` */
+  pthread_mutex_t mutex;
+  pthread_cond_t changed; /* a connection closed */
+  Kind kind;
+  int origin, reporter;
+  char message[TEXT_BYTES + 64];
+  MeshReport *report;
+  void *context;
+  atomic_bool failed;
+};
+
+bool mesh_failed(const Mesh *mesh) {
+  return atomic_load(&mesh->failed);
+}
+
+Status mesh_fail(const Mesh *mesh) {
+  return fail(E_COMM, "%s", mesh->message);
+}
+
+bool mesh_reported(Mesh *mesh) {
+  pthread_mutex_lock(&mesh->mutex); /* another rank becomes the reporter where that one dies */
+  bool elsewhere = mesh->decided && (mesh->reporter != mesh->rank || (mesh->kind == DIED && mesh->report));
+  pthread_mutex_unlock(&mesh->mutex);
+  return elsewhere;
+}
+
+/* Under the mutex. The frame is small and the socket's buffer empty: what does not fit at once is not worth waiting
+ * for. */
+static void tell_all(Mesh *mesh, Kind kind, int origin, const char *text) {
+  struct {
+    Header header;
+    char text[TEXT_BYTES];
+  } frame = {.header = {(uint32_t)kind, (uint32_t)origin, (uint32_t)strnlen(text, TEXT_BYTES - 1)}};
+  memcpy(frame.text, text, frame.header.length);
+  for (int r = 0; r < mesh->size; r++)
+    if (mesh->peers[r].fd >= 0)
+      (void)!send(mesh->peers[r].fd, &frame, sizeof frame.header + frame.header.length, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Who prints a failure: the rank on which it began; when that died, the lowest that lives. */
+static int reporter_of(const Mesh *mesh, Kind kind, int origin) {
+  if (kind != DIED)
+    return origin;
+  for (int r = 0; r < mesh->size; r++)
+    if (r != origin && (r == mesh->rank || mesh->peers[r].fd >= 0))
+      return r;
+  return mesh->rank;
+}
+
+/* Prints that a peer died where it is this rank's turn, and tells the others that it was done. */
+static void report_death(Mesh *mesh) {
+  if (mesh->kind != DIED || !mesh->report || mesh->reporter != mesh->rank)
+    return;
+  mesh->report(mesh->context, mesh->message);
+  mesh->printed = true;
+  tell_all(mesh, REPORTED, mesh->rank, "");
+}
+
+/* Takes down the first failure and passes it on. Under the mutex. */
+static void decide(Mesh *mesh, Kind kind, int origin, const char *text) {
+  if (mesh->decided)
+    return;
+  mesh->decided = true;
+  mesh->kind = kind;
+  mesh->origin = origin;
+  mesh->reporter = reporter_of(mesh, kind, origin);
+  if (kind == DIED)
+    snprintf(mesh->message, sizeof mesh->message, "rank %d died: its connection closed", origin);
+  else
+    snprintf(mesh->message, sizeof mesh->message, "rank %d: %s", origin, text);
+  tell_all(mesh, kind, origin, text);
+  report_death(mesh);
+  atomic_store(&mesh->failed, true);
+}
+
+void mesh_withdraw(Mesh *mesh, const char *message) {
+  pthread_mutex_lock(&mesh->mutex);
+  decide(mesh, GAVE_UP, mesh->rank, message);
+  pthread_mutex_unlock(&mesh->mutex);
+}
+
+void mesh_goodbye(Mesh *mesh) {
+  pthread_mutex_lock(&mesh->mutex);
+  tell_all(mesh, GOODBYE, mesh->rank, "");
+  pthread_mutex_unlock(&mesh->mutex);
+}
+
+/* A whole frame of rank `from` has arrived. */
+static void take_frame(Mesh *mesh, int from) {
+  Peer *peer = &mesh->peers[from];
+  Header header = peer->frame.header;
+  char text[TEXT_BYTES];
+  memcpy(text, peer->frame.text, header.length);
+  text[header.length] = '\0';
+  peer->used = 0;
+  if (header.kind == GOODBYE)
+    peer->goodbye = true;
+  else if (header.kind == REPORTED)
+    mesh->printed = true;
+  else if (header.origin < (uint32_t)mesh->size)
+    decide(mesh, (Kind)header.kind, (int)header.origin, text);
+}
+
+static void close_peer(Mesh *mesh, int r) {
+  close(mesh->peers[r].fd);
+  mesh->peers[r].fd = -1;
+  if (!mesh->peers[r].goodbye)
+    decide(mesh, DIED, r, "");
+  if (mesh->decided && mesh->kind == DIED && mesh->report && mesh->reporter == r && !mesh->printed) {
+    mesh->reporter = reporter_of(mesh, DIED, mesh->origin); /* it died before it could print */
+    report_death(mesh);
+  }
+  pthread_cond_broadcast(&mesh->changed);
+}
+
+/* Reads what rank r sent, until nothing is left or its end. Under the mutex. */
+static void hear_peer(Mesh *mesh, int r) {
+  Peer *peer = &mesh->peers[r];
+  for (;;) {
+    size_t want = sizeof(Header);
+    if (peer->used >= want) {
+      if (peer->frame.header.length >= TEXT_BYTES) { /* not one of ours */
+        close_peer(mesh, r);
+        return;
+      }
+      want += peer->frame.header.length;
+    }
+    ssize_t got = recv(peer->fd, (char *)&peer->frame + peer->used, want - peer->used, MSG_DONTWAIT);
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+      return;
+    if (got <= 0) {
+      close_peer(mesh, r);
+      return;
+    }
+    peer->used += (size_t)got;
+    if (peer->used >= sizeof(Header) && peer->frame.header.length == 0)
+      take_frame(mesh, r);
+    else if (peer->used > sizeof(Header) && peer->used == sizeof(Header) + peer->frame.header.length)
+      take_frame(mesh, r);
+  }
+}
+
+/* SIGTERM has come at `at`. mpirun sends it when another rank died: for half a second we listen for who it was. After
+ * two seconds the signal does what it would have done. The ranks wait a little unequally, so that one of them speaks.
+ */
+static void heed_signal(Mesh *mesh, double at) {
+  double waited = clock_seconds() - at;
+  if (waited >= 0.5 + 0.05 * (mesh->rank < 4 ? mesh->rank : 4)) {
+    pthread_mutex_lock(&mesh->mutex);
+    decide(mesh, GAVE_UP, mesh->rank, "ended by SIGTERM");
+    pthread_mutex_unlock(&mesh->mutex);
+  }
+  if (waited < 2)
+    return;
+  sigset_t term;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  pthread_sigmask(SIG_UNBLOCK, &term, NULL);
+  kill(getpid(), SIGTERM);
+}
+
+static void *watch(void *argument) {
+  Mesh *mesh = argument;
+  struct pollfd *polls = calloc((size_t)mesh->size + 2, sizeof *polls);
+  double signal_at = 0;
+  while (polls) {
+    polls[0] = (struct pollfd){.fd = mesh->stop, .events = POLLIN};
+    polls[1] = (struct pollfd){.fd = mesh->signals, .events = POLLIN};
+    for (int r = 0; r < mesh->size; r++)
+      polls[2 + r] = (struct pollfd){.fd = mesh->peers[r].fd, .events = POLLIN};
+    if (poll(polls, (nfds_t)mesh->size + 2, signal_at > 0 ? 50 : -1) < 0 && errno != EINTR)
+      break;
+    if (polls[0].revents)
+      break;
+    struct signalfd_siginfo info;
+    if (polls[1].revents && read(mesh->signals, &info, sizeof info) == (ssize_t)sizeof info && signal_at == 0)
+      signal_at = clock_seconds();
+    pthread_mutex_lock(&mesh->mutex);
+    for (int r = 0; r < mesh->size; r++)
+      if (polls[2 + r].revents)
+        hear_peer(mesh, r);
+    pthread_mutex_unlock(&mesh->mutex);
+    if (signal_at > 0)
+      heed_signal(mesh, signal_at);
+  }
+  free(polls);
+  return NULL;
+}
+
+Status mesh_listen(int rank, int size, Mesh **out, MeshAddress *own) {
+  Mesh *mesh = calloc(1, sizeof *mesh);
+  if (!mesh || !(mesh->peers = calloc((size_t)size, sizeof *mesh->peers))) {
+    free(mesh);
+    return fail(E_MEMORY, "out of memory: connections of %d ranks", size);
+  }
+  mesh->rank = rank;
+  mesh->size = size;
+  mesh->listener = mesh->stop = mesh->signals = -1;
+  for (int r = 0; r < size; r++)
+    mesh->peers[r].fd = -1;
+  pthread_mutex_init(&mesh->mutex, NULL);
+  pthread_cond_init(&mesh->changed, NULL);
+  Status status = mesh_connect_listen(rank, size, &mesh->listener, own);
+  if (status != OK) {
+    mesh_close(mesh);
+    return status;
+  }
+  *out = mesh;
+  return OK;
+}
+
+Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void *context) {
+  int *fds = calloc((size_t)mesh->size, sizeof *fds);
+  if (!fds)
+    return fail(E_MEMORY, "out of memory");
+  Status status = mesh_connect_all(mesh->rank, mesh->size, mesh->listener, all, fds);
+  for (int r = 0; r < mesh->size && status == OK; r++)
+    mesh->peers[r].fd = fds[r];
+  free(fds);
+  TRY(status);
+  mesh->report = report;
+  mesh->context = context;
+  sigset_t term;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  mesh->stop = eventfd(0, EFD_CLOEXEC);
+  mesh->signals = signalfd(-1, &term, SFD_CLOEXEC | SFD_NONBLOCK);
+  if (mesh->stop < 0 || mesh->signals < 0)
+    return fail(E_COMM, "rank %d cannot watch its peers: %s", mesh->rank, strerror(errno));
+  int error = pthread_create(&mesh->watcher, NULL, watch, mesh);
+  if (error)
+    return fail(E_COMM, "rank %d cannot watch its peers: %s", mesh->rank, strerror(error));
+  mesh->watching = true;
+  return OK;
+}
+
+void mesh_wait_reporter(Mesh *mesh, double seconds) {
+  struct timespec until;
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_sec += (time_t)seconds;
+  pthread_mutex_lock(&mesh->mutex);
+  int error = 0;
+  while (!error && mesh->decided && mesh->reporter != mesh->rank && mesh->peers[mesh->reporter].fd >= 0)
+    error = pthread_cond_timedwait(&mesh->changed, &mesh->mutex, &until);
+  pthread_mutex_unlock(&mesh->mutex);
+}
+
+void mesh_close(Mesh *mesh) {
+  if (!mesh)
+    return;
+  if (mesh->watching) {
+    uint64_t one = 1;
+    (void)!write(mesh->stop, &one, sizeof one);
+    pthread_join(mesh->watcher, NULL);
+  }
+  for (int r = 0; r < mesh->size; r++)
+    if (mesh->peers[r].fd >= 0)
+      close(mesh->peers[r].fd);
+  int others[] = {mesh->listener, mesh->stop, mesh->signals};
+  for (int i = 0; i < 3; i++)
+    if (others[i] >= 0)
+      close(others[i]);
+  pthread_mutex_destroy(&mesh->mutex);
+  pthread_cond_destroy(&mesh->changed);
+  free(mesh->peers);
+  free(mesh);
+}

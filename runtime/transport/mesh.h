@@ -1,0 +1,50 @@
+/* Who is alive: one TCP connection between every two ranks, watched by a thread of its own. MPI does not tell when a
+ * rank dies; a connection that closes without a goodbye does. The first failure that a rank learns of is final, and is
+ * passed on to all peers, so that every rank names the same cause. */
+#ifndef RUNTIME_TRANSPORT_MESH_H
+#define RUNTIME_TRANSPORT_MESH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct Mesh Mesh;
+
+enum { MESH_HOST = 128, MESH_ADDRESSES = 8 };
+
+/* Where a rank listens: sent to all others by other means, as bytes. */
+typedef struct {
+  char host[MESH_HOST];             /* equal on ranks of one machine, which meet on the loopback interface */
+  uint32_t address[MESH_ADDRESSES]; /* IPv4, network order; n_addresses of them */
+  int32_t n_addresses;
+  uint16_t port;      /* network order */
+  uint8_t secret[16]; /* rank 0's counts: who does not know it is not let in */
+} MeshAddress;
+
+/* Called as transport_mpi_on_death says. */
+typedef void MeshReport(void *context, const char *message);
+
+/* Listens, and fills in where. */
+Status mesh_listen(int rank, int size, Mesh **mesh, MeshAddress *own);
+/* Connects to every peer (all: [size]) and starts to watch. SIGTERM is blocked in the calling thread and in all others.
+ * Fails E_COMM naming the peer that it cannot reach. */
+Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void *context);
+
+/* Whether a failure is known; cheap. */
+bool mesh_failed(const Mesh *mesh);
+/* Fails E_COMM with the message of the failure. */
+Status mesh_fail(const Mesh *mesh);
+/* Whether the known failure is printed by another rank, or was by `report`. */
+bool mesh_reported(Mesh *mesh);
+
+/* Tells every peer that this rank gives up. Nothing happens when a failure is known already. */
+void mesh_withdraw(Mesh *mesh, const char *message);
+/* Tells every peer that this rank ends in good order. */
+void mesh_goodbye(Mesh *mesh);
+/* Until the rank that prints the failure is gone, this many seconds at most. At once where it is this one. */
+void mesh_wait_reporter(Mesh *mesh, double seconds);
+/* Ends the thread, closes everything. NULL is fine. */
+void mesh_close(Mesh *mesh);
+
+#endif

@@ -1,0 +1,306 @@
+/* Ranks of an MPI world: one duplicated communicator a channel; a mesh of connections tells who is alive. Only the
+ * thread that opened it calls MPI. Invariant: after a failure is known, MPI is not called any more but to abort. */
+#include "runtime/transport/transport.h"
+
+#ifdef ONNXPIPE_MPI
+
+#include <mpi.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "runtime/transport/mesh.h"
+#include "runtime/transport/pool.h"
+
+/* MPI counts in int: larger transfers go in pieces of this size. Tests set it lower. */
+size_t transport_mpi_piece_bytes = (size_t)1 << 30;
+
+typedef struct Request {
+  struct Request *next; /* the transfer's next piece */
+  MPI_Request handle;
+  int peer, bytes;
+  bool is_send;
+} Request;
+
+struct Endpoint {
+  MPI_Comm comm;
+  Pool requests;
+};
+
+/* There is one world in a process. */
+static struct {
+  bool open, started; /* started: MPI_Init was ours */
+  int rank, size;
+  Mesh *mesh;
+  Endpoint endpoints[CHANNELS];
+  sigset_t mask_before;
+  MeshReport *report;
+  void *context;
+} world;
+
+static Status fail_mpi(int code, const char *what) {
+  char text[MPI_MAX_ERROR_STRING] = "";
+  int length;
+  MPI_Error_string(code, text, &length);
+  return fail(E_COMM, "rank %d: %s: %s", world.rank, what, text);
+}
+
+/* A transfer that failed is the end of all, like a rank that withdraws. */
+static Status fail_transfer(const Request *request, int code) {
+  Status status = fail_mpi(code, "MPI");
+  status_context("%s %d bytes %s rank %d: ", request->is_send ? "sending" : "receiving", request->bytes,
+                 request->is_send ? "to" : "from", request->peer);
+  mesh_withdraw(world.mesh, status_message());
+  return status;
+}
+
+static int mpi_rank(const Endpoint *e) {
+  (void)e;
+  return world.rank;
+}
+
+static int mpi_size(const Endpoint *e) {
+  (void)e;
+  return world.size;
+}
+
+static Status mpi_check(const Endpoint *e) {
+  (void)e;
+  return mesh_failed(world.mesh) ? mesh_fail(world.mesh) : OK;
+}
+
+static Status post_piece(Endpoint *e, const Transfer *t, size_t offset, size_t bytes, Request **out) {
+  void *object;
+  TRY(object_take(&e->requests, &object));
+  Request *request = *out = object;
+  *request = (Request){.peer = t->peer, .bytes = (int)bytes, .is_send = t->is_send};
+  char *data = t->data ? (char *)t->data + offset : NULL;
+  int code = t->is_send ? MPI_Isend(data, (int)bytes, MPI_BYTE, t->peer, 0, e->comm, &request->handle)
+                        : MPI_Irecv(data, (int)bytes, MPI_BYTE, t->peer, 0, e->comm, &request->handle);
+  return code == MPI_SUCCESS ? OK : fail_transfer(request, code);
+}
+
+static Status mpi_post(Endpoint *e, const Transfer *transfers, int n, Ticket *tickets) {
+  if (mesh_failed(world.mesh))
+    return mesh_fail(world.mesh);
+  for (int i = 0; i < n; i++) {
+    const Transfer *t = &transfers[i];
+    if (t->peer < 0 || t->peer >= world.size || t->peer == world.rank)
+      return fail(E_USAGE, "rank %d of %d cannot exchange with rank %d", world.rank, world.size, t->peer);
+    Request *first = NULL, **link = &first;
+    size_t offset = 0;
+    do {
+      size_t left = t->bytes - offset, bytes = left < transport_mpi_piece_bytes ? left : transport_mpi_piece_bytes;
+      TRY(post_piece(e, t, offset, bytes, link));
+      link = &(*link)->next;
+      offset += bytes;
+    } while (offset < t->bytes);
+    tickets[i] = (Ticket){(unsigned long)first};
+  }
+  return OK;
+}
+
+/* There may be more ranks than cores, so a rank that waits must leave the core to others: it looks again at once for
+ * some twenty microseconds, offers the core for a while, then sleeps between looks. */
+static void pause_between(int looks) {
+  if (looks < 100)
+    return;
+  if (looks < 300)
+    sched_yield();
+  else
+    nanosleep(&(struct timespec){.tv_nsec = looks < 1000 ? 20000 : 100000}, NULL);
+}
+
+static Status wait_piece(Request *request) {
+  MPI_Status got;
+  int done = 0;
+  for (int looks = 0;; looks += looks < 1000) {
+    if (mesh_failed(world.mesh))
+      return mesh_fail(world.mesh);
+    int code = MPI_Test(&request->handle, &done, &got);
+    if (code != MPI_SUCCESS)
+      return fail_transfer(request, code);
+    if (done)
+      break;
+    pause_between(looks);
+  }
+  int bytes = request->bytes;
+  if (!request->is_send)
+    MPI_Get_count(&got, MPI_BYTE, &bytes);
+  if (bytes == request->bytes)
+    return OK;
+  Status status = fail(E_COMM, "rank %d receives %d bytes from rank %d, which sends %d", world.rank, request->bytes,
+                       request->peer, bytes);
+  mesh_withdraw(world.mesh, status_message());
+  return status;
+}
+
+static Status mpi_wait(Endpoint *e, Ticket ticket) {
+  for (Request *request = (Request *)ticket.id; request;) {
+    TRY(wait_piece(request));
+    Request *next = request->next;
+    object_give(&e->requests, request);
+    request = next;
+  }
+  return OK;
+}
+
+static void mpi_progress(Endpoint *e) {
+  int found;
+  if (!mesh_failed(world.mesh))
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, e->comm, &found, MPI_STATUS_IGNORE);
+}
+
+static void mpi_withdraw(Endpoint *e, const char *message) {
+  (void)e;
+  mesh_withdraw(world.mesh, message);
+}
+
+const Transport transport_mpi = {.name = "mpi",
+                                 .rank = mpi_rank,
+                                 .size = mpi_size,
+                                 .post = mpi_post,
+                                 .wait = mpi_wait,
+                                 .check = mpi_check,
+                                 .progress = mpi_progress,
+                                 .withdraw = mpi_withdraw};
+
+/* Everybody learns where everybody listens, then all meet. */
+static Status open_mesh(void) {
+  MeshAddress own, *all = calloc((size_t)world.size, sizeof *all);
+  if (!all)
+    return fail(E_MEMORY, "out of memory: addresses of %d ranks", world.size);
+  Status status = mesh_listen(world.rank, world.size, &world.mesh, &own);
+  if (status == OK) {
+    int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, world.endpoints[0].comm);
+    status = code == MPI_SUCCESS ? mesh_connect(world.mesh, all, world.report, world.context)
+                                 : fail_mpi(code, "exchanging addresses");
+  }
+  free(all);
+  return status;
+}
+
+static Status start_mpi(void) {
+  int initialized, provided = MPI_THREAD_FUNNELED;
+  MPI_Initialized(&initialized);
+  if (!initialized) {
+    int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
+    if (code != MPI_SUCCESS)
+      return fail(E_COMM, "MPI does not start: error %d", code);
+    world.started = true;
+  }
+  if (provided < MPI_THREAD_FUNNELED)
+    return fail(E_COMM, "this MPI allows no threads beside the one that calls it");
+  MPI_Comm_rank(MPI_COMM_WORLD, &world.rank);
+  MPI_Comm_size(MPI_COMM_WORLD, &world.size);
+  for (int c = 0; c < CHANNELS; c++) {
+    Endpoint *e = &world.endpoints[c];
+    e->requests = (Pool){.bytes = sizeof(Request)};
+    int code = MPI_Comm_dup(MPI_COMM_WORLD, &e->comm);
+    if (code == MPI_SUCCESS)
+      code = MPI_Comm_set_errhandler(e->comm, MPI_ERRORS_RETURN);
+    if (code != MPI_SUCCESS)
+      return fail_mpi(code, "duplicating the world");
+  }
+  return OK;
+}
+
+Status transport_mpi_open(Link *link) {
+  if (world.open)
+    return fail(E_USAGE, "the MPI transport is open already");
+  /* Before MPI starts threads of its own, so that none of them dies of it. */
+  sigset_t term;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &term, &world.mask_before);
+  world.open = true;
+  TRY(start_mpi());
+  TRY(open_mesh());
+  *link = (Link){.transport = &transport_mpi};
+  for (int c = 0; c < CHANNELS; c++)
+    link->endpoints[c] = &world.endpoints[c];
+  return OK;
+}
+
+static void close_world(void) {
+  mesh_goodbye(world.mesh);
+  for (int c = 0; c < CHANNELS; c++) {
+    MPI_Comm_free(&world.endpoints[c].comm);
+    object_destroy(&world.endpoints[c].requests);
+  }
+  if (world.started)
+    MPI_Finalize();
+}
+
+/* How long the rank that prints the failure may take. */
+enum { REPORT_SECONDS = 2 };
+
+void transport_mpi_close(Link *link, bool failed) {
+  if (!world.open)
+    return;
+  int initialized;
+  MPI_Initialized(&initialized);
+  if (initialized && (failed || !world.mesh)) {
+    if (world.mesh) {
+      mesh_withdraw(world.mesh, status_message());
+      mesh_wait_reporter(world.mesh, REPORT_SECONDS);
+    }
+    MPI_Abort(MPI_COMM_WORLD, 1);
+  }
+  if (initialized)
+    close_world();
+  mesh_close(world.mesh);
+  pthread_sigmask(SIG_SETMASK, &world.mask_before, NULL);
+  memset(&world, 0, sizeof world);
+  *link = (Link){0};
+}
+
+void transport_mpi_library(char *text, size_t room) {
+  char whole[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length;
+  MPI_Get_library_version(whole, &length);
+  snprintf(text, room, "%s", whole);
+}
+
+void transport_mpi_on_death(MeshReport *report, void *context) {
+  world.report = report;
+  world.context = context;
+}
+
+bool transport_mpi_reported(void) {
+  return world.mesh && mesh_reported(world.mesh);
+}
+
+#else
+
+const Transport transport_mpi = {.name = "mpi"};
+
+Status transport_mpi_open(Link *link) {
+  *link = (Link){0};
+  return fail(E_UNSUPPORTED, "this build has no MPI (ONNXPIPE_MPI is off)");
+}
+
+void transport_mpi_close(Link *link, bool failed) {
+  (void)link;
+  (void)failed;
+}
+
+void transport_mpi_library(char *text, size_t room) {
+  (void)room;
+  *text = '\0';
+}
+
+void transport_mpi_on_death(void (*report)(void *context, const char *message), void *context) {
+  (void)report;
+  (void)context;
+}
+
+bool transport_mpi_reported(void) {
+  return false;
+}
+
+#endif

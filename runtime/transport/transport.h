@@ -1,0 +1,79 @@
+/* A transport moves bytes between ranks. A batch of transfers is posted together, so that a bidirectional exchange
+ * cannot deadlock. Order is kept per pair of ranks and direction within one channel: the k-th send of a to b meets
+ * the k-th receive of b from a. Nothing is buffered for the user: a send is done when its buffer may be reused.
+ * One file a transport, each ends in one struct.
+ *
+ * Failure is final and everybody's: the first rank that dies or withdraws makes every later wait and post of every rank
+ * fail E_COMM with one message, "rank 2: …" or "rank 2 died: …". After a wait or post failed so, or withdraw returned,
+ * the transport touches none of this rank's buffers again. Both channels of a rank are used by one thread. */
+#ifndef RUNTIME_TRANSPORT_TRANSPORT_H
+#define RUNTIME_TRANSPORT_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+
+typedef struct {
+  int peer;
+  bool is_send;
+  void *data;
+  size_t bytes;
+} Transfer;
+
+typedef struct Endpoint Endpoint; /* one rank's end of one channel */
+typedef struct {
+  unsigned long id; /* 0: nothing to wait for */
+} Ticket;
+
+typedef enum { CHANNEL_DATA, CHANNEL_CONTROL, CHANNELS } Channel;
+
+typedef struct {
+  const char *name;
+  int (*rank)(const Endpoint *), (*size)(const Endpoint *);
+  /* Posts n transfers together; tickets[i] is the i-th one's. Does not block. */
+  Status (*post)(Endpoint *, const Transfer *transfers, int n, Ticket *tickets);
+  /* Until the transfer is done; once for each ticket. Fails E_COMM when a peer died or withdrew, or when the two sides
+   * differ in bytes, naming both ranks. */
+  Status (*wait)(Endpoint *, Ticket ticket);
+  /* OK, or as a wait would fail now: a peer died or withdrew. Cheap. */
+  Status (*check)(const Endpoint *);
+  /* Moves on what was posted, without waiting: called now and then between kernels. NULL: nothing to do. */
+  void (*progress)(Endpoint *);
+  /* Tells every peer that this rank gives up, so that their waits fail too with this message. */
+  void (*withdraw)(Endpoint *, const char *message);
+} Transport;
+
+/* Both channels of one rank. */
+typedef struct {
+  const Transport *transport;
+  Endpoint *endpoints[CHANNELS];
+} Link;
+
+/* Threads of one process: links[r] is rank r's. */
+extern const Transport transport_local;
+Status transport_local_open(int ranks, Link *links);
+void transport_local_close(int ranks, Link *links);
+
+/* Ranks of the MPI world (a build without MPI: E_UNSUPPORTED). `open` starts MPI if it was not, `close` ends it; when
+ * `failed`, it withdraws with status_message() unless a failure is known already, leaves the rank that reports it the
+ * time to do so, and aborts the whole run with exit status 1: print before. Call `open` before other threads start:
+ * from then on SIGTERM, by which mpirun ends the ranks that a dead one leaves, is held back until it is known who died,
+ * two seconds at most. */
+extern const Transport transport_mpi;
+Status transport_mpi_open(Link *link);
+void transport_mpi_close(Link *link, bool failed);
+/* "Open MPI v4.1.4, …" as MPI says it, into text; "" in a build without MPI. */
+void transport_mpi_library(char *text, size_t room);
+
+/* Has `report` called, before `open`: once, from a thread of the transport, when a peer has died, on the lowest rank
+ * that lives, at once, since the rank's own thread may be inside a long kernel. It must not call the transport. */
+void transport_mpi_on_death(void (*report)(void *context, const char *message), void *context);
+/* Whether the failure that this rank knows of is printed elsewhere: by the rank that it began on, or by `report`. */
+bool transport_mpi_reported(void);
+
+/* Blocking helpers over CHANNEL_CONTROL. */
+Status link_send(const Link *link, int peer, const void *data, size_t bytes);
+Status link_receive(const Link *link, int peer, void *data, size_t bytes);
+
+#endif
