@@ -68,17 +68,13 @@ static json_t *rank_json(const Plan *plan, int rank) {
 
 /* The text form, a line of it a string. */
 static json_t *schedule_json(const Schedule *schedule) {
-  char *text = NULL;
-  size_t size;
-  FILE *memory = open_memstream(&text, &size);
-  if (!memory)
-    return NULL;
-  Status status = schedule_write(schedule, memory);
-  fclose(memory);
-  json_t *lines = status == OK ? json_array() : NULL;
-  for (char *line = text, *end; lines && (end = strchr(line, '\n')); line = end + 1)
+  Text text = {0};
+  schedule_write(schedule, &text);
+  const char *line = text_whole(&text);
+  json_t *lines = line ? json_array() : NULL;
+  for (const char *end; lines && (end = strchr(line, '\n')); line = end + 1)
     json_array_append_new(lines, json_stringn(line, (size_t)(end - line)));
-  free(text);
+  text_free(&text);
   return lines;
 }
 
@@ -341,19 +337,15 @@ static Status get_nodes(const json_t *stages, Plan *plan, const NodeId *forward,
 
 static Status get_schedule(Arena *arena, const json_t *root, const char *name, Plan *plan) {
   const json_t *lines;
-  char *text = NULL;
-  size_t size;
+  Text text = {0};
   TRY(get_array(root, "actions", SIZE_MAX, &lines));
-  FILE *memory = open_memstream(&text, &size);
-  if (!memory)
-    return fail(E_MEMORY, "out of memory");
   for (size_t i = 0; i < json_array_size(lines); i++) {
     const char *line = json_string_value(json_array_get(lines, i));
-    fprintf(memory, "%s\n", line ? line : "");
+    text_add(&text, "%s\n", line ? line : "");
   }
-  fclose(memory);
-  Status status = schedule_read(arena, text, &plan->schedule);
-  free(text);
+  const char *whole = text_whole(&text);
+  Status status = whole ? schedule_read(arena, whole, &plan->schedule) : status_code();
+  text_free(&text);
   if (status != OK)
     status_context("'actions': ");
   TRY(status);

@@ -1,7 +1,6 @@
 /* A plan for people. Invariant: no line is wider than asked, and no name from a model file reaches the terminal with
  * control characters. */
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "partitioner/plan/internal.h"
@@ -19,8 +18,8 @@ static char *seconds_text(double seconds, char text[CELL]) {
   return text;
 }
 
-/* Prints a name in at most `width` characters, the middle replaced by an ellipsis where it is longer. */
-static void print_name(const char *name, int width, FILE *file) {
+/* A name in at most `width` characters, the middle replaced by an ellipsis where it is longer. */
+static void add_name(const char *name, int width, Text *text) {
   int length = 0, at = 0;
   for (const char *c = name; *c; c++)
     length += (*c & 0xc0) != 0x80;
@@ -28,47 +27,47 @@ static void print_name(const char *name, int width, FILE *file) {
   for (const char *c = name; *c; c++) {
     at += (*c & 0xc0) != 0x80; /* bytes that continue a character belong to it */
     if (at == head + 1 && (*c & 0xc0) != 0x80 && length > width)
-      fputs("…", file);
+      text_add_string(text, "…");
     if (at <= head || at > length - tail)
-      fputc((unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c, file);
+      text_add_char(text, (unsigned char)*c < 0x20 || *c == 0x7f ? '?' : *c);
   }
 }
 
-static void print_stages(const Plan *plan, FILE *file, int columns) {
+static void add_stages(const Plan *plan, Text *text, int columns) {
   enum { FIXED = 5 + 5 + 6 + 3 * 9 + 3 * 10 + 2 };
   int name = columns - FIXED - 3; /* for "first … last" */
-  fprintf(file, "%5s%5s%6s%9s%9s%9s%10s%10s%10s", "stage", "rank", "nodes", "F", "B", "W", "weights", "up", "down");
-  fputs(name >= 12 ? "  first … last\n" : "\n", file);
+  text_add(text, "%5s%5s%6s%9s%9s%9s%10s%10s%10s", "stage", "rank", "nodes", "F", "B", "W", "weights", "up", "down");
+  text_add_string(text, name >= 12 ? "  first … last\n" : "\n");
   for (int s = 0; s < plan->stages; s++) {
     const StageReport *r = &plan->reports[s];
     char f[CELL], b[CELL], w[CELL], parameters[CELL], up[CELL], down[CELL];
     size_t sends_down = s > 0 ? plan->reports[s - 1].cut_backward_bytes : 0;
-    fprintf(file, "%5d%5d%6d%9s%9s%9s%10s%10s%10s", s, plan->schedule.rank_of_stage[s], r->last - r->first + 1,
-            seconds_text(r->forward_seconds, f), seconds_text(r->backward_input_seconds, b),
-            seconds_text(r->backward_weight_seconds, w), plan_bytes_text(r->parameter_bytes, parameters),
-            plan_bytes_text(r->cut_forward_bytes, up), plan_bytes_text(sends_down, down));
+    text_add(text, "%5d%5d%6d%9s%9s%9s%10s%10s%10s", s, plan->schedule.rank_of_stage[s], r->last - r->first + 1,
+             seconds_text(r->forward_seconds, f), seconds_text(r->backward_input_seconds, b),
+             seconds_text(r->backward_weight_seconds, w), plan_bytes_text(r->parameter_bytes, parameters),
+             plan_bytes_text(r->cut_forward_bytes, up), plan_bytes_text(sends_down, down));
     if (name >= 12) {
-      fputs("  ", file);
-      print_name(r->first_node, name / 2, file);
-      fputs(" … ", file);
-      print_name(r->last_node, name / 2, file);
+      text_add_string(text, "  ");
+      add_name(r->first_node, name / 2, text);
+      text_add_string(text, " … ");
+      add_name(r->last_node, name / 2, text);
     }
-    fputc('\n', file);
+    text_add_char(text, '\n');
   }
 }
 
-static void print_memory(const Plan *plan, FILE *file) {
-  fprintf(file, "%5s%10s%10s%10s%10s%10s%10s%10s\n", "rank", "weights", "gradients", "optimizer", "constants", "kept",
-          "temporary", "in all");
+static void add_memory(const Plan *plan, Text *text) {
+  text_add(text, "%5s%10s%10s%10s%10s%10s%10s%10s\n", "rank", "weights", "gradients", "optimizer", "constants", "kept",
+           "temporary", "in all");
   for (int r = 0; r < plan->ranks; r++) {
     const RankMemory *m = &plan->rank_memory[r];
     size_t bytes[] = {m->parameter_bytes,  m->gradient_bytes, m->state_bytes, m->constant_bytes,
                       m->activation_bytes, m->scratch_bytes,  m->total_bytes};
-    char text[CELL];
-    fprintf(file, "%5d", r);
+    char cell[CELL];
+    text_add(text, "%5d", r);
     for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++)
-      fprintf(file, "%10s", plan_bytes_text(bytes[i], text));
-    fputc('\n', file);
+      text_add(text, "%10s", plan_bytes_text(bytes[i], cell));
+    text_add_char(text, '\n');
   }
 }
 
@@ -94,33 +93,35 @@ static void copy_narrow(const char *text, FILE *file, int columns) {
   }
 }
 
-static Status print_tables(const Plan *plan, FILE *file, int columns) {
-  char *text = NULL, step[CELL], update[CELL];
-  size_t size;
-  FILE *memory = open_memstream(&text, &size);
-  if (!memory)
-    return fail(E_MEMORY, "out of memory");
-  fprintf(memory, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
-          plan->microbatches, plan->microbatches == 1 ? "microbatch" : "microbatches", (long long)plan->microbatch_size,
-          plan->schedule.name);
-  fprintf(memory, "predicted: %s a step, %s of it the update; bubble %.1f %%\n", seconds_text(plan->step_seconds, step),
-          seconds_text(plan->update_seconds, update), 100 * plan->bubble);
+static void add_tables(const Plan *plan, Text *text, int columns) {
+  char step[CELL], update[CELL];
+  text_add(text, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
+           plan->microbatches, plan->microbatches == 1 ? "microbatch" : "microbatches",
+           (long long)plan->microbatch_size, plan->schedule.name);
+  text_add(text, "predicted: %s a step, %s of it the update; bubble %.1f %%\n", seconds_text(plan->step_seconds, step),
+           seconds_text(plan->update_seconds, update), 100 * plan->bubble);
   if (plan->named && strcmp(plan->named, plan->schedule.name) != 0)
-    fprintf(memory, "made for these stages: %s, the fastest schedule by name, would take %s a step\n", plan->named,
-            seconds_text(plan->named_step_seconds, step));
+    text_add(text, "made for these stages: %s, the fastest schedule by name, would take %s a step\n", plan->named,
+             seconds_text(plan->named_step_seconds, step));
   if (plan->lower_bound_seconds > 0) {
     double reached = plan->step_seconds - plan->update_seconds;
     char bound[CELL];
-    fprintf(memory, "%s %s, proved to be at least %s: the gap is %.1f %%\n",
-            plan->objective == OBJECTIVE_SPAN ? "longest span" : "makespan", seconds_text(reached, step),
-            seconds_text(plan->lower_bound_seconds, bound), 100 * fmax(0, reached / plan->lower_bound_seconds - 1));
+    text_add(text, "%s %s, proved to be at least %s: the gap is %.1f %%\n",
+             plan->objective == OBJECTIVE_SPAN ? "longest span" : "makespan", seconds_text(reached, step),
+             seconds_text(plan->lower_bound_seconds, bound), 100 * fmax(0, reached / plan->lower_bound_seconds - 1));
   }
-  print_stages(plan, memory, columns);
-  print_memory(plan, memory);
-  fclose(memory);
-  copy_narrow(text, file, columns);
-  free(text);
-  return OK;
+  add_stages(plan, text, columns);
+  add_memory(plan, text);
+}
+
+static Status print_tables(const Plan *plan, FILE *file, int columns) {
+  Text text = {0};
+  add_tables(plan, &text, columns);
+  const char *whole = text_whole(&text);
+  if (whole)
+    copy_narrow(whole, file, columns);
+  text_free(&text);
+  return whole ? OK : status_code();
 }
 
 Status plan_print(const Plan *plan, FILE *file, int columns, bool colours) {

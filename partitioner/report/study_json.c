@@ -1,7 +1,6 @@
 /* A study for programs. Invariant: the text reads back as the schedule. */
 #include <jansson.h>
 #include <math.h>
-#include <stdlib.h>
 
 #include "partitioner/report/study.h"
 
@@ -20,19 +19,11 @@ static json_t *peaks(const StudyResult *result) {
   return array;
 }
 
-static Status text_of(const Schedule *schedule, char **text) {
-  size_t size;
-  *text = NULL;
-  FILE *file = open_memstream(text, &size);
-  if (!file)
-    return fail(E_MEMORY, "out of memory");
-  Status status = schedule_write(schedule, file);
-  return fclose(file) == 0 ? status : fail(E_MEMORY, "out of memory");
-}
-
 Status study_json(const StudyResult *result, FILE *file) {
-  char *text;
-  Status status = text_of(&result->schedule, &text);
+  Text written = {0};
+  schedule_write(&result->schedule, &written);
+  const char *text = text_whole(&written);
+  Status status = text ? OK : status_code();
   json_t *object = NULL;
   if (status == OK) {
     const Simulation *s = &result->simulation;
@@ -46,6 +37,6 @@ Status study_json(const StudyResult *result, FILE *file) {
       status = fail(E_IO, "the study cannot be written");
   }
   json_decref(object);
-  free(text);
+  text_free(&written);
   return status;
 }

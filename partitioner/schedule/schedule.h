@@ -20,6 +20,7 @@
 
 #include "base/arena.h"
 #include "base/status.h"
+#include "base/text.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -141,7 +142,7 @@ void schedule_peaks(const Schedule *schedule, const Crossings *crossings, const 
 /* Text form, one line a rank; and back. Reading takes any text: E_USAGE with line and column. What it returns has
  * each stage on one rank and as many F as stages × microbatches; only schedule_prove says whether it can run.
  * send_depth is 2 where the text has none, receive_ahead what the lists do. */
-Status schedule_write(const Schedule *schedule, FILE *file);
+void schedule_write(const Schedule *schedule, Text *text);
 Status schedule_read(Arena *arena, const char *text, Schedule *schedule);
 
 /* Draws ranks × steps: F, B and W take one, BW and W of a stage without B two, transfers none; at most `columns` wide,

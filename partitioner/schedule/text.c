@@ -15,33 +15,32 @@ char *action_text(Action action, char *text) {
   return text;
 }
 
-static void write_list(const ActionList *list, FILE *file) {
-  char text[32];
+static void write_list(const ActionList *list, Text *text) {
+  char name[32];
   int open = 0; /* the group whose bracket is open */
   if (list->n_actions == 0)
-    fputc('-', file);
+    text_add_char(text, '-');
   for (int i = 0; i < list->n_actions; i++) {
     Action action = list->actions[i];
     if (i > 0)
-      fputc(' ', file);
+      text_add_char(text, ' ');
     if (action.group && action.group != open)
-      fputc('[', file);
+      text_add_char(text, '[');
     open = action.group;
-    fputs(action_text(action, text), file);
+    text_add_string(text, action_text(action, name));
     if (open && (i + 1 == list->n_actions || list->actions[i + 1].group != open)) {
-      fputc(']', file);
+      text_add_char(text, ']');
       open = 0;
     }
   }
-  fputc('\n', file);
+  text_add_char(text, '\n');
 }
 
-Status schedule_write(const Schedule *schedule, FILE *file) {
-  fprintf(file, "schedule %s send_depth %d receive_ahead %d\n", schedule->name, schedule->send_depth,
-          schedule->receive_ahead);
+void schedule_write(const Schedule *schedule, Text *text) {
+  text_add(text, "schedule %s send_depth %d receive_ahead %d\n", schedule->name, schedule->send_depth,
+           schedule->receive_ahead);
   for (int rank = 0; rank < schedule->ranks; rank++)
-    write_list(&schedule->lists[rank], file);
-  return ferror(file) ? fail(E_IO, "a schedule cannot be written") : OK;
+    write_list(&schedule->lists[rank], text);
 }
 
 /* ---- reading ---- */

@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "base/checked.h"
 #include "base/file.h"
+#include "base/text.h"
 #include "tests/test.h"
 
 static void context_goes_in_front(void **state) {
@@ -66,6 +67,45 @@ static void arena_hands_out_aligned_zeroes(void **state) {
   assert_string_equal(arena_format(arena, "%d-%s", 7, "x"), "7-x");
   arena_destroy(arena);
   arena_destroy(NULL);
+}
+
+static void texts_grow(void **state) {
+  (void)state;
+  Text text = {0};
+  assert_string_equal(text_whole(&text), "");
+  text_add_bytes(&text, NULL, 0);
+  assert_string_equal(text_whole(&text), "");
+  for (int i = 0; i < 1000; i++) {
+    text_add(&text, "%d", i % 10);
+    text_add_string(&text, "ab");
+    text_add_bytes(&text, "cdef", 2);
+    text_add_char(&text, i % 2 ? '\n' : '%');
+  }
+  assert_int_equal(text.length, 6000);
+  assert_int_equal(strlen(text_whole(&text)), 6000);
+  assert_memory_equal(text_whole(&text), "0abcd%1abcd\n2abcd%", 18);
+  assert_string_equal(text_whole(&text) + 5994, "9abcd\n");
+  char wide[3000];
+  memset(wide, 'w', sizeof wide - 1);
+  wide[sizeof wide - 1] = '\0';
+  text_free(&text);
+  text_add(&text, "%s", wide);
+  assert_string_equal(text_whole(&text), wide);
+  text_free(&text);
+  assert_null(text.data);
+}
+
+static void a_text_without_memory_is_not_whole(void **state) {
+  (void)state;
+  Text text = {0};
+  text_add_string(&text, "begins");
+  text_add_bytes(&text, "", SIZE_MAX - 10); /* nothing is read where there is no room */
+  text_add_string(&text, "and goes on");
+  assert_null(text_whole(&text));
+  assert_int_equal(status_code(), E_MEMORY);
+  assert_string_equal(status_message(), "out of memory: a text of more than 6 bytes");
+  text_free(&text);
+  assert_string_equal(text_whole(&text), "");
 }
 
 static void arena_arrays_grow(void **state) {
@@ -148,10 +188,16 @@ static void only_regular_files_are_opened_and_replaced(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(context_goes_in_front),    cmocka_unit_test(messages_are_one_line),
-      cmocka_unit_test(long_messages_are_cut),    cmocka_unit_test(arena_hands_out_aligned_zeroes),
-      cmocka_unit_test(arena_arrays_grow),        cmocka_unit_test(overflow_is_seen),
-      cmocka_unit_test(files_are_replaced_whole), cmocka_unit_test(only_regular_files_are_opened_and_replaced),
+      cmocka_unit_test(context_goes_in_front),
+      cmocka_unit_test(messages_are_one_line),
+      cmocka_unit_test(long_messages_are_cut),
+      cmocka_unit_test(arena_hands_out_aligned_zeroes),
+      cmocka_unit_test(arena_arrays_grow),
+      cmocka_unit_test(texts_grow),
+      cmocka_unit_test(a_text_without_memory_is_not_whole),
+      cmocka_unit_test(overflow_is_seen),
+      cmocka_unit_test(files_are_replaced_whole),
+      cmocka_unit_test(only_regular_files_are_opened_and_replaced),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

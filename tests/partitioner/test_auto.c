@@ -199,23 +199,20 @@ static void the_same_every_time(void **state) {
   (void)state;
   Setting setting = equal(3, 7, 9, 8, 5, 0.4, 3);
   setting.f[1] = 11;
-  char *text[2];
+  Text text[2] = {{0}, {0}};
   for (int i = 0; i < 2; i++) {
     Arena *arena = arena_create();
     Asked asked;
     Schedule schedule;
     AutoReport report;
-    size_t bytes;
     ask(arena, &setting, OBJECTIVE_SPAN, &asked);
     ASSERT_OK(schedule_auto(arena, &asked.request, &schedule, &report));
-    FILE *stream = open_memstream(&text[i], &bytes);
-    ASSERT_OK(schedule_write(&schedule, stream));
-    fclose(stream);
+    schedule_write(&schedule, &text[i]);
     arena_destroy(arena);
   }
-  assert_string_equal(text[0], text[1]);
-  free(text[0]);
-  free(text[1]);
+  assert_string_equal(text_whole(&text[0]), text_whole(&text[1]));
+  text_free(&text[0]);
+  text_free(&text[1]);
 }
 
 static void too_little_memory_is_said(void **state) {

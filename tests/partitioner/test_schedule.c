@@ -15,12 +15,10 @@
   } while (0)
 
 static char *text_of(const Schedule *schedule) {
-  char *text = NULL;
-  size_t size = 0;
-  FILE *file = open_memstream(&text, &size);
-  ASSERT_OK(schedule_write(schedule, file));
-  fclose(file);
-  return text;
+  Text text = {0};
+  schedule_write(schedule, &text);
+  assert_non_null(text_whole(&text));
+  return text.data;
 }
 
 static void generate(Arena *arena, const char *name, int ranks, int microbatches, Schedule *schedule) {

@@ -130,8 +130,10 @@ typedef struct {
 } Tally;
 
 static void describe(const Schedule *schedule) {
-  schedule_write(schedule, stderr);
-  fprintf(stderr, "%s\n", status_message());
+  Text text = {0};
+  schedule_write(schedule, &text);
+  fprintf(stderr, "%s%s\n", text.failed ? "" : text_whole(&text), status_message());
+  text_free(&text);
 }
 
 /* One mutation: what the proof accepts runs right, and what runs right by the rules it accepts. */
