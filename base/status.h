@@ -10,7 +10,8 @@ typedef enum {
   E_MODEL,       /* the ONNX file is damaged or says something impossible */
   E_SHAPE,       /* shapes do not fit */
   E_UNSUPPORTED, /* an operator, attribute, type or opset that is not there */
-  E_MEMORY,      /* host or device memory, or a stated limit, does not suffice */
+  E_LIMIT,       /* it does not fit a limit: of memory that somebody stated, or of what numbers can count */
+  E_MEMORY,      /* the host or the device has no memory: whoever tries one thing after another stops here */
   E_IO,          /* a file cannot be read or written */
   E_DEVICE,      /* a device or its library failed */
   E_COMM         /* a peer died or a transfer failed */

@@ -36,14 +36,14 @@ enum { ACTIONS = 3 }; /* F, B, W; a joined backward counts as B's */
 
 static Status align(size_t bytes, size_t *out) {
   if (bytes > SIZE_MAX / 4)
-    return fail(E_MEMORY, "sizes overflow");
+    return fail(E_LIMIT, "sizes overflow");
   *out = memory_units(bytes);
   return OK;
 }
 
 static Status add(size_t *sum, size_t bytes) {
   if (!checked_add(*sum, bytes, sum) || *sum > SIZE_MAX / 2)
-    return fail(E_MEMORY, "sizes overflow");
+    return fail(E_LIMIT, "sizes overflow");
   return OK;
 }
 

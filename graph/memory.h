@@ -74,7 +74,7 @@ typedef struct {
 } StageSetting;
 
 /* Lays out one stage. Views (OP_VIEW) share their root's place; a view of a received value, an input or a persistent
- * value too. Fails E_MEMORY when sizes overflow. */
+ * value too. Fails E_LIMIT when sizes overflow. */
 Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, const StageSetting *setting,
                          StageMemory *memory);
 
@@ -98,7 +98,7 @@ typedef struct {
 } RankMemory;
 
 /* Lays out the arena of this rank, which holds the stages `here` ([n_stages]) with this many slots a block ([stages]).
- * Update nodes run on every rank that holds their parameter. Fails E_MEMORY when sizes overflow. */
+ * Update nodes run on every rank that holds their parameter. Fails E_LIMIT when sizes overflow. */
 Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
                         int own, const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory);
 

@@ -6,7 +6,7 @@
 
 static Status add(size_t *sum, size_t bytes) {
   if (!checked_add(*sum, bytes, sum) || *sum > SIZE_MAX / 2)
-    return fail(E_MEMORY, "the sizes of a rank's memory overflow");
+    return fail(E_LIMIT, "the sizes of a rank's memory overflow");
   return OK;
 }
 
@@ -58,7 +58,7 @@ static Status widen_for_updates(const Graph *g, int own, RankMemory *m) {
     if (node->phase != PHASE_UPDATE || bytes <= m->scratch_bytes || !memory_updates(m, g, node))
       continue;
     if (bytes > SIZE_MAX / 4)
-      return fail(E_MEMORY, "the sizes of a rank's memory overflow");
+      return fail(E_LIMIT, "the sizes of a rank's memory overflow");
     m->scratch_bytes = memory_units(bytes);
   }
   return OK;
@@ -80,7 +80,7 @@ Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, 
       size_t bytes;
       memory->blocks[s][b] = (BlockPlace){.offset = at, .slots = slots[s][b]};
       if (!checked_mul(stage->blocks[b].bytes, (size_t)slots[s][b], &bytes))
-        return fail(E_MEMORY, "the sizes of a rank's memory overflow");
+        return fail(E_LIMIT, "the sizes of a rank's memory overflow");
       TRY(add(&at, bytes));
     }
     if (stage->scratch_bytes > memory->scratch_bytes)

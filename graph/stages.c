@@ -185,7 +185,7 @@ static Status cross(const Graph *g, ValueId v, bool backward, Cut *cut) {
   if (list)
     list[*n] = v;
   else if (!checked_add(*bytes, graph_value_bytes(g, v), bytes))
-    return fail(E_MEMORY, "the bytes of the values that cross a cut overflow");
+    return fail(E_LIMIT, "the bytes of the values that cross a cut overflow");
   ++*n;
   return OK;
 }

@@ -34,7 +34,7 @@ static Status charge_repeats(Lower *lower, const Constant *c, Shape shape, size_
   if (shape_elements(shape) <= shape_elements(c->stored))
     return OK;
   if (bytes > lower->repeat_bytes)
-    return fail(E_MEMORY, "constant %s repeated to %s, %zu bytes: too much to write out; fewer samples need less",
+    return fail(E_LIMIT, "constant %s repeated to %s, %zu bytes: too much to write out; fewer samples need less",
                 SHAPE_STR(c->stored), SHAPE_STR(shape), bytes);
   lower->repeat_bytes -= bytes;
   return OK;

@@ -424,7 +424,7 @@ static Status get_rank(const json_t *json, const PlanRequest *asked, Plan *plan,
   if (m->total_bytes <= plan->memory_limits[rank])
     return OK;
   char needs[24], text[24];
-  return fail(E_MEMORY, "it needs %s (%zu bytes), the limit is %s (%zu)", plan_bytes_text(m->total_bytes, needs),
+  return fail(E_LIMIT, "it needs %s (%zu bytes), the limit is %s (%zu)", plan_bytes_text(m->total_bytes, needs),
               m->total_bytes, plan_bytes_text(plan->memory_limits[rank], text), plan->memory_limits[rank]);
 }
 

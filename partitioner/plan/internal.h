@@ -16,7 +16,7 @@ typedef struct {
   bool *may_cut;                          /* [n + 1] */
 } PlanItems;
 
-/* Fails E_MEMORY where bytes overflow. */
+/* Fails E_LIMIT where bytes overflow. */
 Status plan_items(Arena *arena, const Graph *graph, const PlanRequest *request, PlanItems *items);
 
 /* A lower estimate of a stage's memory that slides over the items: persistent bytes, what backward keeps, and the
@@ -50,7 +50,7 @@ typedef struct {
   size_t needs;   /* that rank's bytes */
 } PlanCandidate;
 
-/* Cuts for the schedule of candidate->schedule under these limits; fills in the rest. E_MEMORY where nothing fits. */
+/* Cuts for the schedule of candidate->schedule under these limits; fills in the rest. E_LIMIT where nothing fits. */
 Status plan_try_schedule(const PlanSearch *search, const char *schedule, const size_t *limits,
                          PlanCandidate *candidate);
 /* A whole plan of the candidate, in the arena; stages of the graph's nodes are assigned. */

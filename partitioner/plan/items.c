@@ -100,7 +100,7 @@ static Status count_crossings(Arena *arena, const Graph *g, PlanItems *items) {
       continue;
     size_t size = graph_value_bytes(g, v);
     if (!checked_add(total, size, &total))
-      return fail(E_MEMORY, "the bytes of all values overflow");
+      return fail(E_LIMIT, "the bytes of all values overflow");
     if (graph_node(g, producer)->phase == PHASE_F)
       cross(items->forward_bytes, items->item_of[producer], far[v], size);
     else

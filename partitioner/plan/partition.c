@@ -255,7 +255,7 @@ Status partition_solve(const PartitionProblem *problem, int *cut, double *bottle
       sum_cuts(&s, *bottleneck);
       choose(&s, *bottleneck, cut);
     } else {
-      status = fail(E_MEMORY, "no cut into %d stages fits the memory", problem->n_stages);
+      status = fail(E_LIMIT, "no cut into %d stages fits the memory", problem->n_stages);
     }
   }
   arena_destroy(own);

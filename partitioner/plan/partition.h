@@ -26,7 +26,7 @@ Status partition_check_cuts(const bool *may_cut, int n_items, int n_stages);
 
 /* cut[s] = first item of stage s (cut[0] = 0, cut[n_stages] = n_items); no stage is empty. *bottleneck: the slowest
  * stage's seconds, as partition_stage_seconds gives them. Among equals the one with the smallest sum of cut seconds
- * (added from the last cut to the first), then the earliest cuts. E_MEMORY where nothing fits, E_USAGE where there are
+ * (added from the last cut to the first), then the earliest cuts. E_LIMIT where nothing fits, E_USAGE where there are
  * fewer cuts than stages. */
 Status partition_solve(const PartitionProblem *problem, int *cut, double *bottleneck);
 

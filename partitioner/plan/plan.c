@@ -187,7 +187,7 @@ static Status prepare_steering(const PlanSearch *search, Arena *arena, const Pla
   return price_cuts(search, arena, draft.rank_of_stage, s);
 }
 
-/* Cuts, lays out, and cuts again with what was learnt where a rank lacks memory. E_MEMORY without a useful message
+/* Cuts, lays out, and cuts again with what was learnt where a rank lacks memory. E_LIMIT without a useful message
  * where that comes to no end. */
 static Status steer(const PlanSearch *search, Arena *arena, const size_t *limits, Steering *steering,
                     PlanCandidate *candidate) {
@@ -209,7 +209,7 @@ static Status steer(const PlanSearch *search, Arena *arena, const size_t *limits
       return OK;
     tighten(search, &plan, limits, round >= ROUNDS_OF_FEW, steering);
   }
-  return fail(E_MEMORY, "no cut into %d stages fits the memory", search->stages);
+  return fail(E_LIMIT, "no cut into %d stages fits the memory", search->stages);
 }
 
 Status plan_try_schedule(const PlanSearch *search, const char *schedule, const size_t *limits,
@@ -235,7 +235,7 @@ static bool is_better(const PlanCandidate *a, const PlanCandidate *b, bool by_me
   return a->step_seconds <= b->step_seconds * (1 + 1e-3) && a->largest < b->largest;
 }
 
-/* The best of the schedules that the request allows. Where none can be, E_MEMORY if memory hindered one, else as the
+/* The best of the schedules that the request allows. Where none can be, E_LIMIT if memory hindered one, else as the
  * last one failed. */
 static Status try_schedules(const PlanSearch *search, const size_t *limits, bool by_memory, PlanCandidate *best) {
   const char *one[] = {search->request->given ? search->request->given->name : search->request->schedule, NULL};
@@ -251,7 +251,9 @@ static Status try_schedules(const PlanSearch *search, const size_t *limits, bool
   TRY(ARENA_NEW(search->arena, candidate.cut, search->stages + 1));
   for (; *names; names++) {
     status = plan_try_schedule(search, *names, limits, &candidate);
-    short_of_memory |= status == E_MEMORY;
+    if (status == E_MEMORY)
+      return status;
+    short_of_memory |= status == E_LIMIT;
     if (status != OK || (found && !is_better(&candidate, best, by_memory)))
       continue;
     int *cut = best->cut;
@@ -261,8 +263,8 @@ static Status try_schedules(const PlanSearch *search, const size_t *limits, bool
   }
   if (found)
     return OK;
-  if (short_of_memory && status != E_MEMORY)
-    return fail(E_MEMORY, "no cut into %d stages fits the memory", search->stages);
+  if (short_of_memory && status != E_LIMIT)
+    return fail(E_LIMIT, "no cut into %d stages fits the memory", search->stages);
   return status;
 }
 
@@ -306,7 +308,7 @@ static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_
   while (rounds-- > 0 && high > low + MEMORY_ALIGNMENT) {
     size_t middle = low + (high - low) / 2;
     Status status = try_raised(search, middle, &trial);
-    if (status == E_MEMORY) {
+    if (status == E_LIMIT) {
       low = middle;
       continue;
     }
@@ -318,8 +320,12 @@ static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_
   }
   *amount = high;
   /* Cuts are steered by estimates, so what one plan takes as its limit need not lead to that plan again. */
-  while (*amount && try_raised(search, *amount, &trial) == E_MEMORY)
+  while (*amount) {
+    Status status = try_raised(search, *amount, &trial);
+    if (status != E_LIMIT)
+      return status;
     *amount += *amount / 16 + MEMORY_ALIGNMENT;
+  }
   return OK;
 }
 
@@ -341,9 +347,9 @@ static Status explain_shortage(const PlanSearch *search, PlanCandidate *best) {
   plan_bytes_text(best->needs, needs);
   plan_bytes_text(search->limits[best->rank], limit);
   if (uniform)
-    return fail(E_MEMORY, "%s lacks %s: it needs %s, the limit is %s; a limit of %zu would do", rank, lacks, needs,
+    return fail(E_LIMIT, "%s lacks %s: it needs %s, the limit is %s; a limit of %zu would do", rank, lacks, needs,
                 limit, search->limits[0] + amount);
-  return fail(E_MEMORY, "%s lacks %s: it needs %s, its limit is %s; all limits raised by %zu bytes would do", rank,
+  return fail(E_LIMIT, "%s lacks %s: it needs %s, its limit is %s; all limits raised by %zu bytes would do", rank,
               lacks, needs, limit, amount);
 }
 
@@ -370,7 +376,7 @@ static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
   TRY(prepare(search));
   TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
   Status status = try_schedules(search, search->limits, false, &best);
-  if (status == E_MEMORY)
+  if (status == E_LIMIT)
     status = explain_shortage(search, &best);
   TRY(status);
   const char *named = best.schedule;

@@ -81,7 +81,7 @@ typedef struct {
   bool synthesize;       /* "auto" is more than the fastest by name: a schedule made for the stages */
 } PlanRequest;
 
-/* Partitions, schedules, checks and lays out memory. Fails E_MEMORY where nothing fits, naming the rank that lacks
+/* Partitions, schedules, checks and lays out memory. Fails E_LIMIT where nothing fits, naming the rank that lacks
  * most and by how much, and the smallest limit that would do; E_USAGE where there are more stages than cuts, for an
  * unknown schedule, or one that does not have so many stages a rank; E_MODEL for a given one that is refused. */
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan);
@@ -89,7 +89,7 @@ Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *p
 /* Writes and reads the plan file. Of the request, reading uses what is set: model_hash, loss, optimizer, device (but
  * for the numbers of devices), precision, ranks, chunks, microbatches, microbatch_size, schedule (not NULL, not
  * "auto"), and with ranks memory_limits and devices. It refuses a plan that contradicts one of these (E_USAGE), or
- * whose numbers contradict the graph (E_MODEL), naming both; fails E_MEMORY where a rank's memory exceeds its limit.
+ * whose numbers contradict the graph (E_MODEL), naming both; fails E_LIMIT where a rank's memory exceeds its limit.
  * The result is complete as from plan_make. */
 Status plan_write(const Plan *plan, const char *path);
 Status plan_read(Arena *arena, const char *path, Graph *graph, const PlanRequest *request, Plan *plan);

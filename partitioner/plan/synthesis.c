@@ -31,12 +31,16 @@ typedef struct {
   int n;
 } Synthesis;
 
-static bool has_placement(Arena *arena, const Plan *plan, Placement placement) {
+/* The first that the plan has; PLACE_V is what is left. */
+static Status find_placement(Arena *arena, const Plan *plan, Placement *placement) {
   int *rank_of_stage;
-  if (ARENA_NEW(arena, rank_of_stage, plan->stages) != OK)
-    return false;
-  placement_ranks(placement, plan->ranks, plan->chunks, rank_of_stage);
-  return memcmp(rank_of_stage, plan->schedule.rank_of_stage, (size_t)plan->stages * sizeof(int)) == 0;
+  TRY(ARENA_NEW(arena, rank_of_stage, plan->stages));
+  for (*placement = 0; *placement < PLACE_V; ++*placement) {
+    placement_ranks(*placement, plan->ranks, plan->chunks, rank_of_stage);
+    if (memcmp(rank_of_stage, plan->schedule.rank_of_stage, (size_t)plan->stages * sizeof(int)) == 0)
+      break;
+  }
+  return OK;
 }
 
 /* Whether the block is what Timing.activation counts: made by F at the latest, kept for backward. */
@@ -80,8 +84,7 @@ static Status prepare(Synthesis *s, const PlanCandidate *named, bool seen[PLACEM
   Plan plan;
   TRY(plan_build(s->search, s->arena, named, &plan));
   *c = (Contender){.named = *named, .update_seconds = plan.update_seconds};
-  while (c->placement < PLACE_V && !has_placement(s->arena, &plan, c->placement))
-    c->placement++;
+  TRY(find_placement(s->arena, &plan, &c->placement));
   seen[c->placement] = true;
   TRY(ARENA_NEW(s->arena, c->limits, plan.ranks));
   TRY(ARENA_NEW(s->arena, c->taken, plan.ranks));
@@ -105,7 +108,12 @@ static Status list_contenders(Synthesis *s, const PlanCandidate *best) {
   for (size_t i = 0; r->chunks > 1 && i < sizeof names / sizeof *names; i++) {
     PlanCandidate other = {0};
     TRY(ARENA_NEW(s->arena, other.cut, s->search->stages + 1));
-    if (seen[i == 0 ? PLACE_LOOP : PLACE_V] || plan_try_schedule(s->search, names[i], s->search->limits, &other) != OK)
+    if (seen[i == 0 ? PLACE_LOOP : PLACE_V])
+      continue;
+    Status status = plan_try_schedule(s->search, names[i], s->search->limits, &other);
+    if (status == E_MEMORY)
+      return status;
+    if (status != OK)
       continue;
     TRY(prepare(s, &other, seen));
     if (memcmp(other.cut, best->cut, bytes) == 0)
@@ -117,17 +125,21 @@ static Status list_contenders(Synthesis *s, const PlanCandidate *best) {
 }
 
 /* The bound knows no memory and no cut that nothing crosses: 0 where there is one. */
-static double bound(const Synthesis *s) {
-  double least = INFINITY;
+static Status bound(const Synthesis *s, double *least) {
+  *least = INFINITY;
   for (int i = 0; i < s->n; i++) {
     Timing timing = s->contenders[i].timing;
     timing.memory_limit = NULL;
     for (int c = 0; c < timing.stages - 1; c++)
-      if (!s->contenders[i].crossings.forward_crosses[c] || !s->contenders[i].crossings.backward_crosses[c])
-        return 0;
-    least = fmin(least, schedule_lower_bound(&timing, s->search->request->objective));
+      if (!s->contenders[i].crossings.forward_crosses[c] || !s->contenders[i].crossings.backward_crosses[c]) {
+        *least = 0;
+        return OK;
+      }
+    double seconds;
+    TRY(schedule_lower_bound(&timing, s->search->request->objective, &seconds));
+    *least = fmin(*least, seconds);
   }
-  return least;
+  return OK;
 }
 
 static void set_limits(Synthesis *s, const size_t *limits) {
@@ -139,7 +151,7 @@ static void set_limits(Synthesis *s, const size_t *limits) {
     }
 }
 
-/* Synthesises, lays out, and does so again with less where a rank lacks memory. E_MEMORY where that comes to no end. */
+/* Synthesises, lays out, and does so again with less where a rank lacks memory. E_LIMIT where that comes to no end. */
 static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *found) {
   const PlanRequest *r = s->search->request;
   AutoCandidate candidates[MOST_CONTENDERS];
@@ -166,7 +178,7 @@ static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *foun
         chosen->limits[rank] = fmax(chosen->limits[rank] - (double)(total - limits[rank]), 1);
     }
   }
-  return fail(E_MEMORY, "no synthesised schedule fits the memory");
+  return fail(E_LIMIT, "no synthesised schedule fits the memory");
 }
 
 /* First with no more memory than the named schedule takes, so that none is spent where no time is won. */
@@ -175,13 +187,13 @@ static Status search_schedule(Synthesis *s, PlanCandidate *best, PlanSynthesis *
   double update_seconds = INFINITY;
   for (int i = 0; i < s->n; i++)
     update_seconds = fmin(update_seconds, s->contenders[i].update_seconds);
-  result->lower_bound_seconds = bound(s);
+  TRY(bound(s, &result->lower_bound_seconds));
   double least = result->lower_bound_seconds + update_seconds;
   const size_t *limits[] = {s->contenders[0].taken, s->search->limits};
   for (int i = 0; i < 2 && best->step_seconds * (1 - WORTH) > least; i++) {
     PlanCandidate found;
     Status status = synthesise(s, limits[i], &found);
-    if (status != OK && status != E_MEMORY)
+    if (status != OK && status != E_LIMIT)
       return status;
     if (status != OK || found.step_seconds >= best->step_seconds * (1 - WORTH))
       continue;

@@ -121,7 +121,7 @@ static Status list_candidates(Arena *arena, const StudyRequest *request, Candida
 /* ---- schedules ---- */
 
 static Status refuse_text(StudyResult *result, Status status) {
-  result->refused = status == E_USAGE || status == E_MEMORY;
+  result->refused = status == E_USAGE || status == E_LIMIT;
   return status == E_USAGE ? status_adopt(E_MODEL, status_message()) : status;
 }
 
@@ -184,15 +184,19 @@ static double without_dust(double number) {
   return fabs(number) < 1e-12 ? 0 : number;
 }
 
-static void bound(const StudyRequest *request, const Candidates *candidates, StudyResult *result) {
-  double least = schedule_lower_bound(&result->timing, request->objective);
-  for (int i = 0; i < candidates->n; i++)
-    least = fmin(least, schedule_lower_bound(candidates->items[i].timing, request->objective));
+static Status bound(const StudyRequest *request, const Candidates *candidates, StudyResult *result) {
+  double least, other;
+  TRY(schedule_lower_bound(&result->timing, request->objective, &least));
+  for (int i = 0; i < candidates->n; i++) {
+    TRY(schedule_lower_bound(candidates->items[i].timing, request->objective, &other));
+    least = fmin(least, other);
+  }
   const Simulation *simulation = &result->simulation;
   double reached =
       request->objective == OBJECTIVE_SPAN ? simulation->longest_span_seconds : simulation->makespan_seconds;
   result->lower_bound_seconds = least;
   result->gap = least > 0 ? without_dust(reached / least - 1) : 0;
+  return OK;
 }
 
 Status study_run(Arena *arena, const StudyRequest *request, StudyResult *result) {
@@ -211,6 +215,5 @@ Status study_run(Arena *arena, const StudyRequest *request, StudyResult *result)
   TRY(prove(arena, request, result));
   TRY(simulate_schedule(arena, schedule, &result->timing, &result->simulation));
   result->simulation.bubble = without_dust(result->simulation.bubble);
-  bound(request, &candidates, result);
-  return OK;
+  return bound(request, &candidates, result);
 }

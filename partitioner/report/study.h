@@ -37,7 +37,7 @@ enum { STUDY_CELLS = 1 << 22 }; /* most stages x microbatches */
 
 /* Makes or reads the schedule, proves and times it. E_USAGE for numbers that make no sense, an unknown name, or a text
  * for other ranks, microbatches or stages a rank, or with a rank that has none; E_MODEL for a text that is no schedule
- * or that schedule_prove refuses; E_MEMORY where the limit does not suffice, with rank and numbers. */
+ * or that schedule_prove refuses; E_LIMIT where the limit does not suffice, with rank and numbers. */
 Status study_run(Arena *arena, const StudyRequest *request, StudyResult *result);
 
 /* One JSON object: schedule, makespan_ms, longest_span_ms, bubble, lower_bound (ms of the objective), gap,

@@ -323,7 +323,7 @@ static Status prove_limits(const Prover *prover, const ScheduleLimits *limits) {
       continue;
     if (prover->where)
       *prover->where = (SchedulePlace){rank, where};
-    return fail(E_MEMORY, "schedule %s: rank %d, action %d, %s: activations reach %.6g, the limit is %.6g",
+    return fail(E_LIMIT, "schedule %s: rank %d, action %d, %s: activations reach %.6g, the limit is %.6g",
                 schedule->name, rank, where, action_text(schedule->lists[rank].actions[where], text), peak,
                 limits->limit[rank]);
   }

@@ -62,8 +62,9 @@ static Status complete(Arena *arena, Arena *scratch, const Crossings *crossings,
   TRY(check_order(scratch, schedule, crossings, where));
   if (schedule->receive_ahead < 1)
     schedule->receive_ahead = 1;
-  if (schedule_add_transfers(arena, schedule, crossings, schedule) == OK)
-    return OK;
+  Status status = schedule_add_transfers(arena, schedule, crossings, schedule);
+  if (status == OK || status == E_MEMORY)
+    return status;
   char *message = arena_string(scratch, status_message());
   ScheduleWalk walk;
   if (!message || schedule_walk(scratch, schedule, crossings, false, &walk) != OK)

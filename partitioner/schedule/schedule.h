@@ -125,7 +125,7 @@ typedef struct {
 
 /* Proves a schedule: every action once; F, B and W of a stage in increasing microbatch order; dependencies met;
  * sends and receives pair per pair of ranks and direction, in order; rendezvous without buffering never blocks for
- * ever; receives at most receive_ahead ahead; memory within limits (NULL: none). E_USAGE (E_MEMORY for limits) with
+ * ever; receives at most receive_ahead ahead; memory within limits (NULL: none). E_USAGE (E_LIMIT for limits) with
  * rank, position, action and reason; *where (may be NULL) is the place. */
 Status schedule_prove(const Schedule *schedule, const Crossings *crossings, const ScheduleLimits *limits,
                       SchedulePlace *where);

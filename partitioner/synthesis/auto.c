@@ -74,17 +74,17 @@ static Status make_contests(Arena *scratch, const AutoRequest *request, Contest 
     if (contests[i].fits)
       TRY(search_make(scratch, &contests[i].problem, (uint64_t)i + 1, &contests[i].search));
   }
-  return any ? OK : E_MEMORY; /* the message is problem_fits' */
+  return any ? OK : E_LIMIT; /* the message is problem_fits' */
 }
 
-double schedule_lower_bound(const Timing *timing, Objective objective) {
+Status schedule_lower_bound(const Timing *timing, Objective objective, double *seconds) {
   Arena *scratch = arena_create();
   AutoCandidate candidate = {.timing = timing};
-  Problem problem;
-  bool good = scratch && problem_make(scratch, &candidate, objective, &problem) == OK;
-  double seconds = good ? problem.bound_seconds : 0;
+  Problem problem = {0};
+  Status status = scratch ? problem_make(scratch, &candidate, objective, &problem) : status_code();
+  *seconds = problem.bound_seconds;
   arena_destroy(scratch);
-  return seconds;
+  return status;
 }
 
 static Status synthesise(Arena *arena, Arena *scratch, const AutoRequest *request, Schedule *schedule,

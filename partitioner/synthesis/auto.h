@@ -29,13 +29,12 @@ typedef struct {
   double lower_bound_seconds, gap;
 } AutoReport;
 
-/* The best schedule found over the candidates, transfers included. E_MEMORY where no candidate can hold one
+/* The best schedule found over the candidates, transfers included. E_LIMIT where no candidate can hold one
  * microbatch, naming the rank, its limit and what it needs. */
 Status schedule_auto(Arena *arena, const AutoRequest *request, Schedule *schedule, AutoReport *report);
 
-/* A proved lower bound of the objective for any schedule of this placement where everything crosses, in seconds; 0
- * where there is no memory to prove it. */
-double schedule_lower_bound(const Timing *timing, Objective objective);
+/* A proved lower bound of the objective for any schedule of this placement where everything crosses, in seconds. */
+Status schedule_lower_bound(const Timing *timing, Objective objective, double *seconds);
 
 /* The rank of each stage: line and loop go round, a V turns at its ends. rank_of_stage [ranks * chunks]. */
 void placement_ranks(Placement placement, int ranks, int chunks, int *rank_of_stage);

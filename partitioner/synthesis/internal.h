@@ -89,7 +89,7 @@ static inline int operation_of(const Problem *problem, int stage, int kind, int 
 /* The candidate in flat arrays of the arena, its bound included; keeps its timing and crossings. E_USAGE: a rank has no
  * stage, or there are too many operations. */
 Status problem_make(Arena *arena, const AutoCandidate *candidate, Objective objective, Problem *problem);
-/* E_MEMORY with the rank that cannot hold one microbatch. */
+/* E_LIMIT with the rank that cannot hold one microbatch. */
 Status problem_fits(const Problem *problem);
 
 /* Room for an order of the problem's operations; it is none yet, and not timed. */

@@ -94,7 +94,7 @@ Status problem_fits(const Problem *p) {
     for (int i = p->first_chunk[rank]; i < p->first_chunk[rank + 1]; i++)
       need += p->memory[ACTION_F][p->chunk_stage[i]];
     if (need > p->limit[rank])
-      return fail(E_MEMORY, "rank %d may hold activations of %g, one microbatch takes %g", rank,
+      return fail(E_LIMIT, "rank %d may hold activations of %g, one microbatch takes %g", rank,
                   p->timing->memory_limit[rank], need);
   }
   return OK;

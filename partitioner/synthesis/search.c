@@ -453,11 +453,13 @@ Status search_named(Search *s, double operations) {
   while (schedule_names[n])
     n++;
   double begin = list_work(s->scheduler);
-  for (int i = 0; i < n; i++) {
+  for (int i = 0; i < n && status == OK; i++) {
     Schedule schedule;
-    if (schedule_generate(scratch, schedule_names[i], p->ranks, p->most_chunks, p->microbatches, p->crossings,
-                          &schedule) != OK ||
-        !order_take(p, &schedule, &s->trial))
+    Status made = schedule_generate(scratch, schedule_names[i], p->ranks, p->most_chunks, p->microbatches, p->crossings,
+                                    &schedule);
+    if (made == E_MEMORY)
+      status = made;
+    if (made != OK || !order_take(p, &schedule, &s->trial))
       continue;
     clock_run(p, &s->clock, &s->trial);
     keep_best(s, &s->trial);

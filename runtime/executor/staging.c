@@ -14,7 +14,7 @@ typedef struct {
 static Status place(Room *room, Site *site, int slots) {
   size_t bytes;
   if (!checked_mul((site->bytes + MEMORY_ALIGNMENT - 1) / MEMORY_ALIGNMENT * MEMORY_ALIGNMENT, (size_t)slots, &bytes))
-    return fail(E_MEMORY, "staging overflows");
+    return fail(E_LIMIT, "staging overflows");
   if (room->at) {
     site->host = room->at + room->bytes;
     site->host_stride = bytes / (size_t)slots;

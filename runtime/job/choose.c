@@ -83,8 +83,10 @@ static Status try_microbatches(const Job *job, Arena *arena, int microbatches, c
     for (const char *const *name = open ? schedule_names : one; *name; name++) {
       trial.chunks = chunks[c];
       Status tried = try_plan(&trial, *name, search);
+      if (tried == E_MEMORY)
+        return tried;
       good |= tried == OK;
-      if (tried != OK && (status == OK || (tried == E_MEMORY && status != E_MEMORY))) {
+      if (tried != OK && (status == OK || (tried == E_LIMIT && status != E_LIMIT))) {
         status = tried;
         snprintf(message, sizeof message, "%s", status_message());
       }
@@ -100,11 +102,13 @@ static Status search_all(const Job *job, const int *microbatches, int n, const i
       return status_code();
     search->tried++;
     Status status = try_microbatches(job, arena, microbatches[i], chunks, n_chunks, search);
-    if (status != OK && (i == 0 || status == E_MEMORY)) {
+    if (status != OK && (i == 0 || status == E_LIMIT)) {
       search->status = status;
       snprintf(search->message, sizeof search->message, "%s", status_message());
     }
     arena_destroy(arena);
+    if (status == E_MEMORY)
+      return status;
     if (status == E_USAGE || (job->ranks == 1 && search->found))
       break; /* more would not help; one rank has nobody to overlap with */
   }
@@ -119,7 +123,7 @@ static Status plan_chunks(Job *job, const int *chunks, int n) {
   for (int c = 0; c < n; c++) {
     job->chunks = chunks[c];
     Status status = job_plan(job, NULL);
-    if (status != OK && status != E_USAGE && status != E_MEMORY)
+    if (status != OK && status != E_USAGE && status != E_LIMIT)
       return status;
     if (status != OK || (least > 0 && job->plan.step_seconds >= least * (1 - 1e-3)))
       continue;

@@ -421,7 +421,7 @@ Status job_plan(Job *job, const Profile *profiles) {
   if (job->options->plan)
     return plan_read(job->arena, job->options->plan, job->graph, &job->request, &job->plan);
   Status status = plan_make(job->arena, job->graph, &job->request, &job->plan);
-  if (job->given && (status == E_MODEL || status == E_MEMORY))
+  if (job->given && (status == E_MODEL || status == E_LIMIT))
     status_context("%s: ", job->options->schedule_file);
   return status;
 }

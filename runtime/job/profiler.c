@@ -122,7 +122,7 @@ typedef struct {
 static Status take(size_t *total, size_t bytes, size_t *offset) {
   *offset = *total;
   if (!checked_add(*total, bytes, total) || *total > SIZE_MAX / 2)
-    return fail(E_MEMORY, "sizes overflow");
+    return fail(E_LIMIT, "sizes overflow");
   *total = memory_units(*total);
   return OK;
 }

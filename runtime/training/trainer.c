@@ -16,28 +16,35 @@ typedef struct {
   char message[2048];
 } Verdict;
 
+/* *verdict: this rank's own at first, then that of the lowest that failed. */
+static Status exchange_verdicts(const Link *link, int rank, int size, Verdict *verdict) {
+  if (rank) {
+    TRY(link_send(link, 0, verdict, sizeof *verdict));
+    return link_receive(link, 0, verdict, sizeof *verdict);
+  }
+  for (int r = 1; r < size; r++) {
+    Verdict other;
+    TRY(link_receive(link, r, &other, sizeof other));
+    if (verdict->rank < 0)
+      *verdict = other;
+  }
+  for (int r = 1; r < size; r++)
+    TRY(link_send(link, r, verdict, sizeof *verdict));
+  return OK;
+}
+
 Status trainer_agree(const Link *link, Status status, Outcome *outcome) {
   if (!link)
     return status;
   Endpoint *endpoint = link->endpoints[CHANNEL_CONTROL];
   int rank = link->transport->rank(endpoint), size = link->transport->size(endpoint);
-  Verdict own = {.rank = status == OK ? -1 : rank, .code = (int32_t)status}, verdict = own;
+  Verdict own = {.rank = status == OK ? -1 : rank, .code = (int32_t)status}, verdict;
   if (status != OK)
     snprintf(own.message, sizeof own.message, "%s", status_message());
   verdict = own;
-  if (rank) {
-    TRY(link_send(link, 0, &own, sizeof own));
-    TRY(link_receive(link, 0, &verdict, sizeof verdict));
-  } else {
-    for (int r = 1; r < size; r++) {
-      Verdict other;
-      TRY(link_receive(link, r, &other, sizeof other));
-      if (verdict.rank < 0)
-        verdict = other;
-    }
-    for (int r = 1; r < size; r++)
-      TRY(link_send(link, r, &verdict, sizeof verdict));
-  }
+  Status exchanged = exchange_verdicts(link, rank, size, &verdict);
+  if (exchanged != OK) /* what failed here first is what there is to say */
+    return status == OK ? exchanged : status_adopt(status, own.message);
   if (verdict.rank < 0)
     return OK;
   *outcome = (Outcome){.agreed = true, .elsewhere = verdict.rank != rank};
@@ -132,7 +139,9 @@ static Status begin(Training *training, RankPlace *place) {
 static Status share_places(Training *training, const Link *link, const RankPlace *own) {
   Job *job = training->job;
   RankPlace *places;
-  TRY(ARENA_NEW(job->arena, places, job->ranks));
+  Status status = ARENA_NEW(job->arena, places, job->ranks);
+  if (status != OK)
+    return link ? link_withdraw(link, status) : status;
   for (int r = 0; !link && r < job->ranks; r++)
     TRY(boundary_place(job->devices, r, false, &places[r]));
   for (int r = 1; link && r < job->ranks && !job->world->rank; r++)
@@ -210,7 +219,7 @@ static Status share_plan(Job *job) {
     return fail(E_COMM, "rank 0 could not write down its plan");
   char *text = arena_alloc(job->arena, head.bytes, 1);
   if (!text)
-    return status_code();
+    return link_withdraw(link, status_code());
   TRY(link_receive(link, 0, text, head.bytes));
   job->microbatches = head.microbatches;
   job->chunks = head.chunks;

@@ -72,8 +72,11 @@ void transport_mpi_on_death(void (*report)(void *context, const char *message), 
 /* Whether the failure that this rank knows of is printed elsewhere: by the rank that it began on, or by `report`. */
 bool transport_mpi_reported(void);
 
-/* Blocking helpers over CHANNEL_CONTROL. */
+/* Blocking helpers over CHANNEL_CONTROL. A rank on which one fails has withdrawn. */
 Status link_send(const Link *link, int peer, const void *data, size_t bytes);
 Status link_receive(const Link *link, int peer, void *data, size_t bytes);
+/* Withdraws with status_message(), which stays, unless a failure is known already: before a rank leaves messages out
+ * that its peers await. Returns `status`. */
+Status link_withdraw(const Link *link, Status status);
 
 #endif

@@ -183,7 +183,7 @@ static void sizes_that_overflow_are_refused(void **state) {
   StageMemory m = plan_single(arena, g, false, &stages);
   StageSetting setting = {0};
   g->nodes[1]->workspace_bytes[0] = SIZE_MAX - 3;
-  ASSERT_FAILS(E_MEMORY, "memory of stage 0: sizes overflow", memory_plan_stage(arena, g, &stages, &setting, &m));
+  ASSERT_FAILS(E_LIMIT, "memory of stage 0: sizes overflow", memory_plan_stage(arena, g, &stages, &setting, &m));
   arena_destroy(arena);
 }
 

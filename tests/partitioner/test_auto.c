@@ -224,7 +224,7 @@ static void too_little_memory_is_said(void **state) {
   Schedule schedule;
   AutoReport report;
   ask(arena, &setting, OBJECTIVE_SPAN, &asked);
-  ASSERT_FAILS(E_MEMORY, "rank 1 may hold activations of 0.75, one microbatch takes 1",
+  ASSERT_FAILS(E_LIMIT, "rank 1 may hold activations of 0.75, one microbatch takes 1",
                schedule_auto(arena, &asked.request, &schedule, &report));
   arena_destroy(arena);
 }

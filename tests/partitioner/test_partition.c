@@ -104,8 +104,8 @@ static void equals_brute_force(void **state) {
     try_cuts(&q, 1);
     Status status = partition_solve(&q.p, cut, &bottleneck);
     if (!q.found) {
-      assert_true(status == E_MEMORY || status == E_USAGE);
-      tight += status == E_MEMORY;
+      assert_true(status == E_LIMIT || status == E_USAGE);
+      tight += status == E_LIMIT;
       continue;
     }
     ASSERT_OK(status);
@@ -167,7 +167,7 @@ static void says_what_is_missing(void **state) {
   p.n_stages = 2;
   p.fits = short_enough;
   p.context = &longest;
-  ASSERT_FAILS(E_MEMORY, "no cut into 2 stages fits the memory", partition_solve(&p, cut, &bottleneck));
+  ASSERT_FAILS(E_LIMIT, "no cut into 2 stages fits the memory", partition_solve(&p, cut, &bottleneck));
 }
 
 int main(void) {

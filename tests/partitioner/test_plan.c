@@ -167,7 +167,7 @@ static void a_large_table_lies_where_there_is_room(void **state) {
   for (int r = 1; r < 3; r++)
     assert_true(plan.rank_memory[r].total_bytes <= limits[r]);
   limits[0] = 150000;
-  assert_int_equal(plan_make(arena, g, &request, &plan), E_MEMORY);
+  assert_int_equal(plan_make(arena, g, &request, &plan), E_LIMIT);
   arena_destroy(arena);
 }
 
@@ -223,7 +223,7 @@ static void limits_are_kept_or_the_smallest_is_named(void **state) {
   request.memory_limits = limits;
   for (int r = 0; r < 4; r++)
     limits[r] = 1000;
-  assert_int_equal(plan_make(arena, g, &request, &plan), E_MEMORY);
+  assert_int_equal(plan_make(arena, g, &request, &plan), E_LIMIT);
   size_t least = limit_that_would_do();
   assert_true(least <= free_choice);
   for (int r = 0; r < 4; r++)
@@ -232,7 +232,7 @@ static void limits_are_kept_or_the_smallest_is_named(void **state) {
   assert_true(largest_rank(&plan) <= least);
   for (int r = 0; r < 4; r++)
     limits[r] = least - MEMORY_ALIGNMENT;
-  assert_int_equal(plan_make(arena, g, &request, &plan), E_MEMORY);
+  assert_int_equal(plan_make(arena, g, &request, &plan), E_LIMIT);
   assert_int_equal(limit_that_would_do(), least);
   arena_destroy(arena);
 }
@@ -249,7 +249,7 @@ static void ranks_with_two_stages_keep_their_limit(void **state) {
   ASSERT_OK(plan_make(arena, g, &request, &plan));
   size_t free_choice = largest_rank(&plan);
   request.memory_limits = limits;
-  assert_int_equal(plan_make(arena, g, &request, &plan), E_MEMORY);
+  assert_int_equal(plan_make(arena, g, &request, &plan), E_LIMIT);
   int lacking = atoi(status_message() + strlen("rank "));
   char expected[64];
   snprintf(expected, sizeof expected, "rank %d (stages %d and %d) lacks ", lacking, lacking, lacking + 3);

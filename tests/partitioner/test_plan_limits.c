@@ -24,7 +24,7 @@ static size_t try_limit(Graph *g, PlanRequest *request, size_t limit) {
   if (status == OK) {
     assert_true(largest_rank(&plan) <= limit);
   } else {
-    assert_int_equal(status, E_MEMORY);
+    assert_int_equal(status, E_LIMIT);
     if (strstr(status_message(), "lacks 0 B"))
       FAIL_TEST("%s with a limit of %zu: %s", request->schedule, limit, status_message());
     would_do = strtoull(strstr(status_message(), "a limit of ") + strlen("a limit of "), NULL, 10);

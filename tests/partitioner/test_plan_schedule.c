@@ -173,7 +173,7 @@ static void given_schedules_keep_limits(void **state) {
   ASSERT_OK(schedule_read(arena, "0F0 0F1 0BW0 0BW1\n1F0 1BW0 1F1 1BW1\n", &schedule));
   request.given = &schedule;
   request.memory_limits = limits;
-  assert_int_equal(plan_make(arena, layers_of(arena, 9, 4, 8), &request, &plan), E_MEMORY);
+  assert_int_equal(plan_make(arena, layers_of(arena, 9, 4, 8), &request, &plan), E_LIMIT);
   assert_non_null(strstr(status_message(), "lacks"));
   arena_destroy(arena);
 }

@@ -313,7 +313,7 @@ static void limits_are_kept(void **state) {
   schedule_peaks(&schedule, NULL, &limits, peak);
   assert_memory_equal(peak, enough, sizeof peak);
   limits.limit = short_of;
-  ASSERT_FAILS(E_MEMORY, "schedule 1f1b: rank 1, action 8, 1F2: activations reach 3, the limit is 2.5",
+  ASSERT_FAILS(E_LIMIT, "schedule 1f1b: rank 1, action 8, 1F2: activations reach 3, the limit is 2.5",
                schedule_prove(&schedule, NULL, &limits, &where));
   assert_int_equal(where.rank, 1);
   assert_int_equal(where.position, 8);

@@ -120,7 +120,7 @@ static void limits_hold(void **state) {
   limit_to(&request, 4);
   ASSERT_OK(study_run(arena, &request, &result));
   limit[1] = 2.5;
-  ASSERT_FAILS(E_MEMORY, "schedule 1f1b: rank 1, action 8, 1F2: activations reach 3, the limit is 2.5",
+  ASSERT_FAILS(E_LIMIT, "schedule 1f1b: rank 1, action 8, 1F2: activations reach 3, the limit is 2.5",
                study_run(arena, &request, &result));
   assert_false(result.refused);
   request.schedule = "auto";
@@ -128,7 +128,7 @@ static void limits_hold(void **state) {
   for (int rank = 0; rank < 4; rank++)
     assert_true(result.simulation.peak_memory[rank] <= limit[rank] + 1e-9);
   limit[2] = 0.5;
-  assert_int_equal(study_run(arena, &request, &result), E_MEMORY);
+  assert_int_equal(study_run(arena, &request, &result), E_LIMIT);
   assert_non_null(strstr(status_message(), "rank 2"));
   /* 7 thirds of a microbatch are 7 thirds, however they are summed */
   request = ask("interleaved-1f1b", 2, 4, 1, 1, 1);
@@ -197,7 +197,7 @@ static void text_is_a_schedule(void **state) {
   ASSERT_NEAR(second.simulation.makespan_seconds, 9e-3);
   assert_true(second.schedule.lists[0].n_actions == 8);
   limit_to(&request, 1);
-  assert_int_equal(study_run(arena, &request, &second), E_MEMORY);
+  assert_int_equal(study_run(arena, &request, &second), E_LIMIT);
   assert_true(second.refused);
   assert_int_equal(second.refused_at.rank, 0);
 }

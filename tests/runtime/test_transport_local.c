@@ -112,11 +112,34 @@ static void withdrawn_buffers_are_left_alone(void **state) {
   transport_local_close(2, links);
 }
 
+static void *receive_from_1(void *argument) {
+  Job *job = argument;
+  char in[4];
+  job->status = link_receive(job->link, 1, in, 4);
+  snprintf(job->message, sizeof job->message, "%s", status_message());
+  return NULL;
+}
+
+/* Nobody waits for a rank whose own post fails. */
+static void a_failed_post_withdraws(void **state) {
+  (void)state;
+  Link links[2];
+  Job waits = {.link = &links[0]};
+  pthread_t thread;
+  ASSERT_OK(transport_local_open(2, links));
+  assert_int_equal(pthread_create(&thread, NULL, receive_from_1, &waits), 0);
+  ASSERT_FAILS(E_USAGE, "rank 1 of 2 cannot exchange with rank 7", link_send(&links[1], 7, "abc", 4));
+  pthread_join(thread, NULL);
+  assert_int_equal(waits.status, E_COMM);
+  assert_string_equal(waits.message, "rank 1: rank 1 of 2 cannot exchange with rank 7");
+  transport_local_close(2, links);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(conforms_on_one_to_four_ranks),    cmocka_unit_test(conforms_on_eight_ranks),
       cmocka_unit_test(send_is_done_when_received),       cmocka_unit_test(sides_that_differ_in_bytes_both_fail),
-      cmocka_unit_test(withdrawn_buffers_are_left_alone),
+      cmocka_unit_test(withdrawn_buffers_are_left_alone), cmocka_unit_test(a_failed_post_withdraws),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
