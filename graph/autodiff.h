@@ -15,8 +15,6 @@
 
 #include "graph/graph.h"
 
-enum { MAX_GROUPS = 4 };
-
 /* Appends the backward pass of graph->loss_sum, whose cotangent is graph->loss_scale, for every value of
  * ROLE_PARAMETER. Each use of a parameter on the way to the loss belongs to one of at most MAX_GROUPS groups
  * (consecutive uses, in graph order, set down in graph->groups); each group gets one ROLE_GRADIENT value and one

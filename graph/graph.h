@@ -87,6 +87,8 @@ typedef struct {
   size_t workspace_bytes[RUN_BACKENDS]; /* what each of the run's backends wants, set before memory is planned */
 } Node;
 
+enum { MAX_GROUPS = 4 }; /* of a parameter's uses */
+
 /* Uses of one parameter whose gradients share an accumulator: all in one stage. */
 typedef struct {
   ValueId parameter;

@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "onnx/file/internal.h"
+#include "onnx/lower/lower.h"
+#include "onnx/model.h"
 
 typedef struct {
   Model *model;

@@ -1,7 +1,6 @@
 /* Losses (sums in float64, whose cotangent is 1 / the batch's denominator), accumulation, optimizer steps. */
 #include <limits.h>
 
-#include "graph/autodiff.h"
 #include "graph/ops/rule.h"
 
 static Status infer_cross_entropy(Graph *g, Node *n) {

@@ -7,9 +7,9 @@
 
 #include "onnx.pb-c.h"
 
+#include "onnx/file/contents.h"
 #include "onnx/file/names.h"
 #include "onnx/file/wire.h"
-#include "onnx/model.h"
 
 /* The newest opset of the default domain that this room knows. */
 enum { OPSET_NEWEST = 28 };
@@ -98,19 +98,29 @@ int model_find_initializer(const Model *model, const char *name);
 /* The local function that this node calls, or NULL. */
 const Onnx__FunctionProto *model_function(const Model *model, const Onnx__NodeProto *node);
 
+/* Whether an exporter made this name up, as far as one can tell: empty, digits, "::", a leading "/", "_output_<n>",
+ * and in a file of the dynamo exporter one without a dot. */
+bool name_is_given(const Model *model, const char *name);
+
+/* The steps of opening, in this order: each takes what those before it filled in. */
+
+/* Maps the file. model_unmap undoes it, and is fine where it was not. */
+Status model_map(Model *model);
+void model_unmap(Model *model);
+/* proto, cuts and opset: the skeleton, of an IR and opset version that this room knows. model_unmap frees it. */
+Status model_unpack(Model *model);
+/* Name, type, shape and place of every initializer; which of them train is decided later. */
+Status model_list_initializers(Model *model);
 /* SSA over graph, subgraphs and functions; inputs defined, nodes sorted; functions that do not call themselves. Fills
  * model->functions. */
 Status model_check(Model *model);
 
-/* Appends {node, operator, reason} for everything that binding would refuse as unsupported. */
-Status model_unsupported(Model *model, json_t *array);
-
+/* Inputs and outputs, and which of their axes is the batch. */
+Status model_list_ends(Model *model);
+/* model->hash. */
+Status model_take_hash(Model *model);
 /* Decides for every initializer whether it trains and by which rule; fills trains and rule. */
 Status train_rules_apply(Model *model, const TrainOptions *options);
-
-/* Whether an exporter made this name up, as far as one can tell: empty, digits, "::", a leading "/", "_output_<n>",
- * and in a file of the dynamo exporter one without a dot. */
-bool name_is_given(const Model *model, const char *name);
 
 /* Finds ties among trained tensors (fills tied_to and tied_transposed); reads the weights of candidates. Leaves them
  * alone where weights are absent. */

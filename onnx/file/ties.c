@@ -140,3 +140,7 @@ Status ties_find(Model *model) {
   }
   return OK;
 }
+
+bool model_ties_unknown(const Model *model) {
+  return model->ties_unknown;
+}

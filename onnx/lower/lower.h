@@ -1,4 +1,4 @@
-/* From the nodes of a file to canonical operators: what bind.c and the tables of lowerings (lower_*.c) share.
+/* From the nodes of a file to canonical operators: what bind.c and the tables of lowerings share.
  *
  * A name of the file stands for a Term while the file is lowered. A term whose contents follow from constants and
  * shapes is known, and a node whose inputs are known leaves no trace but its result. Known contents are stored once
@@ -8,8 +8,11 @@
 #ifndef ONNX_LOWER_LOWER_H
 #define ONNX_LOWER_LOWER_H
 
+#include <jansson.h>
+
 #include "onnx/file/internal.h"
 #include "onnx/file/map.h"
+#include "onnx/lower/bind.h"
 
 /* Known contents. Equal small ones are one object, so equal pointers mean equal contents. */
 typedef struct {
@@ -113,6 +116,8 @@ int64_t operator_opset(const char *domain, Onnx__OperatorSetIdProto *const *impo
 Status finding_add(Arena *arena, Findings *findings, const char *node, const char *operator, const char * reason);
 /* E_UNSUPPORTED naming all, or OK where there is none. */
 Status findings_fail(const Findings *findings);
+/* Appends {node, operator, reason} for everything that binding would refuse as unsupported. */
+Status model_unsupported(Model *model, json_t *array);
 /* "Conv_17" for a node without a name. */
 const char *node_label(Arena *arena, const Onnx__NodeProto *node, size_t index);
 

@@ -87,16 +87,11 @@ Status plan_time(const PlanItems *items, const PlanRequest *request, Plan *plan)
 Status plan_predict(Plan *plan);
 /* Seconds of the schedule alone, by the plan's objective. */
 double plan_schedule_seconds(const Plan *plan, const Simulation *simulation);
-/* The reports as the simulator wants them. */
-Status plan_timing(Arena *arena, const Plan *plan, Timing *timing);
 
 /* The limit of each rank as the request has it; SIZE_MAX: none. */
 Status plan_limits(Arena *arena, const PlanRequest *request, int ranks, size_t **limits);
 
 /* A deep copy. */
 Status plan_copy_ties(Arena *arena, Ties from, Ties *to);
-
-/* "1.5 GiB" into text of at least 24 bytes; returns text. */
-char *plan_bytes_text(size_t bytes, char *text);
 
 #endif

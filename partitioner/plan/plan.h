@@ -104,11 +104,10 @@ Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
 /* "rank 1 (stages 1 and 6)", for messages, into text of at least 96 bytes; returns text. */
 char *plan_rank_text(const Plan *plan, int rank, char *text);
 
-/* Prints stages with nodes, time, memory and cut bytes, and the rank × time grid, at most `columns` wide. `colours`:
- * with the terminal's. */
-Status plan_print(const Plan *plan, FILE *file, int columns, bool colours);
+/* "1.5 GiB" into text of at least 24 bytes; returns text. */
+char *plan_bytes_text(size_t bytes, char *text);
 
-/* One self-contained HTML page: rank × time, memory over time against the limit, stages. */
-Status plan_report_html(const Plan *plan, FILE *file);
+/* The plan's stages as the simulator wants them. */
+Status plan_timing(Arena *arena, const Plan *plan, Timing *timing);
 
 #endif

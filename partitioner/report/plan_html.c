@@ -2,8 +2,8 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "partitioner/plan/internal.h"
 #include "partitioner/report/chart.h"
+#include "partitioner/report/plan_report.h"
 
 static const char *bytes_text(Arena *arena, size_t bytes) {
   char text[24];

@@ -3,8 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "partitioner/plan/internal.h"
 #include "partitioner/report/grid.h"
+#include "partitioner/report/plan_report.h"
 
 enum { CELL = 24 };
 

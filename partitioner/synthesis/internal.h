@@ -141,7 +141,7 @@ const Order *search_best(const Search *search);
 Status improve_order(Arena *arena, const Problem *problem, Clock *clock, Random *random, double operations,
                      Order *order);
 
-/* Orders made in rounds (auto_rounds.c), one after the other in `order`, until about so many `operations` were placed:
+/* Orders made in rounds (rounds.c), one after the other in `order`, until about so many `operations` were placed:
  * each is timed and handed to `taker`. None where the placement is neither a line of one stage a rank nor a V of two,
  * or no rhythm fits into the memory. */
 typedef void OrderTaker(void *context, const Order *order);

@@ -6,7 +6,7 @@
 
 /* Where a value lies in the rank's memory: microbatch m at first + m % slots * stride. What is fed, sent, received or
  * emitted has a second place, in host memory, in which the world outside sees it: the same one where the rank's memory
- * is the host's, else pinned memory that is copied to or from (executor_staging.c). */
+ * is the host's, else pinned memory that is copied to or from (staging.c). */
 typedef struct {
   char *first;
   size_t stride, bytes; /* bytes: of the value */
@@ -121,7 +121,7 @@ Status executor_stage(Executor *executor);
 Status executor_stage_in(Executor *executor, const Site *site, int microbatch);
 Status executor_stage_out(Executor *executor, const Site *site, int microbatch);
 
-/* Wires (executor_wires.c). */
+/* Wires (wires.c). */
 static inline bool way_is_wire(Way way) {
   return way == WAY_COPY || way == WAY_NCCL;
 }

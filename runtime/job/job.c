@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "partitioner/report/plan_report.h"
 #include "runtime/job/profiler.h"
 #include "runtime/transport/wire.h"
 

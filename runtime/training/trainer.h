@@ -90,7 +90,7 @@ Status weights_save(Worker *worker, const char *path);
 /* The step's gradients to rank 0, which writes them by initializer name. Collective, between run and update. */
 Status weights_dump_gradients(Worker *worker, const char *path);
 
-/* Reports of steps (trainer_report.c). */
+/* Reports of steps (report.c). */
 Status report_create(Worker *worker);
 /* Sends this rank's numbers of the step on their way, or keeps them (rank 0). Does not wait for rank 0. */
 Status report_post(Worker *worker, int64_t step, double loss, double learning_rate, double seconds);

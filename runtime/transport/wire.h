@@ -57,7 +57,7 @@ Status wire_copy_open(Copies *copies, const WireSpec *spec, WireEnd **end);
 /* After all ends are closed. NULL is fine. */
 void copies_close(Copies *copies);
 
-/* NCCL between devices of their own: transport_nccl.c. Collective: every peer opens, too. */
+/* NCCL between devices of their own: nccl.c. Collective: every peer opens, too. */
 extern const WireKind wire_nccl;
 Status wire_nccl_open(const WireSpec *spec, WireEnd **end);
 /* The version of the NCCL that can be loaded here, as its headers count (22809); 0 where there is none, or one that is

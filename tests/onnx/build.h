@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "onnx/file/internal.h"
+#include "onnx/model.h"
 #include "tests/test.h"
 
 /* A message being written. */

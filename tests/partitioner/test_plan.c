@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "partitioner/report/plan_report.h"
 #include "tests/partitioner/plan_case.h"
 
 /* The slowest stage of a graph whose stages are assigned, a rank each, from its nodes and its cuts. */

@@ -1,0 +1,60 @@
+/* What an ONNX file says, as it was opened: its initializers, inputs and outputs, their contents, and the same file
+ * written again with other weights. */
+#ifndef ONNX_FILE_CONTENTS_H
+#define ONNX_FILE_CONTENTS_H
+
+#include "graph/graph.h"
+
+typedef struct Model Model;
+
+/* One initializer of the main graph. */
+typedef struct {
+  const char *name;
+  DType dtype;
+  Shape shape;
+  bool trains;
+  const char *rule; /* which rule decided: "0", "1", "1f", "2", "3", "--train", "--freeze", "not float" */
+  int tied_to;      /* index of the initializer whose parameter this one shares, else -1 */
+  bool tied_transposed;
+} Initializer;
+
+typedef struct {
+  const char *const *train, *const *freeze; /* globs over initializer names */
+  int n_train, n_freeze;
+  bool no_tie;
+} TrainOptions;
+
+/* As it was opened. */
+const char *model_path(const Model *model);
+/* 16 hex digits over the skeleton and the initializers' names, types, shapes; not over weights. */
+const char *model_hash(const Model *model);
+/* The main graph's, in file order. */
+const Initializer *model_initializers(const Model *model, int *count);
+/* Whether tensors that the exporter wrote twice could not be told, since weights are absent. */
+bool model_ties_unknown(const Model *model);
+/* Samples that the file was exported with when its batch is a number; 0 when symbolic. */
+int64_t model_fixed_batch(const Model *model);
+/* Model inputs: name, dtype, rank, dims (-1 symbolic) and the names of symbolic dimensions (NULL where fixed). */
+typedef struct {
+  const char *name;
+  DType dtype;
+  int rank; /* -1 unknown */
+  int64_t dim[MAX_RANK];
+  const char *dim_name[MAX_RANK];
+  int batch_axis; /* 0 or -1 */
+} ModelInput;
+const ModelInput *model_inputs(const Model *model, int *count);
+const ModelInput *model_outputs(const Model *model, int *count);
+
+/* Reads the file's contents of an initializer, `bytes` of them (checked), into memory. Thread-safe. */
+Status model_read_initializer(const Model *model, int initializer, void *data, size_t bytes);
+
+/* Contents to write for initializer i (bytes of its dense tensor) into `data`; called in table order, only for
+ * initializers that train. */
+typedef Status WeightSource(void *context, int initializer, void *data, size_t bytes);
+
+/* Writes the imported file again with the weights that `source` gives, all else byte for byte as it was (external
+ * data goes to PATH.data beside it). Written aside, synced, renamed: an existing file is whole at any moment. */
+Status model_save(const Model *model, const char *path, WeightSource *source, void *context);
+
+#endif

@@ -1,0 +1,49 @@
+/* The initializers of the main graph. Invariant: names are unique, and every shape and type was checked against the
+ * bytes that are there. */
+#include "onnx/file/internal.h"
+
+Status model_list_initializers(Model *model) {
+  const Onnx__GraphProto *graph = model->proto->graph;
+  if (graph->n_sparse_initializer)
+    return fail(E_UNSUPPORTED, "sparse initializers are not supported: '%s'%s",
+                graph->sparse_initializer[0]->values ? proto_text(graph->sparse_initializer[0]->values->name) : "",
+                graph->n_sparse_initializer > 1 ? " and others" : "");
+  model->n_initializers = (int)graph->n_initializer;
+  TRY(ARENA_NEW(model->arena, model->initializers, model->n_initializers));
+  TRY(ARENA_NEW(model->arena, model->sources, model->n_initializers));
+  TRY(names_create(model->arena, &model->initializer_names));
+  for (int i = 0; i < model->n_initializers; i++) {
+    const Onnx__TensorProto *proto = graph->initializer[i];
+    Initializer *initializer = &model->initializers[i];
+    *initializer = (Initializer){.name = proto_text(proto->name), .rule = "not float", .tied_to = -1};
+    if (!*initializer->name)
+      return fail(E_MODEL, "initializer #%d has no name", i);
+    if (names_find(&model->initializer_names, initializer->name) >= 0)
+      return fail(E_MODEL, "two initializers are called '%s'", initializer->name);
+    TRY(names_put(&model->initializer_names, initializer->name, i));
+    TRY(tensor_locate(model, proto, model->arena, &model->sources[i]));
+    TRY(tensor_describe(proto, &initializer->dtype, &initializer->shape));
+  }
+  return OK;
+}
+
+const Initializer *model_initializers(const Model *model, int *count) {
+  *count = model->n_initializers;
+  return model->initializers;
+}
+
+int model_find_initializer(const Model *model, const char *name) {
+  return names_find(&model->initializer_names, name);
+}
+
+Status model_read_initializer(const Model *model, int initializer, void *data, size_t bytes) {
+  const Initializer *what = &model->initializers[initializer];
+  size_t size;
+  TRY(shape_bytes(what->shape, what->dtype, &size));
+  if (bytes != size)
+    return fail(E_SHAPE, "%s: initializer '%s' has %zu bytes, not %zu", model->path, what->name, size, bytes);
+  Status status = tensor_source_read(model, &model->sources[initializer], data, bytes);
+  if (status != OK)
+    status_context("%s: ", model->path);
+  return status;
+}

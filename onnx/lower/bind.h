@@ -1,0 +1,28 @@
+/* From an opened file to a Graph. */
+#ifndef ONNX_LOWER_BIND_H
+#define ONNX_LOWER_BIND_H
+
+#include "onnx/file/contents.h"
+
+/* Evaluates one node whose inputs are known; handed in because onnx/ knows no backend. */
+typedef Status Evaluate(void *context, const Node *node, const Tensor *in, const Tensor *out);
+
+typedef struct {
+  const char *name;
+  int64_t value;
+} DimBinding;
+
+typedef struct {
+  int64_t batch;          /* samples of a microbatch; 0: as exported (fails where the file leaves it open) */
+  const DimBinding *dims; /* --dim NAME=N, and those that the data's shapes decide */
+  int n_dims;
+  Evaluate *evaluate;
+  void *evaluate_context;
+} BindOptions;
+
+/* Binds every symbolic dimension, inlines, lowers to canonical operators (graph/ops.def), infers shapes and folds
+ * what depends only on constants and shapes. The result lives in `arena`. Values keep the file's names. batch_axis
+ * is set on every value. Fails E_UNSUPPORTED naming all unsupported operators at once, E_SHAPE, E_MODEL. */
+Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph **graph);
+
+#endif
