@@ -29,6 +29,7 @@ endfunction()
 page(onnxpipe.1 docs/onnxpipe.1.in)
 page(onnxpipe.bash tools/pages/onnxpipe.bash.in)
 add_custom_target(pages ALL DEPENDS ${CMAKE_BINARY_DIR}/onnxpipe.1 ${CMAKE_BINARY_DIR}/onnxpipe.bash)
+add_dependencies(onnxpipe pages) # whoever builds the program alone can install
 
 file(RELATIVE_PATH prefix_from_pkgconfig /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(cmake/onnxpipe.pc.in onnxpipe.pc @ONLY)

@@ -1,7 +1,8 @@
 /* Trains a model in a loop of its own, and stops early when the loss is good enough. Alone or under mpirun:
  *
  *   cc train.c -o train $(pkg-config --cflags --libs onnxpipe)
- *   ./train model.onnx data.npz trained.onnx       mpirun -n 4 ./train model.onnx data.npz trained.onnx */
+ *   ./train model.onnx data.npz trained.onnx
+ *   mpirun --allow-run-as-root --oversubscribe -n 4 ./train model.onnx data.npz trained.onnx */
 #include <onnxpipe.h>
 #include <stdio.h>
 
