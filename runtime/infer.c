@@ -23,7 +23,7 @@ typedef struct {
 
 /* Room for all samples of every output, by the graph of the first samples. */
 static Status results_create(Job *job, Results *results) {
-  const Graph *graph = job->graph;
+  const Graph *graph = job->decided.graph;
   results->n = (int)graph->n_outputs;
   TRY(ARENA_NEW(job->arena, results->arrays, results->n));
   TRY(ARENA_NEW(job->arena, results->batch_axis, results->n));
@@ -32,7 +32,7 @@ static Status results_create(Job *job, Results *results) {
     Shape shape = value->shape;
     int axis = results->batch_axis[i] = value->batch_axis;
     if (axis >= 0)
-      shape.dim[axis] = shape.dim[axis] / job->microbatch_size * job->data.samples;
+      shape.dim[axis] = shape.dim[axis] / job->decided.microbatch_size * job->given.data.samples;
     size_t bytes;
     TRY(shape_bytes(shape, value->dtype, &bytes));
     void *data = arena_alloc(job->arena, bytes, 1);
@@ -88,19 +88,19 @@ static Status emit(void *context, ValueId output, int microbatch, const void *da
 /* Samples [first, end) through the graph at hand, a microbatch at a time; past the last sample that one is repeated. */
 static Status pass(Job *job, Results *results, int64_t first, int64_t end) {
   Executor *executor;
-  int64_t *indices, size = job->microbatch_size;
+  int64_t *indices, size = job->decided.microbatch_size;
   TRY(ARENA_NEW(job->arena, indices, size));
-  ExecutorSpec spec = {.plan = &job->plan,
-                       .backend = job->devices[0].backend,
-                       .device = job->devices[0].device,
-                       .threads = job->threads,
+  ExecutorSpec spec = {.plan = &job->decided.plan,
+                       .backend = job->decided.devices[0].backend,
+                       .device = job->decided.devices[0].device,
+                       .threads = job->decided.threads,
                        .load = weights_load,
                        .load_context = job};
   TRY(executor_open(&spec, &executor));
   Status status = OK;
   for (int64_t at = first; at < end && status == OK; at += size) {
-    Pass pass = {.feeder = {&job->data, job->model, job->graph, size, indices},
-                 .keeping = {results, job->graph, at, end - at < size ? end - at : size, size}};
+    Pass pass = {.feeder = {&job->given.data, job->given.model, job->decided.graph, size, indices},
+                 .keeping = {results, job->decided.graph, at, end - at < size ? end - at : size, size}};
     StepWork work = {.loss_scale = 1, .feed = feed, .emit = emit, .context = &pass};
     double loss;
     for (int64_t i = 0; i < size; i++)
@@ -112,22 +112,22 @@ static Status pass(Job *job, Results *results, int64_t first, int64_t end) {
 }
 
 static Status prepare(Job *job, int64_t size) {
-  job->microbatches = 1;
-  job->microbatch_size = job->batch = size;
+  job->decided.microbatches = 1;
+  job->decided.microbatch_size = job->decided.batch = size;
   TRY(job_bind(job));
-  Graph *graph = job->graph;
-  Status status = devices_prepare(job->devices, job->ranks, job->precision, graph);
+  Graph *graph = job->decided.graph;
+  Status status = devices_prepare(job->decided.devices, job->decided.ranks, job->decided.precision, graph);
   if (status != OK)
-    status_context("%s: ", job->path);
+    status_context("%s: ", job->asked.path);
   return status == OK ? job_plan(job, NULL) : status;
 }
 
 Status infer_run(Job *job, FILE *out) {
-  if (!job->options->data || !job->options->out)
+  if (!job->asked.options->data || !job->asked.options->out)
     return fail(E_USAGE, "run needs --data FILE.npz and --out FILE.npz");
   TRY(job_open(job));
-  int64_t samples = job->data.samples, fixed = model_fixed_batch(job->model);
-  int64_t size = fixed ? fixed : job->batch < samples ? job->batch : samples;
+  int64_t samples = job->given.data.samples, fixed = model_fixed_batch(job->given.model);
+  int64_t size = fixed ? fixed : job->decided.batch < samples ? job->decided.batch : samples;
   Results results;
   TRY(prepare(job, size));
   TRY(results_create(job, &results));
@@ -137,9 +137,9 @@ Status infer_run(Job *job, FILE *out) {
     TRY(prepare(job, samples - even));
     TRY(pass(job, &results, even, samples));
   }
-  TRY(array_file_write(job->options->out, results.arrays, results.n));
-  if (!job->options->quiet)
-    fprintf(out, "%s: %d output%s of %lld samples\n", job->options->out, results.n, results.n == 1 ? "" : "s",
+  TRY(array_file_write(job->asked.options->out, results.arrays, results.n));
+  if (!job->asked.options->quiet)
+    fprintf(out, "%s: %d output%s of %lld samples\n", job->asked.options->out, results.n, results.n == 1 ? "" : "s",
             (long long)samples);
   return OK;
 }

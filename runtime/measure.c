@@ -53,7 +53,7 @@ static void print_rows(const Job *job, const Row rows[OP_COUNT], FILE *out) {
     fprintf(out, "\n");
   }
   fprintf(out, "%.3f ms: one microbatch of %lld forward and backward, and one update, on one rank\n", 1e3 * all,
-          (long long)job->microbatch_size);
+          (long long)job->decided.microbatch_size);
 }
 
 Status measure_run(Job *job, FILE *out) {
@@ -63,9 +63,9 @@ Status measure_run(Job *job, FILE *out) {
   TRY(job_bind(job));
   TRY(job_differentiate(job));
   TRY(job_measure(job, BUDGET_SECONDS, &profiles));
-  add_up(job->graph, profiles[0].node_seconds, rows);
+  add_up(job->decided.graph, profiles[0].node_seconds, rows);
   qsort(rows, OP_COUNT, sizeof *rows, by_seconds);
-  if (!job->options->quiet)
+  if (!job->asked.options->quiet)
     job_print(job, out);
   print_rows(job, rows, out);
   return OK;

@@ -147,8 +147,9 @@ static Job *job_create(const OnnxpipeModel *model) {
   Arena *arena = arena_create();
   Job *job = arena ? arena_alloc(arena, 1, sizeof *job) : NULL;
   if (job)
-    *job =
-        (Job){.arena = arena, .options = model->options, .model = model->model, .path = model->path, .world = &world};
+    *job = (Job){.arena = arena,
+                 .asked = {.options = model->options, .path = model->path, .world = &world},
+                 .given = {.model = model->model}};
   else
     arena_destroy(arena);
   return job;
@@ -168,11 +169,11 @@ OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out) {
 }
 
 static Status plan(Job *job, FILE *out) {
-  const Options *o = job->options;
+  const Options *o = job->asked.options;
   TRY(job_open(job));
   TRY(job_choose(job));
   TRY(job_show(job, o->quiet ? NULL : out));
-  return o->output_plan ? plan_write(&job->plan, o->output_plan) : OK;
+  return o->output_plan ? plan_write(&job->decided.plan, o->output_plan) : OK;
 }
 
 OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out) {

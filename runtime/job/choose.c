@@ -21,15 +21,16 @@ typedef struct {
  */
 static int list_microbatches(const Job *job, int list[MOST_MICROBATCHES]) {
   int n = 0;
-  if (!job->microbatches_open) {
-    list[0] = job->microbatches;
+  if (!job->decided.microbatches_open) {
+    list[0] = job->decided.microbatches;
     return 1;
   }
   list[n++] = 1;
-  for (int most = job->ranks > 1 ? job->ranks : 2; n < MOST_MICROBATCHES && most <= 8 * job->ranks + 8; most *= 2) {
+  for (int most = job->decided.ranks > 1 ? job->decided.ranks : 2;
+       n < MOST_MICROBATCHES && most <= 8 * job->decided.ranks + 8; most *= 2) {
     int best = 1;
-    for (int m = 1; m <= most && m <= job->batch; m++)
-      if (job->batch % m == 0)
+    for (int m = 1; m <= most && m <= job->decided.batch; m++)
+      if (job->decided.batch % m == 0)
         best = m;
     if (best != list[n - 1])
       list[n++] = best;
@@ -38,26 +39,26 @@ static int list_microbatches(const Job *job, int list[MOST_MICROBATCHES]) {
 }
 
 static Status list_chunks(const Job *job, int list[MOST_CHUNKS], int *n) {
-  const Options *o = job->options;
+  const Options *o = job->asked.options;
   *n = 1;
-  list[0] = job->chunks;
-  if (o->chunks || o->plan || job->given)
+  list[0] = job->decided.chunks;
+  if (o->chunks || o->plan || job->asked.schedule)
     return OK;
   if (strcmp(o->schedule, "auto") != 0)
     return schedule_usual_chunks(o->schedule, &list[0]);
-  if (job->ranks > 1)
+  if (job->decided.ranks > 1)
     list[(*n)++] = 2;
   return OK;
 }
 
 /* One plan of a bound job; keeps what is fastest. */
 static Status try_plan(Job *trial, const char *schedule, Search *search) {
-  trial->schedule = schedule;
+  trial->decided.schedule = schedule;
   TRY(job_plan(trial, NULL));
-  if (!search->found || trial->plan.step_seconds < search->step_seconds) {
-    search->microbatches = trial->microbatches;
-    search->chunks = trial->chunks;
-    search->step_seconds = trial->plan.step_seconds;
+  if (!search->found || trial->decided.plan.step_seconds < search->step_seconds) {
+    search->microbatches = trial->decided.microbatches;
+    search->chunks = trial->decided.chunks;
+    search->step_seconds = trial->decided.plan.step_seconds;
   }
   search->found = true;
   return OK;
@@ -67,21 +68,21 @@ static Status try_plan(Job *trial, const char *schedule, Search *search) {
  * what will be found: synthesis is for the sizes that are taken. Fails as the plan that came closest. */
 static Status try_microbatches(const Job *job, Arena *arena, int microbatches, const int *chunks, int n_chunks,
                                Search *search) {
-  const char *const one[] = {job->options->schedule, NULL};
-  bool open = strcmp(one[0], "auto") == 0 && !job->options->plan && !job->given, good = false;
+  const char *const one[] = {job->asked.options->schedule, NULL};
+  bool open = strcmp(one[0], "auto") == 0 && !job->asked.options->plan && !job->asked.schedule, good = false;
   Job trial = *job;
   trial.arena = arena;
-  trial.decisions = NULL;
-  trial.n_decisions = trial.decisions_capacity = 0;
-  trial.microbatches = microbatches;
-  trial.microbatch_size = job->batch / microbatches;
+  trial.decided.lines = NULL;
+  trial.decided.n_lines = trial.decided.lines_capacity = 0;
+  trial.decided.microbatches = microbatches;
+  trial.decided.microbatch_size = job->decided.batch / microbatches;
   TRY(job_bind(&trial));
   TRY(job_differentiate(&trial));
   Status status = OK;
   char message[sizeof search->message] = "";
   for (int c = 0; c < n_chunks; c++)
     for (const char *const *name = open ? schedule_names : one; *name; name++) {
-      trial.chunks = chunks[c];
+      trial.decided.chunks = chunks[c];
       Status tried = try_plan(&trial, *name, search);
       if (tried == E_MEMORY)
         return tried;
@@ -109,7 +110,7 @@ static Status search_all(const Job *job, const int *microbatches, int n, const i
     arena_destroy(arena);
     if (status == E_MEMORY)
       return status;
-    if (status == E_USAGE || (job->ranks == 1 && search->found))
+    if (status == E_USAGE || (job->decided.ranks == 1 && search->found))
       break; /* more would not help; one rank has nobody to overlap with */
   }
   return search->found ? OK : status_adopt(search->status, search->message);
@@ -118,21 +119,21 @@ static Status search_all(const Job *job, const int *microbatches, int n, const i
 /* Plans with each number of stages a rank and keeps the faster one, fewer stages where it makes no difference: what is
  * made for the stages may be faster where what has a name is not. Those that have no plan are left out. */
 static Status plan_chunks(Job *job, const int *chunks, int n) {
-  int best = job->chunks;
+  int best = job->decided.chunks;
   double least = 0;
   for (int c = 0; c < n; c++) {
-    job->chunks = chunks[c];
+    job->decided.chunks = chunks[c];
     Status status = job_plan(job, NULL);
     if (status != OK && status != E_USAGE && status != E_LIMIT)
       return status;
-    if (status != OK || (least > 0 && job->plan.step_seconds >= least * (1 - 1e-3)))
+    if (status != OK || (least > 0 && job->decided.plan.step_seconds >= least * (1 - 1e-3)))
       continue;
-    best = job->chunks;
-    least = job->plan.step_seconds;
+    best = job->decided.chunks;
+    least = job->decided.plan.step_seconds;
   }
-  if (least > 0 && best == job->chunks)
+  if (least > 0 && best == job->decided.chunks)
     return OK;
-  job->chunks = best;
+  job->decided.chunks = best;
   return job_plan(job, NULL);
 }
 
@@ -142,21 +143,21 @@ Status job_choose(Job *job) {
   TRY(list_chunks(job, chunks, &n_chunks));
   if (n > 1 || n_chunks > 1) {
     TRY(search_all(job, microbatches, n, chunks, n_chunks, &search));
-    job->microbatches = search.microbatches;
-    job->chunks = search.chunks;
+    job->decided.microbatches = search.microbatches;
+    job->decided.chunks = search.chunks;
   } else {
-    job->microbatches = microbatches[0];
-    job->chunks = chunks[0];
+    job->decided.microbatches = microbatches[0];
+    job->decided.chunks = chunks[0];
   }
-  job->microbatch_size = job->batch / job->microbatches;
+  job->decided.microbatch_size = job->decided.batch / job->decided.microbatches;
   char tried[64] = "";
   for (int i = 0; search.tried > 1 && i < search.tried; i++)
     snprintf(tried + strlen(tried), sizeof tried - strlen(tried), "%s%d", i ? ", " : "", microbatches[i]);
-  TRY(job_decide(job, "batch", "%lld samples a step%s: %d microbatch%s of %lld%s%s%s", (long long)job->batch,
-                 job->options->batch || job->options->plan ? "" : " (--batch)", job->microbatches,
-                 job->microbatches == 1 ? "" : "es", (long long)job->microbatch_size,
+  TRY(job_decide(job, "batch", "%lld samples a step%s: %d microbatch%s of %lld%s%s%s", (long long)job->decided.batch,
+                 job->asked.options->batch || job->asked.options->plan ? "" : " (--batch)", job->decided.microbatches,
+                 job->decided.microbatches == 1 ? "" : "es", (long long)job->decided.microbatch_size,
                  search.tried > 1 ? ", the fastest by simulation of " : "", tried,
-                 n == 1 && model_fixed_batch(job->model) ? ", the batch it was exported with" : ""));
+                 n == 1 && model_fixed_batch(job->given.model) ? ", the batch it was exported with" : ""));
   TRY(job_bind(job));
   TRY(job_differentiate(job));
   return n_chunks > 1 ? plan_chunks(job, chunks, n_chunks) : job_plan(job, NULL);

@@ -43,15 +43,15 @@ Status job_dims(Arena *arena, const Options *options, const Dataset *data, BindO
 }
 
 Status job_bind(Job *job) {
-  BindOptions bind = {.batch = job->microbatch_size, .evaluate = backend_evaluate};
-  TRY(job_dims(job->arena, job->options, &job->data, &bind));
-  TRY(model_bind(job->model, &bind, job->arena, &job->graph));
-  return graph_order_for_cuts(job->graph);
+  BindOptions bind = {.batch = job->decided.microbatch_size, .evaluate = backend_evaluate};
+  TRY(job_dims(job->arena, job->asked.options, &job->given.data, &bind));
+  TRY(model_bind(job->given.model, &bind, job->arena, &job->decided.graph));
+  return graph_order_for_cuts(job->decided.graph);
 }
 
 static Status find_output(const Job *job, ValueId *output) {
-  const Graph *graph = job->graph;
-  const char *name = job->options->output;
+  const Graph *graph = job->decided.graph;
+  const char *name = job->asked.options->output;
   char names[1024] = "";
   for (size_t i = 0; i < graph->n_outputs; i++) {
     const char *this = graph_value(graph, graph->outputs[i])->name;
@@ -61,7 +61,7 @@ static Status find_output(const Job *job, ValueId *output) {
     }
     snprintf(names + strlen(names), sizeof names - strlen(names), "%s'%s'", i ? ", " : "", this);
   }
-  return fail(E_USAGE, "--output: %s has no output '%s', it has %s", job->path, name ? name : "", names);
+  return fail(E_USAGE, "--output: %s has no output '%s', it has %s", job->asked.path, name ? name : "", names);
 }
 
 /* Whether an integer input has the output's shape without its last axis, as a language model's tokens do. */
@@ -78,11 +78,11 @@ static bool looks_like_tokens(const Graph *graph, Shape output) {
 
 /* Type and shape of one microbatch's target where no data says them. */
 static Status assume_target(Job *job) {
-  const Value *output = graph_value(job->graph, job->loss.output);
-  LossSpec *loss = &job->loss;
+  const Value *output = graph_value(job->decided.graph, job->decided.loss.output);
+  LossSpec *loss = &job->decided.loss;
   bool guessed = loss->kind == LOSS_AUTO;
   if (guessed)
-    loss->kind = looks_like_tokens(job->graph, output->shape) ? LOSS_CROSS_ENTROPY : LOSS_MSE;
+    loss->kind = looks_like_tokens(job->decided.graph, output->shape) ? LOSS_CROSS_ENTROPY : LOSS_MSE;
   loss->target_shape = output->shape;
   loss->target_dtype = output->dtype;
   if (loss->kind == LOSS_CROSS_ENTROPY && output->shape.rank) {
@@ -106,8 +106,8 @@ static bool has_classes(const Array *target) {
 /* The plan file's loss. LOSS_AUTO where there is none, or it is not for such targets: then the file is refused for what
  * they say. */
 static LossKind planned_loss(const Job *job) {
-  const Array *target = job->data.target;
-  LossKind kind = job->planned_loss ? loss_find(job->planned_loss) : LOSS_COUNT;
+  const Array *target = job->given.data.target;
+  LossKind kind = job->asked.planned.loss ? loss_find(job->asked.planned.loss) : LOSS_COUNT;
   if (kind == LOSS_COUNT)
     return LOSS_AUTO;
   bool fits = !target || kind == LOSS_MODEL || (kind == LOSS_CROSS_ENTROPY) == has_classes(target);
@@ -115,56 +115,58 @@ static LossKind planned_loss(const Job *job) {
 }
 
 static Status append_loss(Job *job) {
-  const Options *o = job->options;
-  LossSpec *loss = &job->loss;
-  *loss = (LossSpec){
-      .kind = loss_find(o->loss), .ignore_index = o->ignore_index, .microbatches = job->microbatches, .class_axis = -1};
+  const Options *o = job->asked.options;
+  LossSpec *loss = &job->decided.loss;
+  *loss = (LossSpec){.kind = loss_find(o->loss),
+                     .ignore_index = o->ignore_index,
+                     .microbatches = job->decided.microbatches,
+                     .class_axis = -1};
   if (loss->kind == LOSS_AUTO)
     loss->kind = planned_loss(job);
   if (loss->kind == LOSS_COUNT)
     return fail(E_USAGE, "--loss: '%s' is none of auto, cross_entropy, mse, bce_with_logits, model", o->loss);
   TRY(find_output(job, &loss->output));
-  const Value *output = graph_value(job->graph, loss->output);
+  const Value *output = graph_value(job->decided.graph, loss->output);
   if (options_given(o, "class-axis")) {
     loss->class_axis = axis_normalize(o->class_axis, output->shape.rank);
     if (loss->class_axis < 0)
       return fail(E_USAGE, "--class-axis %lld is outside the output '%s' %s", (long long)o->class_axis, output->name,
                   SHAPE_STR(output->shape));
   }
-  const Array *target = job->data.target;
-  bool has_data = job->data.samples > 0;
+  const Array *target = job->given.data.target;
+  bool has_data = job->given.data.samples > 0;
   if (loss->kind == LOSS_AUTO && has_data && !target && shape_elements(output->shape) == 1)
     loss->kind = LOSS_MODEL;
   if (loss->kind == LOSS_MODEL)
-    return loss_append(job->graph, loss);
+    return loss_append(job->decided.graph, loss);
   if (has_data)
-    TRY(dataset_need_target(&job->data));
+    TRY(dataset_need_target(&job->given.data));
   if (target) {
     loss->target_dtype = has_classes(target) ? I64 : output->dtype;
-    loss->target_shape = dataset_shape(target, job->microbatch_size);
+    loss->target_shape = dataset_shape(target, job->decided.microbatch_size);
     if (target->dtype != loss->target_dtype)
       TRY(job_decide(job, "note", "array 'target' is %s: converted to %s", dtype_name(target->dtype),
                      dtype_name(loss->target_dtype)));
   } else {
     TRY(assume_target(job));
   }
-  Status status = loss_append(job->graph, loss);
+  Status status = loss_append(job->decided.graph, loss);
   if (status != OK && target)
     status_context("%s: ", o->data);
   return status;
 }
 
 const char *job_optimizer(const Job *job) {
-  const char *planned = options_given(job->options, "optimizer") ? NULL : job->planned_optimizer;
-  return planned && optimizer_find(planned) != OPTIMIZER_COUNT ? planned : job->options->optimizer;
+  const char *planned = options_given(job->asked.options, "optimizer") ? NULL : job->asked.planned.optimizer;
+  return planned && optimizer_find(planned) != OPTIMIZER_COUNT ? planned : job->asked.options->optimizer;
 }
 
 static Status append_optimizer(Job *job) {
-  const Options *o = job->options;
+  const Options *o = job->asked.options;
   OptimizerKind kind = optimizer_find(job_optimizer(job));
   if (kind == OPTIMIZER_COUNT)
     return fail(E_USAGE, "--optimizer: '%s' is none of sgd, adam, adamw", job_optimizer(job));
-  OptimizerSpec *spec = &job->optimizer;
+  OptimizerSpec *spec = &job->decided.optimizer;
   *spec = optimizer_defaults(kind);
   spec->learning_rate = o->lr;
   spec->momentum = o->momentum;
@@ -174,48 +176,50 @@ static Status append_optimizer(Job *job) {
   spec->epsilon = o->eps;
   if (options_given(o, "weight-decay"))
     spec->weight_decay = o->weight_decay;
-  return optimizer_append(job->graph, spec);
+  return optimizer_append(job->decided.graph, spec);
 }
 
 static void count_trained(const Job *job, int64_t *tensors, int64_t *elements) {
   *tensors = *elements = 0;
-  for (size_t v = 0; v < job->graph->n_values; v++)
-    if (job->graph->values[v]->role == ROLE_PARAMETER) {
+  for (size_t v = 0; v < job->decided.graph->n_values; v++)
+    if (job->decided.graph->values[v]->role == ROLE_PARAMETER) {
       ++*tensors;
-      *elements += shape_elements(job->graph->values[v]->shape);
+      *elements += shape_elements(job->decided.graph->values[v]->shape);
     }
 }
 
 Status job_differentiate(Job *job) {
-  Graph *graph = job->graph;
+  Graph *graph = job->decided.graph;
   size_t n_unreached = 0;
   int64_t tensors, elements;
   TRY(append_loss(job));
   count_trained(job, &tensors, &elements);
   if (!tensors)
-    return fail(E_MODEL, "%s: nothing in it trains (`onnxpipe inspect` says why; --train GLOB)", job->path);
+    return fail(E_MODEL, "%s: nothing in it trains (`onnxpipe inspect` says why; --train GLOB)", job->asked.path);
   TRY(autodiff_append(graph, &n_unreached));
   if (n_unreached == (size_t)tensors)
-    return fail(E_MODEL, "%s: no gradient of the loss reaches any of the %lld trained tensors", job->path,
+    return fail(E_MODEL, "%s: no gradient of the loss reaches any of the %lld trained tensors", job->asked.path,
                 (long long)tensors);
   TRY(append_optimizer(job));
-  Status status = devices_prepare(job->devices, job->ranks, job->precision, graph);
+  Status status = devices_prepare(job->decided.devices, job->decided.ranks, job->decided.precision, graph);
   if (status != OK) {
-    status_context("%s: ", job->path);
+    status_context("%s: ", job->asked.path);
     return status;
   }
   TRY(job_decide(job, "trains", "%s tensors of %s elements", COUNT_STR(tensors), COUNT_STR(elements)));
   if (n_unreached)
     TRY(job_decide(job, "note", "no gradient reaches %s of them", COUNT_STR((int64_t)n_unreached)));
-  const char *why = strcmp(job->options->loss, "auto") != 0 ? ""
-                    : planned_loss(job) != LOSS_AUTO        ? ", as the plan has"
-                    : job->loss.kind == LOSS_MODEL          ? ", for there is no target and it is one number"
-                    : !job->data.target                     ? ""
-                    : job->loss.kind == LOSS_CROSS_ENTROPY  ? ", for the targets are integers"
-                                                            : ", for the targets are not integers";
-  TRY(job_decide(job, "loss", "%s of output '%s'%s", loss_name(job->loss.kind),
-                 graph_value(graph, job->loss.output)->name, why));
-  return job_decide(
-      job, "optimizer", "%s, learning rate %g%s", job_optimizer(job), job->optimizer.learning_rate,
-      options_given(job->options, "optimizer") || options_given(job->options, "lr") ? "" : " (--optimizer, --lr)");
+  const char *why = strcmp(job->asked.options->loss, "auto") != 0  ? ""
+                    : planned_loss(job) != LOSS_AUTO               ? ", as the plan has"
+                    : job->decided.loss.kind == LOSS_MODEL         ? ", for there is no target and it is one number"
+                    : !job->given.data.target                      ? ""
+                    : job->decided.loss.kind == LOSS_CROSS_ENTROPY ? ", for the targets are integers"
+                                                                   : ", for the targets are not integers";
+  TRY(job_decide(job, "loss", "%s of output '%s'%s", loss_name(job->decided.loss.kind),
+                 graph_value(graph, job->decided.loss.output)->name, why));
+  return job_decide(job, "optimizer", "%s, learning rate %g%s", job_optimizer(job),
+                    job->decided.optimizer.learning_rate,
+                    options_given(job->asked.options, "optimizer") || options_given(job->asked.options, "lr")
+                        ? ""
+                        : " (--optimizer, --lr)");
 }

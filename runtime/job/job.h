@@ -25,38 +25,50 @@ typedef struct {
   const char *what, *text;
 } Decision;
 
+/* What was asked: the command line, what its files say, the world that stands behind it. */
 typedef struct {
-  Arena *arena;
   const Options *options;
-  Model *model;
   const char *path; /* of the model */
   const World *world;
+  PlanRequest planned; /* what the file of --plan states; all zero: none is given */
+  Schedule *schedule;  /* of --schedule-file; NULL: none */
+} JobRequest;
 
+/* What is given. */
+typedef struct {
+  Model *model;
+  Dataset data; /* data.samples == 0: none */
+} JobData;
+
+/* What was decided: where the options left it open, a line says what and why. */
+typedef struct {
+  int ranks, chunks, microbatches;
+  int64_t batch, microbatch_size;
+  bool microbatches_open;                   /* may still be chosen by simulated time */
   RankDevice *devices;                      /* [ranks] */
   const char *device_text, *precision_text; /* as a plan names them */
   Precision precision;
   int threads;
-  Dataset data; /* data.samples == 0: none was given */
-  int ranks, chunks, microbatches;
-  int64_t batch, microbatch_size;
-  bool microbatches_open;                       /* may still be chosen by simulated time */
-  const char *schedule;                         /* a name, or "auto"; NULL: as the options say */
-  const char *planned_loss, *planned_optimizer; /* of the plan file; NULL: none */
-  const char *planned_device, *planned_precision;
-  Schedule *given; /* of --schedule-file; NULL: none */
-
-  Graph *graph;
   LossSpec loss;
   OptimizerSpec optimizer;
-  PlanRequest request;
+  Graph *graph;
+  const char *schedule; /* a name, or "auto"; NULL: as the options say */
+  PlanRequest request;  /* what the planner was asked for */
   Plan plan;
 
-  Decision *decisions;
-  size_t n_decisions, decisions_capacity;
+  Decision *lines;
+  size_t n_lines, lines_capacity;
+} JobDecisions;
+
+typedef struct {
+  Arena *arena;
+  JobRequest asked;
+  JobData given;
+  JobDecisions decided;
 } Job;
 
 /* Opens the data, settles ranks, batch and devices. E_USAGE where options contradict each other.
- * The caller has set arena, options, model, path and world, all else is zero. */
+ * The caller has set arena, options, path, world and model, all else is zero. */
 Status job_open(Job *job);
 void job_close(Job *job);
 

@@ -16,13 +16,13 @@ Status job_objective(const Options *options, bool agree, Objective *objective) {
 
 static Status contradicts(const Job *job, const char *option, int64_t asked, int64_t has) {
   return fail(E_USAGE, "--%s %lld contradicts --schedule-file %s, which has %lld", option, (long long)asked,
-              job->options->schedule_file, (long long)has);
+              job->asked.options->schedule_file, (long long)has);
 }
 
 /* Options and file, both said. */
 static Status check(const Job *job, const Schedule *s) {
-  const Options *o = job->options;
-  const World *world = job->world;
+  const Options *o = job->asked.options;
+  const World *world = job->asked.world;
   if (world->mpi && world->size != s->ranks)
     return fail(E_USAGE, "--schedule-file %s is for %d ranks, mpirun started %d", o->schedule_file, s->ranks,
                 world->size);
@@ -54,7 +54,7 @@ static Status check_stages(const Schedule *s) {
 }
 
 Status job_read_schedule(Job *job) {
-  const Options *o = job->options;
+  const Options *o = job->asked.options;
   const char *path = o->schedule_file, *text;
   if (!path)
     return OK;
@@ -62,12 +62,12 @@ Status job_read_schedule(Job *job) {
     return fail(E_USAGE, "--plan %s and --schedule-file %s: give one of them", o->plan, path);
   if (strcmp(o->schedule, "auto") != 0)
     return fail(E_USAGE, "--schedule %s and --schedule-file %s: give one of them", o->schedule, path);
-  TRY(ARENA_NEW(job->arena, job->given, 1));
+  TRY(ARENA_NEW(job->arena, job->asked.schedule, 1));
   TRY(file_read_text(job->arena, path, &text));
-  Status status = schedule_read(job->arena, text, job->given);
+  Status status = schedule_read(job->arena, text, job->asked.schedule);
   if (status == OK)
-    status = check_stages(job->given);
+    status = check_stages(job->asked.schedule);
   if (status != OK)
     return refuse(path, status);
-  return check(job, job->given);
+  return check(job, job->asked.schedule);
 }

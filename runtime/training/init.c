@@ -54,21 +54,21 @@ static double neutral(const Graph *graph, ValueId value) {
 }
 
 Status init_load(const Job *job, ValueId id, void *data, size_t bytes) {
-  const Value *value = graph_value(job->graph, id);
+  const Value *value = graph_value(job->decided.graph, id);
   int64_t n = shape_elements(value->shape);
   double deviation;
-  TRY(init_parse(job->options->init, &deviation));
+  TRY(init_parse(job->asked.options->init, &deviation));
   if (value->dtype != F32 && value->dtype != F64)
     return fail(E_UNSUPPORTED, "--init: tensor '%s' is %s", value->name, dtype_name(value->dtype));
   if (value->shape.rank < 2) {
-    if (model_read_initializer(job->model, value->initializer, data, bytes) == OK)
+    if (model_read_initializer(job->given.model, value->initializer, data, bytes) == OK)
       return OK;
-    double start = neutral(job->graph, id);
+    double start = neutral(job->decided.graph, id);
     for (int64_t i = 0; i < n; i++)
       store(data, value->dtype, i, start);
     return OK;
   }
-  uint64_t stream = mix(mix((uint64_t)job->options->seed) + (uint64_t)value->initializer);
+  uint64_t stream = mix(mix((uint64_t)job->asked.options->seed) + (uint64_t)value->initializer);
   for (int64_t i = 0; i < n; i++)
     store(data, value->dtype, i, deviation * normal(stream, (uint64_t)i));
   return OK;

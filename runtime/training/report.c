@@ -8,7 +8,7 @@
 
 Status report_create(Worker *w) {
   size_t count = 1 + (size_t)w->n_updates;
-  int ranks = w->training->job->ranks;
+  int ranks = w->training->job->decided.ranks;
   TRY(ARENA_NEW(w->arena, w->squares, w->n_updates));
   for (int parity = 0; parity < 2; parity++) {
     StepReport *report = &w->reports[parity];
@@ -23,7 +23,7 @@ Status report_create(Worker *w) {
 
 Status report_post(Worker *w, int64_t step, double loss, double learning_rate, double seconds) {
   StepReport *report = &w->reports[step & 1];
-  int ranks = w->training->job->ranks;
+  int ranks = w->training->job->decided.ranks;
   size_t bytes = (1 + (size_t)w->n_updates) * sizeof(double);
   report->step = step;
   report->learning_rate = learning_rate;
@@ -66,7 +66,7 @@ static Status write_metrics(const Training *training, const OnnxpipeMetrics *m) 
                       "\"samples_per_second\": %.2f, \"gradient_norm\": %s}\n",
                       (long long)m->step, m->loss, m->learning_rate, m->seconds, m->samples_per_second, norm);
   if (wrote < 0 || fflush(training->metrics) != 0)
-    return fail(E_IO, "%s: cannot be written: %s", training->job->options->metrics, strerror(errno));
+    return fail(E_IO, "%s: cannot be written: %s", training->job->asked.options->metrics, strerror(errno));
   return OK;
 }
 
@@ -76,7 +76,7 @@ Status report_collect(Worker *w, int64_t step) {
   Endpoint *endpoint = w->link ? w->link->endpoints[CHANNEL_CONTROL] : NULL;
   if (w->rank)
     return w->link->transport->wait(endpoint, report->tickets[0]);
-  for (int r = 1; r < training->job->ranks; r++) {
+  for (int r = 1; r < training->job->decided.ranks; r++) {
     TRY(w->link->transport->wait(endpoint, report->tickets[r]));
     if (!isnan(report->from[r][0]))
       report->numbers[0] = report->from[r][0];
@@ -88,11 +88,11 @@ Status report_collect(Worker *w, int64_t step) {
                                .loss = report->numbers[0],
                                .learning_rate = report->learning_rate,
                                .seconds = report->seconds,
-                               .samples_per_second = (double)training->job->batch / report->seconds,
+                               .samples_per_second = (double)training->job->decided.batch / report->seconds,
                                .gradient_norm = sqrt(sum_squares(report->numbers + 1, w->n_updates))};
   if (training->metrics)
     TRY(write_metrics(training, metrics));
-  if (training->out && training->job->options->verbose)
+  if (training->out && training->job->asked.options->verbose)
     fprintf(training->out, "step %lld loss %.17g\n", (long long)metrics->step, metrics->loss);
   if (training->progress)
     training->progress(training->progress_context, metrics);
@@ -102,7 +102,7 @@ Status report_collect(Worker *w, int64_t step) {
 Status report_metrics(Worker *w) {
   if (w->rank)
     return link_receive(w->link, 0, &w->last, sizeof w->last);
-  for (int r = 1; r < w->training->job->ranks; r++)
+  for (int r = 1; r < w->training->job->decided.ranks; r++)
     TRY(link_send(w->link, r, &w->last, sizeof w->last));
   return OK;
 }
@@ -114,7 +114,7 @@ Status report_norm(Worker *w, double *norm) {
     return link_receive(w->link, 0, norm, sizeof *norm);
   }
   double *all = w->reports[0].numbers + 1; /* both reports are free here: the step before was collected */
-  int ranks = w->training->job->ranks;
+  int ranks = w->training->job->decided.ranks;
   if (bytes)
     memcpy(all, w->squares, bytes);
   for (int r = 1; r < ranks; r++) {

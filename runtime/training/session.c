@@ -145,8 +145,8 @@ static void start_workers(Session *s) {
 /* The ranks of this process and what connects them. */
 static Status create_workers(Session *s) {
   Job *job = s->training.job;
-  const World *world = job->world;
-  int n = world->mpi ? 1 : job->ranks;
+  const World *world = job->asked.world;
+  int n = world->mpi ? 1 : job->decided.ranks;
   TRY(ARENA_NEW(job->arena, s->locals, n));
   if (n > 1) {
     TRY(ARENA_NEW(job->arena, s->links, n));
@@ -154,7 +154,7 @@ static Status create_workers(Session *s) {
   }
   s->n_locals = n;
   for (int r = 0; r < n; r++) {
-    const Link *link = s->links ? &s->links[r] : job->ranks > 1 ? &world->link : NULL;
+    const Link *link = s->links ? &s->links[r] : job->decided.ranks > 1 ? &world->link : NULL;
     s->locals[r].session = s;
     s->locals[r].worker = (Worker){.training = &s->training, .rank = world->mpi ? world->rank : r, .link = link};
   }
@@ -163,7 +163,7 @@ static Status create_workers(Session *s) {
 
 static Status session_begin(Session *s, Outcome *outcome) {
   Job *job = s->training.job;
-  const Link *link = job->world->mpi ? &job->world->link : NULL;
+  const Link *link = job->asked.world->mpi ? &job->asked.world->link : NULL;
   TRY(trainer_prepare(&s->training, outcome));
   TRY(trainer_agree(link, create_workers(s), outcome));
   start_workers(s);
@@ -175,7 +175,7 @@ Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *conte
   Session *s;
   TRY(ARENA_NEW(job->arena, s, 1));
   s->training = (Training){
-      .job = job, .out = job->options->quiet ? NULL : out, .progress = progress, .progress_context = context};
+      .job = job, .out = job->asked.options->quiet ? NULL : out, .progress = progress, .progress_context = context};
   pthread_mutex_init(&s->lock, NULL);
   pthread_cond_init(&s->changed, NULL);
   *session = s;
@@ -225,7 +225,7 @@ Status session_close(Session *s, Outcome *outcome) {
     transport_local_close(s->n_locals, s->links);
   FILE *metrics = s->training.metrics;
   if (metrics && fclose(metrics) != 0 && good && status == OK)
-    status = fail(E_IO, "%s: cannot be written: %s", s->training.job->options->metrics, strerror(errno));
+    status = fail(E_IO, "%s: cannot be written: %s", s->training.job->asked.options->metrics, strerror(errno));
   pthread_cond_destroy(&s->changed);
   pthread_mutex_destroy(&s->lock);
   return status;

@@ -67,7 +67,8 @@ double trainer_learning_rate(const Options *o, int64_t step, int64_t steps) {
 /* Steps, rates and files that can be refused before anything runs. */
 static Status settle_steps(Training *training) {
   Job *job = training->job;
-  const Options *o = job->options;
+  JobDecisions *decided = &job->decided;
+  const Options *o = job->asked.options;
   if (o->steps && o->epochs)
     return fail(E_USAGE, "--steps %lld and --epochs %lld: give one of them", (long long)o->steps, (long long)o->epochs);
   static const char *const rates[] = {"constant", "linear", "cosine"};
@@ -78,9 +79,9 @@ static Status settle_steps(Training *training) {
     return fail(E_USAGE, "--lr-schedule: '%s' is none of constant, linear, cosine", o->lr_schedule);
   if (options_given(o, "clip-norm") && !(o->clip_norm > 0))
     return fail(E_USAGE, "--clip-norm: %g is not above 0", o->clip_norm);
-  if (job->batch > job->data.samples && !o->steps)
-    return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)job->batch,
-                (long long)job->data.samples, o->data);
+  if (decided->batch > job->given.data.samples && !o->steps)
+    return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)decided->batch,
+                (long long)job->given.data.samples, o->data);
   double deviation;
   if (o->init) {
     TRY(init_parse(o->init, &deviation));
@@ -88,18 +89,18 @@ static Status settle_steps(Training *training) {
                    (long long)o->seed));
   }
   training->clip_norm = o->clip_norm;
-  int64_t samples = job->data.samples, an_epoch = samples / job->batch;
+  int64_t samples = job->given.data.samples, an_epoch = samples / decided->batch;
   int64_t epochs = o->epochs ? o->epochs : 1;
   training->steps = o->steps ? o->steps : epochs * an_epoch;
-  training->epoch_length = o->steps ? samples : an_epoch * job->batch;
+  training->epoch_length = o->steps ? samples : an_epoch * decided->batch;
   TRY(job_decide(job, "steps", "%s%s%s", COUNT_STR(training->steps),
                  o->steps    ? ""
                  : o->epochs ? ", as --epochs makes"
                              : ", once through the data (--steps, --epochs)",
                  o->shuffle ? ", shuffled" : ""));
-  if (!o->steps && samples % job->batch)
+  if (!o->steps && samples % decided->batch)
     TRY(job_decide(job, "note", "the last %lld samples of each epoch make no whole batch and are left out",
-                   (long long)(samples % job->batch)));
+                   (long long)(samples % decided->batch)));
   return OK;
 }
 
@@ -114,7 +115,7 @@ static Status try_path(const char *path) {
 }
 
 static Status open_files(Training *training) {
-  const Options *o = training->job->options;
+  const Options *o = training->job->asked.options;
   TRY(try_path(o->save));
   TRY(try_path(o->dump_gradients));
   if (o->metrics && !o->dry_run && !(training->metrics = fopen(o->metrics, "w")))
@@ -128,44 +129,46 @@ static const double WORTH_MEASURING_SECONDS = 20, MEASURING_SECONDS = 1;
 /* What options, data and this rank's device say. */
 static Status begin(Training *training, RankPlace *place) {
   Job *job = training->job;
-  if (!job->options->data)
+  if (!job->asked.options->data)
     return fail(E_USAGE, "train needs --data FILE.npz");
   TRY(job_open(job));
   TRY(settle_steps(training));
-  return boundary_place(job->devices, job->world->rank, job->world->mpi, place);
+  return boundary_place(job->decided.devices, job->asked.world->rank, job->asked.world->mpi, place);
 }
 
 /* Everybody's place to everybody: own ones under mpirun, else all are this process's. */
 static Status share_places(Training *training, const Link *link, const RankPlace *own) {
   Job *job = training->job;
+  JobDecisions *decided = &job->decided;
   RankPlace *places;
-  Status status = ARENA_NEW(job->arena, places, job->ranks);
+  Status status = ARENA_NEW(job->arena, places, decided->ranks);
   if (status != OK)
     return link ? link_withdraw(link, status) : status;
-  for (int r = 0; !link && r < job->ranks; r++)
-    TRY(boundary_place(job->devices, r, false, &places[r]));
-  for (int r = 1; link && r < job->ranks && !job->world->rank; r++)
+  for (int r = 0; !link && r < decided->ranks; r++)
+    TRY(boundary_place(decided->devices, r, false, &places[r]));
+  for (int r = 1; link && r < decided->ranks && !job->asked.world->rank; r++)
     TRY(link_receive(link, r, &places[r], sizeof *places));
-  if (link && job->world->rank)
+  if (link && job->asked.world->rank)
     TRY(link_send(link, 0, own, sizeof *own));
-  if (!job->world->rank)
+  if (!job->asked.world->rank)
     places[0] = *own;
-  for (int r = 1; link && r < job->ranks && !job->world->rank; r++)
-    TRY(link_send(link, r, places, (size_t)job->ranks * sizeof *places));
-  if (link && job->world->rank)
-    TRY(link_receive(link, 0, places, (size_t)job->ranks * sizeof *places));
-  return boundaries_open(job->arena, job->devices, places, job->ranks, &training->boundaries);
+  for (int r = 1; link && r < decided->ranks && !job->asked.world->rank; r++)
+    TRY(link_send(link, r, places, (size_t)decided->ranks * sizeof *places));
+  if (link && job->asked.world->rank)
+    TRY(link_receive(link, 0, places, (size_t)decided->ranks * sizeof *places));
+  return boundaries_open(job->arena, decided->devices, places, decided->ranks, &training->boundaries);
 }
 
 /* Says how tensors cross, where that is a choice: between neighbouring stages on two ranks. */
 static Status show_boundaries(Training *training) {
   Job *job = training->job;
-  const int *rank_of = job->plan.schedule.rank_of_stage;
+  JobDecisions *decided = &job->decided;
+  const int *rank_of = decided->plan.schedule.rank_of_stage;
   bool *told;
-  TRY(ARENA_NEW(job->arena, told, (size_t)job->ranks * (size_t)job->ranks));
-  for (int s = 0; s + 1 < job->plan.stages; s++) {
+  TRY(ARENA_NEW(job->arena, told, (size_t)decided->ranks * (size_t)decided->ranks));
+  for (int s = 0; s + 1 < decided->plan.stages; s++) {
     int low = rank_of[s] < rank_of[s + 1] ? rank_of[s] : rank_of[s + 1], high = rank_of[s] + rank_of[s + 1] - low;
-    bool *said = &told[(size_t)low * (size_t)job->ranks + (size_t)high];
+    bool *said = &told[(size_t)low * (size_t)decided->ranks + (size_t)high];
     Way way = boundary_between(&training->boundaries, low, high);
     if (low == high || way == WAY_HOST || *said)
       continue;
@@ -179,35 +182,37 @@ static Status show_boundaries(Training *training) {
 /* Rank 0's part. */
 static Status prepare(Training *training) {
   Job *job = training->job;
-  if (job->world->rank)
+  JobDecisions *decided = &job->decided;
+  if (job->asked.world->rank)
     return OK;
   TRY(job_choose(job));
   TRY(open_files(training));
-  if (job->plan.step_seconds * (double)training->steps > WORTH_MEASURING_SECONDS && !job->options->plan) {
+  if (decided->plan.step_seconds * (double)training->steps > WORTH_MEASURING_SECONDS && !job->asked.options->plan) {
     Profile *profiles;
     TRY(job_measure(job, MEASURING_SECONDS, &profiles));
     TRY(job_plan(job, profiles));
   }
   TRY(show_boundaries(training));
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
-  if (job->devices[0].backend->is_host && here * job->threads > cores)
+  if (decided->devices[0].backend->is_host && here * decided->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
-                   job->threads, job->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));
+                   decided->threads, decided->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));
   return job_show(job, training->out);
 }
 
 /* What rank 0 settled, and its plan, to every rank; then the graph is everybody's. */
 static Status share_plan(Job *job) {
-  const Link *link = &job->world->link;
+  JobDecisions *decided = &job->decided;
+  const Link *link = &job->asked.world->link;
   struct {
     int32_t microbatches, chunks;
     uint64_t bytes; /* of the plan's text */
-  } head = {.microbatches = job->microbatches, .chunks = job->chunks};
-  if (job->world->rank == 0) {
+  } head = {.microbatches = decided->microbatches, .chunks = decided->chunks};
+  if (job->asked.world->rank == 0) {
     const char *plan;
-    Status status = plan_to_text(job->arena, &job->plan, &plan);
+    Status status = plan_to_text(job->arena, &decided->plan, &plan);
     head.bytes = status == OK ? strlen(plan) + 1 : 0; /* the others wait for it in any case */
-    for (int r = 1; r < job->world->size; r++) {
+    for (int r = 1; r < job->asked.world->size; r++) {
       TRY(link_send(link, r, &head, sizeof head));
       if (head.bytes)
         TRY(link_send(link, r, plan, head.bytes));
@@ -221,9 +226,9 @@ static Status share_plan(Job *job) {
   if (!text)
     return link_withdraw(link, status_code());
   TRY(link_receive(link, 0, text, head.bytes));
-  job->microbatches = head.microbatches;
-  job->chunks = head.chunks;
-  job->microbatch_size = job->batch / job->microbatches;
+  decided->microbatches = head.microbatches;
+  decided->chunks = head.chunks;
+  decided->microbatch_size = decided->batch / decided->microbatches;
   TRY(job_bind(job));
   TRY(job_differentiate(job));
   return job_plan_from(job, text);
@@ -231,12 +236,12 @@ static Status share_plan(Job *job) {
 
 Status trainer_prepare(Training *training, Outcome *outcome) {
   Job *job = training->job;
-  const Link *link = job->world->mpi ? &job->world->link : NULL;
+  const Link *link = job->asked.world->mpi ? &job->asked.world->link : NULL;
   RankPlace place;
   TRY(trainer_agree(link, begin(training, &place), outcome));
   TRY(trainer_agree(link, share_places(training, link, &place), outcome));
   TRY(trainer_agree(link, prepare(training), outcome));
-  if (job->options->dry_run)
+  if (job->asked.options->dry_run)
     training->steps = 0;
   return link ? trainer_agree(link, share_plan(job), outcome) : OK;
 }

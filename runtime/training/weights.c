@@ -8,9 +8,9 @@
 
 Status weights_load(void *context, ValueId value, void *data, size_t bytes) {
   const Job *job = context;
-  if (job->options->init && graph_value(job->graph, value)->role == ROLE_PARAMETER)
+  if (job->asked.options->init && graph_value(job->decided.graph, value)->role == ROLE_PARAMETER)
     return init_load(job, value, data, bytes);
-  return model_read_initializer(job->model, graph_value(job->graph, value)->initializer, data, bytes);
+  return model_read_initializer(job->given.model, graph_value(job->decided.graph, value)->initializer, data, bytes);
 }
 
 /* Where an initializer's trained contents are: a parameter of the graph, as it is or transposed, on a rank. */
@@ -22,16 +22,16 @@ typedef struct {
 
 static Holding find_holding(const Job *job, int initializer) {
   int n;
-  const Initializer *table = model_initializers(job->model, &n), *this = &table[initializer];
+  const Initializer *table = model_initializers(job->given.model, &n), *this = &table[initializer];
   int root = this->tied_to >= 0 ? this->tied_to : initializer;
   Holding holding = {.parameter = NO_VALUE, .transposed = this->tied_to >= 0 && this->tied_transposed, .owner = -1};
-  for (size_t v = 0; v < job->graph->n_values && holding.parameter == NO_VALUE; v++)
-    if (job->graph->values[v]->role == ROLE_PARAMETER && job->graph->values[v]->initializer == root)
+  for (size_t v = 0; v < job->decided.graph->n_values && holding.parameter == NO_VALUE; v++)
+    if (job->decided.graph->values[v]->role == ROLE_PARAMETER && job->decided.graph->values[v]->initializer == root)
       holding.parameter = (ValueId)v;
   if (holding.parameter == NO_VALUE)
     return holding;
-  for (int r = job->ranks - 1; r >= 0; r--)
-    if (job->plan.rank_memory[r].persistent_offset[holding.parameter] != SIZE_MAX)
+  for (int r = job->decided.ranks - 1; r >= 0; r--)
+    if (job->decided.plan.rank_memory[r].persistent_offset[holding.parameter] != SIZE_MAX)
       holding.owner = r;
   return holding;
 }
@@ -52,7 +52,7 @@ static Status transpose(void *data, int64_t rows, int64_t columns, size_t size) 
 
 /* The parameter's own orientation into that of the initializer. */
 static Status orient(const Job *job, Holding holding, void *data) {
-  const Value *parameter = graph_value(job->graph, holding.parameter);
+  const Value *parameter = graph_value(job->decided.graph, holding.parameter);
   return holding.transposed
              ? transpose(data, parameter->shape.dim[0], parameter->shape.dim[1], dtype_bytes(parameter->dtype))
              : OK;
@@ -67,7 +67,7 @@ static Status read_parameter(Worker *w, ValueId parameter, void *data, size_t by
 
 /* The sum of a parameter's accumulators in group order, as its update will see it. */
 static Status read_gradient(Worker *w, ValueId parameter, void *data, size_t bytes) {
-  const Graph *graph = w->training->job->graph;
+  const Graph *graph = w->training->job->decided.graph;
   ValueId gradients[MAX_GROUPS];
   int n = autodiff_gradients(graph, parameter, gradients);
   TRY(executor_read(w->executor, gradients[0], data, bytes));
@@ -101,7 +101,7 @@ static Status fetch(Worker *w, Holding holding, Reader *reader, void *data, size
 static Status serve(Worker *w, Holding holding, Reader *reader) {
   if (holding.parameter == NO_VALUE || holding.owner != w->rank)
     return OK;
-  size_t bytes = graph_value_bytes(w->training->job->graph, holding.parameter);
+  size_t bytes = graph_value_bytes(w->training->job->decided.graph, holding.parameter);
   void *data = malloc(bytes ? bytes : 1);
   if (!data)
     return fail(E_MEMORY, "out of memory: %zu bytes", bytes);
@@ -118,16 +118,16 @@ static Status trained_contents(void *context, int initializer, void *data, size_
   const Job *job = w->training->job;
   Holding holding = find_holding(job, initializer);
   if (holding.owner < 0)
-    return model_read_initializer(job->model, initializer, data, bytes);
+    return model_read_initializer(job->given.model, initializer, data, bytes);
   return fetch(w, holding, read_parameter, data, bytes);
 }
 
 Status weights_save(Worker *w, const char *path) {
   const Job *job = w->training->job;
   int n;
-  const Initializer *table = model_initializers(job->model, &n);
+  const Initializer *table = model_initializers(job->given.model, &n);
   if (w->rank == 0)
-    return model_save(job->model, path, trained_contents, w);
+    return model_save(job->given.model, path, trained_contents, w);
   for (int i = 0; i < n; i++)
     if (table[i].trains)
       TRY(serve(w, find_holding(job, i), read_parameter));
@@ -136,20 +136,20 @@ Status weights_save(Worker *w, const char *path) {
 
 static bool has_gradient(const Job *job, Holding holding) {
   ValueId gradients[MAX_GROUPS];
-  return holding.owner >= 0 && autodiff_gradients(job->graph, holding.parameter, gradients) > 0;
+  return holding.owner >= 0 && autodiff_gradients(job->decided.graph, holding.parameter, gradients) > 0;
 }
 
 static Status collect_gradients(Worker *w, Arena *arena, const char *path) {
   const Job *job = w->training->job;
   int n, count = 0;
-  const Initializer *table = model_initializers(job->model, &n);
+  const Initializer *table = model_initializers(job->given.model, &n);
   Array *arrays;
   TRY(ARENA_NEW(arena, arrays, n));
   for (int i = 0; i < n; i++) {
     Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
     if (!has_gradient(job, holding))
       continue;
-    size_t bytes = graph_value_bytes(job->graph, holding.parameter);
+    size_t bytes = graph_value_bytes(job->decided.graph, holding.parameter);
     void *data = arena_alloc(arena, bytes, 1);
     if (!data)
       return status_code();
@@ -162,7 +162,7 @@ static Status collect_gradients(Worker *w, Arena *arena, const char *path) {
 Status weights_dump_gradients(Worker *w, const char *path) {
   const Job *job = w->training->job;
   int n;
-  const Initializer *table = model_initializers(job->model, &n);
+  const Initializer *table = model_initializers(job->given.model, &n);
   if (w->rank) {
     for (int i = 0; i < n; i++) {
       Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};

@@ -10,11 +10,12 @@
 Status worker_open(Worker *w) {
   const Training *training = w->training;
   Job *job = training->job;
-  ExecutorSpec spec = {.plan = &job->plan,
+  JobDecisions *decided = &job->decided;
+  ExecutorSpec spec = {.plan = &decided->plan,
                        .rank = w->rank,
-                       .backend = job->devices[w->rank].backend,
-                       .device = job->devices[w->rank].device,
-                       .threads = job->threads,
+                       .backend = decided->devices[w->rank].backend,
+                       .device = decided->devices[w->rank].device,
+                       .threads = decided->threads,
                        .transport = w->link ? w->link->transport : NULL,
                        .endpoint = w->link ? w->link->endpoints[CHANNEL_DATA] : NULL,
                        .boundaries = w->link ? &training->boundaries : NULL,
@@ -22,17 +23,18 @@ Status worker_open(Worker *w) {
                        .load_context = job};
   if (!(w->arena = arena_create()))
     return status_code();
-  TRY(sampler_create(w->arena, job->data.samples, training->epoch_length, job->batch, job->options->shuffle,
-                     (uint64_t)job->options->seed, &w->sampler));
-  w->feeder = (Feeder){&job->data, job->model, job->graph, job->microbatch_size, w->sampler.indices};
-  for (size_t i = 0; i < job->graph->n_nodes; i++)
-    w->n_updates += (op_def(job->graph->nodes[i]->op)->flags & OP_UPDATE) != 0;
+  TRY(sampler_create(w->arena, job->given.data.samples, training->epoch_length, decided->batch,
+                     job->asked.options->shuffle, (uint64_t)job->asked.options->seed, &w->sampler));
+  w->feeder =
+      (Feeder){&job->given.data, job->given.model, decided->graph, decided->microbatch_size, w->sampler.indices};
+  for (size_t i = 0; i < decided->graph->n_nodes; i++)
+    w->n_updates += (op_def(decided->graph->nodes[i]->op)->flags & OP_UPDATE) != 0;
   TRY(report_create(w));
-  TRY(denominators_create(w->arena, job->graph, &w->denominators));
+  TRY(denominators_create(w->arena, decided->graph, &w->denominators));
   TRY(executor_open(&spec, &w->executor));
-  if (executor_has_loss(w->executor) && job->loss.kind == LOSS_CROSS_ENTROPY) {
-    size_t row = (size_t)shape_elements(dataset_shape(job->data.target, 1));
-    w->targets = arena_alloc(w->arena, (size_t)job->batch * row, dtype_bytes(job->loss.target_dtype));
+  if (executor_has_loss(w->executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {
+    size_t row = (size_t)shape_elements(dataset_shape(job->given.data.target, 1));
+    w->targets = arena_alloc(w->arena, (size_t)decided->batch * row, dtype_bytes(decided->loss.target_dtype));
     return w->targets ? OK : status_code();
   }
   return OK;
@@ -46,25 +48,27 @@ void worker_close(Worker *w) {
 /* 1 / the denominator of the batch at hand. Only the rank that has the loss uses it. */
 static Status loss_scale(Worker *w, double *scale) {
   const Job *job = w->training->job;
-  const Array *target = job->data.target;
-  int64_t count = target ? job->batch * shape_elements(dataset_shape(target, 1)) : 0;
+  const JobDecisions *decided = &job->decided;
+  const Array *target = job->given.data.target;
+  int64_t count = target ? decided->batch * shape_elements(dataset_shape(target, 1)) : 0;
   double denominator;
   *scale = 1;
   if (!executor_has_loss(w->executor))
     return OK;
   Status status = OK;
   if (w->targets)
-    status = dataset_gather(job->data.target, w->sampler.indices, job->batch, job->loss.target_dtype, w->targets);
+    status = dataset_gather(job->given.data.target, w->sampler.indices, decided->batch, decided->loss.target_dtype,
+                            w->targets);
   if (status == OK)
-    status = loss_denominator(job->graph, &job->loss, w->targets, (size_t)count, &denominator);
+    status = loss_denominator(decided->graph, &decided->loss, w->targets, (size_t)count, &denominator);
   if (status != OK) {
     if (w->targets)
-      status_context("%s: ", job->data.file.path);
+      status_context("%s: ", job->given.data.file.path);
     return status;
   }
   if (denominator == 0)
-    return fail(E_MODEL, "%s: every target of the batch is ignored (--ignore-index %lld)", job->data.file.path,
-                (long long)job->loss.ignore_index);
+    return fail(E_MODEL, "%s: every target of the batch is ignored (--ignore-index %lld)", job->given.data.file.path,
+                (long long)decided->loss.ignore_index);
   *scale = 1 / denominator;
   return OK;
 }
@@ -91,7 +95,7 @@ static Status collect(Worker *w) {
 
 /* A loss may be finite and its gradient not: that would ruin the weights, and the last step's would be saved. */
 static Status check_gradients(const Worker *w) {
-  const Graph *graph = w->training->job->graph;
+  const Graph *graph = w->training->job->decided.graph;
   int at = 0;
   for (size_t i = 0; i < graph->n_nodes; i++) {
     const Node *node = graph->nodes[i];
@@ -103,12 +107,12 @@ static Status check_gradients(const Worker *w) {
 
 static Status run_step(Worker *w) {
   const Training *training = w->training;
-  const Options *o = training->job->options;
+  const Options *o = training->job->asked.options;
   StepWork work = {.feed = dataset_feed, .context = &w->feeder};
   double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
   sampler_batch(&w->sampler, w->steps_done);
   TRY(loss_scale(w, &work.loss_scale));
-  TRY(denominators_count(&w->denominators, training->job->microbatches, dataset_feed, &w->feeder));
+  TRY(denominators_count(&w->denominators, training->job->decided.microbatches, dataset_feed, &w->feeder));
   work.denominators = w->denominators.totals;
   TRY(executor_run(w->executor, &work, &loss));
   TRY(collect(w));
@@ -120,7 +124,7 @@ static Status run_step(Worker *w) {
   TRY(check_gradients(w));
   TRY(clip(w, &factor));
   double learning_rate = trainer_learning_rate(o, w->steps_done, training->steps);
-  optimizer_scalars(&training->job->optimizer, w->steps_done + 1, learning_rate, factor, scalars);
+  optimizer_scalars(&training->job->decided.optimizer, w->steps_done + 1, learning_rate, factor, scalars);
   TRY(executor_update(w->executor, scalars));
   TRY(report_post(w, w->steps_done, loss, learning_rate, clock_seconds() - begun));
   w->steps_done++;
@@ -154,7 +158,7 @@ Status worker_metrics(Worker *w, OnnxpipeMetrics *metrics) {
   if (!w->steps_done)
     return OK;
   Status status = collect(w);
-  if (status == OK && training->job->world->mpi)
+  if (status == OK && training->job->asked.world->mpi)
     status = report_metrics(w);
   *metrics = w->last;
   return withdraw(w, status);

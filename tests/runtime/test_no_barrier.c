@@ -116,7 +116,8 @@ static void run(const char *option, const char *value) {
     ASSERT_OK(options_set(options, option, value));
   ASSERT_OK(model_open(BRANCHES "model.onnx", &which, &model));
   Arena *arena = arena_create();
-  Job job = {.arena = arena, .options = options, .model = model, .path = "branches", .world = &world};
+  Job job = {
+      .arena = arena, .asked = {.options = options, .path = "branches", .world = &world}, .given = {.model = model}};
   Training training = {.job = &job};
   Outcome outcome = {0};
   ASSERT_OK(trainer_prepare(&training, &outcome));

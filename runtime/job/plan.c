@@ -1,0 +1,127 @@
+/* What the planner is asked for, and its answer. Invariant: ranks on one kind of device have the same costs. */
+#include <string.h>
+
+#include "runtime/job/job.h"
+#include "runtime/job/profiler.h"
+#include "runtime/transport/wire.h"
+
+/* "lm_head.weight = wte.weight" for every tie of the file. */
+static Status list_ties(Job *job, Ties *ties) {
+  int n;
+  const Initializer *table = model_initializers(job->given.model, &n);
+  const char **pairs;
+  TRY(ARENA_NEW(job->arena, pairs, n));
+  *ties = (Ties){.known = !model_ties_unknown(job->given.model), .pairs = pairs};
+  for (int i = 0; i < n; i++)
+    if (table[i].tied_to >= 0) {
+      const char *owner = table[table[i].tied_to].name;
+      pairs[ties->n_pairs] =
+          arena_format(job->arena, "%s = %s%s", table[i].name, owner, table[i].tied_transposed ? " transposed" : "");
+      if (!pairs[ties->n_pairs++])
+        return status_code();
+    }
+  return OK;
+}
+
+/* What the planner is asked for. */
+static Status fill_request(Job *job, const Profile *profiles) {
+  JobDecisions *decided = &job->decided;
+  DeviceSpec *devices;
+  double *staging;
+  size_t *limits;
+  bool inference = decided->graph->loss_sum == NO_VALUE;
+  int with_devices = 0;
+  TRY(ARENA_NEW(job->arena, devices, decided->ranks));
+  TRY(ARENA_NEW(job->arena, limits, decided->ranks));
+  TRY(ARENA_NEW(job->arena, staging, decided->ranks));
+  for (int r = 0; r < decided->ranks; r++) {
+    staging[r] = decided->devices[r].backend->is_host ? 0 : 10e9; /* a bus, by order of magnitude */
+    with_devices += !decided->devices[r].backend->is_host;
+    TRY(devices_describe(decided->devices, decided->ranks, r, job_ranks_here(job), &devices[r]));
+    limits[r] = (size_t)job->asked.options->memory_limit;
+  }
+  decided->request = (PlanRequest){
+      .model_hash = model_hash(job->given.model),
+      .loss = inference ? NULL : loss_name(decided->loss.kind),
+      .optimizer = inference ? NULL : job_optimizer(job),
+      .device = decided->device_text,
+      .precision = decided->precision_text,
+      .ranks = decided->ranks,
+      .chunks = decided->chunks,
+      .microbatches = decided->microbatches,
+      .microbatch_size = decided->microbatch_size,
+      .schedule = inference                  ? "forward"
+                  : job->asked.options->plan ? job->asked.planned.schedule
+                  : decided->schedule        ? decided->schedule
+                                             : job->asked.options->schedule,
+      .devices = devices,
+      .memory_limits = limits,
+      /* shared memory of one machine, by order of magnitude */
+      .link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9},
+      .staging_bytes_per_second = staging,
+      /* as boundary_way will choose: copies inside a process, NCCL between processes. It is large: not loaded for less
+       */
+      .direct_bytes_per_second = with_devices > 1 && (!job->asked.world->mpi || wire_nccl_version() > 0) ? 20e9 : 0,
+      .profiles = profiles,
+      .given = job->asked.schedule,
+      .synthesize = true,
+  };
+  /* executor_agree: where hosts run ahead of devices that exchange directly */
+  TRY(job_objective(job->asked.options, decided->request.direct_bytes_per_second > 0, &decided->request.objective));
+  return list_ties(job, &decided->request.ties);
+}
+
+/* The first rank whose device is of the same kind. */
+static int like_rank(const Job *job, int rank) {
+  const JobDecisions *decided = &job->decided;
+  int like = 0;
+  while (decided->devices[like].backend != decided->devices[rank].backend ||
+         strcmp(decided->request.devices[like].name, decided->request.devices[rank].name) != 0)
+    like++;
+  return like;
+}
+
+static Status measure_rank(Job *job, int rank, double budget_seconds, const double **node_seconds) {
+  JobDecisions *decided = &job->decided;
+  const RankDevice *device = &decided->devices[rank];
+  double *seconds;
+  size_t known = 0, n = decided->graph->n_nodes;
+  TRY(ARENA_NEW(job->arena, seconds, n));
+  TRY(profile_nodes(decided->graph, device->backend, device->device, decided->threads, budget_seconds, seconds));
+  for (size_t i = 0; i < n; i++)
+    known += seconds[i] >= 0;
+  *node_seconds = seconds;
+  return job_decide(job, "costs", "measured for %zu of %zu nodes on %s", known, n, device->backend->name);
+}
+
+Status job_measure(Job *job, double budget_seconds, Profile **profiles) {
+  int kinds = 0;
+  TRY(ARENA_NEW(job->arena, *profiles, job->decided.ranks));
+  TRY(fill_request(job, NULL)); /* what the devices are called */
+  for (int r = 0; r < job->decided.ranks; r++)
+    kinds += like_rank(job, r) == r;
+  for (int r = 0; r < job->decided.ranks; r++) {
+    int like = like_rank(job, r);
+    if (like == r)
+      TRY(measure_rank(job, r, budget_seconds / kinds, &(*profiles)[r].node_seconds));
+    (*profiles)[r] = (*profiles)[like];
+  }
+  return OK;
+}
+
+Status job_plan(Job *job, const Profile *profiles) {
+  JobDecisions *decided = &job->decided;
+  TRY(fill_request(job, profiles));
+  if (job->asked.options->plan)
+    return plan_read(job->arena, job->asked.options->plan, decided->graph, &decided->request, &decided->plan);
+  Status status = plan_make(job->arena, decided->graph, &decided->request, &decided->plan);
+  if (job->asked.schedule && (status == E_MODEL || status == E_LIMIT))
+    status_context("%s: ", job->asked.options->schedule_file);
+  return status;
+}
+
+Status job_plan_from(Job *job, const char *text) {
+  TRY(fill_request(job, NULL));
+  return plan_from_text(job->arena, text, "rank 0's plan", job->decided.graph, &job->decided.request,
+                        &job->decided.plan);
+}

@@ -1,0 +1,74 @@
+/* What a job decided, for people. Invariant: nothing is decided here. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "partitioner/report/plan_report.h"
+#include "runtime/job/job.h"
+
+char *job_count(int64_t n, char text[32]) {
+  char digits[32];
+  int length = snprintf(digits, sizeof digits, "%lld", (long long)n), at = 0;
+  for (int i = 0; i < length; i++) {
+    if (i && digits[i - 1] != '-' && (length - i) % 3 == 0)
+      text[at++] = ',';
+    text[at++] = digits[i];
+  }
+  text[at] = '\0';
+  return text;
+}
+
+int job_columns(void) {
+  struct winsize window;
+  const char *columns = getenv("COLUMNS");
+  int n = columns ? atoi(columns) : 0;
+  if (n <= 0 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0)
+    n = window.ws_col;
+  return n >= 40 ? n : 100;
+}
+
+/* mpirun gives its ranks a terminal wherever their output really goes. */
+bool job_colours(FILE *out) {
+  return isatty(fileno(out)) && !getenv("NO_COLOR") && !getenv("OMPI_COMM_WORLD_RANK");
+}
+
+Status job_decide(Job *job, const char *what, const char *format, ...) {
+  JobDecisions *decided = &job->decided;
+  char text[1024];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  TRY(ARENA_RESERVE(job->arena, decided->lines, decided->n_lines, decided->lines_capacity, decided->n_lines + 1));
+  const char *copy = arena_string(job->arena, text);
+  decided->lines[decided->n_lines++] = (Decision){what, copy};
+  return copy ? OK : status_code();
+}
+
+void job_print(const Job *job, FILE *out) {
+  for (size_t i = 0; i < job->decided.n_lines; i++)
+    fprintf(out, "%-13s %s\n", job->decided.lines[i].what, job->decided.lines[i].text);
+}
+
+static Status write_report(const Job *job) {
+  FileReplace file;
+  TRY(file_replace_begin(job->asked.options->report, &file));
+  Status status = plan_report_html(&job->decided.plan, file.stream);
+  if (status == OK)
+    return file_replace_commit(&file);
+  status_context("%s: ", job->asked.options->report);
+  file_replace_abandon(&file);
+  return status;
+}
+
+Status job_show(const Job *job, FILE *out) {
+  if (out) {
+    job_print(job, out);
+    TRY(plan_print(&job->decided.plan, out, job_columns(), job_colours(out)));
+    fflush(out);
+  }
+  return job->asked.options->report ? write_report(job) : OK;
+}
