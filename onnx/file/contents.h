@@ -13,7 +13,7 @@ typedef struct {
   DType dtype;
   Shape shape;
   bool trains;
-  const char *rule; /* which rule decided: "0", "1", "1f", "2", "3", "--train", "--freeze", "not float" */
+  const char *rule; /* which rule decided: "0", "1", "1f", "2", "3", "4", "--train", "--freeze", "not float" */
   int tied_to;      /* index of the initializer whose parameter this one shares, else -1 */
   bool tied_transposed;
 } Initializer;

@@ -3,9 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "onnx/file/internal.h"
+#include "onnx/file/exported.h"
+#include "onnx/file/reach.h"
 
-enum { TILE = 32 };
+enum { TILE = 32, MOST_PLACES = 8 };
 
 typedef struct {
   int initializer;
@@ -15,6 +16,19 @@ typedef struct {
   TensorView view;
   uint64_t first, last; /* elements: the same in the transpose */
 } Candidate;
+
+/* What an initializer is in the model. */
+typedef struct {
+  int kinds;                /* of slots: REACHES_TABLE, REACHES_PRODUCT */
+  int source;               /* the one PARAMETER that it is, or was folded from; -1: not told */
+  int modules[MOST_PLACES]; /* of the first nodes that read it, as numbers */
+  int n_modules;
+} Part;
+
+typedef struct {
+  Model *model;
+  Part *parts; /* [n_initializers] */
+} Ties;
 
 static uint64_t element(const Candidate *c, int64_t i) {
   size_t width = dtype_bytes(c->dtype);
@@ -61,6 +75,22 @@ static int compare(const void *x, const void *y) {
   return a->is_given != b->is_given ? (a->is_given ? -1 : 1) : a->initializer - b->initializer;
 }
 
+/* Layers that were cloned from one another are equal at birth, too: one parameter is what fills slots of different
+ * kinds, a table and a head, or is used by one module, or what the exporter says was one. */
+static bool may_be_one(const Part *a, const Part *b, bool constant) {
+  if (a->source >= 0 && a->source == b->source)
+    return true;
+  if (constant)
+    return false;
+  if (a->kinds != b->kinds)
+    return true;
+  for (int i = 0; i < a->n_modules; i++)
+    for (int j = 0; j < b->n_modules; j++)
+      if (a->modules[i] == b->modules[j])
+        return true;
+  return false;
+}
+
 /* Whether b, which comes later, is a again; at least one of them was renamed. */
 static bool tie(Model *model, const Candidate *a, const Candidate *b) {
   Initializer *owner = &model->initializers[a->initializer], *copy = &model->initializers[b->initializer];
@@ -79,18 +109,22 @@ static bool tie(Model *model, const Candidate *a, const Candidate *b) {
 }
 
 /* Candidates of one kind: whether those that were renamed are another one again. */
-static void tie_kind(Model *model, const Candidate *kind, int n) {
+static void tie_kind(const Ties *ties, const Candidate *kind, int n) {
+  Model *model = ties->model;
   for (int b = 1; b < n; b++) {
-    if (kind[b].is_given || is_constant(&kind[b]))
+    const Part *part = &ties->parts[kind[b].initializer];
+    if (kind[b].is_given || (part->source < 0 && is_constant(&kind[b])))
       continue; /* two given names are two parameters that happen to be equal */
     for (int a = 0; a < b && model->initializers[kind[b].initializer].tied_to < 0; a++)
-      if (model->initializers[kind[a].initializer].tied_to < 0)
+      if (model->initializers[kind[a].initializer].tied_to < 0 &&
+          may_be_one(&ties->parts[kind[a].initializer], part, is_constant(&kind[b])))
         tie(model, &kind[a], &kind[b]);
   }
 }
 
 /* Candidates of one type and size. Only where one of several was renamed are weights looked at. */
-static void tie_size(Model *model, Candidate *group, int n) {
+static void tie_size(const Ties *ties, Candidate *group, int n) {
+  Model *model = ties->model;
   bool renamed = false, readable = true;
   for (int i = 0; i < n; i++)
     renamed |= !group[i].is_given;
@@ -110,7 +144,7 @@ static void tie_size(Model *model, Candidate *group, int n) {
     for (int i = 0, j; i < n; i = j) {
       for (j = i + 1; j < n && compare_kind(&group[i], &group[j]) == 0; j++)
         ;
-      tie_kind(model, &group[i], j - i);
+      tie_kind(ties, &group[i], j - i);
     }
   }
   model->ties_unknown |= !readable;
@@ -118,10 +152,54 @@ static void tie_size(Model *model, Candidate *group, int n) {
     tensor_unmap(&group[i].view);
 }
 
-Status ties_find(Model *model) {
+/* A node of the main graph reads an initializer: its module is one of the places where the initializer is used. */
+static Status add_place(const Ties *ties, Arena *arena, NameMap *modules, const Onnx__NodeProto *node, int *n) {
+  const char *module;
+  int number = -1;
+  TRY(exported_module(node, arena, &module));
+  for (size_t k = 0; k < node->n_input && module; k++) {
+    int i = model_find_initializer(ties->model, node->input[k]);
+    if (i < 0 || ties->parts[i].n_modules == MOST_PLACES)
+      continue;
+    if (number < 0 && (number = names_find(modules, module)) < 0)
+      TRY(names_put(modules, module, number = (*n)++));
+    ties->parts[i].modules[ties->parts[i].n_modules++] = number;
+  }
+  return OK;
+}
+
+static Status find_parts(const Ties *ties, Arena *arena) {
+  const Model *model = ties->model;
+  const Onnx__GraphProto *graph = model->proto->graph;
+  Exported exported;
+  Reach reach;
+  NameMap modules;
+  int n_modules = 0;
+  TRY(exported_read(model, arena, &exported));
+  TRY(reach_find(model, arena, &reach));
+  for (int i = 0; i < model->n_initializers; i++) {
+    const char *name = model->initializers[i].name;
+    bool folded;
+    int count, source;
+    TRY(exported_sources(&exported, name, &folded, &count, &source));
+    if (!folded)
+      source = exported_parameter(&exported, name);
+    ties->parts[i] = (Part){.kinds = reached(&reach, name) & (REACHES_TABLE | REACHES_PRODUCT),
+                            .source = folded && count != 1 ? -1 : source};
+  }
+  TRY(names_create(arena, &modules));
+  for (size_t i = 0; i < graph->n_node; i++)
+    TRY(add_place(ties, arena, &modules, graph->node[i], &n_modules));
+  return OK;
+}
+
+static Status find_ties(Model *model, Arena *arena) {
   Candidate *all;
+  Ties ties = {.model = model};
   int n = 0;
-  TRY(ARENA_NEW(model->arena, all, model->n_initializers));
+  bool renamed = false;
+  TRY(ARENA_NEW(arena, all, model->n_initializers));
+  TRY(ARENA_NEW(arena, ties.parts, model->n_initializers));
   for (int i = 0; i < model->n_initializers; i++) {
     const Initializer *initializer = &model->initializers[i];
     int64_t elements = shape_elements(initializer->shape);
@@ -130,15 +208,25 @@ Status ties_find(Model *model) {
                              .is_given = name_is_given(model, initializer->name),
                              .elements = elements,
                              .dtype = initializer->dtype};
+    renamed |= n && !all[n - 1].is_given;
   }
-  if (n)
-    qsort(all, (size_t)n, sizeof *all, compare);
+  if (!renamed)
+    return OK;
+  TRY(find_parts(&ties, arena));
+  qsort(all, (size_t)n, sizeof *all, compare);
   for (int i = 0, j; i < n; i = j) {
     for (j = i + 1; j < n && all[i].dtype == all[j].dtype && all[i].elements == all[j].elements; j++)
       ;
-    tie_size(model, &all[i], j - i);
+    tie_size(&ties, &all[i], j - i);
   }
   return OK;
+}
+
+Status ties_find(Model *model) {
+  Arena *arena = arena_create();
+  Status status = arena ? find_ties(model, arena) : status_code();
+  arena_destroy(arena);
+  return status;
 }
 
 bool model_ties_unknown(const Model *model) {

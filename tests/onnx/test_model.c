@@ -404,6 +404,7 @@ static void reading_leaves_no_pages(void **state) {
   put_message(&graph, 5, weight("big", MEGABYTES << 10, 256, 1, 0.001f));
   put_message(&graph, 5, weight("12", MEGABYTES << 10, 256, 1, 0.001f));
   put_message(&graph, 1, node("m", "MatMul", "big,12", "u"));
+  put_message(&graph, 1, node("t", "Gather", "big,u", "v"));
   Bytes bytes = model_of(8, 18, graph);
   long before = file_pages_kb();
   Model *model = opened(bytes);

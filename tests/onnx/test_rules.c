@@ -88,6 +88,13 @@ static Bytes begin_graph(void) {
   return graph;
 }
 
+/* FLOAT of rank 0. */
+static Bytes tensor_of_one(const char *name, float value) {
+  Bytes t = tensor(name, 1, 0, NULL);
+  put_bytes(&t, TENSOR_RAW_DATA, &value, sizeof value);
+  return t;
+}
+
 static void slots_and_names(void **state) {
   (void)state;
   Bytes graph = begin_graph();
@@ -106,6 +113,7 @@ static void slots_and_names(void **state) {
   use(&graph, "77", weight("77", 4, 0, 0, 1), "Add", "x,77");
   use(&graph, "onnx::Add_3", weight("onnx::Add_3", 4, 0, 0, 1), "Add", "x,onnx::Add_3");
   put_message(&graph, 5, weight("unused", 4, 0, 0, 1));
+  use(&graph, "epsilon", tensor_of_one("epsilon", 0.5f), "Mul", "x,epsilon"); /* of rank 0 */
   Model *model = open_bytes(model_of(8, 18, graph), NULL);
   is_ruled(model, "123", "2", true);
   is_ruled(model, "onnx::Gemm_1", "2", true);
@@ -122,6 +130,7 @@ static void slots_and_names(void **state) {
   is_ruled(model, "77", "3", false);
   is_ruled(model, "onnx::Add_3", "3", false);
   is_ruled(model, "unused", "3", false);
+  is_ruled(model, "epsilon", "4", false);
   model_close(model);
 }
 
@@ -156,6 +165,35 @@ static void elements_are_followed(void **state) {
   is_ruled(model, "2", "3", false);
   is_ruled(model, "3", "3", false);
   is_ruled(model, "four", "3", true);
+  model_close(model);
+}
+
+/* A weight with a given name trains behind what is differentiable and has nothing else in it. */
+static void weights_train_behind_operators(void **state) {
+  (void)state;
+  Bytes graph = begin_graph();
+  use(&graph, "split", weight("split", 4, 4, 0, 1), "Split", "split");
+  put_message(&graph, 1, node("", "MatMul", "x,split_out", "a"));
+  use(&graph, "soft", weight("soft", 4, 0, 0, 1), "Softmax", "soft");
+  put_message(&graph, 1, node("", "Clip", "soft_out,epsilon", "soft_clip"));
+  put_message(&graph, 1, node("", "Mul", "x,soft_clip", "b"));
+  use(&graph, "7", weight("7", 4, 4, 0, 1), "Softmax", "7"); /* no given name */
+  put_message(&graph, 1, node("", "MatMul", "x,7_out", "c"));
+  use(&graph, "sign", weight("sign", 4, 4, 0, 1), "Sign", "sign"); /* no gradient */
+  put_message(&graph, 1, node("", "MatMul", "x,sign_out", "d"));
+  use(&graph, "kernel", weight("kernel", 4, 4, 0, 1), "Conv", "picture,kernel"); /* the kernel trains, … */
+  put_message(&graph, 5, weight("picture", 4, 4, 0, 1));                         /* … what it reads does not */
+  put_message(&graph, 1, node("", "MatMul", "x,kernel_out", "e"));
+  use(&graph, "beside", weight("beside", 4, 4, 0, 1), "Tile", "beside"); /* reaches nothing */
+  put_message(&graph, 5, tensor_of_one("epsilon", 0.5f));
+  Model *model = open_bytes(model_of(8, 18, graph), NULL);
+  is_ruled(model, "split", "4", true);
+  is_ruled(model, "soft", "4", true);
+  is_ruled(model, "7", "3", false);
+  is_ruled(model, "sign", "3", false);
+  is_ruled(model, "kernel", "2", true);
+  is_ruled(model, "picture", "3", false);
+  is_ruled(model, "beside", "3", false);
   model_close(model);
 }
 
@@ -292,17 +330,17 @@ static void is_tied(const Model *model, const char *name, const char *owner, boo
 static void equal_tensors_are_tied(void **state) {
   (void)state;
   Bytes graph = begin_graph();
-  use(&graph, "1", transposed("1", 40, 70, 3, 1), "MatMul", "x,1"); /* before its owner */
-  use(&graph, "w.given", weight("w.given", 40, 70, 3, 1), "MatMul", "x,w.given");
-  use(&graph, "w.again", weight("w.again", 40, 70, 3, 1), "MatMul", "x,w.again"); /* given too: another parameter */
+  use(&graph, "1", transposed("1", 40, 70, 3, 1), "MatMul", "x,1"); /* a head, before the table that owns it */
+  use(&graph, "w.given", weight("w.given", 40, 70, 3, 1), "Gather", "w.given,x");
+  use(&graph, "w.again", weight("w.again", 40, 70, 3, 1), "Gather", "w.again,x"); /* given too: another parameter */
   use(&graph, "2", weight("2", 40, 70, 3, 1), "MatMul", "x,2");
   use(&graph, "3", weight("3", 70, 40, 3, 1), "MatMul", "x,3"); /* the same bytes in another shape */
   use(&graph, "4", weight("4", 7, 9, 5, 1), "MatMul", "x,4");
-  use(&graph, "5", weight("5", 7, 9, 5, 1), "MatMul", "x,5");
+  use(&graph, "5", weight("5", 7, 9, 5, 1), "Gather", "5,x");
   use(&graph, "6", weight("6", 5, 5, 0, 0), "MatMul", "x,6"); /* zeros */
-  use(&graph, "7", weight("7", 5, 5, 0, 0), "MatMul", "x,7");
+  use(&graph, "7", weight("7", 5, 5, 0, 0), "Gather", "7,x");
   use(&graph, "8", weight("8", 16, 0, 1, 1), "MatMul", "x,8"); /* vectors */
-  use(&graph, "9", weight("9", 16, 0, 1, 1), "MatMul", "x,9");
+  use(&graph, "9", weight("9", 16, 0, 1, 1), "Gather", "9,x");
   Model *model = open_bytes(model_of(8, 18, graph), NULL);
   is_tied(model, "w.given", "nothing", false);
   is_tied(model, "w.again", "nothing", false);
@@ -314,6 +352,44 @@ static void equal_tensors_are_tied(void **state) {
   is_tied(model, "7", "nothing", false);
   is_tied(model, "9", "nothing", false);
   assert_false(model->ties_unknown);
+  model_close(model);
+}
+
+static Bytes scoped(const char *op, const char *inputs, const char *output, const char *scopes) {
+  Bytes n = node("", op, inputs, output);
+  put_message(&n, 9, property("pkg.torch.onnx.name_scopes", scopes));
+  return n;
+}
+
+/* Layers that were cloned are equal at birth. One that is called twice has its weight twice where that was folded. */
+static void clones_are_not_tied(void **state) {
+  (void)state;
+  Bytes graph = begin_graph();
+  put_message(&graph, 5, weight("onnx::MatMul_1", 6, 8, 2, 1));
+  put_message(&graph, 5, weight("onnx::MatMul_2", 6, 8, 2, 1));
+  put_message(&graph, 5, weight("onnx::MatMul_3", 6, 8, 2, 1));
+  put_message(&graph, 5, weight("val_1", 7, 8, 2, 1));
+  put_message(&graph, 5, weight("val_2", 7, 8, 2, 1));
+  put_message(&graph, 5, weight("val_3", 7, 8, 2, 1));
+  put_message(&graph, 5, weight("val_4", 3, 8, 0, 0)); /* zeros */
+  put_message(&graph, 5, weight("val_5", 3, 8, 0, 0));
+  put_message(&graph, 1, node("/layers.0/MatMul", "MatMul", "x,onnx::MatMul_1", "a"));
+  put_message(&graph, 1, node("/layers.1/MatMul", "MatMul", "x,onnx::MatMul_2", "b"));
+  put_message(&graph, 1, node("/layers.0/MatMul_1", "MatMul", "x,onnx::MatMul_3", "c"));
+  put_message(&graph, 1, scoped("MatMul", "x,val_1", "d", "['', 'layers.0', 'linear']"));
+  put_message(&graph, 1, scoped("MatMul", "x,val_2", "e", "['', 'layers.1', 'linear_1']"));
+  put_message(&graph, 1, scoped("MatMul", "x,val_3", "f", "['', 'layers.0@1', 'linear_2']"));
+  put_message(&graph, 1, node("", "MatMul", "x,val_4", "g"));
+  put_message(&graph, 1, node("", "MatMul", "x,val_5", "h"));
+  put_message(&graph, 13, info_with("val_4", FOLDED, "['m.w', 'val_9']"));
+  put_message(&graph, 13, info_with("val_5", FOLDED, "['m.w', 'val_9']"));
+  put_message(&graph, 16, property(SIGNATURE, "p_m_w: PARAMETER target='m.w'\n"));
+  Model *model = open_bytes(model_of(10, 18, graph), NULL);
+  is_tied(model, "onnx::MatMul_2", "nothing", false);
+  is_tied(model, "onnx::MatMul_3", "onnx::MatMul_1", false);
+  is_tied(model, "val_2", "nothing", false);
+  is_tied(model, "val_3", "val_1", false);
+  is_tied(model, "val_5", "val_4", false); /* zeros, but one parameter, as the exporter says */
   model_close(model);
 }
 
@@ -345,10 +421,12 @@ int main(void) {
       cmocka_unit_test(the_split_head_is_tied),
       cmocka_unit_test(slots_and_names),
       cmocka_unit_test(elements_are_followed),
+      cmocka_unit_test(weights_train_behind_operators),
       cmocka_unit_test(functions_and_subgraphs_are_entered),
       cmocka_unit_test(what_the_exporter_recorded_counts),
       cmocka_unit_test(globs_override),
       cmocka_unit_test(equal_tensors_are_tied),
+      cmocka_unit_test(clones_are_not_tied),
       cmocka_unit_test(absent_weights_leave_ties_unknown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,164 @@
+/* What torch's exporters record. Invariant: what is not written as they write it counts as not recorded. */
+#include "onnx/file/exported.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KIND_KEY "pkg.torch.export.graph_signature.InputSpec.kind"
+#define FOLDED_KEY "pkg.onnxscript.optimizer.folded_from"
+#define SIGNATURE_KEY "pkg.torch.export.ExportedProgram.graph_signature"
+#define CALL_KEY "pkg.torch.onnx.fx_node"
+#define SCOPES_KEY "pkg.torch.onnx.name_scopes"
+
+/* Lines of the signature read "p_wte_weight: PARAMETER target='wte.weight'". */
+static Status read_line(Exported *e, char *line) {
+  char *kind = strstr(line, ": "), *target = strstr(line, " target='"), *end;
+  if (!kind)
+    return OK;
+  bool is_parameter = strncmp(kind + 2, "PARAMETER", 9) == 0;
+  *kind = '\0';
+  if (target && (end = strchr(target + 9, '\'')))
+    *end = '\0';
+  else
+    target = NULL;
+  if (is_parameter)
+    e->names[e->n++] = target ? target + 9 : line;
+  TRY(names_put(&e->inputs, line, is_parameter ? e->n : 0));
+  return target ? names_put(&e->inputs, target + 9, is_parameter ? e->n : 0) : OK;
+}
+
+Status exported_read(const Model *model, Arena *arena, Exported *exported) {
+  const Onnx__GraphProto *graph = model->proto->graph;
+  const char *signature = proto_property(graph->metadata_props, graph->n_metadata_props, SIGNATURE_KEY);
+  char *text = signature ? arena_string(arena, signature) : NULL, *rest = NULL;
+  size_t lines = 1;
+  if (signature && !text)
+    return status_code();
+  *exported = (Exported){.model = model, .arena = arena};
+  TRY(names_create(arena, &exported->infos));
+  TRY(names_create(arena, &exported->inputs));
+  for (size_t i = 0; i < graph->n_value_info; i++)
+    TRY(names_put(&exported->infos, proto_text(graph->value_info[i]->name), (int)i));
+  for (const char *at = text; at && (at = strchr(at, '\n')); at++)
+    lines++;
+  TRY(ARENA_NEW(arena, exported->names, lines));
+  for (char *line = text ? strtok_r(text, "\n", &rest) : NULL; line; line = strtok_r(NULL, "\n", &rest))
+    TRY(read_line(exported, line));
+  return OK;
+}
+
+int exported_parameter(const Exported *exported, const char *name) {
+  int number = names_find(&exported->inputs, name);
+  return number > 0 ? number - 1 : -1;
+}
+
+static const char *recorded(const Exported *exported, const char *name, const char *key) {
+  const Onnx__GraphProto *graph = exported->model->proto->graph;
+  int at = names_find(&exported->infos, name);
+  return at < 0 ? NULL
+                : proto_property(graph->value_info[at]->metadata_props, graph->value_info[at]->n_metadata_props, key);
+}
+
+const char *exported_kind(const Exported *exported, const char *name) {
+  return recorded(exported, name, KIND_KEY);
+}
+
+/* The record is a list: "['a', \"b\"]". */
+Status exported_sources(const Exported *exported, const char *name, bool *folded, int *count, int *parameter) {
+  const char *list = recorded(exported, name, FOLDED_KEY);
+  char *text = list ? arena_string(exported->arena, list) : NULL;
+  *folded = list;
+  *count = 0;
+  *parameter = -1;
+  if (list && !text)
+    return status_code();
+  for (char *at = text; at && (at = strpbrk(at, "'\""));) {
+    char quote = *at++, *end = strchr(at, quote);
+    if (!end)
+      break;
+    *end = '\0';
+    int number = exported_parameter(exported, at);
+    if (number >= 0 && number != *parameter) {
+      ++*count;
+      *parameter = number;
+    }
+    at = end + 1;
+  }
+  return OK;
+}
+
+static const char *node_record(const Onnx__NodeProto *node, const char *key) {
+  return proto_property(node->metadata_props, node->n_metadata_props, key);
+}
+
+/* "%addmm : … call_function[target=torch.ops.aten.addmm.default](args = (%p_bias, %x, %p_weight), kwargs = {})" */
+static const char *call_arguments(const Onnx__NodeProto *node) {
+  const char *call = node_record(node, CALL_KEY);
+  return call ? strstr(call, "(args = (") : NULL;
+}
+
+int exported_arguments(const Exported *exported, const Onnx__NodeProto *node, int *parameters, int most) {
+  const char *at = call_arguments(node);
+  int n = 0;
+  while (at && n < most && (at = strchr(at, '%'))) {
+    char name[256];
+    size_t length = 0;
+    for (at++; isalnum((unsigned char)at[length]) || at[length] == '_';)
+      length++;
+    if (length < sizeof name) {
+      memcpy(name, at, length);
+      name[length] = '\0';
+      int number = exported_parameter(exported, name);
+      if (number >= 0)
+        parameters[n++] = number;
+    }
+    at += length;
+  }
+  return n;
+}
+
+/* The element before the last of "['', 'm', 'm.wte', 'embedding']": the last one is the call. A module that is called
+ * again has "@1" behind its path. */
+static Status innermost_scope(const char *scopes, Arena *arena, const char **module) {
+  const char *begin[2] = {NULL, NULL}, *end[2] = {NULL, NULL};
+  for (const char *at = scopes; (at = strpbrk(at, "'\""));) {
+    const char *close = strchr(at + 1, *at);
+    if (!close)
+      break;
+    begin[0] = begin[1];
+    end[0] = end[1];
+    begin[1] = at + 1;
+    end[1] = close;
+    at = close + 1;
+  }
+  if (!begin[0])
+    return OK;
+  const char *again = memchr(begin[0], '@', (size_t)(end[0] - begin[0]));
+  char *text = arena_format(arena, "%.*s", (int)((again ? again : end[0]) - begin[0]), begin[0]);
+  *module = text;
+  return text ? OK : status_code();
+}
+
+Status exported_module(const Onnx__NodeProto *node, Arena *arena, const char **module) {
+  const char *scopes = node_record(node, SCOPES_KEY), *name = proto_text(node->name), *slash = strrchr(name, '/');
+  *module = NULL;
+  if (scopes)
+    return innermost_scope(scopes, arena, module);
+  if (*name != '/')
+    return OK;
+  *module = arena_format(arena, "%.*s", (int)(slash - name), name);
+  return *module ? OK : status_code();
+}
+
+bool exported_padding(const Onnx__NodeProto *node, int64_t *row) {
+  const char *call = node_record(node, CALL_KEY), *at = call_arguments(node);
+  if (!at || !strstr(call, "target=torch.ops.aten.embedding."))
+    return false;
+  for (int comma = 0; comma < 2; comma++)
+    if (!(at = strchr(at, ',')))
+      return false;
+  char *end;
+  *row = strtoll(at + 1, &end, 10);
+  return end != at + 1 && (*end == ',' || *end == ')') && *row >= 0;
+}

@@ -1,0 +1,268 @@
+/* What each value of a file reaches: weight slots, arithmetic, statistics. Invariant: nodes are walked from the last to
+ * the first, so that what a node's outputs reach is known when its inputs ask; functions and bodies are walked where
+ * they are called. */
+#include "onnx/file/reach.h"
+
+#include <string.h>
+
+#define INPUT(i) (1u << (i))
+#define ANY_INPUT (~0u)
+
+typedef struct {
+  const char *op;
+  unsigned slots;       /* inputs that are weights */
+  int kind;             /* of slot: REACHES_TABLE, REACHES_PRODUCT */
+  unsigned statistics;  /* inputs that never train */
+  unsigned through;     /* inputs whose elements the output has */
+  unsigned elementwise; /* operands of elementwise arithmetic */
+} Uses;
+
+static const Uses uses[] = {
+    {.op = "MatMul", .slots = ANY_INPUT, .kind = REACHES_PRODUCT},
+    {.op = "Gemm", .slots = ANY_INPUT, .kind = REACHES_PRODUCT},
+    {.op = "Einsum", .slots = ANY_INPUT, .kind = REACHES_PRODUCT},
+    {.op = "Conv", .slots = INPUT(1) | INPUT(2)},
+    {.op = "ConvTranspose", .slots = INPUT(1) | INPUT(2)},
+    {.op = "LayerNormalization", .slots = INPUT(1) | INPUT(2)},
+    {.op = "RMSNormalization", .slots = INPUT(1)},
+    {.op = "SimplifiedLayerNormalization", .slots = INPUT(1)},
+    {.op = "GroupNormalization", .slots = INPUT(1) | INPUT(2)},
+    {.op = "InstanceNormalization", .slots = INPUT(1) | INPUT(2)},
+    {.op = "BatchNormalization", .slots = INPUT(1) | INPUT(2), .statistics = INPUT(3) | INPUT(4)},
+    {.op = "Gather", .slots = INPUT(0), .kind = REACHES_TABLE},
+    {.op = "GatherElements", .slots = INPUT(0), .kind = REACHES_TABLE},
+    {.op = "GatherND", .slots = INPUT(0), .kind = REACHES_TABLE},
+    {.op = "PRelu", .slots = INPUT(1), .elementwise = INPUT(0)},
+    {.op = "LSTM", .slots = INPUT(1) | INPUT(2) | INPUT(3)},
+    {.op = "GRU", .slots = INPUT(1) | INPUT(2) | INPUT(3)},
+    {.op = "RNN", .slots = INPUT(1) | INPUT(2) | INPUT(3)},
+    {.op = "Transpose", .through = INPUT(0)},
+    {.op = "Reshape", .through = INPUT(0)},
+    {.op = "Flatten", .through = INPUT(0)},
+    {.op = "Cast", .through = INPUT(0)},
+    {.op = "CastLike", .through = INPUT(0)},
+    {.op = "Squeeze", .through = INPUT(0)},
+    {.op = "Unsqueeze", .through = INPUT(0)},
+    {.op = "Slice", .through = INPUT(0)},
+    {.op = "Concat", .through = ANY_INPUT},
+    {.op = "Expand", .through = INPUT(0)},
+    {.op = "Identity", .through = INPUT(0)},
+    {.op = "Add", .elementwise = ANY_INPUT},
+    {.op = "Sub", .elementwise = ANY_INPUT},
+    {.op = "Mul", .elementwise = ANY_INPUT},
+    {.op = "Div", .elementwise = ANY_INPUT},
+    {.op = "Pow", .elementwise = ANY_INPUT},
+    {.op = "Max", .elementwise = ANY_INPUT},
+    {.op = "Min", .elementwise = ANY_INPUT},
+    {.op = "Sum", .elementwise = ANY_INPUT},
+    {.op = "Mean", .elementwise = ANY_INPUT},
+    {.op = "Where", .elementwise = INPUT(1) | INPUT(2)},
+    {.op = "Neg", .elementwise = INPUT(0)},
+    {.op = "Abs", .elementwise = INPUT(0)},
+    {.op = "Exp", .elementwise = INPUT(0)},
+    {.op = "Log", .elementwise = INPUT(0)},
+    {.op = "Sqrt", .elementwise = INPUT(0)},
+    {.op = "Reciprocal", .elementwise = INPUT(0)},
+    {.op = "Sigmoid", .elementwise = INPUT(0)},
+    {.op = "Tanh", .elementwise = INPUT(0)},
+    {.op = "Relu", .elementwise = INPUT(0)},
+    {.op = "Softplus", .elementwise = INPUT(0)},
+    {.op = "Sin", .elementwise = INPUT(0)},
+    {.op = "Cos", .elementwise = INPUT(0)},
+};
+
+/* Operators whose output carries no gradient to their inputs. */
+static const char *const stops[] = {"ArgMax",        "ArgMin",         "Ceil",           "Equal",
+                                    "Floor",         "Greater",        "GreaterOrEqual", "IsInf",
+                                    "IsNaN",         "Less",           "LessOrEqual",    "NonZero",
+                                    "Not",           "OneHot",         "QuantizeLinear", "DequantizeLinear",
+                                    "RandomUniform", "Range",          "Round",          "Shape",
+                                    "Sign",          "Size",           "Unique",         "RandomNormalLike",
+                                    "BitShift",      "ConstantOfShape"};
+
+/* What a value is made of: no float tensor, one of them (ONE_TENSOR + its index) or more than that, activations too. */
+enum { NO_TENSOR, MIXED, ONE_TENSOR };
+
+/* -1: neither this graph nor those around it have the name. */
+static int found(const Reach *reach, const char *name, bool roots) {
+  for (; reach; reach = reach->around) {
+    int value = names_find(roots ? &reach->roots : &reach->names, name);
+    if (value >= 0)
+      return value;
+  }
+  return -1;
+}
+
+int reached(const Reach *reach, const char *name) {
+  int bits = found(reach, name, false);
+  return bits < 0 ? 0 : bits;
+}
+
+static int root_of(const Reach *reach, const char *name) {
+  int root = *name ? found(reach, name, true) : NO_TENSOR;
+  return root < 0 ? MIXED : root;
+}
+
+static Status mark(Reach *reach, const char *name, int bits) {
+  for (; reach; reach = reach->around) {
+    int before = names_find(&reach->names, name);
+    if (before >= 0)
+      return names_put(&reach->names, name, before | bits);
+  }
+  return OK;
+}
+
+static const Uses *find_uses(const Onnx__NodeProto *node) {
+  for (size_t i = 0; i < sizeof uses / sizeof *uses; i++)
+    if (strcmp(uses[i].op, node->op_type) == 0)
+      return &uses[i];
+  return NULL;
+}
+
+static bool casts_to_integer(const Onnx__NodeProto *node) {
+  for (size_t i = 0; i < node->n_attribute && strcmp(node->op_type, "Cast") == 0; i++)
+    if (strcmp(proto_text(node->attribute[i]->name), "to") == 0)
+      return !dtype_is_float(dtype_from_onnx((int32_t)node->attribute[i]->i));
+  return false;
+}
+
+static bool passes_gradient(const Onnx__NodeProto *node) {
+  for (size_t i = 0; i < sizeof stops / sizeof *stops; i++)
+    if (strcmp(stops[i], node->op_type) == 0)
+      return false;
+  return !casts_to_integer(node);
+}
+
+static int node_root(const Reach *reach, const Onnx__NodeProto *node) {
+  int root = NO_TENSOR;
+  for (size_t k = 0; k < node->n_input; k++) {
+    int input = root_of(reach, node->input[k]);
+    root = input == NO_TENSOR || input == root ? root : root == NO_TENSOR ? input : MIXED;
+  }
+  return root;
+}
+
+static bool has_body(const Onnx__NodeProto *node) {
+  for (size_t a = 0; a < node->n_attribute; a++)
+    if (node->attribute[a]->g || node->attribute[a]->n_graphs)
+      return true;
+  return false;
+}
+
+/* From the first node to the last: what each output is made of. */
+static Status find_roots(const Model *model, Onnx__NodeProto *const *nodes, size_t n, Reach *reach) {
+  TRY(names_create(reach->names.arena, &reach->roots));
+  for (int i = 0; !reach->around && i < model->n_initializers; i++) {
+    const Initializer *tensor = &model->initializers[i];
+    bool counts = dtype_is_float(tensor->dtype) && tensor->shape.rank > 0;
+    TRY(names_put(&reach->roots, tensor->name, counts ? ONE_TENSOR + i : NO_TENSOR));
+  }
+  for (size_t i = 0; i < n; i++) {
+    int root = model_function(model, nodes[i]) || has_body(nodes[i]) ? MIXED : node_root(reach, nodes[i]);
+    for (size_t k = 0; k < nodes[i]->n_output; k++)
+      if (names_find(&reach->roots, nodes[i]->output[k]) < 0)
+        TRY(names_put(&reach->roots, nodes[i]->output[k], root));
+  }
+  return OK;
+}
+
+static Status reach_nodes(const Model *model, Onnx__NodeProto *const *nodes, size_t n, Reach *reach);
+
+static Status declare_outputs(Onnx__NodeProto *const *nodes, size_t n, Reach *reach) {
+  for (size_t i = 0; i < n; i++)
+    for (size_t k = 0; k < nodes[i]->n_output; k++)
+      TRY(names_put(&reach->names, nodes[i]->output[k], 0));
+  return OK;
+}
+
+static Status reach_call(const Model *model, const Onnx__FunctionProto *function, const Onnx__NodeProto *node,
+                         Reach *reach) {
+  Reach inside = {0};
+  TRY(names_create(reach->names.arena, &inside.names));
+  for (size_t i = 0; i < function->n_input; i++)
+    TRY(names_put(&inside.names, function->input[i], 0));
+  TRY(declare_outputs(function->node, function->n_node, &inside));
+  for (size_t i = 0; i < function->n_output && i < node->n_output; i++)
+    TRY(mark(&inside, function->output[i], reached(reach, node->output[i])));
+  TRY(reach_nodes(model, function->node, function->n_node, &inside));
+  for (size_t i = 0; i < function->n_input && i < node->n_input; i++)
+    TRY(mark(reach, node->input[i], reached(&inside, function->input[i])));
+  return OK;
+}
+
+/* A body of If, Loop or Scan. Loop's first body output is its condition; its first two inputs are its counter and the
+ * condition, as those of the node are. What a Loop carries is followed into its body, not around it. */
+static Status reach_body(const Model *model, const Onnx__GraphProto *body, const Onnx__NodeProto *node, Reach *around) {
+  Reach reach = {.around = around};
+  size_t shift = strcmp(node->op_type, "Loop") == 0;
+  TRY(names_create(around->names.arena, &reach.names));
+  for (size_t i = 0; i < body->n_input; i++)
+    TRY(names_put(&reach.names, proto_text(body->input[i]->name), 0));
+  for (size_t i = 0; i < body->n_initializer; i++)
+    TRY(names_put(&reach.names, proto_text(body->initializer[i]->name), 0));
+  TRY(declare_outputs(body->node, body->n_node, &reach));
+  for (size_t i = shift; i < body->n_output && i - shift < node->n_output; i++)
+    TRY(mark(&reach, proto_text(body->output[i]->name), reached(around, node->output[i - shift])));
+  TRY(reach_nodes(model, body->node, body->n_node, &reach));
+  if (strcmp(node->op_type, "If") != 0)
+    for (size_t i = 0; i < body->n_input && i < node->n_input; i++)
+      TRY(mark(around, node->input[i], reached(&reach, proto_text(body->input[i]->name))));
+  return OK;
+}
+
+static Status reach_bodies(const Model *model, const Onnx__NodeProto *node, Reach *reach) {
+  for (size_t a = 0; a < node->n_attribute; a++) {
+    const Onnx__AttributeProto *attribute = node->attribute[a];
+    if (attribute->g)
+      TRY(reach_body(model, attribute->g, node, reach));
+    for (size_t g = 0; g < attribute->n_graphs; g++)
+      TRY(reach_body(model, attribute->graphs[g], node, reach));
+  }
+  return OK;
+}
+
+/* What of its outputs a node hands on: to tensors that alone decide them, that they reach something behind it. */
+static int reached_behind(const Reach *reach, const Onnx__NodeProto *node) {
+  int bits = 0;
+  if (!passes_gradient(node) || node_root(reach, node) < ONE_TENSOR)
+    return 0;
+  for (size_t k = 0; k < node->n_output; k++)
+    bits |= reached(reach, node->output[k]);
+  return bits & (REACHES_SLOT | REACHES_ELEMENTWISE | REACHES_BEHIND) ? REACHES_BEHIND : 0;
+}
+
+/* From the last node to the first: what a node's outputs reach is known when its inputs ask. */
+static Status reach_nodes(const Model *model, Onnx__NodeProto *const *nodes, size_t n, Reach *reach) {
+  TRY(find_roots(model, nodes, n, reach));
+  for (size_t i = n; i-- > 0;) {
+    const Onnx__NodeProto *node = nodes[i];
+    const Onnx__FunctionProto *function = model_function(model, node);
+    const Uses *how = function ? NULL : find_uses(node);
+    if (function)
+      TRY(reach_call(model, function, node, reach));
+    else
+      TRY(reach_bodies(model, node, reach));
+    int behind = function || has_body(node) ? 0 : reached_behind(reach, node);
+    for (size_t k = 0; k < node->n_input && (how || behind); k++) {
+      static const Uses none;
+      unsigned bit = INPUT(k < 31 ? k : 31);
+      how = how ? how : &none;
+      int bits = behind | (how->slots & bit ? REACHES_SLOT | how->kind : 0) |
+                 (how->elementwise & bit ? REACHES_ELEMENTWISE : 0) | (how->statistics & bit ? REACHES_STATISTICS : 0);
+      if (how->through & bit && node->n_output && !casts_to_integer(node))
+        bits |= reached(reach, node->output[0]);
+      TRY(mark(reach, node->input[k], bits));
+    }
+  }
+  return OK;
+}
+
+Status reach_find(const Model *model, Arena *arena, Reach *reach) {
+  const Onnx__GraphProto *graph = model->proto->graph;
+  *reach = (Reach){0};
+  TRY(names_create(arena, &reach->names));
+  for (int i = 0; i < model->n_initializers; i++)
+    TRY(names_put(&reach->names, model->initializers[i].name, 0));
+  TRY(declare_outputs(graph->node, graph->n_node, reach));
+  return reach_nodes(model, graph->node, graph->n_node, reach);
+}
