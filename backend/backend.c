@@ -35,12 +35,39 @@ static const char *input_types(const Graph *graph, const Node *node, char text[6
   return text;
 }
 
+bool backend_accepts(const Backend *backend, const Graph *graph, const Node *node) {
+  const KernelDef *kernel = backend->kernels[node->op];
+  return kernel && kernel->accepts(graph, node);
+}
+
+size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const Node *node) {
+  const KernelDef *kernel = backend->kernels[node->op];
+  return kernel->workspace ? kernel->workspace(graph, node, WORKSPACE_BUDGET) : 0;
+}
+
+Status backend_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                       size_t workspace_bytes, void **state) {
+  const KernelDef *kernel = backend->kernels[node->op];
+  *state = NULL;
+  if (!kernel->prepare)
+    return OK;
+  Status status = kernel->prepare(stream, node, in, out, workspace_bytes, state);
+  if (status != OK)
+    node_context(node);
+  return status;
+}
+
+void backend_forget(const Backend *backend, const Node *node, void *state) {
+  if (state)
+    backend->kernels[node->op]->release(state);
+}
+
 Status backend_check(const Backend *backend, const Graph *graph) {
   char missing[2048] = "";
   size_t at = 0, count = 0;
   for (size_t i = 0; i < graph->n_nodes; i++) {
     const Node *node = graph->nodes[i];
-    if (backend->kernels[node->op] && (!backend->accepts || backend->accepts(graph, node)))
+    if (backend_accepts(backend, graph, node))
       continue;
     char types[64];
     int wrote = snprintf(missing + at, sizeof missing - at, "%s'%s' (%s of %s)", count++ ? ", " : "", node->name,
@@ -58,7 +85,7 @@ Status backend_evaluate(void *unused, const Node *node, const Tensor *in, const 
   void *workspace = NULL;
   if (bytes && !(workspace = malloc(bytes)))
     return fail(E_MEMORY, "out of memory: %zu bytes", bytes);
-  Status status = reference_kernels[node->op](NULL, node, in, out, workspace);
+  Status status = reference_kernels[node->op]->run(NULL, node, in, out, workspace, NULL);
   free(workspace);
   return status;
 }

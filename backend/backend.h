@@ -1,5 +1,5 @@
 /* A backend is one struct: a table of kernels and a device. A kernel only enqueues work on its stream; on the host
- * backends it is done when the call returns. Supported = the entry is not NULL and accepts() says yes. */
+ * backends it is done when the call returns. Supported = there is an entry and it accepts the node. */
 #ifndef BACKEND_BACKEND_H
 #define BACKEND_BACKEND_H
 
@@ -9,20 +9,40 @@
 typedef struct Stream Stream; /* each backend's own */
 typedef struct Event Event;
 
-/* in[i], out[i]: as node->in, node->out; absent ones have data NULL. workspace: node->workspace_bytes. Inputs are
- * written only by operators that say so (OP_MUTATES_FIRST, OP_UPDATE). Fails E_UNSUPPORTED for a type it does not
- * have, E_MODEL for an index out of range with its position and value. */
-typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace);
+/* in[i], out[i]: as node->in, node->out; absent ones have data NULL. workspace: what the entry's workspace() said.
+ * state: what its prepare() made, else NULL. Inputs are written only by operators that say so (OP_MUTATES_FIRST,
+ * OP_UPDATE). Fails E_UNSUPPORTED for a type it does not have, E_MODEL for an index out of range with its position and
+ * value. */
+typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                      void *state);
+
+/* What a kernel may take beside its operands where it could do with less. It is one number: bits may depend on it. */
+#define WORKSPACE_BUDGET ((size_t)32 << 20)
+
+/* One operator on one backend. */
+typedef struct {
+  Kernel *run;
+  /* Whether it has a node that passed its shape rule: types, attributes. */
+  bool (*accepts)(const Graph *graph, const Node *node);
+  /* Bytes beside the operands, part of the arena: what it cannot do without, and what helps within the budget.
+   * NULL: none. */
+  size_t (*workspace)(const Graph *graph, const Node *node, size_t budget);
+  /* Works out once, before the first step, what does not depend on contents: descriptions for libraries, layouts,
+   * plans. in, out: their types and shapes; their places may still change. workspace_bytes: what run will get. NULL:
+   * nothing.
+   */
+  Status (*prepare)(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, size_t workspace_bytes,
+                    void **state);
+  void (*release)(void *state); /* of what prepare made */
+} KernelDef;
 
 typedef enum { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE } CopyKind;
 
 typedef struct Backend {
   const char *name;
-  bool is_host;                                                    /* device pointers are host pointers */
-  bool reduces_precision;                                          /* products heed Node.precision */
-  Kernel *const *kernels;                                          /* [OP_COUNT]; NULL where it has none */
-  bool (*accepts)(const Graph *graph, const Node *node);           /* NULL: whatever has a kernel */
-  size_t (*workspace_bytes)(const Graph *graph, const Node *node); /* NULL: none; part of the arena */
+  bool is_host;                    /* device pointers are host pointers */
+  bool reduces_precision;          /* products heed Node.precision */
+  const KernelDef *const *kernels; /* [OP_COUNT]; NULL where it has none */
   Status (*describe)(int device, DeviceSpec *spec);
   Status (*stream_open)(int device, int threads, Stream **stream);
   void (*stream_close)(Stream *stream);
@@ -60,6 +80,16 @@ const Backend *backend_find(const char *name);
 
 /* Whether the backend can run every node of the graph; if not, E_UNSUPPORTED with all of them named at once. */
 Status backend_check(const Backend *backend, const Graph *graph);
+bool backend_accepts(const Backend *backend, const Graph *graph, const Node *node);
+
+/* What a node that the backend accepts takes beside its operands. */
+size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const Node *node);
+
+/* A node's state; NULL where its entry prepares none. Fails with the node's name in front. */
+Status backend_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                       size_t workspace_bytes, void **state);
+/* state: of backend_prepare, or NULL. */
+void backend_forget(const Backend *backend, const Node *node, void *state);
 
 /* Runs one node on the host with the reference kernels: what the importer folds constants with. */
 Status backend_evaluate(void *unused, const Node *node, const Tensor *in, const Tensor *out);

@@ -24,20 +24,15 @@ const Isa *isa_best(void) {
 /* The reference's, and over them the ones that are faster here. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Woverride-init"
-static Kernel *const cpu_kernels[OP_COUNT] = {
-#define OP(name) [OP_##name] = reference_##name,
+static const KernelDef *const cpu_kernels[OP_COUNT] = {
+#define OP(name) [OP_##name] = &reference_##name,
 #include "graph/ops.def"
 #undef OP
-#define OP(name) [OP_##name] = cpu_##name,
+#define OP(name) [OP_##name] = &cpu_##name,
     CPU_OPERATORS(OP)
 #undef OP
 };
 #pragma GCC diagnostic pop
-
-size_t cpu_workspace_bytes(const Graph *graph, const Node *node) {
-  size_t product = product_workspace_bytes(graph, node), rows = rows_workspace_bytes(graph, node);
-  return product > rows ? product : rows;
-}
 
 Status cpu_stream_open(int threads, const Isa *isa, Stream **out) {
   Stream *stream = calloc(1, sizeof *stream);
@@ -79,7 +74,6 @@ const Backend backend_cpu = {
     .name = "cpu",
     HOST_BACKEND,
     .kernels = cpu_kernels,
-    .workspace_bytes = cpu_workspace_bytes,
     .describe = describe,
     .stream_open = stream_open,
     .stream_close = stream_close,

@@ -12,8 +12,14 @@ struct Stream {
   const Isa *isa;
 };
 
-#define CPU_KERNEL(op_name)                                                                                            \
-  Status cpu_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace)
+/* A kernel and its entry, as the reference's. */
+#define CPU_KERNEL(op_name, ...)                                                                                       \
+  static Kernel run_##op_name;                                                                                         \
+  const KernelDef cpu_##op_name = {.run = run_##op_name, __VA_ARGS__};                                                 \
+  static Status run_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,  \
+                              void *state)
+
+#define CPU_UNUSED (void)workspace, (void)state
 
 /* The operators that are faster here. */
 #define CPU_OPERATORS(VISIT)                                                                                           \
@@ -85,17 +91,11 @@ struct Stream {
   VISIT(MatMul)                                                                                                        \
   VISIT(Gemm)
 
-#define DECLARE(op_name) Kernel cpu_##op_name;
+#define DECLARE(op_name) extern const KernelDef cpu_##op_name;
 CPU_OPERATORS(DECLARE)
 #undef DECLARE
 
 /* A stream that uses these loops: tests compare instruction sets. */
 Status cpu_stream_open(int threads, const Isa *isa, Stream **stream);
-
-/* Bytes of workspace of products, of kernels that sum over tasks, of all, for any instruction set and number of
- * threads. */
-size_t product_workspace_bytes(const Graph *graph, const Node *node);
-size_t rows_workspace_bytes(const Graph *graph, const Node *node);
-size_t cpu_workspace_bytes(const Graph *graph, const Node *node);
 
 #endif

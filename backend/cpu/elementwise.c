@@ -5,42 +5,42 @@
 #include "backend/cpu/split.h"
 #include "backend/reference/reference.h"
 
-#define SPLIT(op_name)                                                                                                 \
-  CPU_KERNEL(op_name) {                                                                                                \
-    (void)workspace;                                                                                                   \
-    return split_elementwise(stream, node, in, out, reference_##op_name);                                              \
+#define SPLIT(op_name, takes)                                                                                          \
+  CPU_KERNEL(op_name, .accepts = takes) {                                                                              \
+    CPU_UNUSED;                                                                                                        \
+    return split_elementwise(stream, node, in, out, reference_##op_name.run);                                          \
   }
-SPLIT(Add)
-SPLIT(Sub)
-SPLIT(Mul)
-SPLIT(Div)
-SPLIT(Max)
-SPLIT(Min)
-SPLIT(Equal)
-SPLIT(Greater)
-SPLIT(GreaterOrEqual)
-SPLIT(Less)
-SPLIT(LessOrEqual)
-SPLIT(And)
-SPLIT(Or)
-SPLIT(Not)
-SPLIT(Where)
-SPLIT(Neg)
-SPLIT(Abs)
-SPLIT(Sqrt)
-SPLIT(Log)
-SPLIT(Sin)
-SPLIT(Cos)
-SPLIT(Reciprocal)
-SPLIT(Relu)
-SPLIT(LeakyRelu)
-SPLIT(Cast)
-SPLIT(TanhGrad)
-SPLIT(SigmoidGrad)
-SPLIT(ReluGrad)
-SPLIT(LeakyReluGrad)
-SPLIT(MeanSquaredErrorGrad)
-SPLIT(BinaryCrossEntropyGrad)
+SPLIT(Add, takes_numbers)
+SPLIT(Sub, takes_numbers)
+SPLIT(Mul, takes_numbers)
+SPLIT(Div, takes_numbers)
+SPLIT(Max, takes_numbers)
+SPLIT(Min, takes_numbers)
+SPLIT(Equal, takes_comparable)
+SPLIT(Greater, takes_comparable)
+SPLIT(GreaterOrEqual, takes_comparable)
+SPLIT(Less, takes_comparable)
+SPLIT(LessOrEqual, takes_comparable)
+SPLIT(And, takes_any)
+SPLIT(Or, takes_any)
+SPLIT(Not, takes_any)
+SPLIT(Where, takes_any)
+SPLIT(Neg, takes_numbers)
+SPLIT(Abs, takes_numbers)
+SPLIT(Sqrt, takes_floats)
+SPLIT(Log, takes_floats)
+SPLIT(Sin, takes_floats)
+SPLIT(Cos, takes_floats)
+SPLIT(Reciprocal, takes_floats)
+SPLIT(Relu, takes_floats)
+SPLIT(LeakyRelu, takes_floats)
+SPLIT(Cast, takes_any)
+SPLIT(TanhGrad, takes_floats)
+SPLIT(SigmoidGrad, takes_floats)
+SPLIT(ReluGrad, takes_floats)
+SPLIT(LeakyReluGrad, takes_floats)
+SPLIT(MeanSquaredErrorGrad, takes_floats)
+SPLIT(BinaryCrossEntropyGrad, takes_floats)
 
 static bool tanh_form(const Node *node) {
   return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
@@ -48,15 +48,15 @@ static bool tanh_form(const Node *node) {
 
 /* float32 by the instruction set's loop, other types by the reference's. */
 #define FUNCTION(op_name, MAP)                                                                                         \
-  static Status op_name##_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,                  \
-                               void *workspace) {                                                                      \
+  static Status op_name##_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace, \
+                               void *state) {                                                                          \
     if (in->dtype != F32)                                                                                              \
-      return reference_##op_name(stream, node, in, out, workspace);                                                    \
+      return reference_##op_name.run(stream, node, in, out, workspace, state);                                         \
     (MAP)(in->data, out->data, shape_elements(out->shape));                                                            \
     return OK;                                                                                                         \
   }                                                                                                                    \
-  CPU_KERNEL(op_name) {                                                                                                \
-    (void)workspace;                                                                                                   \
+  CPU_KERNEL(op_name, .accepts = takes_floats) {                                                                       \
+    CPU_UNUSED;                                                                                                        \
     return split_elementwise(stream, node, in, out, op_name##_part);                                                   \
   }
 FUNCTION(Exp, stream->isa->exp)
@@ -65,16 +65,17 @@ FUNCTION(Sigmoid, stream->isa->sigmoid)
 FUNCTION(Erf, stream->isa->erf)
 FUNCTION(Gelu, tanh_form(node) ? stream->isa->gelu_tanh : stream->isa->gelu_erf)
 
-static Status gelu_grad_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
+static Status gelu_grad_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                             void *state) {
   if (in->dtype != F32)
-    return reference_GeluGrad(stream, node, in, out, workspace);
+    return reference_GeluGrad.run(stream, node, in, out, workspace, state);
   Map2 *map = tanh_form(node) ? stream->isa->gelu_tanh_grad : stream->isa->gelu_erf_grad;
   map(in[0].data, in[1].data, out->data, shape_elements(out->shape));
   return OK;
 }
 
-CPU_KERNEL(GeluGrad) {
-  (void)workspace;
+CPU_KERNEL(GeluGrad, .accepts = takes_floats) {
+  CPU_UNUSED;
   return split_elementwise(stream, node, in, out, gelu_grad_part);
 }
 
@@ -94,7 +95,8 @@ WIDE_LOOPS static void root(const float *x, float *y, int64_t n) {
     y[i] = sqrtf(x[i]);
 }
 
-static Status pow_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
+static Status pow_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                       void *state) {
   int64_t n = shape_elements(out->shape);
   bool one = in[0].dtype == F32 && in[1].dtype == F32 && shape_elements(in[1].shape) == 1;
   float exponent = one ? *(const float *)in[1].data : NAN;
@@ -105,26 +107,26 @@ static Status pow_part(Stream *stream, const Node *node, const Tensor *in, const
   else if (exponent == 0.5f)
     root(in->data, out->data, n);
   else
-    return reference_Pow(stream, node, in, out, workspace);
+    return reference_Pow.run(stream, node, in, out, workspace, state);
   return OK;
 }
 
-CPU_KERNEL(Pow) {
-  (void)workspace;
+CPU_KERNEL(Pow, .accepts = takes_powers) {
+  CPU_UNUSED;
   return split_elementwise(stream, node, in, out, pow_part);
 }
 
-CPU_KERNEL(Accumulate) {
-  (void)workspace;
-  return split_inputs(stream, node, in, out, reference_Accumulate);
+CPU_KERNEL(Accumulate, .accepts = takes_floats) {
+  CPU_UNUSED;
+  return split_inputs(stream, node, in, out, reference_Accumulate.run);
 }
 
-CPU_KERNEL(SgdUpdate) {
-  (void)workspace;
-  return split_inputs(stream, node, in, out, reference_SgdUpdate);
+CPU_KERNEL(SgdUpdate, .accepts = takes_floats) {
+  CPU_UNUSED;
+  return split_inputs(stream, node, in, out, reference_SgdUpdate.run);
 }
 
-CPU_KERNEL(AdamUpdate) {
-  (void)workspace;
-  return split_inputs(stream, node, in, out, reference_AdamUpdate);
+CPU_KERNEL(AdamUpdate, .accepts = takes_floats) {
+  CPU_UNUSED;
+  return split_inputs(stream, node, in, out, reference_AdamUpdate.run);
 }

@@ -111,8 +111,8 @@ static Status copy_rows(Stream *stream, const Tensor *in, const Tensor *out, int
   return copy(stream, &m);
 }
 
-CPU_KERNEL(Concat) {
-  (void)workspace;
+CPU_KERNEL(Concat, .accepts = takes_any) {
+  CPU_UNUSED;
   int axis = (int)node_int(node, "axis", 0);
   Split3 whole = split_at(out->shape, axis);
   for (int64_t k = 0, at = 0; k < node->n_in; k++) {
@@ -123,8 +123,8 @@ CPU_KERNEL(Concat) {
   return OK;
 }
 
-CPU_KERNEL(Split) {
-  (void)workspace;
+CPU_KERNEL(Split, .accepts = takes_any) {
+  CPU_UNUSED;
   int count, axis = (int)node_int(node, "axis", 0);
   const int64_t *sizes = node_ints(node, "split", &count);
   Split3 whole = split_at(in->shape, axis);
@@ -137,18 +137,18 @@ CPU_KERNEL(Split) {
   return OK;
 }
 
-CPU_KERNEL(Transpose) {
-  (void)workspace;
+CPU_KERNEL(Transpose, .accepts = takes_any) {
+  CPU_UNUSED;
   return move(stream, node, in, out);
 }
 
-CPU_KERNEL(Expand) {
-  (void)workspace;
+CPU_KERNEL(Expand, .accepts = takes_any) {
+  CPU_UNUSED;
   return move(stream, node, in, out);
 }
 
-CPU_KERNEL(Slice) {
-  (void)workspace;
+CPU_KERNEL(Slice, .accepts = takes_any) {
+  CPU_UNUSED;
   return move(stream, node, in, out);
 }
 
@@ -160,8 +160,8 @@ static Status zero_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
-CPU_KERNEL(SliceGrad) {
-  (void)workspace;
+CPU_KERNEL(SliceGrad, .accepts = takes_any) {
+  CPU_UNUSED;
   Move m = {.out = out, .size = dtype_bytes(out->dtype), .n = shape_elements(out->shape)};
   TRY(pool_run(stream->pool, (m.n + TASK_ELEMENTS - 1) / TASK_ELEMENTS, zero_task, &m));
   return move(stream, node, in, out);
@@ -181,9 +181,9 @@ static Status gather_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
-CPU_KERNEL(Gather) {
+CPU_KERNEL(Gather, .accepts = takes_any) {
   if (node_int(node, "axis", 0) != 0)
-    return reference_Gather(stream, node, in, out, workspace);
+    return reference_Gather.run(stream, node, in, out, workspace, state);
   Move m = {.node = node, .in = in, .out = out, .size = dtype_bytes(in->dtype), .n = shape_elements(in[1].shape)};
   if (!m.n)
     return OK;
@@ -209,10 +209,10 @@ static Status gather_grad_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
-CPU_KERNEL(GatherGrad) {
+CPU_KERNEL(GatherGrad, .accepts = takes_floats) {
   int64_t elements = shape_elements(out->shape);
   if (node_int(node, "axis", 0) != 0 || in->dtype != F32 || !elements)
-    return reference_GatherGrad(stream, node, in, out, workspace);
+    return reference_GatherGrad.run(stream, node, in, out, workspace, state);
   enum { RANGES = 32 };
   Move m = {.node = node, .in = in, .out = out, .n = shape_elements(in[1].shape)};
   m.of_task = (out->shape.dim[0] + RANGES - 1) / RANGES;

@@ -4,6 +4,7 @@
  * One product: for each block along n and k, B's part is packed once into the workspace, by all threads; then each task
  * packs a block of A's rows into its thread's scratch and multiplies it with a range of B's columns. Many small
  * products are a task each, packed into scratch. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
@@ -42,37 +43,47 @@ typedef struct {
 #undef T
 #undef S
 
-size_t product_workspace_bytes(const Graph *graph, const Node *node) {
-  if (node->op != OP_MatMul && node->op != OP_Gemm)
-    return 0;
-  Tensor in[2];
-  for (int i = 0; i < 2; i++) {
-    const Value *v = graph_value(graph, node->in[i]);
-    in[i] = (Tensor){.dtype = v->dtype, .shape = v->shape};
-  }
+/* A block of B, packed; for any instruction set and number of threads. */
+static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  Tensor in[] = {kernel_input(graph, node, 0), kernel_input(graph, node, 1)};
   Product p = product_of(node, in);
   size_t size = dtype_bytes(in->dtype);
   int64_t n = round_up(least(p.n, N_BLOCK), WIDEST / (int64_t)size);
   return (size_t)(n * least(p.k, K_BLOCK)) * size;
 }
 
-CPU_KERNEL(MatMul) {
+/* The state: the Product. */
+static Status product_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                              size_t workspace_bytes, void **state) {
+  (void)stream, (void)out, (void)workspace_bytes;
+  Product *p = malloc(sizeof *p);
+  if (!p)
+    return fail(E_MEMORY, "out of memory");
+  *p = product_of(node, in);
+  *state = p;
+  return OK;
+}
+
+#define PRODUCT .accepts = takes_floats, .workspace = product_workspace, .prepare = product_prepare, .release = free
+
+CPU_KERNEL(MatMul, PRODUCT) {
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
-  Product p = product_of(node, in);
-  Job job = {.p = &p, .isa = stream->isa, .packed = workspace, .in = in, .out = out};
+  const Product *p = state;
+  Job job = {.p = p, .isa = stream->isa, .packed = workspace, .in = in, .out = out};
   size_t size = dtype_bytes(in->dtype);
   job.columns = 2 * stream->isa->vector_bytes / (int64_t)size;
-  if (p.m * p.n * p.batches == 0)
+  if (p->m * p->n * p->batches == 0)
     return OK;
-  if (p.k == 0) {
-    memset(out->data, 0, (size_t)(p.m * p.n * p.batches) * size);
+  if (p->k == 0) {
+    memset(out->data, 0, (size_t)(p->m * p->n * p->batches) * size);
     return OK;
   }
   return size == 4 ? product_f32(&job, stream->pool) : product_f64(&job, stream->pool);
 }
 
-CPU_KERNEL(Gemm) {
-  TRY(cpu_MatMul(stream, node, in, out, workspace));
+CPU_KERNEL(Gemm, PRODUCT) {
+  TRY(run_MatMul(stream, node, in, out, workspace, state));
   return product_finish(node, in, out);
 }

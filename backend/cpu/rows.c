@@ -12,34 +12,35 @@ static bool last_axis(const Node *node, const Tensor *t) {
   return node_int(node, "axis", 0) == t->shape.rank - 1;
 }
 
-static Status softmax_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
+static Status softmax_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                           void *state) {
   if (in->dtype != F32 || !last_axis(node, in))
-    return reference_Softmax(stream, node, in, out, workspace);
+    return reference_Softmax.run(stream, node, in, out, workspace, state);
   int64_t n = in->shape.dim[in->shape.rank - 1], elements = shape_elements(in->shape);
   for (int64_t at = 0; at < elements; at += n)
     stream->isa->softmax((const float *)in->data + at, (float *)out->data + at, n);
   return OK;
 }
 
-CPU_KERNEL(Softmax) {
-  (void)workspace;
+CPU_KERNEL(Softmax, .accepts = takes_floats) {
+  CPU_UNUSED;
   return split_leading(stream, node, in, out, (int)node_int(node, "axis", 0), softmax_part);
 }
 
 /* Axes before the operator's are independent. */
-#define SPLIT_ROWS(op_name)                                                                                            \
-  CPU_KERNEL(op_name) {                                                                                                \
-    (void)workspace;                                                                                                   \
-    return split_leading(stream, node, in, out, (int)node_int(node, "axis", 0), reference_##op_name);                  \
+#define SPLIT_ROWS(op_name, takes)                                                                                     \
+  CPU_KERNEL(op_name, .accepts = takes) {                                                                              \
+    CPU_UNUSED;                                                                                                        \
+    return split_leading(stream, node, in, out, (int)node_int(node, "axis", 0), reference_##op_name.run);              \
   }
-SPLIT_ROWS(LogSoftmax)
-SPLIT_ROWS(SoftmaxGrad)
-SPLIT_ROWS(LogSoftmaxGrad)
-SPLIT_ROWS(LayerNormalization)
-SPLIT_ROWS(LayerNormalizationGradInput)
-SPLIT_ROWS(RMSNormalization)
-SPLIT_ROWS(RMSNormalizationGradInput)
-SPLIT_ROWS(CumSum)
+SPLIT_ROWS(LogSoftmax, takes_floats)
+SPLIT_ROWS(SoftmaxGrad, takes_floats)
+SPLIT_ROWS(LogSoftmaxGrad, takes_floats)
+SPLIT_ROWS(LayerNormalization, takes_floats)
+SPLIT_ROWS(LayerNormalizationGradInput, takes_floats)
+SPLIT_ROWS(RMSNormalization, takes_floats)
+SPLIT_ROWS(RMSNormalizationGradInput, takes_floats)
+SPLIT_ROWS(CumSum, takes_numbers)
 
 typedef struct {
   const Node *node;
@@ -58,7 +59,7 @@ static Status reduce_task(void *context, int64_t i, void *scratch) {
 
 static Status reduce(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, Kernel *other) {
   if (in->dtype != F32 && in->dtype != F64)
-    return other(stream, node, in, out, NULL);
+    return other(stream, node, in, out, NULL, NULL);
   Rows r = {.node = node, .in = in, .out = out, .n = reduce_blocks(node, in->shape)};
   if (!r.n)
     return OK;
@@ -66,14 +67,14 @@ static Status reduce(Stream *stream, const Node *node, const Tensor *in, const T
   return pool_run(stream->pool, (r.n + r.of_task - 1) / r.of_task, reduce_task, &r);
 }
 
-CPU_KERNEL(ReduceSum) {
-  (void)workspace;
-  return reduce(stream, node, in, out, reference_ReduceSum);
+CPU_KERNEL(ReduceSum, .accepts = takes_numbers) {
+  CPU_UNUSED;
+  return reduce(stream, node, in, out, reference_ReduceSum.run);
 }
 
-CPU_KERNEL(ReduceMean) {
-  (void)workspace;
-  return reduce(stream, node, in, out, reference_ReduceMean);
+CPU_KERNEL(ReduceMean, .accepts = takes_floats) {
+  CPU_UNUSED;
+  return reduce(stream, node, in, out, reference_ReduceMean.run);
 }
 
 static Status scale_task(void *context, int64_t i, void *scratch) {
@@ -83,16 +84,16 @@ static Status scale_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
-CPU_KERNEL(LayerNormalizationGradScale) {
-  (void)workspace;
+CPU_KERNEL(LayerNormalizationGradScale, .accepts = takes_floats) {
+  CPU_UNUSED;
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
   Rows r = {.node = node, .in = in, .out = out};
   return pool_run(stream->pool, scale_gradient_blocks(out), scale_task, &r);
 }
 
-CPU_KERNEL(RMSNormalizationGradScale) {
-  return cpu_LayerNormalizationGradScale(stream, node, in, out, workspace);
+CPU_KERNEL(RMSNormalizationGradScale, .accepts = takes_floats) {
+  return run_LayerNormalizationGradScale(stream, node, in, out, workspace, state);
 }
 
 static Status norm_task(void *context, int64_t i, void *scratch) {
@@ -104,12 +105,12 @@ static Status norm_task(void *context, int64_t i, void *scratch) {
     in[k] = (Tensor){.dtype = r->in[k].dtype,
                      .shape = shape_of(1, &n),
                      .data = (char *)r->in[k].data + (size_t)at * dtype_bytes(r->in[k].dtype)};
-  return reference_SquaredNorm(NULL, r->node, in, &sum, NULL);
+  return reference_SquaredNorm.run(NULL, r->node, in, &sum, NULL, NULL);
 }
 
 /* The sums lie here: there are never many. */
-CPU_KERNEL(SquaredNorm) {
-  (void)workspace;
+CPU_KERNEL(SquaredNorm, .accepts = takes_floats) {
+  CPU_UNUSED;
   double sums[NORM_TASKS], sum = 0;
   Rows r = {.node = node, .in = in, .n = shape_elements(in->shape), .sums = sums};
   r.of_task = r.n / NORM_TASKS < NORM_RUN ? NORM_RUN : r.n / NORM_TASKS + 1;
@@ -143,9 +144,15 @@ static Status loss_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
-CPU_KERNEL(CrossEntropy) {
+/* A number a task. */
+static size_t loss_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return ((size_t)shape_elements(graph_value(graph, node->in[1])->shape) / LOSS_ROWS + 1) * sizeof(double);
+}
+
+CPU_KERNEL(CrossEntropy, .accepts = takes_floats, .workspace = loss_workspace) {
   if (!fast_classes(node, in))
-    return reference_CrossEntropy(stream, node, in, out, workspace);
+    return reference_CrossEntropy.run(stream, node, in, out, workspace, state);
   Rows r = {
       .node = node, .in = in, .out = out, .isa = stream->isa, .n = shape_elements(in[1].shape), .sums = workspace};
   int64_t tasks = (r.n + LOSS_ROWS - 1) / LOSS_ROWS;
@@ -177,16 +184,10 @@ static Status loss_grad_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
-CPU_KERNEL(CrossEntropyGrad) {
+CPU_KERNEL(CrossEntropyGrad, .accepts = takes_floats) {
   if (!fast_classes(node, in))
-    return reference_CrossEntropyGrad(stream, node, in, out, workspace);
+    return reference_CrossEntropyGrad.run(stream, node, in, out, workspace, state);
   Rows r = {.node = node, .in = in, .out = out, .isa = stream->isa, .n = shape_elements(in[1].shape)};
   r.of_task = items_of_task(r.n ? r.n : 1, in->shape.dim[in->shape.rank - 1]);
   return pool_run(stream->pool, (r.n + r.of_task - 1) / r.of_task, loss_grad_task, &r);
-}
-
-size_t rows_workspace_bytes(const Graph *graph, const Node *node) {
-  if (node->op == OP_CrossEntropy)
-    return ((size_t)shape_elements(graph_value(graph, node->in[1])->shape) / LOSS_ROWS + 1) * sizeof(double);
-  return 0;
 }

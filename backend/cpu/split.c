@@ -56,14 +56,14 @@ static Status run_part(void *context, int64_t i, void *scratch) {
     in[k] = part_of(s, &s->in[k], i);
   for (int k = 0; k < s->n_out; k++)
     out[k] = part_of(s, &s->out[k], i);
-  return s->kernel(s->stream, s->node, in, out, NULL);
+  return s->kernel(s->stream, s->node, in, out, NULL, NULL);
 }
 
 /* Axes are split from the front until there are enough parts. */
 static Status run_split(Split *s, int axes) {
   int64_t elements = shape_elements(s->shape), inner = elements;
   if (axes < 1 || elements < 2 * TASK_ELEMENTS || s->n_in > MOST_INPUTS || s->n_out > MOST_OUTPUTS)
-    return s->kernel(s->stream, s->node, s->in, s->out, NULL);
+    return s->kernel(s->stream, s->node, s->in, s->out, NULL, NULL);
   s->ahead = 1;
   for (s->axis = 0;; s->axis++) {
     inner /= s->shape.dim[s->axis];
@@ -109,7 +109,7 @@ Status split_inputs(Stream *stream, const Node *node, const Tensor *in, const Te
   int64_t n = shape_elements(in->shape);
   Tensor parts[MOST_INPUTS];
   if (node->n_in > MOST_INPUTS || n < 2 * TASK_ELEMENTS) /* so that no small tensor is taken for a parameter */
-    return kernel(stream, node, in, out, NULL);
+    return kernel(stream, node, in, out, NULL, NULL);
   for (int i = 0; i < node->n_in; i++) {
     parts[i] = in[i];
     if (shape_equal(in[i].shape, in->shape))

@@ -47,18 +47,8 @@ static void load_library(void) {
 #undef VISIT
 }
 
-/* Algorithms that were found, by product: a ring of the latest. */
-enum { REMEMBERED = 256 };
-
-typedef struct {
-  BlasProduct product;
-  cublasLtMatmulAlgo_t algorithm;
-} Choice;
-
 struct Blas {
   cublasLtHandle_t handle; /* its device's */
-  Choice choices[REMEMBERED];
-  int n, next;
 };
 
 static Status check(cublasStatus_t status, const char *what) {
@@ -119,6 +109,14 @@ typedef struct {
   cublasLtMatrixLayoutOpaque_t b, a, c;
 } Descriptors;
 
+struct BlasPlan {
+  BlasProduct product;
+  int64_t apart; /* products one after the other, each of this description: 1 where cuBLASLt takes the batches */
+  int64_t a_step, b_step; /* from one of these to the next */
+  Descriptors descriptors;
+  cublasLtMatmulAlgo_t algorithm;
+};
+
 static Status describe_matrix(cublasLtMatrixLayoutOpaque_t *layout, const BlasProduct *p, cudaDataType_t type,
                               bool transposed, int64_t rows, int64_t columns, int64_t step) {
   int32_t batches = (int32_t)p->batches;
@@ -146,17 +144,11 @@ static Status describe(const BlasProduct *p, Descriptors *d) {
   return describe_matrix(&d->c, p, result, false, p->m, p->n, p->m * p->n);
 }
 
-static bool same(const BlasProduct *a, const BlasProduct *b) {
-  return a->type == b->type && a->is_tf32 == b->is_tf32 && a->transpose_a == b->transpose_a &&
-         a->transpose_b == b->transpose_b && a->m == b->m && a->n == b->n && a->k == b->k && a->batches == b->batches &&
-         a->a_step == b->a_step && a->b_step == b->b_step && a->alignment == b->alignment;
-}
-
 /* The first of the heuristic's; count 0: it has none. */
 static Status ask(Blas *blas, const BlasProduct *p, Descriptors *d, cublasLtMatmulHeuristicResult_t *found,
                   int *count) {
   cublasLtMatmulPreferenceOpaque_t preference;
-  size_t bytes = blas_workspace_bytes(p);
+  size_t bytes = p->workspace_bytes;
   uint32_t alignment = (uint32_t)p->alignment;
   TRY(check(lt.MatmulPreferenceInit_internal(&preference, sizeof preference), "choosing an algorithm"));
   TRY(check(
@@ -182,57 +174,75 @@ static Status ask(Blas *blas, const BlasProduct *p, Descriptors *d, cublasLtMatm
   return check(status, "choosing an algorithm");
 }
 
-/* *algorithm NULL: there is none for the product as it is. */
-static Status choose(Blas *blas, const BlasProduct *p, Descriptors *d, const cublasLtMatmulAlgo_t **algorithm) {
-  for (int i = 0; i < blas->n; i++)
-    if (same(&blas->choices[i].product, p)) {
-      *algorithm = &blas->choices[i].algorithm;
-      return OK;
-    }
-  cublasLtMatmulHeuristicResult_t found;
+/* *found: whether there is an algorithm for plan->product as it is. */
+static Status choose(Blas *blas, BlasPlan *plan, bool *found) {
+  cublasLtMatmulHeuristicResult_t first;
   int count = 0;
-  *algorithm = NULL;
-  TRY(ask(blas, p, d, &found, &count));
-  if (!count)
-    return OK;
-  Choice *choice = &blas->choices[blas->next];
-  blas->next = (blas->next + 1) % REMEMBERED;
-  blas->n += blas->n < REMEMBERED;
-  *choice = (Choice){*p, found.algo};
-  *algorithm = &choice->algorithm;
+  TRY(describe(&plan->product, &plan->descriptors));
+  TRY(ask(blas, &plan->product, &plan->descriptors, &first, &count));
+  *found = count > 0;
+  if (*found)
+    plan->algorithm = first.algo;
   return OK;
 }
 
-/* Each of the batches as a product of its own. */
-static Status run_apart(Blas *blas, cudaStream_t stream, const BlasProduct *p, const char *a, const char *b, char *c,
-                        void *workspace) {
-  BlasProduct one = *p;
-  int64_t operand = (int64_t)dtype_bytes(p->type), result = p->type == F64 ? 8 : 4;
-  one.batches = 1;
-  one.a_step = one.b_step = 0;
-  one.alignment = (size_t)operand; /* wherever a matrix begins */
-  for (int64_t i = 0; i < p->batches; i++)
-    TRY(blas_run(blas, stream, &one, a + i * p->a_step * operand, b + i * p->b_step * operand,
-                 c + i * p->m * p->n * result, workspace));
-  return OK;
+/* Each of the batches as a product of its own, wherever its matrices begin. */
+static void take_apart(BlasPlan *plan) {
+  BlasProduct *p = &plan->product;
+  plan->apart = p->batches;
+  plan->a_step = p->a_step;
+  plan->b_step = p->b_step;
+  p->batches = 1;
+  p->a_step = p->b_step = 0;
+  p->alignment = dtype_bytes(p->type);
+  size_t wish = blas_workspace_bytes(p);
+  p->workspace_bytes = wish < p->workspace_bytes ? wish : p->workspace_bytes;
 }
 
-Status blas_run(Blas *blas, cudaStream_t stream, const BlasProduct *p, const void *a, const void *b, void *c,
+static Status prepare(Blas *blas, BlasPlan *plan) {
+  bool found;
+  TRY(choose(blas, plan, &found));
+  if (!found && plan->product.batches > 1) {
+    take_apart(plan);
+    TRY(choose(blas, plan, &found));
+  }
+  const BlasProduct *p = &plan->product;
+  return found ? OK
+               : fail(E_DEVICE, "cuBLASLt has no algorithm for a product [%lld,%lld] [%lld,%lld]", (long long)p->m,
+                      (long long)p->k, (long long)p->k, (long long)p->n);
+}
+
+Status blas_prepare(Blas *blas, const BlasProduct *product, BlasPlan **out) {
+  BlasPlan *plan = malloc(sizeof *plan);
+  if (!plan)
+    return fail(E_MEMORY, "out of memory");
+  *plan = (BlasPlan){.product = *product, .apart = 1};
+  Status status = prepare(blas, plan);
+  if (status != OK)
+    free(plan);
+  else
+    *out = plan;
+  return status;
+}
+
+void blas_release(BlasPlan *plan) {
+  free(plan);
+}
+
+Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, const void *a, const void *b, void *c,
                 void *workspace) {
-  Descriptors d;
-  const cublasLtMatmulAlgo_t *algorithm;
+  const BlasProduct *p = &plan->product;
+  Descriptors d = plan->descriptors; /* the library's arguments are not const */
+  int64_t operand = (int64_t)dtype_bytes(p->type), result = p->type == F64 ? 8 : 4;
   float alpha = (float)p->alpha, nothing = 0;
   double wide_nothing = 0;
   bool wide = p->type == F64;
-  TRY(describe(p, &d));
-  TRY(choose(blas, p, &d, &algorithm));
-  if (!algorithm && p->batches > 1)
-    return run_apart(blas, stream, p, a, b, c, workspace);
-  if (!algorithm)
-    return fail(E_DEVICE, "cuBLASLt has no algorithm for a product [%lld,%lld] [%lld,%lld]", (long long)p->m,
-                (long long)p->k, (long long)p->k, (long long)p->n);
-  return check(lt.Matmul(blas->handle, &d.product, wide ? &p->alpha : (const void *)&alpha, b, &d.b, a, &d.a,
-                         wide ? &wide_nothing : (const void *)&nothing, c, &d.c, c, &d.c, algorithm, workspace,
-                         blas_workspace_bytes(p), stream),
-               "a product");
+  for (int64_t i = 0; i < plan->apart; i++)
+    TRY(check(
+        lt.Matmul(blas->handle, &d.product, wide ? &p->alpha : (const void *)&alpha,
+                  (const char *)b + i * plan->b_step * operand, &d.b, (const char *)a + i * plan->a_step * operand,
+                  &d.a, wide ? &wide_nothing : (const void *)&nothing, (char *)c + i * p->m * p->n * result, &d.c,
+                  (char *)c + i * p->m * p->n * result, &d.c, &plan->algorithm, workspace, p->workspace_bytes, stream),
+        "a product"));
+  return OK;
 }

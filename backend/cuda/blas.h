@@ -21,18 +21,26 @@ typedef struct {
   bool transpose_a, transpose_b;
   int64_t m, n, k, batches, a_step, b_step;
   double alpha;
-  size_t alignment; /* of where A, B and C begin, bytes */
+  size_t alignment;       /* of where A, B and C begin, bytes */
+  size_t workspace_bytes; /* what cuBLASLt may use beside them */
 } BlasProduct;
+
+/* A product made ready: descriptions and algorithm. */
+typedef struct BlasPlan BlasPlan;
 
 /* For the calling thread's device, by its number. Fails E_DEVICE where the library is missing. */
 Status blas_open(int device, Blas **blas);
 void blas_close(Blas *blas);
 
-/* What cuBLASLt may use beside the operands. */
+/* What cuBLASLt should have beside the operands. */
 size_t blas_workspace_bytes(const BlasProduct *product);
 
-/* Enqueues. Which algorithm runs depends on the product alone. workspace: BLAS_ALIGNMENT. */
-Status blas_run(Blas *blas, cudaStream_t stream, const BlasProduct *product, const void *a, const void *b, void *c,
+/* Which algorithm is chosen depends on the product alone. Fails E_DEVICE where there is none. */
+Status blas_prepare(Blas *blas, const BlasProduct *product, BlasPlan **plan);
+void blas_release(BlasPlan *plan); /* NULL: nothing */
+
+/* Enqueues. workspace: at a multiple of BLAS_ALIGNMENT. */
+Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, const void *a, const void *b, void *c,
                 void *workspace);
 
 #endif

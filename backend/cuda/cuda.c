@@ -268,18 +268,10 @@ static Status reach(Stream *stream, int device) {
   return cuda_check(stream->device, error, "reaching another device");
 }
 
-/* Launches go to the calling thread's device, which has to be the stream's, whichever thread calls. */
-#define OP(name)                                                                                                       \
-  static Status enter_##name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) { \
-    TRY(cuda_enter(stream));                                                                                           \
-    return cuda_##name(stream, node, in, out, workspace);                                                              \
-  }
-#include "graph/ops.def"
-#undef OP
-
-static Kernel *const cuda_kernels[OP_COUNT] = {
-#define OP(name) [OP_##name] = enter_##name,
-#include "graph/ops.def"
+/* NULL where there is no kernel: backend_check names the node. */
+static const KernelDef *const cuda_kernels[OP_COUNT] = {
+#define OP(name) [OP_##name] = &cuda_##name,
+    CUDA_OPERATORS(OP)
 #undef OP
 };
 
@@ -288,8 +280,6 @@ const Backend backend_cuda = {
     .is_host = false,
     .reduces_precision = true,
     .kernels = cuda_kernels,
-    .accepts = reference_accepts,
-    .workspace_bytes = cuda_workspace_bytes,
     .describe = describe,
     .stream_open = stream_open,
     .stream_close = stream_close,

@@ -15,12 +15,89 @@ struct Stream {
   int *claimed; /* on the device: whether someone writes the fault */
 };
 
-#define OP(name) Kernel cuda_##name;
-#include "graph/ops.def"
-#undef OP
+/* The operators that have kernels here. */
+#define CUDA_OPERATORS(VISIT)                                                                                          \
+  VISIT(Add)                                                                                                           \
+  VISIT(Sub)                                                                                                           \
+  VISIT(Mul)                                                                                                           \
+  VISIT(Div)                                                                                                           \
+  VISIT(Pow)                                                                                                           \
+  VISIT(Max)                                                                                                           \
+  VISIT(Min)                                                                                                           \
+  VISIT(Mod)                                                                                                           \
+  VISIT(Equal)                                                                                                         \
+  VISIT(Greater)                                                                                                       \
+  VISIT(GreaterOrEqual)                                                                                                \
+  VISIT(Less)                                                                                                          \
+  VISIT(LessOrEqual)                                                                                                   \
+  VISIT(And)                                                                                                           \
+  VISIT(Or)                                                                                                            \
+  VISIT(Not)                                                                                                           \
+  VISIT(Where)                                                                                                         \
+  VISIT(Neg)                                                                                                           \
+  VISIT(Abs)                                                                                                           \
+  VISIT(Sqrt)                                                                                                          \
+  VISIT(Exp)                                                                                                           \
+  VISIT(Log)                                                                                                           \
+  VISIT(Erf)                                                                                                           \
+  VISIT(Sin)                                                                                                           \
+  VISIT(Cos)                                                                                                           \
+  VISIT(Reciprocal)                                                                                                    \
+  VISIT(Tanh)                                                                                                          \
+  VISIT(Sigmoid)                                                                                                       \
+  VISIT(Relu)                                                                                                          \
+  VISIT(LeakyRelu)                                                                                                     \
+  VISIT(Gelu)                                                                                                          \
+  VISIT(Cast)                                                                                                          \
+  VISIT(Reshape)                                                                                                       \
+  VISIT(Transpose)                                                                                                     \
+  VISIT(Concat)                                                                                                        \
+  VISIT(Split)                                                                                                         \
+  VISIT(Slice)                                                                                                         \
+  VISIT(Expand)                                                                                                        \
+  VISIT(Gather)                                                                                                        \
+  VISIT(GatherND)                                                                                                      \
+  VISIT(Trilu)                                                                                                         \
+  VISIT(Range)                                                                                                         \
+  VISIT(CumSum)                                                                                                        \
+  VISIT(ReduceSum)                                                                                                     \
+  VISIT(ReduceMean)                                                                                                    \
+  VISIT(ReduceMax)                                                                                                     \
+  VISIT(MatMul)                                                                                                        \
+  VISIT(Gemm)                                                                                                          \
+  VISIT(Softmax)                                                                                                       \
+  VISIT(LogSoftmax)                                                                                                    \
+  VISIT(LayerNormalization)                                                                                            \
+  VISIT(RMSNormalization)                                                                                              \
+  VISIT(TanhGrad)                                                                                                      \
+  VISIT(SigmoidGrad)                                                                                                   \
+  VISIT(ReluGrad)                                                                                                      \
+  VISIT(LeakyReluGrad)                                                                                                 \
+  VISIT(GeluGrad)                                                                                                      \
+  VISIT(SliceGrad)                                                                                                     \
+  VISIT(GatherGrad)                                                                                                    \
+  VISIT(GatherNDGrad)                                                                                                  \
+  VISIT(SoftmaxGrad)                                                                                                   \
+  VISIT(LogSoftmaxGrad)                                                                                                \
+  VISIT(LayerNormalizationGradInput)                                                                                   \
+  VISIT(LayerNormalizationGradScale)                                                                                   \
+  VISIT(RMSNormalizationGradInput)                                                                                     \
+  VISIT(RMSNormalizationGradScale)                                                                                     \
+  VISIT(CrossEntropy)                                                                                                  \
+  VISIT(CrossEntropyGrad)                                                                                              \
+  VISIT(CountTargets)                                                                                                  \
+  VISIT(MeanSquaredError)                                                                                              \
+  VISIT(MeanSquaredErrorGrad)                                                                                          \
+  VISIT(BinaryCrossEntropy)                                                                                            \
+  VISIT(BinaryCrossEntropyGrad)                                                                                        \
+  VISIT(Accumulate)                                                                                                    \
+  VISIT(SquaredNorm)                                                                                                   \
+  VISIT(SgdUpdate)                                                                                                     \
+  VISIT(AdamUpdate)
 
-/* What a node's kernel takes beside its operands. */
-size_t cuda_workspace_bytes(const Graph *graph, const Node *node);
+#define DECLARE(op_name) extern const KernelDef cuda_##op_name;
+CUDA_OPERATORS(DECLARE)
+#undef DECLARE
 
 /* E_DEVICE: "cuda:0: what: out of memory (cudaErrorMemoryAllocation)"; OK for cudaSuccess. */
 Status cuda_check(int device, cudaError_t error, const char *what);
@@ -35,10 +112,20 @@ static inline Reporter cuda_reporter(const Stream *stream, const Node *node) {
   return (Reporter){stream->claimed, stream->fault, node};
 }
 
-#define KERNEL(op_name)                                                                                                \
-  Status cuda_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace)
+/* A kernel and its entry, as the reference's. Launches go to the calling thread's device, which has to be the stream's,
+ * whichever thread calls. */
+#define KERNEL(op_name, ...)                                                                                           \
+  static Kernel run_##op_name;                                                                                         \
+  static Status enter_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,                 \
+                                void *workspace, void *state) {                                                        \
+    TRY(cuda_enter(stream));                                                                                           \
+    return run_##op_name(stream, node, in, out, workspace, state);                                                     \
+  }                                                                                                                    \
+  const KernelDef cuda_##op_name = {.run = enter_##op_name, __VA_ARGS__};                                              \
+  static Status run_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,  \
+                              void *state)
 
-#define UNUSED (void)stream, (void)node, (void)in, (void)out, (void)workspace
+#define UNUSED (void)stream, (void)node, (void)in, (void)out, (void)workspace, (void)state
 
 /* Fails E_UNSUPPORTED for a type of in[0] that is not among these. */
 #define TAKES(type, ok)                                                                                                \

@@ -1,4 +1,4 @@
-/* One element of the output a thread. What an operator computes is chosen inside the kernel: all threads take the same
+/* One element of the output a thread. What a function computes is chosen inside the kernel: all threads take the same
  * way, memory is the limit, and a kernel serves many operators. */
 #include "backend/cuda/steps.cuh"
 
@@ -36,96 +36,99 @@ static void run2(cudaStream_t s, F f, const Steps &steps, const A *a, const B *b
 #define WRAPPED(T, x, op, y) (T)((uint64_t)(x)op(uint64_t)(y))
 
 template <class T> struct Unary {
-  OpKind op;
+  UnaryFunction function;
   T alpha;
   bool tanh_form;
   DEVICE T operator()(T x) const {
     const T half = (T)0.5, root_half = (T)0.7071067811865476, root_2_pi = (T)0.7978845608028654, cubic = (T)0.044715;
-    switch (op) {
-    case OP_Neg:
+    switch (function) {
+    case UNARY_Neg:
       return -x;
-    case OP_Abs:
+    case UNARY_Abs:
       return fabs(x);
-    case OP_Sqrt:
+    case UNARY_Sqrt:
       return sqrt(x);
-    case OP_Exp:
+    case UNARY_Exp:
       return exp(x);
-    case OP_Log:
+    case UNARY_Log:
       return log(x);
-    case OP_Erf:
+    case UNARY_Erf:
       return erf(x);
-    case OP_Sin:
+    case UNARY_Sin:
       return sin(x);
-    case OP_Cos:
+    case UNARY_Cos:
       return cos(x);
-    case OP_Reciprocal:
+    case UNARY_Reciprocal:
       return 1 / x;
-    case OP_Tanh:
+    case UNARY_Tanh:
       return tanh(x);
-    case OP_Sigmoid:
+    case UNARY_Sigmoid:
       return 1 / (1 + exp(-x));
-    case OP_Relu:
+    case UNARY_Relu:
       return x > 0 || x != x ? x : 0;
-    case OP_LeakyRelu:
+    case UNARY_LeakyRelu:
       return x >= 0 ? x : alpha * x;
-    default: /* Gelu */
+    case UNARY_Gelu:
       return x * half * (1 + (tanh_form ? tanh(root_2_pi * (x + cubic * x * x * x)) : erf(x * root_half)));
     }
+    return (T)NAN;
   }
 };
 
-template <class T> struct WholeUnary { /* integers */
-  OpKind op;
-  DEVICE T operator()(T x) const { return op == OP_Neg || x < 0 ? WRAPPED(T, 0, -, x) : x; }
+template <class T> struct WholeUnary { /* integers: Neg and Abs */
+  bool negates;
+  DEVICE T operator()(T x) const { return negates || x < 0 ? WRAPPED(T, 0, -, x) : x; }
 };
+
+void launch_unary(cudaStream_t s, UnaryFunction function, DType type, double alpha, bool tanh_form, int64_t n,
+                  const void *x, void *y) {
+  if (type == I64) {
+    run1(s, WholeUnary<int64_t>{function == UNARY_Neg}, n, (const int64_t *)x, (int64_t *)y);
+  } else if (type == I32) {
+    run1(s, WholeUnary<int32_t>{function == UNARY_Neg}, n, (const int32_t *)x, (int32_t *)y);
+  } else {
+    FOR_FLOATS(type, run1(s, (Unary<T>{function, (T)alpha, tanh_form}), n, (const T *)x, (T *)y))
+  }
+}
 
 struct Not {
   DEVICE uint8_t operator()(uint8_t x) const { return !x; }
 };
 
-void launch_unary(cudaStream_t s, OpKind op, DType type, double alpha, bool tanh_form, int64_t n, const void *x,
-                  void *y) {
-  if (op == OP_Not) {
-    run1(s, Not(), n, (const uint8_t *)x, (uint8_t *)y);
-  } else if (type == I64) {
-    run1(s, WholeUnary<int64_t>{op}, n, (const int64_t *)x, (int64_t *)y);
-  } else if (type == I32) {
-    run1(s, WholeUnary<int32_t>{op}, n, (const int32_t *)x, (int32_t *)y);
-  } else {
-    FOR_FLOATS(type, run1(s, (Unary<T>{op, (T)alpha, tanh_form}), n, (const T *)x, (T *)y))
-  }
+void launch_not(cudaStream_t s, int64_t n, const void *x, void *y) {
+  run1(s, Not(), n, (const uint8_t *)x, (uint8_t *)y);
 }
 
-/* Gradients of activations: the cotangent d, and the activation's result or argument v. */
 template <class T> struct Pair {
-  OpKind op;
+  PairFunction function;
   T alpha;
   bool tanh_form;
   DEVICE T operator()(T d, T v) const {
     const T half = (T)0.5, root_half = (T)0.7071067811865476, root_2_pi = (T)0.7978845608028654, cubic = (T)0.044715,
             inv_root_2pi = (T)0.3989422804014327;
-    switch (op) {
-    case OP_TanhGrad:
+    switch (function) {
+    case PAIR_TanhGrad:
       return d * (1 - v * v);
-    case OP_SigmoidGrad:
+    case PAIR_SigmoidGrad:
       return d * v * (1 - v);
-    case OP_ReluGrad:
+    case PAIR_ReluGrad:
       return v > 0 ? d : 0;
-    case OP_LeakyReluGrad:
+    case PAIR_LeakyReluGrad:
       return v > 0 ? d : alpha * d;
-    default: { /* GeluGrad */
+    case PAIR_GeluGrad: {
       if (!tanh_form)
         return d * (half * (1 + erf(v * root_half)) + v * inv_root_2pi * exp(-half * v * v));
       T t = tanh(root_2_pi * (v + cubic * v * v * v));
       return d * (half * (1 + t) + half * v * (1 - t * t) * root_2_pi * (1 + 3 * cubic * v * v));
     }
     }
+    return (T)NAN;
   }
 };
 
-void launch_pair(cudaStream_t s, OpKind op, DType type, double alpha, bool tanh_form, int64_t n, const void *d,
-                 const void *v, void *y) {
-  FOR_FLOATS(type, run2(s, (Pair<T>{op, (T)alpha, tanh_form}), dense(n), (const T *)d, (const T *)v, (T *)y))
+void launch_pair(cudaStream_t s, PairFunction function, DType type, double alpha, bool tanh_form, int64_t n,
+                 const void *d, const void *v, void *y) {
+  FOR_FLOATS(type, run2(s, (Pair<T>{function, (T)alpha, tanh_form}), dense(n), (const T *)d, (const T *)v, (T *)y))
 }
 
 template <class T> DEVICE T modulo(T x, T y, bool c_sign) {
@@ -148,59 +151,64 @@ template <class T> DEVICE T quotient(T x, T y) {
 }
 
 template <class T> struct Arithmetic {
-  OpKind op;
+  ArithmeticFunction function;
   bool c_sign;
   DEVICE T operator()(T x, T y) const {
     constexpr bool whole = !std::is_floating_point<T>::value;
-    switch (op) {
-    case OP_Add:
+    switch (function) {
+    case ARITHMETIC_Add:
       return whole ? WRAPPED(T, (int64_t)x, +, (int64_t)y) : x + y;
-    case OP_Sub:
+    case ARITHMETIC_Sub:
       return whole ? WRAPPED(T, (int64_t)x, -, (int64_t)y) : x - y;
-    case OP_Mul:
+    case ARITHMETIC_Mul:
       return whole ? WRAPPED(T, (int64_t)x, *, (int64_t)y) : x * y;
-    case OP_Div:
+    case ARITHMETIC_Div:
       return quotient(x, y);
-    case OP_Max:
+    case ARITHMETIC_Max:
       return x > y || x != x ? x : y;
-    case OP_Min:
+    case ARITHMETIC_Min:
       return x < y || x != x ? x : y;
-    default:
+    case ARITHMETIC_Mod:
       return modulo(x, y, c_sign);
     }
+    return (T)(whole ? 0 : NAN);
   }
 };
 
 template <class T> struct Comparison {
-  OpKind op;
+  ComparisonFunction function;
   DEVICE bool operator()(T x, T y) const {
-    switch (op) {
-    case OP_Equal:
+    switch (function) {
+    case COMPARISON_Equal:
       return x == y;
-    case OP_Greater:
+    case COMPARISON_Greater:
       return x > y;
-    case OP_GreaterOrEqual:
+    case COMPARISON_GreaterOrEqual:
       return x >= y;
-    case OP_Less:
+    case COMPARISON_Less:
       return x < y;
-    case OP_LessOrEqual:
+    case COMPARISON_LessOrEqual:
       return x <= y;
-    case OP_And:
+    case COMPARISON_And:
       return x && y;
-    default:
+    case COMPARISON_Or:
       return x || y;
     }
+    return false;
   }
 };
 
-void launch_binary(cudaStream_t s, OpKind op, DType type, bool c_sign, const Steps *steps, const void *a, const void *b,
-                   void *c) {
+void launch_arithmetic(cudaStream_t s, ArithmeticFunction function, DType type, bool c_sign, const Steps *steps,
+                       const void *a, const void *b, void *c) {
+  FOR_NUMBERS(type, run2(s, (Arithmetic<T>{function, c_sign}), *steps, (const T *)a, (const T *)b, (T *)c))
+}
+
+void launch_comparison(cudaStream_t s, ComparisonFunction function, DType type, const Steps *steps, const void *a,
+                       const void *b, void *c) {
   if (type == U8 || type == BOOL) {
-    run2(s, Comparison<uint8_t>{op}, *steps, (const uint8_t *)a, (const uint8_t *)b, (uint8_t *)c);
-  } else if (op >= OP_Equal && op <= OP_LessOrEqual) {
-    FOR_NUMBERS(type, run2(s, Comparison<T>{op}, *steps, (const T *)a, (const T *)b, (uint8_t *)c))
+    run2(s, Comparison<uint8_t>{function}, *steps, (const uint8_t *)a, (const uint8_t *)b, (uint8_t *)c);
   } else {
-    FOR_NUMBERS(type, run2(s, (Arithmetic<T>{op, c_sign}), *steps, (const T *)a, (const T *)b, (T *)c))
+    FOR_NUMBERS(type, run2(s, Comparison<T>{function}, *steps, (const T *)a, (const T *)b, (uint8_t *)c))
   }
 }
 
@@ -253,16 +261,14 @@ void launch_add_scaled(cudaStream_t s, DType type, double beta, const Steps *ste
 }
 
 template <class T> struct LossGrad {
-  OpKind op;
+  bool squares;
   const double *scale;
   DEVICE T operator()(T x, T z) const {
-    if (op == OP_MeanSquaredErrorGrad)
-      return (T)(2 * *scale) * (x - z);
-    return (T)*scale * (1 / (1 + exp(-x)) - z);
+    return squares ? (T)(2 * *scale) * (x - z) : (T)*scale * (1 / (1 + exp(-x)) - z);
   }
 };
 
-void launch_loss_grad(cudaStream_t s, OpKind op, DType type, int64_t n, const void *x, const void *z,
+void launch_loss_grad(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z,
                       const double *scale, void *dx) {
-  FOR_FLOATS(type, run2(s, (LossGrad<T>{op, scale}), dense(n), (const T *)x, (const T *)z, (T *)dx))
+  FOR_FLOATS(type, run2(s, (LossGrad<T>{loss == LOSS_SQUARES, scale}), dense(n), (const T *)x, (const T *)z, (T *)dx))
 }

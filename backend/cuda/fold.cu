@@ -117,21 +117,21 @@ template <class T> struct Element {
 };
 
 template <class T>
-static void reduce(cudaStream_t s, OpKind op, const Steps *kept, const Steps *reduced, bool along, const T *x, T *y,
-                   void *partial) {
+static void reduce(cudaStream_t s, Reduction reduction, const Steps *kept, const Steps *reduced, bool along, const T *x,
+                   T *y, void *partial) {
   Element<T> term = {x, *kept, *reduced};
-  Divide<T> finish = {y, op == OP_ReduceMean ? (double)reduced->n : 1};
+  Divide<T> finish = {y, reduction == REDUCTION_MEAN ? (double)reduced->n : 1};
   typedef typename std::conditional<std::is_floating_point<T>::value, double, int64_t>::type Wide;
   typedef typename std::conditional<std::is_floating_point<T>::value, Adding, Wrapping>::type Sum;
-  if (op == OP_ReduceMax)
+  if (reduction == REDUCTION_MAX)
     run_fold<Largest<Wide>>(s, term, finish, kept->n, reduced->n, along, partial);
   else
     run_fold<Sum>(s, term, finish, kept->n, reduced->n, along, partial);
 }
 
-void launch_reduce(cudaStream_t s, OpKind op, DType type, const Steps *kept, const Steps *reduced, bool along,
+void launch_reduce(cudaStream_t s, Reduction reduction, DType type, const Steps *kept, const Steps *reduced, bool along,
                    const void *x, void *y, void *partial) {
-  FOR_NUMBERS(type, reduce<T>(s, op, kept, reduced, along, (const T *)x, (T *)y, partial))
+  FOR_NUMBERS(type, reduce<T>(s, reduction, kept, reduced, along, (const T *)x, (T *)y, partial))
 }
 
 template <class T> struct ScaleTerm {
@@ -151,13 +151,11 @@ void launch_scale_grad(cudaStream_t s, DType type, int64_t rows, int64_t columns
 }
 
 template <class T> struct LossTerm {
-  OpKind op;
+  bool squares;
   const T *x, *z;
   DEVICE double operator()(int64_t r, int64_t i) const {
     (void)r;
-    if (op == OP_CrossEntropy)
-      return (double)x[i];
-    if (op == OP_MeanSquaredError)
+    if (squares)
       return ((double)x[i] - (double)z[i]) * ((double)x[i] - (double)z[i]);
     return (double)((x[i] > 0 ? x[i] : 0) - x[i] * z[i] + log1p(exp(-fabs(x[i]))));
   }
@@ -173,17 +171,31 @@ struct CountTerm {
   }
 };
 
-template <class T>
-static void sum_loss(cudaStream_t s, OpKind op, int64_t n, const T *x, const T *z, double *y, void *partial) {
-  run_fold<Adding>(s, LossTerm<T>{op, x, z}, Divide<double>{y, 1}, 1, n, true, partial);
+void launch_count(cudaStream_t s, DType type, int64_t n, int64_t ignored, const void *target, double *y,
+                  void *partial) {
+  run_fold<Adding>(s, CountTerm{type, target, ignored}, Divide<double>{y, 1}, 1, n, true, partial);
 }
 
-void launch_loss(cudaStream_t s, OpKind op, DType type, int64_t n, int64_t ignored, const void *x, const void *z,
-                 double *y, void *partial) {
-  if (op == OP_CountTargets)
-    run_fold<Adding>(s, CountTerm{type, x, ignored}, Divide<double>{y, 1}, 1, n, true, partial);
-  else
-    FOR_FLOATS(type, sum_loss<T>(s, op, n, (const T *)x, (const T *)z, y, partial))
+template <class T>
+static void sum_loss(cudaStream_t s, PairedLoss loss, int64_t n, const T *x, const T *z, double *y, void *partial) {
+  run_fold<Adding>(s, LossTerm<T>{loss == LOSS_SQUARES, x, z}, Divide<double>{y, 1}, 1, n, true, partial);
+}
+
+void launch_loss(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z, double *y,
+                 void *partial) {
+  FOR_FLOATS(type, sum_loss<T>(s, loss, n, (const T *)x, (const T *)z, y, partial))
+}
+
+struct NumberTerm {
+  const double *x;
+  DEVICE double operator()(int64_t r, int64_t i) const {
+    (void)r;
+    return x[i];
+  }
+};
+
+void launch_sum(cudaStream_t s, int64_t n, const double *x, double *y, void *partial) {
+  run_fold<Adding>(s, NumberTerm{x}, Divide<double>{y, 1}, 1, n, true, partial);
 }
 
 /* The square of the sum of the groups' elements, added from the left in their type. */

@@ -39,13 +39,53 @@ typedef struct {
   const Node *node;
 } Reporter;
 
-/* elementwise.cu. Types: of in[0] unless said; steps: of the inputs over a dense output. */
-void launch_unary(cudaStream_t s, OpKind op, DType type, double alpha, bool tanh_form, int64_t n, const void *x,
-                  void *y);
-void launch_pair(cudaStream_t s, OpKind op, DType type, double alpha, bool tanh_form, int64_t n, const void *d,
-                 const void *v, void *y);
-void launch_binary(cudaStream_t s, OpKind op, DType type, bool c_sign, const Steps *steps, const void *a, const void *b,
-                   void *c);
+/* elementwise.cu. Types: of in[0] unless said; steps: of the inputs over a dense output. What an element becomes is
+ * named by the caller: the compiler misses a name without its case. */
+typedef enum {
+  UNARY_Neg,
+  UNARY_Abs,
+  UNARY_Sqrt,
+  UNARY_Exp,
+  UNARY_Log,
+  UNARY_Erf,
+  UNARY_Sin,
+  UNARY_Cos,
+  UNARY_Reciprocal,
+  UNARY_Tanh,
+  UNARY_Sigmoid,
+  UNARY_Relu,
+  UNARY_LeakyRelu,
+  UNARY_Gelu
+} UnaryFunction;
+void launch_unary(cudaStream_t s, UnaryFunction function, DType type, double alpha, bool tanh_form, int64_t n,
+                  const void *x, void *y);
+void launch_not(cudaStream_t s, int64_t n, const void *x, void *y);
+/* Gradients of activations: the cotangent d, and the activation's result or argument v. */
+typedef enum { PAIR_TanhGrad, PAIR_SigmoidGrad, PAIR_ReluGrad, PAIR_LeakyReluGrad, PAIR_GeluGrad } PairFunction;
+void launch_pair(cudaStream_t s, PairFunction function, DType type, double alpha, bool tanh_form, int64_t n,
+                 const void *d, const void *v, void *y);
+typedef enum {
+  ARITHMETIC_Add,
+  ARITHMETIC_Sub,
+  ARITHMETIC_Mul,
+  ARITHMETIC_Div,
+  ARITHMETIC_Max,
+  ARITHMETIC_Min,
+  ARITHMETIC_Mod
+} ArithmeticFunction;
+void launch_arithmetic(cudaStream_t s, ArithmeticFunction function, DType type, bool c_sign, const Steps *steps,
+                       const void *a, const void *b, void *c);
+typedef enum {
+  COMPARISON_Equal,
+  COMPARISON_Greater,
+  COMPARISON_GreaterOrEqual,
+  COMPARISON_Less,
+  COMPARISON_LessOrEqual,
+  COMPARISON_And,
+  COMPARISON_Or
+} ComparisonFunction;
+void launch_comparison(cudaStream_t s, ComparisonFunction function, DType type, const Steps *steps, const void *a,
+                       const void *b, void *c);
 void launch_power(cudaStream_t s, DType base, DType exponent, const Steps *steps, const void *a, const void *b,
                   void *c);
 void launch_where(cudaStream_t s, size_t size, const Steps *steps, const void *condition, const void *a, const void *b,
@@ -56,7 +96,8 @@ void launch_reduce_precision(cudaStream_t s, int64_t n, const void *x, void *y);
 /* y = y + beta c, c broadcast by step[0]. */
 void launch_add_scaled(cudaStream_t s, DType type, double beta, const Steps *steps, const void *c, void *y);
 /* dX = scale (…) of a loss over n elements; `scale` is a float64 on the device. */
-void launch_loss_grad(cudaStream_t s, OpKind op, DType type, int64_t n, const void *x, const void *z,
+typedef enum { LOSS_SQUARES, LOSS_LOGITS } PairedLoss;
+void launch_loss_grad(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z,
                       const double *scale, void *dx);
 
 /* movement.cu. `size`: bytes of an element. Operand 0 of steps is `from`, 1 is `to`. */
@@ -84,23 +125,25 @@ void launch_scatter_add(cudaStream_t s, DType type, const Picks *picks, Reporter
  * busy: partial has room for fold_partials() numbers of eight bytes. along: terms of one result lie side by side, else
  * neighbouring results do. */
 int64_t fold_partials(int64_t results, int64_t count, bool along);
-/* kept.step[0], reduced.step[0]: over x. divisor: of means. */
-void launch_reduce(cudaStream_t s, OpKind op, DType type, const Steps *kept, const Steps *reduced, bool along,
+/* kept.step[0], reduced.step[0]: over x. */
+typedef enum { REDUCTION_SUM, REDUCTION_MEAN, REDUCTION_MAX } Reduction;
+void launch_reduce(cudaStream_t s, Reduction reduction, DType type, const Steps *kept, const Steps *reduced, bool along,
                    const void *x, void *y, void *partial);
 /* dScale [columns] = sum over rows of dY (X - mean) inv; mean NULL for RMS. */
 void launch_scale_grad(cudaStream_t s, DType type, int64_t rows, int64_t columns, const void *dy, const void *x,
                        const void *mean, const void *inv, void *y, void *partial);
-/* float64 sums: of squares of differences, of cross entropies with logits, of targets that count (z NULL), of `x` as
- * it is (float64). */
-void launch_loss(cudaStream_t s, OpKind op, DType type, int64_t n, int64_t ignored, const void *x, const void *z,
-                 double *y, void *partial);
+/* float64 sums: of squares of differences or of cross entropies with logits; of targets that count; of x as it is. */
+void launch_loss(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z, double *y,
+                 void *partial);
+void launch_count(cudaStream_t s, DType type, int64_t n, int64_t ignored, const void *target, double *y, void *partial);
+void launch_sum(cudaStream_t s, int64_t n, const double *x, double *y, void *partial);
 enum { MOST_GROUPS = 4 };
 void launch_squared_norm(cudaStream_t s, DType type, int64_t n, int n_groups, const void *const *groups, double *y,
                          void *partial);
 
 /* rows.cu. */
-void launch_softmax(cudaStream_t s, OpKind op, DType type, Lines lines, const void *x, void *y);
-void launch_softmax_grad(cudaStream_t s, OpKind op, DType type, Lines lines, const void *dy, const void *y, void *dx);
+void launch_softmax(cudaStream_t s, bool is_log, DType type, Lines lines, const void *x, void *y);
+void launch_softmax_grad(cudaStream_t s, bool is_log, DType type, Lines lines, const void *dy, const void *y, void *dx);
 /* bias, mean NULL: none; mean NULL: RMS. */
 void launch_norm(cudaStream_t s, DType type, int64_t rows, int64_t size, double epsilon, const void *x,
                  const void *scale, const void *bias, void *y, void *mean, void *inv);
@@ -129,7 +172,8 @@ typedef struct {
   double beta1, beta2, epsilon;
 } UpdateWork;
 void launch_accumulate(cudaStream_t s, DType type, int64_t n, const void *term, void *sum);
-void launch_update(cudaStream_t s, OpKind op, DType type, int64_t n, const UpdateWork *work);
+void launch_sgd(cudaStream_t s, DType type, int64_t n, const UpdateWork *work);
+void launch_adam(cudaStream_t s, DType type, int64_t n, const UpdateWork *work);
 
 #ifdef __cplusplus
 }

@@ -22,69 +22,84 @@ static bool tanh_form(const Node *node) {
   return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
 }
 
-static Status unary(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
-  launch_unary(stream->cuda, node->op, in->dtype, node_float(node, "alpha", 0.01), tanh_form(node),
-               shape_elements(out->shape), in->data, out->data);
-  return cuda_launched(stream, node);
-}
-
-/* A kernel function for each operator of a kind, which takes types that are OK. */
-#define OF_KIND(kind, op_name, ok)                                                                                     \
-  KERNEL(op_name) {                                                                                                    \
+/* A kernel function for each function of a kind, which takes types that are OK. */
+#define UNARY(op_name, takes, ok)                                                                                      \
+  KERNEL(op_name, .accepts = takes) {                                                                                  \
     UNUSED;                                                                                                            \
-    DType type = in->dtype;                                                                                            \
-    TAKES(type, ok);                                                                                                   \
-    return kind(stream, node, in, out);                                                                                \
+    TAKES(in->dtype, ok(in->dtype));                                                                                   \
+    launch_unary(stream->cuda, UNARY_##op_name, in->dtype, node_float(node, "alpha", 0.01), tanh_form(node),           \
+                 shape_elements(out->shape), in->data, out->data);                                                     \
+    return cuda_launched(stream, node);                                                                                \
   }
-OF_KIND(unary, Neg, is_number(type))
-OF_KIND(unary, Abs, is_number(type))
-OF_KIND(unary, Not, type == BOOL || type == U8)
-OF_KIND(unary, Sqrt, is_float(type))
-OF_KIND(unary, Exp, is_float(type))
-OF_KIND(unary, Log, is_float(type))
-OF_KIND(unary, Erf, is_float(type))
-OF_KIND(unary, Sin, is_float(type))
-OF_KIND(unary, Cos, is_float(type))
-OF_KIND(unary, Reciprocal, is_float(type))
-OF_KIND(unary, Tanh, is_float(type))
-OF_KIND(unary, Sigmoid, is_float(type))
-OF_KIND(unary, Relu, is_float(type))
-OF_KIND(unary, LeakyRelu, is_float(type))
-OF_KIND(unary, Gelu, is_float(type))
+UNARY(Neg, takes_numbers, is_number)
+UNARY(Abs, takes_numbers, is_number)
+UNARY(Sqrt, takes_floats, is_float)
+UNARY(Exp, takes_floats, is_float)
+UNARY(Log, takes_floats, is_float)
+UNARY(Erf, takes_floats, is_float)
+UNARY(Sin, takes_floats, is_float)
+UNARY(Cos, takes_floats, is_float)
+UNARY(Reciprocal, takes_floats, is_float)
+UNARY(Tanh, takes_floats, is_float)
+UNARY(Sigmoid, takes_floats, is_float)
+UNARY(Relu, takes_floats, is_float)
+UNARY(LeakyRelu, takes_floats, is_float)
+UNARY(Gelu, takes_floats, is_float)
 
-static Status pair(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
-  launch_pair(stream->cuda, node->op, in->dtype, node_float(node, "alpha", 0.01), tanh_form(node),
-              shape_elements(out->shape), in[0].data, in[1].data, out->data);
+KERNEL(Not, .accepts = takes_any) {
+  UNUSED;
+  launch_not(stream->cuda, shape_elements(out->shape), in->data, out->data);
   return cuda_launched(stream, node);
 }
-OF_KIND(pair, TanhGrad, is_float(type))
-OF_KIND(pair, SigmoidGrad, is_float(type))
-OF_KIND(pair, ReluGrad, is_float(type))
-OF_KIND(pair, LeakyReluGrad, is_float(type))
-OF_KIND(pair, GeluGrad, is_float(type))
 
-static Status binary(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
-  Steps steps = broadcast(out->shape, in, 2);
-  launch_binary(stream->cuda, node->op, in->dtype, node_int(node, "fmod", 0), &steps, in[0].data, in[1].data,
-                out->data);
-  return cuda_launched(stream, node);
-}
-OF_KIND(binary, Add, is_number(type))
-OF_KIND(binary, Sub, is_number(type))
-OF_KIND(binary, Mul, is_number(type))
-OF_KIND(binary, Div, is_number(type))
-OF_KIND(binary, Max, is_number(type))
-OF_KIND(binary, Min, is_number(type))
-OF_KIND(binary, Mod, is_number(type))
-OF_KIND(binary, Equal, is_number(type) || type == BOOL || type == U8)
-OF_KIND(binary, Greater, is_number(type) || type == BOOL || type == U8)
-OF_KIND(binary, GreaterOrEqual, is_number(type) || type == BOOL || type == U8)
-OF_KIND(binary, Less, is_number(type) || type == BOOL || type == U8)
-OF_KIND(binary, LessOrEqual, is_number(type) || type == BOOL || type == U8)
-OF_KIND(binary, And, type == BOOL || type == U8)
-OF_KIND(binary, Or, type == BOOL || type == U8)
+#define PAIR(op_name)                                                                                                  \
+  KERNEL(op_name, .accepts = takes_floats) {                                                                           \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, is_float(in->dtype));                                                                             \
+    launch_pair(stream->cuda, PAIR_##op_name, in->dtype, node_float(node, "alpha", 0.01), tanh_form(node),             \
+                shape_elements(out->shape), in[0].data, in[1].data, out->data);                                        \
+    return cuda_launched(stream, node);                                                                                \
+  }
+PAIR(TanhGrad)
+PAIR(SigmoidGrad)
+PAIR(ReluGrad)
+PAIR(LeakyReluGrad)
+PAIR(GeluGrad)
 
-KERNEL(Pow) {
+#define ARITHMETIC(op_name)                                                                                            \
+  KERNEL(op_name, .accepts = takes_numbers) {                                                                          \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, is_number(in->dtype));                                                                            \
+    Steps steps = broadcast(out->shape, in, 2);                                                                        \
+    launch_arithmetic(stream->cuda, ARITHMETIC_##op_name, in->dtype, node_int(node, "fmod", 0), &steps, in[0].data,    \
+                      in[1].data, out->data);                                                                          \
+    return cuda_launched(stream, node);                                                                                \
+  }
+ARITHMETIC(Add)
+ARITHMETIC(Sub)
+ARITHMETIC(Mul)
+ARITHMETIC(Div)
+ARITHMETIC(Max)
+ARITHMETIC(Min)
+ARITHMETIC(Mod)
+
+#define COMPARISON(op_name, takes)                                                                                     \
+  KERNEL(op_name, .accepts = takes) {                                                                                  \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, is_number(in->dtype) || in->dtype == BOOL || in->dtype == U8);                                    \
+    Steps steps = broadcast(out->shape, in, 2);                                                                        \
+    launch_comparison(stream->cuda, COMPARISON_##op_name, in->dtype, &steps, in[0].data, in[1].data, out->data);       \
+    return cuda_launched(stream, node);                                                                                \
+  }
+COMPARISON(Equal, takes_comparable)
+COMPARISON(Greater, takes_comparable)
+COMPARISON(GreaterOrEqual, takes_comparable)
+COMPARISON(Less, takes_comparable)
+COMPARISON(LessOrEqual, takes_comparable)
+COMPARISON(And, takes_any)
+COMPARISON(Or, takes_any)
+
+KERNEL(Pow, .accepts = takes_powers) {
   UNUSED;
   TAKES(in[0].dtype, is_number(in[0].dtype));
   TAKES(in[1].dtype, is_number(in[1].dtype));
@@ -93,14 +108,14 @@ KERNEL(Pow) {
   return cuda_launched(stream, node);
 }
 
-KERNEL(Where) {
+KERNEL(Where, .accepts = takes_any) {
   UNUSED;
   Steps steps = broadcast(out->shape, in, 3);
   launch_where(stream->cuda, dtype_bytes(out->dtype), &steps, in[0].data, in[1].data, in[2].data, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(Cast) {
+KERNEL(Cast, .accepts = takes_any) {
   UNUSED;
   launch_cast(stream->cuda, in->dtype, out->dtype, shape_elements(out->shape), in->data, out->data);
   return cuda_launched(stream, node);
@@ -124,23 +139,31 @@ static size_t tensor_bytes(const Tensor *tensor) {
   return (size_t)shape_elements(tensor->shape) * dtype_bytes(tensor->dtype);
 }
 
-KERNEL(Reshape) {
+KERNEL(Reshape, .accepts = takes_any) {
   UNUSED;
   return backend_cuda.copy(stream, out->data, in->data, tensor_bytes(out), COPY_DEVICE_TO_DEVICE);
 }
 
 static Status move(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
   Nest nest;
-  if (node->op == OP_SliceGrad)
-    TRY(backend_cuda.zero(stream, out->data, tensor_bytes(out)));
   nest_init(&nest, node, in, out);
   copy_nest(stream, &nest, dtype_bytes(in->dtype), in->data, out->data);
   return cuda_launched(stream, node);
 }
-OF_KIND(move, Transpose, type != DTYPE_NONE)
-OF_KIND(move, Expand, type != DTYPE_NONE)
-OF_KIND(move, Slice, type != DTYPE_NONE)
-OF_KIND(move, SliceGrad, type != DTYPE_NONE)
+#define MOVE(op_name)                                                                                                  \
+  KERNEL(op_name, .accepts = takes_any) {                                                                              \
+    UNUSED;                                                                                                            \
+    return move(stream, node, in, out);                                                                                \
+  }
+MOVE(Transpose)
+MOVE(Expand)
+MOVE(Slice)
+
+KERNEL(SliceGrad, .accepts = takes_any) {
+  UNUSED;
+  TRY(backend_cuda.zero(stream, out->data, tensor_bytes(out)));
+  return move(stream, node, in, out);
+}
 
 /* `part` elements of each of `outer` rows. */
 static void copy_parts(Stream *stream, size_t size, int64_t outer, int64_t part, const char *from, int64_t from_row,
@@ -151,7 +174,7 @@ static void copy_parts(Stream *stream, size_t size, int64_t outer, int64_t part,
   copy_nest(stream, &nest, size, from, to);
 }
 
-KERNEL(Concat) {
+KERNEL(Concat, .accepts = takes_any) {
   UNUSED;
   int axis = (int)node_int(node, "axis", 0);
   Split3 whole = split_at(out->shape, axis);
@@ -165,7 +188,7 @@ KERNEL(Concat) {
   return cuda_launched(stream, node);
 }
 
-KERNEL(Split) {
+KERNEL(Split, .accepts = takes_any) {
   UNUSED;
   int count;
   const int64_t *sizes = node_ints(node, "split", &count);
@@ -181,7 +204,7 @@ KERNEL(Split) {
   return cuda_launched(stream, node);
 }
 
-KERNEL(Trilu) {
+KERNEL(Trilu, .accepts = takes_any) {
   UNUSED;
   int64_t k = node_int(node, "k", 0), rows = in->shape.dim[in->shape.rank - 2];
   launch_trilu(stream->cuda, dtype_bytes(in->dtype), node_int(node, "upper", 1), k, rows,
@@ -189,14 +212,14 @@ KERNEL(Trilu) {
   return cuda_launched(stream, node);
 }
 
-KERNEL(Range) {
+KERNEL(Range, .accepts = takes_numbers) {
   UNUSED;
   TAKES(in->dtype, is_number(in->dtype));
   launch_range(stream->cuda, in->dtype, shape_elements(out->shape), in[0].data, in[2].data, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(CumSum) {
+KERNEL(CumSum, .accepts = takes_numbers) {
   UNUSED;
   TAKES(in->dtype, is_number(in->dtype));
   Split3 s = split_at(in->shape, (int)node_int(node, "axis", 0));
@@ -205,57 +228,91 @@ KERNEL(CumSum) {
   return cuda_launched(stream, node);
 }
 
-/* Gather and GatherND, and their transposes, as one. */
-static Picks picks_of(const Node *node, Shape data, const Tensor *indices) {
-  Picks p = {.index_type = indices->dtype, .depth = 1, .outer = 1, .slices = 1, .inner = 1, .shape = data};
-  p.rows = p.rows_per_batch = shape_elements(indices->shape);
-  if (node->op == OP_Gather || node->op == OP_GatherGrad) {
-    p.axis = (int)node_int(node, "axis", 0);
-    Split3 s = split_at(data, p.axis);
-    p.outer = s.outer;
-    p.slices = s.size;
-    p.inner = s.inner;
-  } else {
-    int last = indices->shape.rank - 1;
-    p.axis = (int)node_int(node, "batch_dims", 0);
-    p.depth = (int)indices->shape.dim[last];
-    p.rows = p.rows_per_batch = 1;
-    for (int i = 0; i < last; i++) {
-      p.rows *= indices->shape.dim[i];
-      p.rows_per_batch *= i < p.axis ? 1 : indices->shape.dim[i];
-    }
-    for (int i = 0; i < data.rank; i++)
-      *(i < p.axis + p.depth ? &p.slices : &p.inner) *= data.dim[i];
+/* Gather and its transpose: one index into an axis. */
+static Picks picks_one(const Node *node, Shape data, const Tensor *indices) {
+  int axis = (int)node_int(node, "axis", 0);
+  Split3 s = split_at(data, axis);
+  int64_t rows = shape_elements(indices->shape);
+  return (Picks){.index_type = indices->dtype,
+                 .axis = axis,
+                 .depth = 1,
+                 .rows = rows,
+                 .rows_per_batch = rows ? rows : 1, /* something divides by it */
+                 .outer = s.outer,
+                 .slices = s.size,
+                 .inner = s.inner,
+                 .shape = data};
+}
+
+/* GatherND and its transpose: an index into each of some axes. */
+static Picks picks_many(const Node *node, Shape data, const Tensor *indices) {
+  int last = indices->shape.rank - 1, axis = (int)node_int(node, "batch_dims", 0);
+  Picks p = {.index_type = indices->dtype,
+             .axis = axis,
+             .depth = (int)indices->shape.dim[last],
+             .rows = 1,
+             .rows_per_batch = 1,
+             .outer = 1,
+             .slices = 1,
+             .inner = 1,
+             .shape = data};
+  for (int i = 0; i < last; i++) {
+    p.rows *= indices->shape.dim[i];
+    p.rows_per_batch *= i < axis ? 1 : indices->shape.dim[i];
   }
-  if (p.rows_per_batch == 0) /* no row divides by it */
+  for (int i = 0; i < data.rank; i++)
+    *(i < axis + p.depth ? &p.slices : &p.inner) *= data.dim[i];
+  if (p.rows_per_batch == 0)
     p.rows_per_batch = 1;
   return p;
 }
 
-static Status gather(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
-  Picks picks = picks_of(node, in[0].shape, &in[1]);
-  launch_gather(stream->cuda, dtype_bytes(in->dtype), &picks, cuda_reporter(stream, node), in[0].data, in[1].data,
+static Status gather(Stream *stream, const Node *node, const Picks *picks, const Tensor *in, const Tensor *out) {
+  launch_gather(stream->cuda, dtype_bytes(in->dtype), picks, cuda_reporter(stream, node), in[0].data, in[1].data,
                 out->data);
   return cuda_launched(stream, node);
 }
-OF_KIND(gather, Gather, type != DTYPE_NONE)
-OF_KIND(gather, GatherND, type != DTYPE_NONE)
 
-KERNEL(GatherGrad) {
+KERNEL(Gather, .accepts = takes_any) {
   UNUSED;
+  Picks picks = picks_one(node, in[0].shape, &in[1]);
+  return gather(stream, node, &picks, in, out);
+}
+
+KERNEL(GatherND, .accepts = takes_any) {
+  UNUSED;
+  Picks picks = picks_many(node, in[0].shape, &in[1]);
+  return gather(stream, node, &picks, in, out);
+}
+
+/* Sorted indices, from one half to the other. */
+static size_t scatter_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return 2 * sizeof(uint64_t) * (size_t)shape_elements(graph_value(graph, node->in[1])->shape);
+}
+
+static Status scatter(Stream *stream, const Node *node, const Picks *picks, const Tensor *in, const Tensor *out,
+                      void *workspace) {
   TAKES(in->dtype, is_float(in->dtype));
-  Picks picks = picks_of(node, out->shape, &in[1]);
-  if (picks.rows && picks.slices >= INT64_MAX / 2 / picks.rows) {
-    fail(E_UNSUPPORTED, "%lld indices into %lld slices are too many", (long long)picks.rows, (long long)picks.slices);
+  if (picks->rows && picks->slices >= INT64_MAX / 2 / picks->rows) {
+    fail(E_UNSUPPORTED, "%lld indices into %lld slices are too many", (long long)picks->rows, (long long)picks->slices);
     node_context(node);
     return E_UNSUPPORTED;
   }
   TRY(backend_cuda.zero(stream, out->data, tensor_bytes(out)));
-  launch_scatter_add(stream->cuda, in->dtype, &picks, cuda_reporter(stream, node), in[0].data, in[1].data, workspace,
+  launch_scatter_add(stream->cuda, in->dtype, picks, cuda_reporter(stream, node), in[0].data, in[1].data, workspace,
                      out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(GatherNDGrad) {
-  return cuda_GatherGrad(stream, node, in, out, workspace);
+KERNEL(GatherGrad, .accepts = takes_floats, .workspace = scatter_workspace) {
+  UNUSED;
+  Picks picks = picks_one(node, out->shape, &in[1]);
+  return scatter(stream, node, &picks, in, out, workspace);
+}
+
+KERNEL(GatherNDGrad, .accepts = takes_floats, .workspace = scatter_workspace) {
+  UNUSED;
+  Picks picks = picks_many(node, out->shape, &in[1]);
+  return scatter(stream, node, &picks, in, out, workspace);
 }

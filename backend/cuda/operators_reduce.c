@@ -1,5 +1,7 @@
 /* From nodes to launches: products, reductions, normalisations, losses and updates; and the workspaces that they take.
  */
+#include <stdlib.h>
+
 #include "backend/cuda/cuda.h"
 #include "backend/reference/product.h"
 #include "backend/reference/reference.h"
@@ -35,32 +37,89 @@ static BlasProduct blas_product(const Node *node, const Tensor *in, const Produc
 /* A product's workspace from the first multiple of BLAS_ALIGNMENT on: A and B as bfloat16 where they are reduced to it,
  * then cuBLASLt's. */
 typedef struct {
-  size_t b, blas, end;
+  size_t b, blas;
 } Room;
 
-static Room room_of(const Node *node, const Tensor *in, const BlasProduct *row) {
+static Room room_of(const Node *node, const Tensor *in) {
   Room room = {0};
   if (precision_of(node, in) == PRECISION_BF16) {
     room.b = (size_t)round_up(shape_elements(in[0].shape) * 2, BLAS_ALIGNMENT);
     room.blas = room.b + (size_t)round_up(shape_elements(in[1].shape) * 2, BLAS_ALIGNMENT);
   }
-  room.end = room.blas + blas_workspace_bytes(row);
   return room;
 }
 
-/* The first multiple of BLAS_ALIGNMENT: workspaces begin at multiples of MEMORY_ALIGNMENT. */
+/* Workspaces begin at multiples of MEMORY_ALIGNMENT. */
+enum { ALIGNING = BLAS_ALIGNMENT - MEMORY_ALIGNMENT };
+
+/* The first multiple of BLAS_ALIGNMENT. */
 static char *align_workspace(void *workspace) {
   return (char *)(((uintptr_t)workspace + BLAS_ALIGNMENT - 1) / BLAS_ALIGNMENT * BLAS_ALIGNMENT);
 }
 
-/* The bytes of a product's workspace; 0: nothing is multiplied. */
-static size_t product_bytes(const Node *node, const Tensor *in) {
+static bool is_nothing(const Product *p) {
+  return !p->k || !p->batches || !p->m || !p->n;
+}
+
+/* The operands' copies are needed; cuBLASLt does with the budget. */
+static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
+  Tensor in[] = {kernel_input(graph, node, 0), kernel_input(graph, node, 1)};
   Product p = product_of(node, in);
   BlasProduct row = blas_product(node, in, &p);
-  if (!p.k || !p.batches || !p.m || !p.n)
-    return 0;
-  return room_of(node, in, &row).end + BLAS_ALIGNMENT - MEMORY_ALIGNMENT;
+  size_t wish = blas_workspace_bytes(&row);
+  return is_nothing(&p) ? 0 : room_of(node, in).blas + (wish < budget ? wish : budget) + ALIGNING;
 }
+
+/* What is worked out before a product runs. A row is as many `whole` ones as it takes, and the rest. */
+typedef struct {
+  Product product;
+  BlasProduct row;
+  Room room;
+  BlasPlan *whole, *rest; /* of BLAS_BATCHES batches or of all; NULL where there is none */
+} Prepared;
+
+static void product_release(void *state) {
+  Prepared *r = state;
+  blas_release(r->whole);
+  blas_release(r->rest);
+  free(r);
+}
+
+static Status prepare_part(Stream *stream, const Prepared *r, int64_t batches, size_t room, BlasPlan **plan) {
+  BlasProduct part = r->row;
+  part.batches = batches;
+  size_t wish = blas_workspace_bytes(&part);
+  part.workspace_bytes = wish < room ? wish : room;
+  return batches ? blas_prepare(stream->blas, &part, plan) : OK;
+}
+
+static Status product_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                              size_t workspace_bytes, void **state) {
+  (void)out;
+  Prepared *r = calloc(1, sizeof *r);
+  if (!r)
+    return fail(E_MEMORY, "out of memory");
+  r->product = product_of(node, in);
+  *state = r;
+  if (is_nothing(&r->product))
+    return OK;
+  r->row = blas_product(node, in, &r->product);
+  r->room = room_of(node, in);
+  size_t room = workspace_bytes - r->room.blas - ALIGNING;
+  Status status = cuda_enter(stream);
+  if (status == OK)
+    status = prepare_part(stream, r, least(r->row.batches, BLAS_BATCHES), room, &r->whole);
+  if (status == OK && r->row.batches > BLAS_BATCHES)
+    status = prepare_part(stream, r, r->row.batches % BLAS_BATCHES, room, &r->rest);
+  if (status == OK)
+    return OK;
+  product_release(r);
+  *state = NULL;
+  return status;
+}
+
+#define PRODUCT                                                                                                        \
+  .accepts = takes_floats, .workspace = product_workspace, .prepare = product_prepare, .release = product_release
 
 /* Rounds A and B into the workspace. */
 static void reduce_operands(Stream *stream, const Tensor *in, const Room *room, char *workspace, const char *at[2]) {
@@ -70,27 +129,27 @@ static void reduce_operands(Stream *stream, const Tensor *in, const Room *room, 
   launch_reduce_precision(stream->cuda, shape_elements(in[1].shape), in[1].data, workspace + room->b);
 }
 
-static Status multiply(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
+KERNEL(MatMul, PRODUCT) {
   TAKES(in->dtype, is_float(in->dtype));
-  Product p = product_of(node, in);
-  int64_t size = (int64_t)dtype_bytes(in->dtype), results = p.batches * p.m * p.n;
+  const Prepared *r = state;
+  const Product *p = &r->product;
+  int64_t size = (int64_t)dtype_bytes(in->dtype), results = p->batches * p->m * p->n;
   if (!results)
     return OK;
-  if (!p.k)
+  if (!p->k)
     return backend_cuda.zero(stream, out->data, (size_t)(results * size));
-  BlasProduct row = blas_product(node, in, &p), part = row;
-  Room room = room_of(node, in, &row);
-  int64_t operand = (int64_t)dtype_bytes(row.type);
+  int64_t operand = (int64_t)dtype_bytes(r->row.type), batches;
   const char *at[2] = {in[0].data, in[1].data};
   workspace = align_workspace(workspace);
-  if (row.type == BF16)
-    reduce_operands(stream, in, &room, workspace, at);
-  for (int64_t i = 0; i < p.batches; i += part.batches) {
-    int64_t a, b;
-    product_batch(&p, i, &a, &b);
-    part.batches = least(row.batches - i % row.batches, BLAS_BATCHES);
-    if (blas_run(stream->blas, stream->cuda, &part, at[0] + a * p.m * p.k * operand, at[1] + b * p.k * p.n * operand,
-                 (char *)out->data + i * p.m * p.n * size, (char *)workspace + room.blas) != OK) {
+  if (r->row.type == BF16)
+    reduce_operands(stream, in, &r->room, workspace, at);
+  for (int64_t i = 0; i < p->batches; i += batches) {
+    int64_t a, b, left = r->row.batches - i % r->row.batches;
+    product_batch(p, i, &a, &b);
+    batches = least(left, BLAS_BATCHES);
+    const BlasPlan *plan = batches == least(r->row.batches, BLAS_BATCHES) ? r->whole : r->rest;
+    if (blas_run(stream->blas, stream->cuda, plan, at[0] + a * p->m * p->k * operand, at[1] + b * p->k * p->n * operand,
+                 (char *)out->data + i * p->m * p->n * size, (char *)workspace + r->room.blas) != OK) {
       node_context(node);
       return status_code();
     }
@@ -98,12 +157,8 @@ static Status multiply(Stream *stream, const Node *node, const Tensor *in, const
   return cuda_launched(stream, node);
 }
 
-KERNEL(MatMul) {
-  return multiply(stream, node, in, out, workspace);
-}
-
-KERNEL(Gemm) {
-  TRY(multiply(stream, node, in, out, workspace));
+KERNEL(Gemm, PRODUCT) {
+  TRY(run_MatMul(stream, node, in, out, workspace, state));
   if (node->n_in < 3 || !in[2].data)
     return OK;
   Tensor both[] = {in[2], *out};
@@ -153,61 +208,56 @@ static Fold fold_of(const Node *node, Shape shape) {
   return f;
 }
 
-static Status reduce(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
-  TAKES(in->dtype, is_float(in->dtype) || (is_number(in->dtype) && node->op != OP_ReduceMean));
-  Fold f = fold_of(node, in->shape);
-  launch_reduce(stream->cuda, node->op, in->dtype, &f.kept, &f.reduced, f.along, in->data, out->data, workspace);
-  return cuda_launched(stream, node);
+/* Numbers of eight bytes that sums put down. */
+static size_t partials(int64_t results, int64_t count, bool along) {
+  return sizeof(double) * (size_t)fold_partials(results, count, along);
 }
 
-KERNEL(ReduceSum) {
-  return reduce(stream, node, in, out, workspace);
+static size_t reduce_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  Fold f = fold_of(node, kernel_input(graph, node, 0).shape);
+  return partials(f.kept.n, f.reduced.n, f.along);
 }
 
-KERNEL(ReduceMean) {
-  return reduce(stream, node, in, out, workspace);
-}
-
-KERNEL(ReduceMax) {
-  return reduce(stream, node, in, out, workspace);
-}
+#define REDUCE(op_name, reduction, takes, ok)                                                                          \
+  KERNEL(op_name, .accepts = takes, .workspace = reduce_workspace) {                                                   \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, ok(in->dtype));                                                                                   \
+    Fold f = fold_of(node, in->shape);                                                                                 \
+    launch_reduce(stream->cuda, reduction, in->dtype, &f.kept, &f.reduced, f.along, in->data, out->data, workspace);   \
+    return cuda_launched(stream, node);                                                                                \
+  }
+REDUCE(ReduceSum, REDUCTION_SUM, takes_numbers, is_number)
+REDUCE(ReduceMean, REDUCTION_MEAN, takes_floats, is_float)
+REDUCE(ReduceMax, REDUCTION_MAX, takes_numbers, is_number)
 
 static Lines lines_at(const Node *node, const char *axis, Shape shape) {
   Split3 s = split_at(shape, (int)node_int(node, axis, 0));
   return (Lines){s.outer, s.size, s.inner};
 }
 
-static Status softmax(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
-  TAKES(in->dtype, is_float(in->dtype));
-  Lines lines = lines_at(node, "axis", out->shape);
-  if (node->op == OP_Softmax || node->op == OP_LogSoftmax)
-    launch_softmax(stream->cuda, node->op, in->dtype, lines, in->data, out->data);
-  else
-    launch_softmax_grad(stream->cuda, node->op, in->dtype, lines, in[0].data, in[1].data, out->data);
-  return cuda_launched(stream, node);
-}
+#define SOFTMAX(op_name, is_log)                                                                                       \
+  KERNEL(op_name, .accepts = takes_floats) {                                                                           \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, is_float(in->dtype));                                                                             \
+    launch_softmax(stream->cuda, is_log, in->dtype, lines_at(node, "axis", out->shape), in->data, out->data);          \
+    return cuda_launched(stream, node);                                                                                \
+  }
+SOFTMAX(Softmax, false)
+SOFTMAX(LogSoftmax, true)
 
-KERNEL(Softmax) {
-  UNUSED;
-  return softmax(stream, node, in, out);
-}
+#define SOFTMAX_GRAD(op_name, is_log)                                                                                  \
+  KERNEL(op_name, .accepts = takes_floats) {                                                                           \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, is_float(in->dtype));                                                                             \
+    launch_softmax_grad(stream->cuda, is_log, in->dtype, lines_at(node, "axis", out->shape), in[0].data, in[1].data,   \
+                        out->data);                                                                                    \
+    return cuda_launched(stream, node);                                                                                \
+  }
+SOFTMAX_GRAD(SoftmaxGrad, false)
+SOFTMAX_GRAD(LogSoftmaxGrad, true)
 
-KERNEL(LogSoftmax) {
-  UNUSED;
-  return softmax(stream, node, in, out);
-}
-
-KERNEL(SoftmaxGrad) {
-  UNUSED;
-  return softmax(stream, node, in, out);
-}
-
-KERNEL(LogSoftmaxGrad) {
-  UNUSED;
-  return softmax(stream, node, in, out);
-}
-
-KERNEL(LayerNormalization) {
+KERNEL(LayerNormalization, .accepts = takes_floats) {
   UNUSED;
   TAKES(in->dtype, is_float(in->dtype));
   Split3 s = split_from(in->shape, (int)node_int(node, "axis", 0));
@@ -216,7 +266,7 @@ KERNEL(LayerNormalization) {
   return cuda_launched(stream, node);
 }
 
-KERNEL(RMSNormalization) {
+KERNEL(RMSNormalization, .accepts = takes_floats) {
   UNUSED;
   TAKES(in->dtype, is_float(in->dtype));
   Split3 s = split_from(in->shape, (int)node_int(node, "axis", 0));
@@ -225,36 +275,48 @@ KERNEL(RMSNormalization) {
   return cuda_launched(stream, node);
 }
 
-static Status norm_grad_input(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
+/* dX of a row. LayerNormalization: dY, X, scale, mean, inv; RMSNormalization: no mean. */
+static Status norm_grad_input(Stream *stream, const Node *node, const Tensor *in, const void *mean, const void *inv,
+                              const Tensor *out) {
   TAKES(in->dtype, is_float(in->dtype));
-  bool centred = node->op == OP_LayerNormalizationGradInput;
   Split3 s = split_from(out->shape, (int)node_int(node, "axis", 0));
-  launch_norm_grad(stream->cuda, in->dtype, s.outer, s.size, in[0].data, in[1].data, in[2].data,
-                   centred ? in[3].data : NULL, in[centred ? 4 : 3].data, out->data);
+  launch_norm_grad(stream->cuda, in->dtype, s.outer, s.size, in[0].data, in[1].data, in[2].data, mean, inv, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(LayerNormalizationGradInput) {
+KERNEL(LayerNormalizationGradInput, .accepts = takes_floats) {
   UNUSED;
-  return norm_grad_input(stream, node, in, out);
+  return norm_grad_input(stream, node, in, in[3].data, in[4].data, out);
 }
 
-KERNEL(RMSNormalizationGradInput) {
+KERNEL(RMSNormalizationGradInput, .accepts = takes_floats) {
   UNUSED;
-  return norm_grad_input(stream, node, in, out);
+  return norm_grad_input(stream, node, in, NULL, in[3].data, out);
 }
 
-KERNEL(LayerNormalizationGradScale) {
+static size_t norm_grad_scale_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  Split3 s = split_from(kernel_input(graph, node, 1).shape, (int)node_int(node, "axis", 0));
+  return partials(s.size, s.outer, false);
+}
+
+/* dScale. LayerNormalization: dY, X, mean, inv; RMSNormalization: no mean. */
+static Status norm_grad_scale(Stream *stream, const Node *node, const Tensor *in, const void *mean, const void *inv,
+                              const Tensor *out, void *workspace) {
   TAKES(in->dtype, is_float(in->dtype));
-  bool centred = node->op == OP_LayerNormalizationGradScale;
   Split3 s = split_from(in[1].shape, (int)node_int(node, "axis", 0));
-  launch_scale_grad(stream->cuda, in->dtype, s.outer, s.size, in[0].data, in[1].data, centred ? in[2].data : NULL,
-                    in[centred ? 3 : 2].data, out->data, workspace);
+  launch_scale_grad(stream->cuda, in->dtype, s.outer, s.size, in[0].data, in[1].data, mean, inv, out->data, workspace);
   return cuda_launched(stream, node);
 }
 
-KERNEL(RMSNormalizationGradScale) {
-  return cuda_LayerNormalizationGradScale(stream, node, in, out, workspace);
+KERNEL(LayerNormalizationGradScale, .accepts = takes_floats, .workspace = norm_grad_scale_workspace) {
+  UNUSED;
+  return norm_grad_scale(stream, node, in, in[2].data, in[3].data, out, workspace);
+}
+
+KERNEL(RMSNormalizationGradScale, .accepts = takes_floats, .workspace = norm_grad_scale_workspace) {
+  UNUSED;
+  return norm_grad_scale(stream, node, in, NULL, in[2].data, out, workspace);
 }
 
 static Classes classes_of(const Node *node, const Tensor *in) {
@@ -263,19 +325,26 @@ static Classes classes_of(const Node *node, const Tensor *in) {
                    .lines = lines_at(node, "class_axis", in->shape)};
 }
 
-/* Workspace: the positions' losses, then what their sum takes. */
-KERNEL(CrossEntropy) {
+/* The positions' losses, then what their sum takes. */
+static size_t cross_entropy_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  int64_t positions = shape_elements(kernel_input(graph, node, 1).shape);
+  return sizeof(double) * (size_t)positions + partials(1, positions, true);
+}
+
+KERNEL(CrossEntropy, .accepts = takes_floats, .workspace = cross_entropy_workspace) {
+  UNUSED;
   TAKES(in->dtype, is_float(in->dtype));
   Classes classes = classes_of(node, in);
   int64_t positions = classes.lines.outer * classes.lines.inner;
   double *losses = workspace;
   launch_cross_entropy(stream->cuda, in->dtype, &classes, cuda_reporter(stream, node), in[0].data, in[1].data,
                        out[1].data, losses);
-  launch_loss(stream->cuda, OP_CrossEntropy, F64, positions, 0, losses, NULL, out[0].data, losses + positions);
+  launch_sum(stream->cuda, positions, losses, out[0].data, losses + positions);
   return cuda_launched(stream, node);
 }
 
-KERNEL(CrossEntropyGrad) {
+KERNEL(CrossEntropyGrad, .accepts = takes_floats) {
   UNUSED;
   TAKES(in->dtype, is_float(in->dtype));
   Classes classes = classes_of(node, in);
@@ -284,45 +353,38 @@ KERNEL(CrossEntropyGrad) {
   return cuda_launched(stream, node);
 }
 
-KERNEL(CountTargets) {
-  launch_loss(stream->cuda, node->op, in->dtype, shape_elements(in->shape), node_int(node, "ignore_index", -100),
-              in->data, NULL, out->data, workspace);
-  return cuda_launched(stream, node);
+/* One sum over all. */
+static size_t sum_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return partials(1, shape_elements(kernel_input(graph, node, 0).shape), true);
 }
 
-static Status loss(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
-  TAKES(in->dtype, is_float(in->dtype));
-  launch_loss(stream->cuda, node->op, in->dtype, shape_elements(in->shape), 0, in[0].data, in[1].data, out->data,
-              workspace);
-  return cuda_launched(stream, node);
-}
-
-KERNEL(MeanSquaredError) {
-  return loss(stream, node, in, out, workspace);
-}
-
-KERNEL(BinaryCrossEntropy) {
-  return loss(stream, node, in, out, workspace);
-}
-
-static Status loss_grad(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
-  TAKES(in->dtype, is_float(in->dtype));
-  launch_loss_grad(stream->cuda, node->op, in->dtype, shape_elements(out->shape), in[0].data, in[1].data, in[2].data,
-                   out->data);
-  return cuda_launched(stream, node);
-}
-
-KERNEL(MeanSquaredErrorGrad) {
+KERNEL(CountTargets, .accepts = takes_any, .workspace = sum_workspace) {
   UNUSED;
-  return loss_grad(stream, node, in, out);
+  launch_count(stream->cuda, in->dtype, shape_elements(in->shape), node_int(node, "ignore_index", -100), in->data,
+               out->data, workspace);
+  return cuda_launched(stream, node);
 }
 
-KERNEL(BinaryCrossEntropyGrad) {
-  UNUSED;
-  return loss_grad(stream, node, in, out);
-}
+#define PAIRED_LOSS(op_name, loss)                                                                                     \
+  KERNEL(op_name, .accepts = takes_floats, .workspace = sum_workspace) {                                               \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, is_float(in->dtype));                                                                             \
+    launch_loss(stream->cuda, loss, in->dtype, shape_elements(in->shape), in[0].data, in[1].data, out->data,           \
+                workspace);                                                                                            \
+    return cuda_launched(stream, node);                                                                                \
+  }                                                                                                                    \
+  KERNEL(op_name##Grad, .accepts = takes_floats) {                                                                     \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, is_float(in->dtype));                                                                             \
+    launch_loss_grad(stream->cuda, loss, in->dtype, shape_elements(out->shape), in[0].data, in[1].data, in[2].data,    \
+                     out->data);                                                                                       \
+    return cuda_launched(stream, node);                                                                                \
+  }
+PAIRED_LOSS(MeanSquaredError, LOSS_SQUARES)
+PAIRED_LOSS(BinaryCrossEntropy, LOSS_LOGITS)
 
-KERNEL(Accumulate) {
+KERNEL(Accumulate, .accepts = takes_floats) {
   UNUSED;
   TAKES(in->dtype, is_float(in->dtype));
   launch_accumulate(stream->cuda, in->dtype, shape_elements(in->shape), in[1].data, in[0].data);
@@ -340,7 +402,8 @@ static Status take_groups(const Node *node, const Tensor *in, int n, const void 
   return OK;
 }
 
-KERNEL(SquaredNorm) {
+KERNEL(SquaredNorm, .accepts = takes_floats, .workspace = sum_workspace) {
+  UNUSED;
   const void *groups[MOST_GROUPS];
   TAKES(in->dtype, is_float(in->dtype));
   TRY(take_groups(node, in, node->n_in, groups));
@@ -348,7 +411,9 @@ KERNEL(SquaredNorm) {
   return cuda_launched(stream, node);
 }
 
-static Status update(Stream *stream, const Node *node, const Tensor *in) {
+typedef void Launch(cudaStream_t s, DType type, int64_t n, const UpdateWork *work);
+
+static Status update(Stream *stream, const Node *node, const Tensor *in, Launch *launch) {
   TAKES(in->dtype, is_float(in->dtype));
   int states = (int)node_int(node, "states", 0);
   UpdateWork work = {.n_groups = node->n_in - 2 - states,
@@ -364,60 +429,16 @@ static Status update(Stream *stream, const Node *node, const Tensor *in) {
                      .beta2 = node_float(node, "beta2", 0.999),
                      .epsilon = node_float(node, "epsilon", 1e-8)};
   TRY(take_groups(node, in + 2 + states, work.n_groups, work.groups));
-  launch_update(stream->cuda, node->op, in->dtype, shape_elements(in->shape), &work);
+  launch(stream->cuda, in->dtype, shape_elements(in->shape), &work);
   return cuda_launched(stream, node);
 }
 
-KERNEL(SgdUpdate) {
+KERNEL(SgdUpdate, .accepts = takes_floats) {
   UNUSED;
-  return update(stream, node, in);
+  return update(stream, node, in, launch_sgd);
 }
 
-KERNEL(AdamUpdate) {
+KERNEL(AdamUpdate, .accepts = takes_floats) {
   UNUSED;
-  return update(stream, node, in);
-}
-
-/* Numbers of eight bytes that a node's reductions put down. */
-static int64_t partials(const Node *node, const Tensor *in) {
-  int64_t n = shape_elements(in->shape);
-  switch (node->op) {
-  case OP_ReduceSum:
-  case OP_ReduceMean:
-  case OP_ReduceMax: {
-    Fold f = fold_of(node, in->shape);
-    return fold_partials(f.kept.n, f.reduced.n, f.along);
-  }
-  case OP_LayerNormalizationGradScale:
-  case OP_RMSNormalizationGradScale: {
-    Split3 s = split_from(in[1].shape, (int)node_int(node, "axis", 0));
-    return fold_partials(s.size, s.outer, false);
-  }
-  case OP_CrossEntropy: {
-    Lines lines = lines_at(node, "class_axis", in->shape);
-    return lines.outer * lines.inner + fold_partials(1, lines.outer * lines.inner, true);
-  }
-  case OP_CountTargets:
-  case OP_MeanSquaredError:
-  case OP_BinaryCrossEntropy:
-  case OP_SquaredNorm:
-    return fold_partials(1, n, true);
-  case OP_GatherGrad:
-  case OP_GatherNDGrad: /* sorted indices, from one half to the other */
-    return 2 * shape_elements(in[1].shape);
-  default:
-    return 0;
-  }
-}
-
-size_t cuda_workspace_bytes(const Graph *graph, const Node *node) {
-  Tensor in[2] = {{0}};
-  for (int i = 0; i < 2 && i < node->n_in; i++)
-    if (node->in[i] != NO_VALUE) {
-      const Value *v = graph_value(graph, node->in[i]);
-      in[i] = (Tensor){.dtype = v->dtype, .shape = v->shape};
-    }
-  if (node->op == OP_MatMul || node->op == OP_Gemm)
-    return product_bytes(node, in);
-  return (size_t)partials(node, in) * 8;
+  return update(stream, node, in, launch_adam);
 }

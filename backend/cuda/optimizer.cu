@@ -54,6 +54,10 @@ template <class T> GLOBAL void adam(int64_t n, UpdateWork w) {
   }
 }
 
-void launch_update(cudaStream_t s, OpKind op, DType type, int64_t n, const UpdateWork *work) {
-  FOR_FLOATS(type, launch(op == OP_AdamUpdate ? adam<T> : sgd<T>, blocks_for(n), BLOCK_THREADS, s, n, *work))
+void launch_sgd(cudaStream_t s, DType type, int64_t n, const UpdateWork *work) {
+  FOR_FLOATS(type, launch(sgd<T>, blocks_for(n), BLOCK_THREADS, s, n, *work))
+}
+
+void launch_adam(cudaStream_t s, DType type, int64_t n, const UpdateWork *work) {
+  FOR_FLOATS(type, launch(adam<T>, blocks_for(n), BLOCK_THREADS, s, n, *work))
 }

@@ -71,14 +71,15 @@ static int64_t blocks_of(const Lines &l) {
   return blocks_for(l.outer * l.inner * lanes_for(l));
 }
 
-void launch_softmax(cudaStream_t s, OpKind op, DType type, Lines lines, const void *x, void *y) {
-  FOR_FLOATS(type, launch(softmax<T>, blocks_of(lines), BLOCK_THREADS, s, op == OP_LogSoftmax, lines, lanes_for(lines),
-                          (const T *)x, (T *)y))
+void launch_softmax(cudaStream_t s, bool is_log, DType type, Lines lines, const void *x, void *y) {
+  FOR_FLOATS(type, launch(softmax<T>, blocks_of(lines), BLOCK_THREADS, s, is_log, lines, lanes_for(lines), (const T *)x,
+                          (T *)y))
 }
 
-void launch_softmax_grad(cudaStream_t s, OpKind op, DType type, Lines lines, const void *dy, const void *y, void *dx) {
-  FOR_FLOATS(type, launch(softmax_grad<T>, blocks_of(lines), BLOCK_THREADS, s, op == OP_LogSoftmaxGrad, lines,
-                          lanes_for(lines), (const T *)dy, (const T *)y, (T *)dx))
+void launch_softmax_grad(cudaStream_t s, bool is_log, DType type, Lines lines, const void *dy, const void *y,
+                         void *dx) {
+  FOR_FLOATS(type, launch(softmax_grad<T>, blocks_of(lines), BLOCK_THREADS, s, is_log, lines, lanes_for(lines),
+                          (const T *)dy, (const T *)y, (T *)dx))
 }
 
 template <class T>

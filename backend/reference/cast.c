@@ -122,7 +122,7 @@ static bool store(DType dtype, const Wide *wide, int64_t n, void *to) {
   }
 }
 
-KERNEL(Cast) {
+KERNEL(Cast, .accepts = takes_any) {
   UNUSED;
   int64_t n = shape_elements(out->shape);
   Wide wide;

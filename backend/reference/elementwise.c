@@ -52,7 +52,7 @@
   BINARY_LOOP(op_name##_f64, double, double, double, FLOAT_EXPR)                                                       \
   BINARY_LOOP(op_name##_i64, int64_t, int64_t, int64_t, INT_EXPR)                                                      \
   BINARY_LOOP(op_name##_i32, int32_t, int32_t, int32_t, INT_EXPR)                                                      \
-  KERNEL(op_name) {                                                                                                    \
+  KERNEL(op_name, .accepts = takes_numbers) {                                                                          \
     UNUSED;                                                                                                            \
     switch (in[0].dtype) {                                                                                             \
       CASE(F32, op_name##_f32_all(in, out))                                                                            \
@@ -93,7 +93,7 @@ MODULO(f64, double, modulo_f64)
 MODULO(i64, int64_t, modulo_i64)
 MODULO(i32, int32_t, modulo_i64)
 
-KERNEL(Mod) {
+KERNEL(Mod, .accepts = takes_numbers) {
   UNUSED;
   bool c_sign = node_int(node, "fmod", 0);
   switch (in[0].dtype) {
@@ -143,7 +143,7 @@ POWERS(f64, double, pow)
 POWERS(i64, int64_t, integer_power)
 POWERS(i32, int32_t, integer_power)
 
-KERNEL(Pow) {
+KERNEL(Pow, .accepts = takes_powers) {
   UNUSED;
   if (in[0].dtype == F32 && in[1].dtype == F32)
     return Pow_f32_all(in, out);
@@ -165,7 +165,7 @@ KERNEL(Pow) {
   BINARY_LOOP(op_name##_i64, int64_t, int64_t, uint8_t, EXPR)                                                          \
   BINARY_LOOP(op_name##_i32, int32_t, int32_t, uint8_t, EXPR)                                                          \
   BINARY_LOOP(op_name##_u8, uint8_t, uint8_t, uint8_t, EXPR)                                                           \
-  KERNEL(op_name) {                                                                                                    \
+  KERNEL(op_name, .accepts = takes_comparable) {                                                                       \
     UNUSED;                                                                                                            \
     switch (in[0].dtype) {                                                                                             \
       CASE(F32, op_name##_f32_all(in, out))                                                                            \
@@ -188,17 +188,17 @@ COMPARISON(LessOrEqual, x <= y)
 BINARY_LOOP(And_u8, uint8_t, uint8_t, uint8_t, x &&y)
 BINARY_LOOP(Or_u8, uint8_t, uint8_t, uint8_t, x || y)
 
-KERNEL(And) {
+KERNEL(And, .accepts = takes_any) {
   UNUSED;
   return And_u8_all(in, out);
 }
 
-KERNEL(Or) {
+KERNEL(Or, .accepts = takes_any) {
   UNUSED;
   return Or_u8_all(in, out);
 }
 
-KERNEL(Not) {
+KERNEL(Not, .accepts = takes_any) {
   UNUSED;
   const uint8_t *x = in[0].data;
   uint8_t *y = out[0].data;
@@ -243,7 +243,7 @@ WHERE(w4, uint32_t)
 WHERE(w2, uint16_t)
 WHERE(w1, uint8_t)
 
-KERNEL(Where) {
+KERNEL(Where, .accepts = takes_any) {
   UNUSED;
   switch (dtype_bytes(out[0].dtype)) {
     CASE(8, where_w8(in, out))
@@ -265,7 +265,7 @@ KERNEL(Where) {
 #define UNARY(op_name, EXPR32, EXPR64)                                                                                 \
   UNARY_LOOP(op_name##_f32, float, EXPR32)                                                                             \
   UNARY_LOOP(op_name##_f64, double, EXPR64)                                                                            \
-  KERNEL(op_name) {                                                                                                    \
+  KERNEL(op_name, .accepts = takes_floats) {                                                                           \
     UNUSED;                                                                                                            \
     if (in[0].dtype == F32)                                                                                            \
       op_name##_f32(in[0].data, out[0].data, shape_elements(out[0].shape));                                            \
@@ -297,7 +297,7 @@ UNARY_LOOP(Abs_i64, int64_t, x < 0 ? (int64_t)(0 - (uint64_t)x) : x)
 UNARY_LOOP(Abs_i32, int32_t, x < 0 ? (int32_t)(0 - (uint32_t)x) : x)
 
 #define SIGNED_UNARY(op_name)                                                                                          \
-  KERNEL(op_name) {                                                                                                    \
+  KERNEL(op_name, .accepts = takes_numbers) {                                                                          \
     UNUSED;                                                                                                            \
     int64_t n = shape_elements(out[0].shape);                                                                          \
     switch (in[0].dtype) {                                                                                             \
@@ -363,37 +363,37 @@ static bool tanh_form(const Node *node) {
   return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
 }
 
-KERNEL(TanhGrad) {
+KERNEL(TanhGrad, .accepts = takes_floats) {
   UNUSED;
   return tanh_grad(node, in, out);
 }
 
-KERNEL(SigmoidGrad) {
+KERNEL(SigmoidGrad, .accepts = takes_floats) {
   UNUSED;
   return sigmoid_grad(node, in, out);
 }
 
-KERNEL(ReluGrad) {
+KERNEL(ReluGrad, .accepts = takes_floats) {
   UNUSED;
   return relu_grad(node, in, out);
 }
 
-KERNEL(LeakyRelu) {
+KERNEL(LeakyRelu, .accepts = takes_floats) {
   UNUSED;
   return leaky_relu(node, in, out);
 }
 
-KERNEL(LeakyReluGrad) {
+KERNEL(LeakyReluGrad, .accepts = takes_floats) {
   UNUSED;
   return leaky_relu_grad(node, in, out);
 }
 
-KERNEL(Gelu) {
+KERNEL(Gelu, .accepts = takes_floats) {
   UNUSED;
   return tanh_form(node) ? gelu_tanh(node, in, out) : gelu_erf(node, in, out);
 }
 
-KERNEL(GeluGrad) {
+KERNEL(GeluGrad, .accepts = takes_floats) {
   UNUSED;
   return tanh_form(node) ? gelu_tanh_grad(node, in, out) : gelu_erf_grad(node, in, out);
 }

@@ -21,7 +21,7 @@ Status gather_index(const Node *node, const Tensor *indices, int64_t i, Shape da
   return OK;
 }
 
-KERNEL(Gather) {
+KERNEL(Gather, .accepts = takes_any) {
   UNUSED;
   int axis = (int)node_int(node, "axis", 0);
   Split3 s = split_at(in[0].shape, axis);
@@ -67,7 +67,7 @@ static Status pick_offset(const Node *node, const Pick *p, const Tensor *indices
   return OK;
 }
 
-KERNEL(GatherND) {
+KERNEL(GatherND, .accepts = takes_any) {
   UNUSED;
   Pick p = pick_of(node, in[0].shape, in[1].shape);
   size_t bytes = (size_t)p.inner * dtype_bytes(in[0].dtype);
@@ -103,7 +103,7 @@ static void add_row(DType dtype, void *to, int64_t to_row, const void *from, int
     add_f64((double *)to + to_row * n, (const double *)from + from_row * n, n);
 }
 
-KERNEL(GatherGrad) {
+KERNEL(GatherGrad, .accepts = takes_floats) {
   UNUSED;
   int axis = (int)node_int(node, "axis", 0);
   Split3 s = split_at(out->shape, axis);
@@ -120,7 +120,7 @@ KERNEL(GatherGrad) {
   return OK;
 }
 
-KERNEL(GatherNDGrad) {
+KERNEL(GatherNDGrad, .accepts = takes_floats) {
   UNUSED;
   Pick p = pick_of(node, out->shape, in[1].shape);
   if (in[0].dtype != F32 && in[0].dtype != F64)

@@ -4,10 +4,14 @@
 
 #include "backend/reference/reference.h"
 
-#define KERNEL(op_name)                                                                                                \
-  Status reference_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace)
+/* A kernel and its entry, of which the fields beside `run` are given: KERNEL(Neg, .accepts = takes_numbers) { … }. */
+#define KERNEL(op_name, ...)                                                                                           \
+  static Kernel run_##op_name;                                                                                         \
+  const KernelDef reference_##op_name = {.run = run_##op_name, __VA_ARGS__};                                           \
+  static Status run_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,  \
+                              void *state)
 
-#define UNUSED (void)stream, (void)node, (void)workspace
+#define UNUSED (void)stream, (void)node, (void)workspace, (void)state
 
 #define CASE(TYPE, call)                                                                                               \
   case TYPE:                                                                                                           \
@@ -15,7 +19,7 @@
 
 /* A kernel over float32 and float64 whose typed functions Name_f32 and Name_f64 come from an .inc file. */
 #define FLOAT_KERNEL(op_name)                                                                                          \
-  KERNEL(op_name) {                                                                                                    \
+  KERNEL(op_name, .accepts = takes_floats) {                                                                           \
     UNUSED;                                                                                                            \
     switch (in[0].dtype) {                                                                                             \
       CASE(F32, op_name##_f32(node, in, out))                                                                          \

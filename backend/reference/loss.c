@@ -29,7 +29,7 @@ Status class_at(const Node *node, const Tensor *target, int64_t i, int64_t class
 #undef T
 #undef S
 
-KERNEL(CountTargets) {
+KERNEL(CountTargets, .accepts = takes_any) {
   UNUSED;
   int64_t ignored = node_int(node, "ignore_index", -100), count = 0;
   for (int64_t i = 0; i < shape_elements(in->shape); i++)

@@ -85,7 +85,7 @@ static size_t tensor_bytes(const Tensor *tensor) {
   return (size_t)shape_elements(tensor->shape) * dtype_bytes(tensor->dtype);
 }
 
-KERNEL(Reshape) {
+KERNEL(Reshape, .accepts = takes_any) {
   UNUSED;
   size_t bytes = tensor_bytes(out);
   if (bytes)
@@ -160,22 +160,22 @@ static Status copy_all(const Node *node, const Tensor *in, const Tensor *out) {
   return OK;
 }
 
-KERNEL(Transpose) {
+KERNEL(Transpose, .accepts = takes_any) {
   UNUSED;
   return copy_all(node, in, out);
 }
 
-KERNEL(Expand) {
+KERNEL(Expand, .accepts = takes_any) {
   UNUSED;
   return copy_all(node, in, out);
 }
 
-KERNEL(Slice) {
+KERNEL(Slice, .accepts = takes_any) {
   UNUSED;
   return copy_all(node, in, out);
 }
 
-KERNEL(SliceGrad) {
+KERNEL(SliceGrad, .accepts = takes_any) {
   UNUSED;
   size_t bytes = tensor_bytes(out);
   if (bytes)
@@ -183,7 +183,7 @@ KERNEL(SliceGrad) {
   return copy_all(node, in, out);
 }
 
-KERNEL(Concat) {
+KERNEL(Concat, .accepts = takes_any) {
   UNUSED;
   int axis = (int)node_int(node, "axis", 0);
   Split3 whole = split_at(out->shape, axis);
@@ -197,7 +197,7 @@ KERNEL(Concat) {
   return OK;
 }
 
-KERNEL(Split) {
+KERNEL(Split, .accepts = takes_any) {
   UNUSED;
   int count, axis = (int)node_int(node, "axis", 0);
   const int64_t *sizes = node_ints(node, "split", &count);
@@ -212,7 +212,7 @@ KERNEL(Split) {
   return OK;
 }
 
-KERNEL(Trilu) {
+KERNEL(Trilu, .accepts = takes_any) {
   UNUSED;
   bool upper = node_int(node, "upper", 1);
   int64_t k = node_int(node, "k", 0);
@@ -244,7 +244,7 @@ RANGE(range_f64, double, start + (double)i * delta)
 RANGE(range_i64, int64_t, (uint64_t)start + (uint64_t)i * (uint64_t)delta)
 RANGE(range_i32, int32_t, (uint32_t)start + (uint32_t)i * (uint32_t)delta)
 
-KERNEL(Range) {
+KERNEL(Range, .accepts = takes_numbers) {
   UNUSED;
   switch (in->dtype) {
     CASE(F32, range_f32(in, out))
@@ -280,7 +280,7 @@ CUMSUM(cumsum_f64, double, double)
 CUMSUM(cumsum_i64, int64_t, uint64_t)
 CUMSUM(cumsum_i32, int32_t, uint32_t)
 
-KERNEL(CumSum) {
+KERNEL(CumSum, .accepts = takes_numbers) {
   UNUSED;
   switch (in->dtype) {
     CASE(F32, cumsum_f32(node, in, out))

@@ -39,7 +39,7 @@ void scale_gradient_part(const Node *node, const Tensor *in, const Tensor *out, 
     scale_gradient_f64(node, in, out, first, end);
 }
 
-KERNEL(LayerNormalizationGradScale) {
+KERNEL(LayerNormalizationGradScale, .accepts = takes_floats) {
   UNUSED;
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
@@ -47,6 +47,6 @@ KERNEL(LayerNormalizationGradScale) {
   return OK;
 }
 
-KERNEL(RMSNormalizationGradScale) {
-  return reference_LayerNormalizationGradScale(stream, node, in, out, workspace);
+KERNEL(RMSNormalizationGradScale, .accepts = takes_floats) {
+  return run_LayerNormalizationGradScale(stream, node, in, out, workspace, state);
 }

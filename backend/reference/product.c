@@ -69,18 +69,14 @@ size_t reference_workspace(const Node *node, const Tensor *in) {
   return p.b.column == 1 ? 0 : (size_t)(p.k * p.n) * dtype_bytes(in->dtype);
 }
 
-size_t reference_workspace_bytes(const Graph *graph, const Node *node) {
-  Tensor in[2] = {{0}};
-  for (int i = 0; i < 2 && i < node->n_in; i++)
-    if (node->in[i] != NO_VALUE) {
-      const Value *v = graph_value(graph, node->in[i]);
-      in[i] = (Tensor){.dtype = v->dtype, .shape = v->shape};
-    }
+static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  Tensor in[] = {kernel_input(graph, node, 0), kernel_input(graph, node, 1)};
   return reference_workspace(node, in);
 }
 
-KERNEL(MatMul) {
-  (void)stream;
+KERNEL(MatMul, .accepts = takes_floats, .workspace = product_workspace) {
+  (void)stream, (void)state;
   Product p = product_of(node, in);
   switch (in->dtype) {
     CASE(F32, product_f32(&p, in, out, workspace))
@@ -96,7 +92,7 @@ Status product_finish(const Node *node, const Tensor *in, const Tensor *out) {
   return in->dtype == F32 ? scale_add_f32((float)alpha, (float)beta, c, out) : scale_add_f64(alpha, beta, c, out);
 }
 
-KERNEL(Gemm) {
-  TRY(reference_MatMul(stream, node, in, out, workspace));
+KERNEL(Gemm, .accepts = takes_floats, .workspace = product_workspace) {
+  TRY(run_MatMul(stream, node, in, out, workspace, state));
   return product_finish(node, in, out);
 }

@@ -143,7 +143,7 @@ FOLD(max_f64, double, double, x[0], all = next > all || next != next ? next : al
 FOLD(max_i64, int64_t, int64_t, x[0], all = next > all ? next : all)
 FOLD(max_i32, int32_t, int32_t, x[0], all = next > all ? next : all)
 
-KERNEL(ReduceSum) {
+KERNEL(ReduceSum, .accepts = takes_numbers) {
   UNUSED;
   switch (in->dtype) {
     CASE(F32, (reduce_part(node, in, out, 0, reduce_blocks(node, in->shape)), OK))
@@ -155,7 +155,7 @@ KERNEL(ReduceSum) {
   }
 }
 
-KERNEL(ReduceMean) {
+KERNEL(ReduceMean, .accepts = takes_floats) {
   UNUSED;
   switch (in->dtype) {
     CASE(F32, (reduce_part(node, in, out, 0, reduce_blocks(node, in->shape)), OK))
@@ -165,7 +165,7 @@ KERNEL(ReduceMean) {
   }
 }
 
-KERNEL(ReduceMax) {
+KERNEL(ReduceMax, .accepts = takes_numbers) {
   UNUSED;
   switch (in->dtype) {
     CASE(F32, max_f32(node, in, out))

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
-Kernel *const reference_kernels[OP_COUNT] = {
-#define OP(name) [OP_##name] = reference_##name,
+const KernelDef *const reference_kernels[OP_COUNT] = {
+#define OP(name) [OP_##name] = &reference_##name,
 #include "graph/ops.def"
 #undef OP
 };
@@ -82,55 +82,41 @@ Status unsupported_type(const Node *node, DType dtype) {
   return status;
 }
 
-static bool takes(OpKind op, DType dtype) {
-  bool is_float = dtype == F32 || dtype == F64, is_number = is_float || dtype == I64 || dtype == I32;
-  switch (op) {
-  case OP_Where: /* by size of an element, or by a rule of shapes that leaves one type */
-  case OP_Cast:
-  case OP_Reshape:
-  case OP_Transpose:
-  case OP_Concat:
-  case OP_Split:
-  case OP_Slice:
-  case OP_SliceGrad:
-  case OP_Expand:
-  case OP_Gather:
-  case OP_GatherND:
-  case OP_Trilu:
-  case OP_And:
-  case OP_Or:
-  case OP_Not:
-  case OP_CountTargets:
-    return true;
-  case OP_Equal:
-  case OP_Greater:
-  case OP_GreaterOrEqual:
-  case OP_Less:
-  case OP_LessOrEqual:
-    return is_number || dtype == U8 || dtype == BOOL;
-  case OP_Add:
-  case OP_Sub:
-  case OP_Mul:
-  case OP_Div:
-  case OP_Pow:
-  case OP_Max:
-  case OP_Min:
-  case OP_Mod:
-  case OP_Neg:
-  case OP_Abs:
-  case OP_Range:
-  case OP_CumSum:
-  case OP_ReduceSum:
-  case OP_ReduceMax:
-    return is_number;
-  default:
-    return is_float;
-  }
+static DType type_of(const Graph *graph, const Node *node, int i) {
+  return graph_value(graph, node->in[i])->dtype;
 }
 
-bool reference_accepts(const Graph *graph, const Node *node) {
-  bool all = takes(node->op, graph_value(graph, node->in[0])->dtype);
-  return all && (node->op != OP_Pow || takes(OP_Pow, graph_value(graph, node->in[1])->dtype));
+static bool is_number(DType type) {
+  return type == F32 || type == F64 || type == I64 || type == I32;
+}
+
+bool takes_any(const Graph *graph, const Node *node) {
+  (void)graph;
+  (void)node;
+  return true;
+}
+
+bool takes_comparable(const Graph *graph, const Node *node) {
+  DType type = type_of(graph, node, 0);
+  return is_number(type) || type == U8 || type == BOOL;
+}
+
+bool takes_numbers(const Graph *graph, const Node *node) {
+  return is_number(type_of(graph, node, 0));
+}
+
+bool takes_floats(const Graph *graph, const Node *node) {
+  DType type = type_of(graph, node, 0);
+  return type == F32 || type == F64;
+}
+
+bool takes_powers(const Graph *graph, const Node *node) {
+  return takes_numbers(graph, node) && is_number(type_of(graph, node, 1));
+}
+
+Tensor kernel_input(const Graph *graph, const Node *node, int i) {
+  const Value *v = graph_value(graph, node->in[i]);
+  return (Tensor){.dtype = v->dtype, .shape = v->shape};
 }
 
 /* There is one host: streams have nothing to tell apart. */
@@ -215,7 +201,6 @@ const Backend backend_reference = {
     .name = "reference",
     HOST_BACKEND,
     .kernels = reference_kernels,
-    .workspace_bytes = reference_workspace_bytes,
     .describe = describe,
     .stream_open = stream_open,
     .stream_close = stream_close,

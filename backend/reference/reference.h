@@ -5,19 +5,27 @@
 
 #include "backend/backend.h"
 
-#define OP(name) Kernel reference_##name;
+#define OP(name) extern const KernelDef reference_##name;
 #include "graph/ops.def"
 #undef OP
 
-extern Kernel *const reference_kernels[OP_COUNT];
+extern const KernelDef *const reference_kernels[OP_COUNT];
 
-/* Whether the kernel of a node that passed its shape rule has the types of its inputs. */
-bool reference_accepts(const Graph *graph, const Node *node);
+/* What kernels of host backends take of a node that passed its shape rule, by the type of in[0]: every one, or a shape
+ * rule that leaves one; numbers, truth values and bytes; float32, float64, int64 and int32; the two floats. */
+bool takes_any(const Graph *graph, const Node *node);
+bool takes_comparable(const Graph *graph, const Node *node);
+bool takes_numbers(const Graph *graph, const Node *node);
+bool takes_floats(const Graph *graph, const Node *node);
+/* Numbers as base and as exponent. */
+bool takes_powers(const Graph *graph, const Node *node);
 
-/* Bytes of workspace that a kernel needs (B of a product, where it is read transposed), from types and shapes of its
- * inputs. */
+/* Type and shape of in[i], which is there. */
+Tensor kernel_input(const Graph *graph, const Node *node, int i);
+
+/* Bytes of workspace that a kernel of the reference needs (B of a product, where it is read transposed), from types and
+ * shapes of its inputs. */
 size_t reference_workspace(const Node *node, const Tensor *in);
-size_t reference_workspace_bytes(const Graph *graph, const Node *node);
 
 /* The host's memory and events, for the tables of host backends. Work is done when a kernel returns: there is nothing
  * to wait for. */
@@ -32,9 +40,9 @@ Status host_event_pass(Stream *stream, Event *event);
 
 /* The entries that all of these tables have. */
 #define HOST_BACKEND                                                                                                   \
-  .is_host = true, .accepts = reference_accepts, .stream_wait = host_wait, .alloc = host_alloc,                        \
-  .release = host_release, .copy = host_copy, .zero = host_zero, .event_create = host_event_create,                    \
-  .event_destroy = host_event_destroy, .event_record = host_event_pass, .event_wait = host_event_pass
+  .is_host = true, .stream_wait = host_wait, .alloc = host_alloc, .release = host_release, .copy = host_copy,          \
+  .zero = host_zero, .event_create = host_event_create, .event_destroy = host_event_destroy,                           \
+  .event_record = host_event_pass, .event_wait = host_event_pass
 
 /* Wide loops get a version for each instruction set, chosen when the program is loaded. Bits are the same on one
  * machine, which is what the promise covers. Sanitizers do not go with it. */

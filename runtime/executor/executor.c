@@ -93,9 +93,9 @@ static Status check_spec(const ExecutorSpec *spec) {
 /* The plan's memory has room for the workspaces that the graph's nodes said when it was made. */
 static Status check_workspaces(const ExecutorSpec *spec) {
   const Graph *g = spec->plan->graph;
-  for (size_t i = 0; i < g->n_nodes && spec->backend->workspace_bytes; i++) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *node = g->nodes[i];
-    size_t wants = spec->backend->workspace_bytes(g, node), has = node_workspace_bytes(g, node, spec->rank);
+    size_t wants = backend_workspace_bytes(spec->backend, g, node), has = node_workspace_bytes(g, node, spec->rank);
     if (wants > has) {
       fail(E_USAGE, "backend %s wants a workspace of %zu bytes, the plan has %zu", spec->backend->name, wants, has);
       node_context(node);
@@ -130,7 +130,7 @@ static Status call_all(Executor *e) {
 }
 
 /* Runs every call once, on zeros: a device loads the code of a kernel when it first runs, for which it takes memory and
- * may wait for all that runs; and products find their algorithms. All of that is over before the first step. */
+ * may wait for all that runs. All of that is over before the first step. */
 static Status warm_up(Executor *e) {
   TRY(e->spec.backend->zero(e->stream, e->base, e->memory->total_bytes));
   TRY(call_all(e));
@@ -171,6 +171,8 @@ void executor_close(Executor *e) {
   if (!e)
     return;
   executor_disconnect(e, false);
+  for (const Prepared *p = e->prepared; p; p = p->next)
+    backend_forget(e->spec.backend, p->node, p->state);
   if (e->base)
     e->spec.backend->release(e->stream, e->base);
   if (e->pinned)

@@ -28,6 +28,7 @@ static inline char *site_host(const Site *site, int microbatch) {
 typedef struct {
   const Node *node;
   Kernel *kernel;
+  void *state; /* of the kernel's prepare */
   Tensor *operands;
   Site *sites;
   void *workspace;
@@ -87,6 +88,13 @@ typedef struct {
   int index; /* of a SquaredNorm: counted over the whole graph's */
 } Update;
 
+/* A call's state, to be released. */
+typedef struct Prepared {
+  const Node *node;
+  void *state;
+  struct Prepared *next;
+} Prepared;
+
 struct Executor {
   ExecutorSpec spec;
   const Graph *graph;
@@ -97,6 +105,7 @@ struct Executor {
   bool hosts_run_ahead; /* some rank has wires */
   char *base;           /* the rank's memory, memory->total_bytes */
   void *pinned;         /* the host's places of sites, where the rank's memory is a device's; else NULL */
+  Prepared *prepared;   /* before the first step; of all calls that have a state */
   StageRun *stages;     /* [plan->stages]; others' are empty */
   Site loss;            /* of the microbatch; slots 0: not here */
   Exchange *exchanges;

@@ -29,9 +29,22 @@ static Site persistent_site(const Executor *e, ValueId value) {
       .first = first, .bytes = graph_value_bytes(e->graph, value), .slots = 1, .host = first, .host_slots = 1};
 }
 
+static Status prepare_call(Executor *e, Call *call) {
+  const Node *node = call->node;
+  Prepared *prepared;
+  TRY(ARENA_NEW(e->arena, prepared, 1));
+  TRY(backend_prepare(e->spec.backend, e->stream, node, call->operands, call->operands + node->n_in,
+                      node_workspace_bytes(e->graph, node, e->spec.rank), &call->state));
+  if (call->state) {
+    *prepared = (Prepared){node, call->state, e->prepared};
+    e->prepared = prepared;
+  }
+  return OK;
+}
+
 /* stage -1: an update node. */
 static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
-  *call = (Call){.node = node, .kernel = e->spec.backend->kernels[node->op]};
+  *call = (Call){.node = node, .kernel = e->spec.backend->kernels[node->op]->run};
   TRY(ARENA_NEW(e->arena, call->operands, node->n_in + node->n_out));
   TRY(ARENA_NEW(e->arena, call->sites, node->n_in + node->n_out));
   for (int i = 0; i < node->n_in + node->n_out; i++) {
@@ -46,7 +59,7 @@ static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
   size_t within_scratch = stage >= 0 ? e->spec.plan->stage_memory[stage].workspace[node->id] : 0;
   if (node_workspace_bytes(e->graph, node, e->spec.rank))
     call->workspace = e->base + e->memory->scratch_offset + within_scratch;
-  return OK;
+  return prepare_call(e, call);
 }
 
 static Status make_calls(Executor *e, int stage, const NodeId *nodes, int n, Calls *calls) {

@@ -31,7 +31,7 @@ Status executor_call(Executor *e, Call *call, int microbatch) {
       call->operands[i].data = site_at(&call->sites[i], microbatch);
   if (e->in_flight && e->spec.transport->progress)
     e->spec.transport->progress(e->spec.endpoint);
-  return call->kernel(e->stream, node, call->operands, call->operands + node->n_in, call->workspace);
+  return call->kernel(e->stream, node, call->operands, call->operands + node->n_in, call->workspace, call->state);
 }
 
 /* Until the transfer into or out of the site is done, and the site's device place has what came. */

@@ -134,8 +134,8 @@ Status devices_prepare(const RankDevice *devices, int ranks, Precision precision
     graph->nodes[i]->precision = precision;
   for (int k = 0; k < n; k++) {
     TRY(backend_check(list[k], graph));
-    for (size_t i = 0; i < graph->n_nodes && list[k]->workspace_bytes; i++)
-      graph->nodes[i]->workspace_bytes[k] = list[k]->workspace_bytes(graph, graph->nodes[i]);
+    for (size_t i = 0; i < graph->n_nodes; i++)
+      graph->nodes[i]->workspace_bytes[k] = backend_workspace_bytes(list[k], graph, graph->nodes[i]);
   }
   return OK;
 }

@@ -117,6 +117,7 @@ typedef struct {
   size_t *offset;   /* of each; SIZE_MAX: absent */
   size_t workspace; /* offset */
   size_t bytes;
+  void *state; /* of the kernel's prepare */
 } Bench;
 
 static Status take(size_t *total, size_t bytes, size_t *offset) {
@@ -164,8 +165,8 @@ static Status fill(const Profiler *p, Arena *arena, const Node *node, Bench *ben
 
 static Status call(const Profiler *p, const Node *node, const Bench *bench, char *base, double *seconds) {
   double begin = clock_seconds();
-  TRY(p->backend->kernels[node->op](p->stream, node, bench->tensors, bench->tensors + node->n_in,
-                                    base + bench->workspace));
+  TRY(p->backend->kernels[node->op]->run(p->stream, node, bench->tensors, bench->tensors + node->n_in,
+                                         base + bench->workspace, bench->state));
   TRY(p->backend->stream_wait(p->stream));
   *seconds = clock_seconds() - begin;
   return OK;
@@ -181,11 +182,15 @@ static Status measure(const Profiler *p, Arena *arena, Kind *kind, double until)
   Status status = fill(p, arena, node, &bench, memory);
   double seconds, best = -1;
   if (status == OK)
+    status = backend_prepare(p->backend, p->stream, node, bench.tensors, bench.tensors + node->n_in,
+                             node_workspace_bytes(p->graph, node, -1), &bench.state);
+  if (status == OK)
     status = call(p, node, &bench, memory, &best);
   for (int i = 0; i < MOST_CALLS && status == OK && clock_seconds() + best < until; i++) {
     status = call(p, node, &bench, memory, &seconds);
     best = i == 0 || seconds < best ? seconds : best;
   }
+  backend_forget(p->backend, node, bench.state);
   p->backend->release(p->stream, memory);
   kind->seconds = status == OK ? best : -1;
   return status;

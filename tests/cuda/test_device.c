@@ -76,7 +76,7 @@ static void streams_outlive_faults(void **state) {
   for (int i = 0; i < 2; i++, indices[1]--) {
     ASSERT_OK(backend_cuda.copy(s, at, values, sizeof values, COPY_HOST_TO_DEVICE));
     ASSERT_OK(backend_cuda.copy(s, at + 64, indices, sizeof indices, COPY_HOST_TO_DEVICE));
-    ASSERT_OK(backend_cuda.kernels[OP_Gather](s, &node, in, &out, NULL));
+    ASSERT_OK(backend_cuda.kernels[OP_Gather]->run(s, &node, in, &out, NULL, NULL));
     if (i == 0)
       ASSERT_FAILS(E_MODEL, "node 'pick' (Gather): index 4 at position 1 is outside axis 0 of [4]",
                    backend_cuda.stream_wait(s));
@@ -110,7 +110,7 @@ static void events_order_streams(void **state) {
   ASSERT_OK(backend_cuda.copy(s[0], ones, host, sizeof host, COPY_HOST_TO_DEVICE));
   Tensor in[] = {{F32, {1, {COUNT}}, data}, {F32, {1, {COUNT}}, ones}};
   for (int i = 0; i < ROUNDS; i++) { /* doubles, by the one and the other */
-    ASSERT_OK(backend_cuda.kernels[OP_Accumulate](s[i % 2], &node, in, NULL, NULL));
+    ASSERT_OK(backend_cuda.kernels[OP_Accumulate]->run(s[i % 2], &node, in, NULL, NULL, NULL));
     ASSERT_OK(backend_cuda.copy(s[i % 2], ones, data, sizeof host, COPY_DEVICE_TO_DEVICE));
     ASSERT_OK(backend_cuda.event_record(s[i % 2], event[i % 2]));
     ASSERT_OK(backend_cuda.event_wait(s[!(i % 2)], event[i % 2]));
@@ -230,7 +230,7 @@ static void nothing_waits_but_waits(void **state) {
   int before = emulation_waits();
   ASSERT_OK(backend_cuda.zero(s, memory, 4000));
   for (int i = 0; i < 100; i++)
-    ASSERT_OK(backend_cuda.kernels[OP_Exp](s, &node, &x, &x, NULL));
+    ASSERT_OK(backend_cuda.kernels[OP_Exp]->run(s, &node, &x, &x, NULL, NULL));
   assert_int_equal(emulation_waits(), before);
   ASSERT_OK(backend_cuda.stream_wait(s));
   assert_int_equal(emulation_waits(), before + 1);
@@ -249,7 +249,7 @@ static void *run_from_elsewhere(void *context) {
     ASSERT_OK(backend_cuda.zero(s[i], x[i].data, 4000));
   }
   for (int i = 0; i < 6; i++)
-    ASSERT_OK(backend_cuda.kernels[OP_Exp](s[i % 2], &node, &x[i % 2], &x[i % 2], NULL));
+    ASSERT_OK(backend_cuda.kernels[OP_Exp]->run(s[i % 2], &node, &x[i % 2], &x[i % 2], NULL, NULL));
   for (int i = 0; i < 2; i++) {
     ASSERT_OK(backend_cuda.stream_wait(s[i]));
     backend_cuda.release(s[i], x[i].data);

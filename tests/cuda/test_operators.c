@@ -53,8 +53,20 @@ static void check_case(const OpCase *c, DType type, uint64_t seed) {
   arena_destroy(arena);
 }
 
+/* CUDA's table may have gaps; they are told once. */
+static bool has_kernel(OpKind op) {
+  static bool told[OP_COUNT];
+  if (!backend_cuda.kernels[op] && !told[op]) {
+    fprintf(stderr, "skipped: %s has no kernel on cuda\n", op_def(op)->name);
+    told[op] = true;
+  }
+  return backend_cuda.kernels[op] != NULL;
+}
+
 static void check_types(const OpCase *c, uint64_t seed) {
   DType types[DTYPE_COUNT];
+  if (!has_kernel(c->op))
+    return;
   int n = case_types(c, types);
   for (int k = 0; k < (sample ? 1 : n); k++)
     check_case(c, types[k], seed);
@@ -217,11 +229,11 @@ static void large_tensors_agree_with_oracles(void **state) {
 static void types_are_known_before_running(void **state) {
   (void)state;
   for (size_t i = 0; i < n_op_cases && !sample; i++)
-    for (int type = DTYPE_NONE + 1; type < DTYPE_COUNT; type++) {
+    for (int type = DTYPE_NONE + 1; has_kernel(op_cases[i].op) && type < DTYPE_COUNT; type++) {
       Arena *arena = arena_create();
       CaseGraph built;
       if (case_build(&op_cases[i], (DType)type, i, arena, &built) == OK) {
-        bool accepts = backend_cuda.accepts(built.graph, built.node);
+        bool accepts = backend_accepts(&backend_cuda, built.graph, built.node);
         Status status = case_run(&built, &backend_cuda, 1, 0, 1);
         if (status != (accepts ? OK : E_UNSUPPORTED))
           FAIL_TEST("%s in %s: accepts() says %d, running gives %d", case_text(&op_cases[i]), dtype_name((DType)type),

@@ -266,7 +266,7 @@ static Status run_ring(Rank *rank) {
       TRY(rank->kind->post(rank->wires, &(Transfer){.peer = before, .data = data, .bytes = sizeof host}, 1, &got));
       TRY(rank->kind->wait(rank->wires, got));
     }
-    TRY(backend_cuda.kernels[OP_Accumulate](rank->stream, &node, in, NULL, NULL));
+    TRY(backend_cuda.kernels[OP_Accumulate]->run(rank->stream, &node, in, NULL, NULL, NULL));
     if (k >= (ROUNDS - 1) * DEEP && next == 0)
       continue;
     Transfer on = {.peer = next, .is_send = true, .data = data, .bytes = sizeof host};

@@ -200,15 +200,18 @@ static Status run_node(const Graph *g, const Tensor *tensor, const Backend *back
   for (int i = 0; i < node->n_out; i++)
     if (node->out[i] != NO_VALUE)
       out[i] = tensor[node->out[i]];
-  size_t bytes = backend->workspace_bytes ? backend->workspace_bytes(g, node) : 0;
-  void *workspace = NULL;
+  size_t bytes = backend_workspace_bytes(backend, g, node);
+  void *workspace = NULL, *state;
   if (bytes && !backend->is_host)
     TRY(backend->alloc(stream, bytes, &workspace));
   else if (bytes && posix_memalign(&workspace, 64, bytes))
     return fail(E_MEMORY, "out of memory");
-  Status status = backend->kernels[node->op](stream, node, in, out, workspace);
+  Status status = backend_prepare(backend, stream, node, in, out, bytes, &state);
+  if (status == OK)
+    status = backend->kernels[node->op]->run(stream, node, in, out, workspace, state);
   if (status == OK && !backend->is_host)
     status = backend->stream_wait(stream); /* it uses the workspace still */
+  backend_forget(backend, node, state);
   if (backend->is_host)
     free(workspace);
   else if (workspace)

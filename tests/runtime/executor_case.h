@@ -103,7 +103,7 @@ static inline void case_interpret_step(const Graph *g, int step, int microbatche
 /* What the backend wants, before a plan is made for it. */
 static inline void case_set_workspaces(Graph *g, const Backend *backend) {
   for (size_t i = 0; i < g->n_nodes; i++)
-    g->nodes[i]->workspace_bytes[0] = backend->workspace_bytes ? backend->workspace_bytes(g, g->nodes[i]) : 0;
+    g->nodes[i]->workspace_bytes[0] = backend_workspace_bytes(backend, g, g->nodes[i]);
 }
 
 static inline Graph *case_graph(Arena *arena, const Backend *backend, uint64_t seed, int steps) {

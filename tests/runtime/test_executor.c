@@ -146,6 +146,80 @@ static void memory_of_a_device_is_copied(void **state) {
   arena_destroy(arena);
 }
 
+/* A state for each node of the operator, counted; the kernel takes no other node's. */
+typedef struct {
+  const Node *node;
+  int runs;
+} Known;
+
+static const KernelDef *plain;
+static int prepared, released, fails_at;
+
+static Status count_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                            size_t workspace_bytes, void **state) {
+  (void)stream, (void)in, (void)out, (void)workspace_bytes;
+  if (prepared == fails_at)
+    return fail(E_DEVICE, "nothing more is prepared");
+  Known *known = calloc(1, sizeof *known);
+  assert_non_null(known);
+  known->node = node;
+  *state = known;
+  prepared++;
+  return OK;
+}
+
+static Status count_run(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                        void *state) {
+  Known *known = state;
+  if (!known || known->node != node)
+    return fail(E_MODEL, "not what was prepared");
+  known->runs++;
+  return plain->run(stream, node, in, out, workspace, NULL);
+}
+
+static void count_release(void *state) {
+  Known *known = state;
+  assert_true(fails_at >= 0 ? known->runs == 0 : known->runs == STEPS * 3);
+  free(known);
+  released++;
+}
+
+/* Once a node of the rank's actions before the first step; what was prepared is released, also where opening fails. */
+static void kernels_are_prepared_once(void **state) {
+  (void)state;
+  const KernelDef *kernels[OP_COUNT];
+  Backend backend = backend_reference;
+  memcpy(kernels, backend.kernels, sizeof kernels);
+  plain = kernels[OP_MatMul];
+  KernelDef counted = {.run = count_run,
+                       .accepts = plain->accepts,
+                       .workspace = plain->workspace,
+                       .prepare = count_prepare,
+                       .release = count_release};
+  kernels[OP_MatMul] = &counted;
+  backend.kernels = kernels;
+  Arena *arena = arena_create();
+  Graph *g = case_graph(arena, &backend, 3, 20);
+  CaseResult expected = case_interpret(arena, g, 3);
+  Plan plan;
+  int products = 0;
+  for (size_t i = 0; i < g->n_nodes; i++)
+    products += g->nodes[i]->op == OP_MatMul;
+  assert_true(products > 2);
+  assert_true(case_plan(arena, g, "1f1b", 1, 2, 3, 5, &plan));
+  fails_at = -1;
+  check(&plan, &backend, 5, &expected);
+  assert_int_equal(prepared, products);
+  assert_int_equal(released, products);
+  Executor *executor;
+  ExecutorSpec spec = {.plan = &plan, .backend = &backend, .threads = 1, .load = case_load};
+  prepared = released = 0;
+  fails_at = 2;
+  ASSERT_FAILS(E_DEVICE, "node 'n17' (MatMul): nothing more is prepared", executor_open(&spec, &executor));
+  assert_int_equal(released, 2);
+  arena_destroy(arena);
+}
+
 enum { MOST_OUTPUTS = 4, INFERRED = 3 };
 
 /* One rank's inference; what it emitted lies at [output][microbatch]. */
@@ -248,6 +322,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(bits_do_not_depend_on_the_pipeline),
       cmocka_unit_test(memory_of_a_device_is_copied),
+      cmocka_unit_test(kernels_are_prepared_once),
       cmocka_unit_test(inference_emits_every_output),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -61,7 +61,7 @@ static void make(Case *c) {
   ASSERT_OK(autodiff_append(c->g, &unreached));
   ASSERT_OK(optimizer_append(c->g, &optimizer));
   for (size_t i = 0; i < c->g->n_nodes; i++)
-    c->g->nodes[i]->workspace_bytes[0] = backend_reference.workspace_bytes(c->g, c->g->nodes[i]);
+    c->g->nodes[i]->workspace_bytes[0] = backend_workspace_bytes(&backend_reference, c->g, c->g->nodes[i]);
   c->plan = (Plan){.graph = c->g, .ranks = RANKS, .chunks = 1, .stages = 2, .microbatches = MICROBATCHES};
   ASSERT_OK(stages_assign(c->g, c->arena, (int[]){0, 1, 1}, 2, &c->plan.cuts));
   ASSERT_OK(schedule_generate(c->arena, "1f1b", RANKS, 1, MICROBATCHES, NULL, &c->plan.schedule));
