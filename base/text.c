@@ -60,6 +60,47 @@ void text_add(Text *text, const char *format, ...) {
   text->length += (size_t)length;
 }
 
+static bool begins_character(char c) {
+  return (c & 0xc0) != 0x80;
+}
+
+/* One word in `at` and behind it; returns the column behind the word. */
+static int add_word(Text *text, const char *word, int n, int columns, int at, int indent) {
+  for (int i = 0; i < n; i++) {
+    if (begins_character(word[i]) && at++ >= columns) {
+      text_add(text, "\n%*s", indent, "");
+      at = indent + 1;
+    }
+    text_add_char(text, word[i]);
+  }
+  return at;
+}
+
+void text_add_prose(Text *text, const char *prose, int columns, int at, int indent) {
+  int behind = at; /* where the line's first word begins */
+  indent = indent < columns ? indent : 0;
+  for (const char *word = prose; *word;) {
+    int length = 0, n = (int)strcspn(word, " \n");
+    for (int i = 0; i < n; i++)
+      length += begins_character(word[i]);
+    if (n && at > behind && at + 1 + length > columns) {
+      text_add(text, "\n%*s", indent, "");
+      at = behind = indent;
+    } else if (n && at > behind) {
+      text_add_char(text, ' ');
+      at++;
+    }
+    at = add_word(text, word, n, columns, at, indent);
+    word += n;
+    if (*word == '\n' && word[1]) {
+      text_add_char(text, '\n');
+      at = behind = 0;
+    }
+    word += *word != '\0';
+  }
+  text_add_char(text, '\n');
+}
+
 const char *text_whole(Text *text) {
   if (!text->failed)
     return text->data ? text->data : "";

@@ -20,6 +20,11 @@ void text_add_bytes(Text *text, const char *bytes, size_t n);
 void text_add_string(Text *text, const char *string);
 void text_add_char(Text *text, char c);
 
+/* Prose in lines of at most `columns` characters (bytes of UTF-8 that continue one are none): its own lines, the first
+ * of them behind column `at`, broken between words; what is broken goes on behind `indent` spaces. Words longer than a
+ * line are broken themselves. The last line is ended, too. */
+void text_add_prose(Text *text, const char *prose, int columns, int at, int indent);
+
 /* What was written, "" where that is nothing; NULL with the message set (E_MEMORY) where it is not whole. The text owns
  * it, until more is added. */
 const char *text_whole(Text *text);

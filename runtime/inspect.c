@@ -98,7 +98,7 @@ Status inspect_run(Model *model, const char *path, const Options *options, FILE 
   if (!arena)
     return status_code();
   BindOptions bind = {.batch = options->batch, .evaluate = backend_evaluate};
-  Status status = job_dims(arena, options, NULL, &bind);
+  Status status = job_dims(arena, options, model, NULL, &bind);
   if (status == OK)
     status = model_inspect(model, &bind, &report);
   if (status == OK && options->json) {

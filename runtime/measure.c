@@ -66,7 +66,7 @@ Status measure_run(Job *job, FILE *out) {
   add_up(job->decided.graph, profiles[0].node_seconds, rows);
   qsort(rows, OP_COUNT, sizeof *rows, by_seconds);
   if (!job->asked.options->quiet)
-    job_print(job, out);
+    TRY(job_print(job, out));
   print_rows(job, rows, out);
   return OK;
 }

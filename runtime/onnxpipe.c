@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <zip.h>
 
+#include "base/nearest.h"
 #include "runtime/infer.h"
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
@@ -23,7 +24,8 @@ struct OnnxpipeModel {
 
 /* There is one world in a process. */
 static World world = {.size = 1};
-static bool agreed; /* every rank knows how it went: they end in good order */
+static bool started; /* MPI, for this world or for one that has no others */
+static bool agreed;  /* every rank knows how it went: they end in good order */
 static _Thread_local bool silent;
 
 static OnnxpipeStatus result(Status status) {
@@ -80,6 +82,10 @@ OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *option) {
   return ONNXPIPE_OK;
 }
 
+int onnxpipe_nearest(const char *word, const char *const *names, int n) {
+  return nearest_name(word, names, n);
+}
+
 /* Under mpirun, of whichever kind, a process is told its place. */
 static bool under_mpirun(void) {
   return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_SIZE") || getenv("PMIX_RANK");
@@ -93,9 +99,10 @@ OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, 
     if (status != OK)
       return result(status);
     Endpoint *endpoint = world.link.endpoints[CHANNEL_CONTROL];
-    world.mpi = true;
+    started = true;
     world.rank = world.link.transport->rank(endpoint);
     world.size = world.link.transport->size(endpoint);
+    world.mpi = !launcher_is_foreign(world.size);
   }
   agreed = true;
   *rank = world.rank;
@@ -104,8 +111,9 @@ OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, 
 }
 
 void onnxpipe_finish(int failed) {
-  if (world.mpi)
-    transport_mpi_close(&world.link, failed && !agreed);
+  if (started)
+    transport_mpi_close(&world.link, failed && !agreed && world.size > 1);
+  started = false;
   world = (World){.size = 1};
 }
 

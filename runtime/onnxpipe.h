@@ -55,6 +55,8 @@ typedef struct {
 } OnnxpipeOption;
 /* Describes option i of the table; ONNXPIPE_FAILED past the end. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *option);
+/* Which of the names an unknown word was most likely meant to be; -1: none is near. */
+ONNXPIPE_API int onnxpipe_nearest(const char *word, const char *const *names, int n);
 
 /* Called once, on one rank, from a thread of its own, when another rank of the run has died: `message` is one line. */
 typedef void OnnxpipeReport(void *context, const char *message);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
+
 #define GRAPH " plan train profile " /* what makes the training graph */
 #define MODEL " inspect plan train run profile "
 #define AT(field) offsetof(Options, field)
@@ -32,7 +34,7 @@ static const OptionEntry table[] = {
     {"device", "NAME", "auto", " plan train run profile ", DEVICE_HELP, OPTION_TEXT, AT(device), NAMES(DEVICES)},
     {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), RANGE(1, 1024)},
     {"precision", "NAME", "float32", " plan train run profile ",
-     "float32, tf32 or bf16: operands of matrix products on GPUs; weights, sums and all else stay float32", OPTION_TEXT,
+     "float32, tf32 or bf16: operands of matrix products on GPUs; weights, sums and all else stay float32", OPTION_NAME,
      AT(precision), NAMES("float32 tf32 bf16")},
     {"memory-limit", "BYTES", NULL, " plan train ", "of a rank's arena: 64M, 2G", OPTION_BYTES, AT(memory_limit),
      RANGE(1, INT64_MAX)},
@@ -48,30 +50,30 @@ static const OptionEntry table[] = {
     {"shuffle", NULL, NULL, " train ", "draw each epoch's order anew (by --seed)", OPTION_FLAG, AT(shuffle), ANY},
     {"seed", "S", "0", " train ", "of everything that is drawn", OPTION_INTEGER, AT(seed), RANGE(0, INT64_MAX)},
     {"schedule", "NAME", "auto", " plan train simulate ",
-     "auto, or a name that `onnxpipe simulate` knows: naive, gpipe, 1f1b …", OPTION_TEXT, AT(schedule),
+     "auto, or a name that `onnxpipe simulate` knows: naive, gpipe, 1f1b …", OPTION_NAME, AT(schedule),
      NAMES("auto naive gpipe 1f1b interleaved-1f1b zb-h1 zb-h2 zb-v v-half v-min")},
     {"schedule-file", "FILE", NULL, " plan train simulate ", "a schedule in text form, instead of a name", OPTION_TEXT,
      AT(schedule_file), ANY},
     {"objective", "NAME", "span", " plan simulate ",
      "what auto makes small: span, or makespan (the default with --clip-norm or several GPUs: all ranks wait for all)",
-     OPTION_TEXT, AT(objective), NAMES("span makespan")},
+     OPTION_NAME, AT(objective), NAMES("span makespan")},
     {"plan", "FILE", NULL, " plan train ",
      "a plan of `onnxpipe plan -o`: takes what is not given, refuses what contradicts it", OPTION_TEXT, AT(plan), ANY},
     /* learning */
     {"loss", "NAME", "auto", GRAPH,
      "cross_entropy, mse, bce_with_logits, model (the graph's own scalar output); auto: cross_entropy for integer "
      "targets, else mse",
-     OPTION_TEXT, AT(loss), NAMES("auto cross_entropy mse bce_with_logits model")},
+     OPTION_NAME, AT(loss), NAMES("auto cross_entropy mse bce_with_logits model")},
     {"output", "NAME", NULL, GRAPH, "the model output that the loss takes (the first)", OPTION_TEXT, AT(output), ANY},
     {"ignore-index", "I", "-100", GRAPH, "targets of cross_entropy that do not count", OPTION_INTEGER, AT(ignore_index),
      ANY},
     {"class-axis", "A", NULL, GRAPH, "the axis of the output that the target lacks, where two would fit",
      OPTION_INTEGER, AT(class_axis), RANGE(-8, 7)},
-    {"optimizer", "NAME", "adamw", GRAPH, "sgd, adam or adamw, as PyTorch defines them", OPTION_TEXT, AT(optimizer),
+    {"optimizer", "NAME", "adamw", GRAPH, "sgd, adam or adamw, as PyTorch defines them", OPTION_NAME, AT(optimizer),
      NAMES("sgd adam adamw")},
     {"lr", "RATE", "0.001", " train ", "learning rate", OPTION_NUMBER, AT(lr), ANY},
     {"lr-schedule", "NAME", "constant", " train ", "constant, linear or cosine (down to 0 after the last step)",
-     OPTION_TEXT, AT(lr_schedule), NAMES("constant linear cosine")},
+     OPTION_NAME, AT(lr_schedule), NAMES("constant linear cosine")},
     {"warmup-steps", "K", "0", " train ", "steps over which the learning rate rises to --lr", OPTION_INTEGER,
      AT(warmup_steps), RANGE(0, INT64_MAX)},
     {"momentum", "X", "0", GRAPH, "of sgd", OPTION_NUMBER, AT(momentum), ANY},
@@ -196,6 +198,31 @@ static Status check_range(const OptionEntry *entry, int64_t value, const char *t
   return fail(E_USAGE, "--%s: %s is more than %lld", entry->name, text, (long long)entry->most);
 }
 
+/* "sgd, adam, adamw" */
+static void list_values(const char *values, char *text, size_t room) {
+  size_t at = 0;
+  for (const char *c = values; *c && at + 3 < room; c++) {
+    if (*c == ' ')
+      text[at++] = ',';
+    text[at++] = *c;
+  }
+  text[at] = '\0';
+}
+
+static Status check_name(const OptionEntry *entry, const char *text) {
+  size_t length = strlen(text);
+  for (const char *name = entry->values; *name; name += strspn(name, " ")) {
+    size_t letters = strcspn(name, " ");
+    if (letters == length && strncmp(name, text, length) == 0)
+      return OK;
+    name += letters;
+  }
+  char list[512], hint[NEAREST_BYTES];
+  list_values(entry->values, list, sizeof list);
+  return fail(E_USAGE, "--%s: '%s' is none of %s%s", entry->name, text, list,
+              nearest_hint_of(text, entry->values, hint));
+}
+
 static Status parse(Options *options, const OptionEntry *entry, const char *text) {
   void *field = (char *)options + entry->offset;
   switch (entry->kind) {
@@ -215,6 +242,9 @@ static Status parse(Options *options, const OptionEntry *entry, const char *text
     TRY(ARENA_RESERVE(options->arena, list->items, list->n, list->capacity, list->n + 1));
     return (list->items[list->n++] = arena_string(options->arena, text)) ? OK : status_code();
   }
+  case OPTION_NAME:
+    TRY(check_name(entry, text));
+    break;
   case OPTION_TEXT:
     break;
   }

@@ -45,6 +45,7 @@ typedef enum {
   OPTION_NUMBER,
   OPTION_BYTES,
   OPTION_TEXT,
+  OPTION_NAME, /* one of `values` */
   OPTION_TEXTS,
   OPTION_NUMBERS
 } OptionKind;
@@ -58,7 +59,7 @@ typedef struct {
   OptionKind kind;
   size_t offset;
   int64_t least, most; /* of a number; `least` greater than `most`: any */
-  const char *values;  /* the names that it may have, for completion; NULL: others */
+  const char *values;  /* names that it may have, for completion, too; NULL: others */
 } OptionEntry;
 
 /* Entry i, NULL past the end. */

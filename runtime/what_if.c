@@ -30,8 +30,7 @@ static Status fill(Arena *arena, const Options *o, StudyRequest *request) {
                 : !o->forward_ms.n        ? "forward-ms"
                 : !o->backward_input_ms.n ? "backward-input-ms"
                                           : "backward-weight-ms");
-  Objective objective;
-  TRY(job_objective(o, false, &objective));
+  Objective objective = job_objective(o, false);
   if (o->schedule_file && options_given(o, "schedule"))
     return fail(E_USAGE, "--schedule %s and --schedule-file %s: give one of them", o->schedule, o->schedule_file);
   if (o->report && o->schedule_file && file_same(o->report, o->schedule_file))

@@ -17,10 +17,11 @@ typedef struct {
   int rank; /* every rank reads the same words: rank 0 says what is wrong with them */
 } CommandLine;
 
-static int find_option(const char *name, size_t length, const char *subcommand, OnnxpipeOption *option) {
+/* Whether there is such an option at all; *option: which. */
+static int find_option(const char *name, size_t length, OnnxpipeOption *option) {
   for (int i = 0; onnxpipe_options_describe(i, option) == ONNXPIPE_OK; i++)
     if (strlen(option->name) == length && strncmp(option->name, name, length) == 0)
-      return help_takes(subcommand, option);
+      return 1;
   return 0;
 }
 
@@ -80,14 +81,36 @@ static OnnxpipeStatus printed(void) {
   return ONNXPIPE_FAILED;
 }
 
+/* Who else takes the option, or which of the subcommand's own is most like the name. */
+static OnnxpipeStatus no_option(const CommandLine *line, const char *word, const char *subcommand) {
+  enum { MOST = 128 };
+  const char *names[MOST];
+  char name[128], after[512];
+  OnnxpipeOption option;
+  int n = 0, dashes = (int)strspn(word, "-");
+  snprintf(name, sizeof name, "%.*s", (int)strcspn(word + dashes, "="), word + dashes);
+  for (int i = 0; n < MOST && onnxpipe_options_describe(i, &option) == ONNXPIPE_OK; i++)
+    if (help_takes(subcommand, &option))
+      names[n++] = option.name;
+  int nearest = onnxpipe_nearest(name, names, n);
+  if (find_option(name, strlen(name), &option) && dashes == 2)
+    snprintf(after, sizeof after, " is no option of `%s`, but of%s(--help lists them)", subcommand, option.subcommands);
+  else if (nearest >= 0)
+    snprintf(after, sizeof after, " is no option of `%s`, did you mean --%s? (--help lists them)", subcommand,
+             names[nearest]);
+  else
+    snprintf(after, sizeof after, " is no option of `%s` (--help lists them)", subcommand);
+  return wrong(line, "", word, after);
+}
+
 /* One option at words[*at], its value behind "=" or in the next word. */
 static OnnxpipeStatus read_option(char **words, int n, int *at, const char *subcommand, CommandLine *line) {
   const char *word = words[*at], *name = strcmp(word, "-o") == 0 ? "output-plan" : word + 2, *value = "";
   const char *equals = strchr(name, '=');
   size_t length = equals ? (size_t)(equals - name) : strlen(name);
   OnnxpipeOption option;
-  if (!find_option(name, length, subcommand, &option))
-    return wrong(line, "", word, " is no option of this subcommand (--help lists them)");
+  if (!find_option(name, length, &option) || !help_takes(subcommand, &option))
+    return no_option(line, word, subcommand);
   if (equals)
     value = equals + 1;
   else if (option.argument && *at + 1 >= n)
@@ -114,7 +137,7 @@ static OnnxpipeStatus read_words(char **words, int n, const char *subcommand, Co
       if (status != ONNXPIPE_OK)
         return status;
     } else if (word[0] == '-' && word[1]) {
-      return wrong(line, "", word, " is no option of this subcommand (--help lists them)");
+      return no_option(line, word, subcommand);
     } else if (!takes_model || line->model) {
       return wrong(line, "'", word, "' is one word too many");
     } else {
@@ -175,6 +198,26 @@ static OnnxpipeStatus run(const char *subcommand, char **words, int n, int rank)
   return status;
 }
 
+static void no_subcommand(const char *word) {
+  enum { MOST = 16 };
+  const char *names[MOST];
+  char after[512] = "' is no subcommand: ";
+  int n = 0;
+  while (n < MOST && help_subcommand(n)) {
+    names[n] = help_subcommand(n)->name;
+    n++;
+  }
+  for (int i = 0; i < n; i++) {
+    size_t at = strlen(after);
+    snprintf(after + at, sizeof after - at, "%s%s", i == 0 ? "" : i + 1 == n ? " or " : ", ", names[i]);
+  }
+  int nearest = onnxpipe_nearest(word, names, n);
+  size_t at = strlen(after);
+  if (nearest >= 0)
+    snprintf(after + at, sizeof after - at, " (did you mean %s?)", names[nearest]);
+  complain("'", word, after);
+}
+
 int main(int argc, char **argv) {
   keep_streams();
   const char *subcommand = argc > 1 ? argv[1] : "--help";
@@ -187,7 +230,7 @@ int main(int argc, char **argv) {
     return argc > 1 ? printed() : ONNXPIPE_USAGE;
   }
   if (!help_knows(subcommand)) {
-    complain("'", subcommand, "' is no subcommand: inspect, plan, train, run, simulate or profile");
+    no_subcommand(subcommand);
     return ONNXPIPE_USAGE;
   }
   int rank = 0, size = 1, collective = strcmp(subcommand, "train") == 0;

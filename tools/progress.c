@@ -1,6 +1,7 @@
 /* The progress line. Invariant: nothing here goes to standard output but the last line. */
 #include "tools/progress.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -13,7 +14,9 @@ static double now(void) {
 }
 
 Progress progress_start(int quiet) {
-  return (Progress){.quiet = quiet, .terminal = isatty(STDERR_FILENO), .begun = now()};
+  const char *kind = getenv("TERM"); /* a dumb one draws no line anew */
+  int terminal = isatty(STDERR_FILENO) && !(kind && strcmp(kind, "dumb") == 0);
+  return (Progress){.quiet = quiet, .terminal = terminal, .begun = now()};
 }
 
 static int terminal_columns(void) {

@@ -93,13 +93,16 @@ static void copy_narrow(const char *text, FILE *file, int columns) {
   }
 }
 
-static void add_tables(const Plan *plan, Text *text, int columns) {
+static void add_prose(const Plan *plan, Text *text) {
   char step[CELL], update[CELL];
   text_add(text, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
            plan->microbatches, plan->microbatches == 1 ? "microbatch" : "microbatches",
            (long long)plan->microbatch_size, plan->schedule.name);
-  text_add(text, "predicted: %s a step, %s of it the update; bubble %.1f %%\n", seconds_text(plan->step_seconds, step),
-           seconds_text(plan->update_seconds, update), 100 * plan->bubble);
+  text_add(text, "predicted: %s a step, %s of it the update", seconds_text(plan->step_seconds, step),
+           seconds_text(plan->update_seconds, update));
+  if (plan->ranks == 1)
+    return;
+  text_add(text, "; bubble %.1f %%\n", 100 * plan->bubble);
   if (plan->named && strcmp(plan->named, plan->schedule.name) != 0)
     text_add(text, "made for these stages: %s, the fastest schedule by name, would take %s a step\n", plan->named,
              seconds_text(plan->named_step_seconds, step));
@@ -110,27 +113,79 @@ static void add_tables(const Plan *plan, Text *text, int columns) {
              plan->objective == OBJECTIVE_SPAN ? "longest span" : "makespan", seconds_text(reached, step),
              seconds_text(plan->lower_bound_seconds, bound), 100 * fmax(0, reached / plan->lower_bound_seconds - 1));
   }
-  add_stages(plan, text, columns);
-  add_memory(plan, text);
+}
+
+/* One rank's memory in words: there is nothing to compare it with. */
+static void add_memory_line(const Plan *plan, Text *text) {
+  const RankMemory *m = &plan->rank_memory[0];
+  char cell[8][CELL];
+  text_add(text,
+           "memory: %s; weights %s, gradients %s, optimizer %s, constants %s, kept for the backward pass %s, "
+           "temporary %s\n",
+           plan_bytes_text(m->total_bytes, cell[0]), plan_bytes_text(m->parameter_bytes, cell[1]),
+           plan_bytes_text(m->gradient_bytes, cell[2]), plan_bytes_text(m->state_bytes, cell[3]),
+           plan_bytes_text(m->constant_bytes, cell[4]), plan_bytes_text(m->activation_bytes, cell[5]),
+           plan_bytes_text(m->scratch_bytes, cell[6]));
+}
+
+/* The tables' foot. */
+static const char legend[] =
+    "F, B, W: a microbatch's forward pass, backward pass towards the input, weight gradients; up, down: its bytes to "
+    "the "
+    "next stage and to the one before; kept: what waits for the backward pass; temporary: what nodes use in turn; in "
+    "the "
+    "rows of ranks time runs to the right: a digit is a microbatch's F, a small letter its B, a capital its W, a dot "
+    "waiting";
+
+static Status print_text(Text *text, FILE *file, int columns, bool prose) {
+  Text wrapped = {0};
+  const char *whole = text_whole(text);
+  if (whole && prose) {
+    text_add_prose(&wrapped, whole, columns, 0, 2);
+    whole = text_whole(&wrapped);
+  }
+  if (whole && prose)
+    fputs(whole, file);
+  else if (whole)
+    copy_narrow(whole, file, columns);
+  text_free(&wrapped);
+  text_free(text);
+  return whole ? OK : status_code();
 }
 
 static Status print_tables(const Plan *plan, FILE *file, int columns) {
   Text text = {0};
-  add_tables(plan, &text, columns);
-  const char *whole = text_whole(&text);
-  if (whole)
-    copy_narrow(whole, file, columns);
-  text_free(&text);
-  return whole ? OK : status_code();
+  add_prose(plan, &text);
+  TRY(print_text(&text, file, columns, true));
+  add_stages(plan, &text, columns);
+  add_memory(plan, &text);
+  return print_text(&text, file, columns, false);
+}
+
+/* What one rank does is no pipeline. */
+static Status print_one(const Plan *plan, FILE *file, int columns) {
+  Text text = {0};
+  add_prose(plan, &text);
+  text_add_char(&text, '\n');
+  add_memory_line(plan, &text);
+  return print_text(&text, file, columns, true);
+}
+
+static Status print_legend(FILE *file, int columns) {
+  Text text = {0};
+  text_add_string(&text, legend);
+  return print_text(&text, file, columns, true);
 }
 
 Status plan_print(const Plan *plan, FILE *file, int columns, bool colours) {
-  Arena *arena = arena_create();
-  if (!arena)
+  Arena *arena = plan->ranks > 1 ? arena_create() : NULL;
+  if (!arena && plan->ranks > 1)
     return status_code();
-  Status status = print_tables(plan, file, columns);
-  if (status == OK)
+  Status status = plan->ranks > 1 ? print_tables(plan, file, columns) : print_one(plan, file, columns);
+  if (status == OK && plan->ranks > 1)
     status = print_grid(plan, arena, file, columns, colours);
+  if (status == OK && plan->ranks > 1)
+    status = print_legend(file, columns);
   arena_destroy(arena);
   if (status == OK && ferror(file))
     return fail(E_IO, "the plan cannot be printed");

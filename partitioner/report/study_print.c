@@ -4,25 +4,6 @@
 #include "partitioner/report/grid.h"
 #include "partitioner/report/study.h"
 
-/* Words, broken where the next one would not fit. */
-static void print_words(const char *text, FILE *file, int columns) {
-  int at = 0;
-  for (const char *word = text; *word;) {
-    int length = (int)strcspn(word, " \n");
-    if (at > 0 && at + 1 + length > columns) {
-      fputc('\n', file);
-      at = 0;
-    }
-    at += fprintf(file, "%s%.*s", at ? " " : "", length < columns ? length : columns, word);
-    word += length;
-    if (*word == '\n') {
-      fputc('\n', file);
-      at = 0;
-    }
-    word += *word != '\0';
-  }
-}
-
 static void add_peaks(const StudyResult *result, Text *text) {
   const Timing *timing = &result->timing;
   text_add(text, "peak memory in microbatches, by rank:");
@@ -55,12 +36,16 @@ static void add_numbers(const StudyResult *result, Text *text) {
 }
 
 Status study_print(const StudyResult *result, FILE *file, int columns, bool colours) {
-  Text numbers = {0};
+  Text numbers = {0}, narrow = {0};
   add_numbers(result, &numbers);
   const char *text = text_whole(&numbers);
   if (text)
-    print_words(text, file, columns);
+    text_add_prose(&narrow, text, columns, 0, 0);
   text_free(&numbers);
+  text = text ? text_whole(&narrow) : NULL;
+  if (text)
+    fputs(text, file);
+  text_free(&narrow);
   if (!text)
     return status_code();
   return grid_print(&result->schedule, &result->simulation, file, columns, colours);

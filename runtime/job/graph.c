@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "graph/autodiff.h"
 #include "graph/order.h"
 #include "runtime/job/job.h"
@@ -22,15 +23,57 @@ static Status parse_dim(Arena *arena, const char *text, DimBinding *dim) {
   return OK;
 }
 
-Status job_dims(Arena *arena, const Options *options, const Dataset *data, BindOptions *bind) {
+/* The names that --dim may have: those of the inputs' open dimensions, "INPUT.AXIS" where one has none. */
+static Status open_dims(Arena *arena, const Model *model, const char ***names, int *n) {
+  int n_inputs, most = 0;
+  const ModelInput *inputs = model_inputs(model, &n_inputs);
+  for (int i = 0; i < n_inputs; i++)
+    most += inputs[i].rank > 0 ? inputs[i].rank : 0;
+  TRY(ARENA_NEW(arena, *names, most));
+  *n = 0;
+  for (int i = 0; i < n_inputs; i++)
+    for (int k = 0; k < inputs[i].rank; k++) {
+      if (inputs[i].dim[k] >= 0)
+        continue;
+      const char *name =
+          inputs[i].dim_name[k] ? inputs[i].dim_name[k] : arena_format(arena, "%s.%d", inputs[i].name, k);
+      if (!name)
+        return status_code();
+      (*names)[(*n)++] = name;
+    }
+  return OK;
+}
+
+static Status refuse_dim(const char *dim, const char *const *names, int n) {
+  char list[1024] = "", hint[NEAREST_BYTES];
+  for (int i = 0; i < n; i++) {
+    size_t at = strlen(list);
+    bool again = false;
+    for (int k = 0; k < i; k++)
+      again |= strcmp(names[k], names[i]) == 0;
+    if (!again)
+      snprintf(list + at, sizeof list - at, "%s'%s'", at ? ", " : "", names[i]);
+  }
+  return fail(E_USAGE, "--dim: no input has an open dimension '%s'%s%s%s", dim, n ? ", only " : ": none is open", list,
+              nearest_hint(dim, names, n, hint));
+}
+
+Status job_dims(Arena *arena, const Options *options, const Model *model, const Dataset *data, BindOptions *bind) {
   DimBinding *dims;
-  int known = data ? data->n_dims : 0, n = known;
+  const char **names;
+  int known = data ? data->n_dims : 0, n = known, n_open;
   TRY(ARENA_NEW(arena, dims, (size_t)n + options->dim.n));
+  TRY(open_dims(arena, model, &names, &n_open));
   if (n)
     memcpy(dims, data->dims, (size_t)n * sizeof *dims);
   for (size_t i = 0; i < options->dim.n; i++) {
     DimBinding dim;
+    int is = 0;
     TRY(parse_dim(arena, options->dim.items[i], &dim));
+    while (is < n_open && strcmp(names[is], dim.name) != 0)
+      is++;
+    if (is == n_open)
+      return refuse_dim(dim.name, names, n_open);
     for (int k = 0; k < known; k++)
       if (strcmp(dims[k].name, dim.name) == 0 && dims[k].value != dim.value)
         return fail(E_USAGE, "--dim %s=%lld contradicts %s, where it is %lld", dim.name, (long long)dim.value,
@@ -44,7 +87,7 @@ Status job_dims(Arena *arena, const Options *options, const Dataset *data, BindO
 
 Status job_bind(Job *job) {
   BindOptions bind = {.batch = job->decided.microbatch_size, .evaluate = backend_evaluate};
-  TRY(job_dims(job->arena, job->asked.options, &job->given.data, &bind));
+  TRY(job_dims(job->arena, job->asked.options, job->given.model, &job->given.data, &bind));
   TRY(model_bind(job->given.model, &bind, job->arena, &job->decided.graph));
   return graph_order_for_cuts(job->decided.graph);
 }
@@ -52,16 +95,20 @@ Status job_bind(Job *job) {
 static Status find_output(const Job *job, ValueId *output) {
   const Graph *graph = job->decided.graph;
   const char *name = job->asked.options->output;
-  char names[1024] = "";
+  char names[1024] = "", hint[NEAREST_BYTES];
+  const char **known;
+  TRY(ARENA_NEW(job->arena, known, graph->n_outputs));
   for (size_t i = 0; i < graph->n_outputs; i++) {
     const char *this = graph_value(graph, graph->outputs[i])->name;
     if (!name || strcmp(this, name) == 0) {
       *output = graph->outputs[i];
       return OK;
     }
+    known[i] = this;
     snprintf(names + strlen(names), sizeof names - strlen(names), "%s'%s'", i ? ", " : "", this);
   }
-  return fail(E_USAGE, "--output: %s has no output '%s', it has %s", job->asked.path, name ? name : "", names);
+  return fail(E_USAGE, "--output: %s has no output '%s', it has %s%s", job->asked.path, name ? name : "", names,
+              name ? nearest_hint(name, known, (int)graph->n_outputs, hint) : "");
 }
 
 /* Whether an integer input has the output's shape without its last axis, as a language model's tokens do. */
@@ -123,8 +170,6 @@ static Status append_loss(Job *job) {
                      .class_axis = -1};
   if (loss->kind == LOSS_AUTO)
     loss->kind = planned_loss(job);
-  if (loss->kind == LOSS_COUNT)
-    return fail(E_USAGE, "--loss: '%s' is none of auto, cross_entropy, mse, bce_with_logits, model", o->loss);
   TRY(find_output(job, &loss->output));
   const Value *output = graph_value(job->decided.graph, loss->output);
   if (options_given(o, "class-axis")) {
@@ -156,18 +201,41 @@ static Status append_loss(Job *job) {
   return status;
 }
 
+/* An option of other losses than the one that is taken. */
+static Status refuse_idle_loss(const Job *job) {
+  const Options *o = job->asked.options;
+  LossKind kind = job->decided.loss.kind;
+  const char *idle = o->ignore_index != -100 ? "ignore-index" : options_given(o, "class-axis") ? "class-axis" : NULL;
+  if (kind == LOSS_CROSS_ENTROPY || !idle)
+    return OK;
+  return fail(E_USAGE, "--%s does nothing with a loss of %s: it is an option of cross_entropy", idle, loss_name(kind));
+}
+
 const char *job_optimizer(const Job *job) {
   const char *planned = options_given(job->asked.options, "optimizer") ? NULL : job->asked.planned.optimizer;
   return planned && optimizer_find(planned) != OPTIMIZER_COUNT ? planned : job->asked.options->optimizer;
 }
 
+/* An option of other optimizers than the one that is taken; with its default it does no harm. */
+static Status refuse_idle_optimizer(const Job *job) {
+  const Options *o = job->asked.options;
+  bool sgd = job->decided.optimizer.kind == OPTIMIZER_SGD;
+  const char *idle = sgd ? (o->beta1 != 0.9     ? "beta1"
+                            : o->beta2 != 0.999 ? "beta2"
+                            : o->eps != 1e-8    ? "eps"
+                                                : NULL)
+                         : (o->momentum != 0 ? "momentum"
+                            : o->nesterov    ? "nesterov"
+                                             : NULL);
+  return !idle ? OK
+               : fail(E_USAGE, "--%s does nothing with --optimizer %s: it is an option of %s", idle, job_optimizer(job),
+                      sgd ? "adam and adamw" : "sgd");
+}
+
 static Status append_optimizer(Job *job) {
   const Options *o = job->asked.options;
-  OptimizerKind kind = optimizer_find(job_optimizer(job));
-  if (kind == OPTIMIZER_COUNT)
-    return fail(E_USAGE, "--optimizer: '%s' is none of sgd, adam, adamw", job_optimizer(job));
   OptimizerSpec *spec = &job->decided.optimizer;
-  *spec = optimizer_defaults(kind);
+  *spec = optimizer_defaults(optimizer_find(job_optimizer(job)));
   spec->learning_rate = o->lr;
   spec->momentum = o->momentum;
   spec->nesterov = o->nesterov;
@@ -176,6 +244,7 @@ static Status append_optimizer(Job *job) {
   spec->epsilon = o->eps;
   if (options_given(o, "weight-decay"))
     spec->weight_decay = o->weight_decay;
+  TRY(refuse_idle_optimizer(job));
   return optimizer_append(job->decided.graph, spec);
 }
 
@@ -188,11 +257,25 @@ static void count_trained(const Job *job, int64_t *tensors, int64_t *elements) {
     }
 }
 
+static Status decide_optimizer(Job *job) {
+  const Options *o = job->asked.options;
+  const OptimizerSpec *spec = &job->decided.optimizer;
+  char numbers[128];
+  if (spec->kind == OPTIMIZER_SGD)
+    snprintf(numbers, sizeof numbers, "%s %g", spec->nesterov ? "Nesterov momentum" : "momentum", spec->momentum);
+  else
+    snprintf(numbers, sizeof numbers, "beta1 %g, beta2 %g, eps %g", spec->beta1, spec->beta2, spec->epsilon);
+  return job_decide(job, "optimizer", "%s, learning rate %g, %s, weight decay %g%s", job_optimizer(job),
+                    spec->learning_rate, numbers, spec->weight_decay,
+                    options_given(o, "optimizer") || options_given(o, "lr") ? "" : " (--optimizer, --lr)");
+}
+
 Status job_differentiate(Job *job) {
   Graph *graph = job->decided.graph;
   size_t n_unreached = 0;
   int64_t tensors, elements;
   TRY(append_loss(job));
+  TRY(refuse_idle_loss(job));
   count_trained(job, &tensors, &elements);
   if (!tensors)
     return fail(E_MODEL, "%s: nothing in it trains (`onnxpipe inspect` says why; --train GLOB)", job->asked.path);
@@ -217,9 +300,5 @@ Status job_differentiate(Job *job) {
                                                                    : ", for the targets are not integers";
   TRY(job_decide(job, "loss", "%s of output '%s'%s", loss_name(job->decided.loss.kind),
                  graph_value(graph, job->decided.loss.output)->name, why));
-  return job_decide(job, "optimizer", "%s, learning rate %g%s", job_optimizer(job),
-                    job->decided.optimizer.learning_rate,
-                    options_given(job->asked.options, "optimizer") || options_given(job->asked.options, "lr")
-                        ? ""
-                        : " (--optimizer, --lr)");
+  return decide_optimizer(job);
 }

@@ -77,7 +77,7 @@ void job_close(Job *job);
 Status job_read_schedule(Job *job);
 /* What makes a plan faster than another: --objective, else the makespan where all ranks wait for all in a step, as they
  * do for --clip-norm or, `agree`, before updates. */
-Status job_objective(const Options *options, bool agree, Objective *objective);
+Objective job_objective(const Options *options, bool agree);
 
 /* The optimizer's name: the option's, else the plan file's, which is refused later where there is none of that name. */
 const char *job_optimizer(const Job *job);
@@ -87,11 +87,12 @@ int job_ranks_here(const Job *job);
 
 /* Adds a line that says what was decided. */
 Status job_decide(Job *job, const char *what, const char *format, ...) __attribute__((format(printf, 3, 4)));
-/* Prints the lines. */
-void job_print(const Job *job, FILE *out);
+/* Prints the lines, broken between words in a window. */
+Status job_print(const Job *job, FILE *out);
 
-/* The sizes of symbolic dimensions: the data's (NULL: none) and those of --dim, which must not contradict them. */
-Status job_dims(Arena *arena, const Options *options, const Dataset *data, BindOptions *bind);
+/* The sizes of symbolic dimensions: the data's (NULL: none) and those of --dim, which must not contradict them, and
+ * name what an input leaves open. */
+Status job_dims(Arena *arena, const Options *options, const Model *model, const Dataset *data, BindOptions *bind);
 
 /* The forward graph of one microbatch, bound to the data's or the options' sizes, in the order that will be cut. */
 Status job_bind(Job *job);
@@ -109,9 +110,9 @@ Status job_show(const Job *job, FILE *out);
 /* Takes over rank 0's plan from its text. */
 Status job_plan_from(Job *job, const char *text);
 
-/* How wide what is printed may be: the terminal's, or COLUMNS, or 100. */
+/* How wide what is printed may be: what COLUMNS says, or the terminal, or 100. */
 int job_columns(void);
-/* Whether it may have colours: a terminal, and NO_COLOR is not set. */
+/* Whether it may have colours: a terminal that is not dumb, and NO_COLOR is not set. */
 bool job_colours(FILE *out);
 
 /* "1,234,567" into text of at least 32 bytes; returns text. */

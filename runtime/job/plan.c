@@ -67,7 +67,7 @@ static Status fill_request(Job *job, const Profile *profiles) {
       .synthesize = true,
   };
   /* executor_agree: where hosts run ahead of devices that exchange directly */
-  TRY(job_objective(job->asked.options, decided->request.direct_bytes_per_second > 0, &decided->request.objective));
+  decided->request.objective = job_objective(job->asked.options, decided->request.direct_bytes_per_second > 0);
   return list_ties(job, &decided->request.ties);
 }
 

@@ -5,13 +5,9 @@
 #include "base/file.h"
 #include "runtime/job/job.h"
 
-Status job_objective(const Options *options, bool agree, Objective *objective) {
-  bool span = strcmp(options->objective, "span") == 0;
-  if (!span && strcmp(options->objective, "makespan") != 0)
-    return fail(E_USAGE, "--objective: '%s' is neither span nor makespan", options->objective);
+Objective job_objective(const Options *options, bool agree) {
   bool waits = (agree || options->clip_norm > 0) && !options_given(options, "objective");
-  *objective = span && !waits ? OBJECTIVE_SPAN : OBJECTIVE_MAKESPAN;
-  return OK;
+  return strcmp(options->objective, "span") == 0 && !waits ? OBJECTIVE_SPAN : OBJECTIVE_MAKESPAN;
 }
 
 static Status contradicts(const Job *job, const char *option, int64_t asked, int64_t has) {

@@ -1,11 +1,14 @@
 /* What a job decided, for people. Invariant: nothing is decided here. */
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/text.h"
 #include "partitioner/report/plan_report.h"
 #include "runtime/job/job.h"
 
@@ -32,7 +35,9 @@ int job_columns(void) {
 
 /* mpirun gives its ranks a terminal wherever their output really goes. */
 bool job_colours(FILE *out) {
-  return isatty(fileno(out)) && !getenv("NO_COLOR") && !getenv("OMPI_COMM_WORLD_RANK");
+  const char *kind = getenv("TERM");
+  bool dumb = kind && strcmp(kind, "dumb") == 0;
+  return isatty(fileno(out)) && !dumb && !getenv("NO_COLOR") && !getenv("OMPI_COMM_WORLD_RANK");
 }
 
 Status job_decide(Job *job, const char *what, const char *format, ...) {
@@ -48,9 +53,22 @@ Status job_decide(Job *job, const char *what, const char *format, ...) {
   return copy ? OK : status_code();
 }
 
-void job_print(const Job *job, FILE *out) {
-  for (size_t i = 0; i < job->decided.n_lines; i++)
-    fprintf(out, "%-13s %s\n", job->decided.lines[i].what, job->decided.lines[i].text);
+enum { LABEL = 14 };
+
+/* Lines are broken where somebody reads them: in a window. Programs find a decision in one. */
+Status job_print(const Job *job, FILE *out) {
+  int columns = isatty(fileno(out)) || getenv("COLUMNS") ? job_columns() : INT_MAX;
+  Text text = {0};
+  for (size_t i = 0; i < job->decided.n_lines; i++) {
+    const Decision *line = &job->decided.lines[i];
+    text_add(&text, "%-*s ", LABEL - 1, line->what);
+    text_add_prose(&text, line->text, columns, LABEL, LABEL);
+  }
+  const char *whole = text_whole(&text);
+  if (whole)
+    fputs(whole, out);
+  text_free(&text);
+  return whole ? OK : status_code();
 }
 
 static Status write_report(const Job *job) {
@@ -66,7 +84,7 @@ static Status write_report(const Job *job) {
 
 Status job_show(const Job *job, FILE *out) {
   if (out) {
-    job_print(job, out);
+    TRY(job_print(job, out));
     TRY(plan_print(&job->decided.plan, out, job_columns(), job_colours(out)));
     fflush(out);
   }

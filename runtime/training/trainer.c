@@ -71,12 +71,6 @@ static Status settle_steps(Training *training) {
   const Options *o = job->asked.options;
   if (o->steps && o->epochs)
     return fail(E_USAGE, "--steps %lld and --epochs %lld: give one of them", (long long)o->steps, (long long)o->epochs);
-  static const char *const rates[] = {"constant", "linear", "cosine"};
-  bool known = false;
-  for (int i = 0; i < 3; i++)
-    known |= strcmp(o->lr_schedule, rates[i]) == 0;
-  if (!known)
-    return fail(E_USAGE, "--lr-schedule: '%s' is none of constant, linear, cosine", o->lr_schedule);
   if (options_given(o, "clip-norm") && !(o->clip_norm > 0))
     return fail(E_USAGE, "--clip-norm: %g is not above 0", o->clip_norm);
   if (decided->batch > job->given.data.samples && !o->steps)
@@ -98,6 +92,7 @@ static Status settle_steps(Training *training) {
                  : o->epochs ? ", as --epochs makes"
                              : ", once through the data (--steps, --epochs)",
                  o->shuffle ? ", shuffled" : ""));
+  TRY(learning_decide(job, training->steps));
   if (!o->steps && samples % decided->batch)
     TRY(job_decide(job, "note", "the last %lld samples of each epoch make no whole batch and are left out",
                    (long long)(samples % decided->batch)));
@@ -129,6 +124,7 @@ static const double WORTH_MEASURING_SECONDS = 20, MEASURING_SECONDS = 1;
 /* What options, data and this rank's device say. */
 static Status begin(Training *training, RankPlace *place) {
   Job *job = training->job;
+  TRY(launcher_check(job->asked.world, job->asked.options));
   if (!job->asked.options->data)
     return fail(E_USAGE, "train needs --data FILE.npz");
   TRY(job_open(job));

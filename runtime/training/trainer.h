@@ -64,6 +64,13 @@ Status trainer_prepare(Training *training, Outcome *outcome);
 /* The learning rate of step k, from 0; past `steps` that of their end. */
 double trainer_learning_rate(const Options *options, int64_t step, int64_t steps);
 
+/* Whether a launcher says that this process is one of several, and the MPI world of `size` ranks is this one alone. */
+bool launcher_is_foreign(int size);
+/* E_USAGE there, unless --ranks says that this process is to train alone. */
+Status launcher_check(const World *world, const Options *options);
+/* Adds the lines about learning, and notes of options that do nothing in this run; E_USAGE where two contradict. */
+Status learning_decide(Job *job, int64_t steps);
+
 /* One rank's work, on the thread that owns its link; training, rank and link are set, all else is zero. After a failure
  * only worker_close. */
 Status worker_open(Worker *worker);

@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "base/checked.h"
 #include "base/file.h"
+#include "base/nearest.h"
 #include "base/text.h"
 #include "tests/test.h"
 
@@ -67,6 +68,49 @@ static void arena_hands_out_aligned_zeroes(void **state) {
   assert_string_equal(arena_format(arena, "%d-%s", 7, "x"), "7-x");
   arena_destroy(arena);
   arena_destroy(NULL);
+}
+
+static void prose_is_broken_between_words(void **state) {
+  (void)state;
+  static const struct {
+    const char *prose;
+    int columns, at, indent;
+    const char *lines;
+  } cases[] = {{"one two three", 20, 0, 2, "one two three\n"},
+               {"one two three", 8, 0, 2, "one two\n  three\n"},
+               {"one two three", 10, 5, 4, "one\n    two\n    three\n"},
+               {"one two\nthree four\n", 7, 0, 1, "one two\nthree\n four\n"},
+               {"\xc3\xa9t\xc3\xa9 \xc3\xa9t\xc3\xa9", 7, 0, 0, "\xc3\xa9t\xc3\xa9 \xc3\xa9t\xc3\xa9\n"},
+               {"abcdefgh i", 5, 0, 2, "abcde\n  fgh\n  i\n"},
+               {"abc", 1, 0, 9, "a\nb\nc\n"},
+               {"", 10, 0, 0, "\n"}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Text text = {0};
+    text_add_prose(&text, cases[i].prose, cases[i].columns, cases[i].at, cases[i].indent);
+    assert_string_equal(text_whole(&text), cases[i].lines);
+    text_free(&text);
+  }
+}
+
+static void unknown_names_are_near_some(void **state) {
+  (void)state;
+  static const char *const names[] = {"sgd", "adam", "adamw", "microbatches", "memory-limit", "batch"};
+  static const struct {
+    const char *word;
+    int nearest;
+  } words[] = {{"sgdd", 0},  {"sdg", 0},        {"adma", 1},         {"adamw2", 2},
+               {"micro", 3}, {"microbatch", 3}, {"mircobatchs", 3},  {"memorylimt", 4},
+               {"bach", 5},  {"lion", -1},      {"x", -1},           {"", -1},
+               {"b", -1},    {"colour", -1},    {"memory_limit", 4}, {"memory-limit", -1}};
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+    assert_int_equal(nearest_name(words[i].word, names, 6), words[i].nearest);
+  char text[NEAREST_BYTES], long_word[2000];
+  assert_string_equal(nearest_hint_of("sgdd", "sgd adam adamw", text), " (did you mean sgd?)");
+  assert_string_equal(nearest_hint_of("lion", "sgd adam adamw", text), "");
+  memset(long_word, 'x', sizeof long_word - 1);
+  long_word[sizeof long_word - 1] = '\0';
+  assert_string_equal(nearest_hint_of(long_word, "sgd adam adamw", text), "");
+  assert_int_equal(nearest_name("sgdd", (const char *const[]){long_word, "sgd"}, 2), 1);
 }
 
 static void texts_grow(void **state) {
@@ -193,6 +237,8 @@ int main(void) {
       cmocka_unit_test(long_messages_are_cut),
       cmocka_unit_test(arena_hands_out_aligned_zeroes),
       cmocka_unit_test(arena_arrays_grow),
+      cmocka_unit_test(prose_is_broken_between_words),
+      cmocka_unit_test(unknown_names_are_near_some),
       cmocka_unit_test(texts_grow),
       cmocka_unit_test(a_text_without_memory_is_not_whole),
       cmocka_unit_test(overflow_is_seen),

@@ -43,5 +43,127 @@ class Pages(CommandLineTest):
                     self.assertIn("mpirun --allow-run-as-root --oversubscribe -n ", line, path)
 
 
+class Options(CommandLineTest):
+    """Nothing is ignored in silence, and everything about learning is printed."""
+
+    def setUp(self):
+        super().setUp()
+        self.train = ["train", common.model_path("surrogate"), "--data", common.model_path("surrogate", "data.npz"), "--steps", 2]
+
+    def test_options_that_do_nothing_are_refused(self):
+        classes = ["train", common.model_path("branches"), "--data", common.model_path("branches", "data.npz"), "--steps", 1]
+        for line, words in [
+            ("--momentum does nothing with --optimizer adamw: it is an option of sgd", [*self.train, "--momentum", 0.9]),
+            ("--nesterov does nothing with --optimizer adam: it is an option of sgd",
+             [*self.train, "--optimizer", "adam", "--nesterov"]),
+            ("--beta1 does nothing with --optimizer sgd: it is an option of adam and adamw",
+             [*self.train, "--optimizer", "sgd", "--beta1", 0.5]),
+            ("--eps does nothing with --optimizer sgd: it is an option of adam and adamw",
+             [*self.train, "--optimizer", "sgd", "--eps", 1e-6]),
+            ("--ignore-index does nothing with a loss of mse: it is an option of cross_entropy",
+             [*self.train, "--ignore-index", 3]),
+            ("--class-axis does nothing with a loss of mse: it is an option of cross_entropy", [*self.train, "--class-axis", 1]),
+            ("--quiet and --verbose: give one of them", [*self.train, "--quiet", "--verbose"]),
+        ]:
+            with self.subTest(line):
+                self.refused(2, line, *words)
+        self.done(*self.train, "--momentum", 0, "--ignore-index", -100)  # their defaults: what scripts write out
+        self.done(*classes, "--ignore-index", 3)
+        self.refused(2, "--momentum does nothing with --optimizer adamw: it is an option of sgd", "plan", self.train[1],
+                     "--momentum", 0.9)
+
+    def test_dimensions_that_nothing_has(self):
+        model = common.model_path("surrogate")
+        for command in (["inspect", model], ["plan", model], self.train, ["run", *self.train[1:4], "--out", self.path("o.npz")]):
+            said = self.refused(2, re.compile("^--dim: no input has an open dimension 'batc', only '"), *command, "--dim", "batc=3")
+            self.assertRegex(said, r"\(did you mean \w*batch\?\)$")
+
+    def test_options_that_come_to_nothing_are_noted(self):
+        text = self.done(*self.train, "--seed", 7, "--warmup-steps", 10, "--dry-run", "--save", self.path("s.onnx"))
+        for line in ("--seed does nothing without --shuffle or --init",
+                     "--warmup-steps 10 is more than the run's 2: --lr is never reached",
+                     f"--dry-run: {self.path('s.onnx')} is not written"):
+            self.assertIn(f"note          {line}\n", text)
+        self.assertNotIn("note", self.done(*self.train, "--seed", 7, "--shuffle", "--warmup-steps", 2))
+
+    def test_what_decides_learning_is_printed(self):
+        def lines(*options):
+            text = self.done(*self.train, "--dry-run", *options)
+            return [re.search(f"^{what} +(.*)$", text, re.M).group(1) for what in ("optimizer", "learning")]
+
+        self.assertEqual(lines(), ["adamw, learning rate 0.001, beta1 0.9, beta2 0.999, eps 1e-08, weight decay 0.01 (--optimizer, --lr)",
+                                   "the rate is constant; gradients are not clipped; nothing is drawn (seed 0)"])
+        self.assertEqual(lines("--optimizer", "sgd", "--momentum", 0.9, "--nesterov", "--lr", 0.1, "--lr-schedule", "cosine",
+                               "--warmup-steps", 1, "--clip-norm", 2, "--shuffle", "--seed", 3),
+                         ["sgd, learning rate 0.1, Nesterov momentum 0.9, weight decay 0",
+                          "the rate rises over 1 step, then falls as a cosine to 0 at the end; gradients are scaled down to a norm of 2; "
+                          "the order of samples is drawn (seed 3)"])
+
+
+class Launchers(CommandLineTest):
+    """Ranks that MPI does not see as one world would be copies of one another."""
+
+    def test_foreign_launchers(self):
+        words = [ONNXPIPE, "train", common.model_path("surrogate"), "--data", common.model_path("surrogate", "data.npz"), "--steps", "1"]
+        for rank, size in (("RANK", "WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+            def run(n, *more):
+                environment = dict(os.environ, **{rank: "0", size: str(n)}, ASAN_OPTIONS="detect_leaks=0")
+                return subprocess.run([*words, *more], env=environment, capture_output=True, text=True, timeout=120)
+
+            with self.subTest(size):
+                refused = run(3)
+                self.assertEqual((refused.returncode, refused.stdout), (2, ""), refused.stderr)
+                self.assertEqual(refused.stderr.splitlines()[-1],
+                                 f"onnxpipe: {rank}=0 and {size}=3: one of 3 processes, but MPI sees it alone, and each would train the "
+                                 "whole model: start them with this MPI's mpirun, or give --ranks N for N threads of each")
+                alone, threads = run(1), run(3, "--ranks", "2")
+                self.assertEqual(alone.returncode, 0, alone.stderr)
+                self.assertEqual(threads.returncode, 0, threads.stderr)
+                self.assertIn("2 threads of this process", threads.stdout)
+
+
+class Windows(CommandLineTest):
+    def test_what_is_printed_fits(self):
+        """Words wrap, in a window; nothing of them is lost."""
+        words = ["plan", common.model_path("branches"), "--ranks", 2]
+        environment = dict(os.environ, COLUMNS="50")
+        narrow = subprocess.run([ONNXPIPE, *map(str, words)], env=environment, capture_output=True, text=True).stdout
+        self.assertLessEqual(max(map(len, narrow.splitlines())), 50)
+        wide = self.done(*words)
+        for phrase in ("weight decay 0.01", "proved to be at least", "a dot waiting", "the fastest by simulation of"):
+            self.assertIn(phrase, " ".join(narrow.split()), narrow)
+            self.assertIn(phrase, " ".join(wide.split()))
+
+    def test_one_rank_prints_no_pipeline(self):
+        alone = self.done("plan", common.model_path("branches"), "--ranks", 1)
+        for word in ("bubble", "rank 0", "stage rank", "first … last"):
+            self.assertNotIn(word, alone)
+        self.assertIn("memory: ", alone)
+
+    def test_a_dumb_terminal(self):
+        """No colours, and no line that is drawn over: on a terminal of which TERM says so."""
+        words = [ONNXPIPE, "train", common.model_path("branches"), "--data", common.model_path("branches", "data.npz"), "--ranks", "2",
+                 "--steps", "3"]
+        for kind, escapes in (("dumb", False), ("xterm", True)):
+            environment = dict(os.environ, TERM=kind, COLUMNS="100")
+            environment.pop("NO_COLOR", None)
+            ours, theirs = os.openpty()
+            run = subprocess.Popen(words, env=environment, stdout=theirs, stderr=theirs)
+            os.close(theirs)
+            text = b""
+            while True:
+                try:
+                    part = os.read(ours, 4096)
+                except OSError:  # the other end is closed
+                    break
+                if not part:
+                    break
+                text += part
+            os.close(ours)
+            self.assertEqual(run.wait(timeout=60), 0, text)
+            self.assertEqual(b"\033" in text, escapes, text)
+            self.assertIn(b"step 3/3", text)
+
+
 if __name__ == "__main__":
     common.main()

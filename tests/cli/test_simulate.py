@@ -107,8 +107,9 @@ class Simulate(CommandLineTest):
             ("forward-ms of rank 0 is 1e+300: a time is at most 1e+15", [*FOUR, "--forward-ms", "1e300"]),
             ("memory-limit-microbatches of rank 0 is 0: must be more than 0", [*FOUR, "--memory-limit-microbatches", "0"]),
             ("backward-input-frees is 2: a fraction is 0 to 1", [*FOUR, "--backward-input-frees", "2"]),
-            ("--objective: 'speed' is neither span nor makespan", [*FOUR, "--objective", "speed"]),
-            ("there is no schedule '1f1c'", [*FOUR, "--schedule", "1f1c"]),
+            ("--objective: 'speed' is none of span, makespan", [*FOUR, "--objective", "speed"]),
+            ("--schedule: '1f1c' is none of auto, naive, gpipe, 1f1b, interleaved-1f1b, zb-h1, zb-h2, zb-v, v-half, v-min "
+             "(did you mean 1f1b?)", [*FOUR, "--schedule", "1f1c"]),
             ("schedule zb-v has 2 stages a rank, not 3", [*FOUR, "--schedule", "zb-v", "--chunks", "3"]),
             ("'m.onnx' is one word too many", [*FOUR, "m.onnx"]),
             (f"--schedule 1f1b and --schedule-file {self.path('s.txt')}: give one of them",

@@ -605,9 +605,40 @@ static void prints_within_the_window(void **state) {
   arena_destroy(arena);
 }
 
+static char *print_plan(int ranks, int columns) {
+  Arena *arena = arena_create();
+  PlanRequest request = request_of(ranks, 4, "1f1b");
+  Plan plan;
+  char *text;
+  size_t size;
+  FILE *file = open_memstream(&text, &size);
+  ASSERT_OK(plan_make(arena, layers_of(arena, 8, 32, 16), &request, &plan));
+  ASSERT_OK(plan_print(&plan, file, columns, false));
+  fclose(file);
+  arena_destroy(arena);
+  return text;
+}
+
+static void one_rank_has_no_pipeline_to_print(void **state) {
+  (void)state;
+  char *one = print_plan(1, 100), *two = print_plan(2, 100), *narrow = print_plan(2, 40);
+  assert_null(strstr(one, "bubble"));
+  assert_null(strstr(one, "stage rank"));
+  assert_null(strstr(one, "rank 0"));
+  assert_non_null(strstr(one, "memory: "));
+  assert_non_null(strstr(two, "stage rank"));
+  assert_non_null(strstr(two, "waiting")); /* what the letters mean */
+  assert_non_null(strstr(narrow, "waiting"));
+  assert_non_null(strstr(narrow, "bubble")); /* which a line of 40 characters would have lost */
+  free(one);
+  free(two);
+  free(narrow);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(cuts_are_those_of_brute_force),
+      cmocka_unit_test(one_rank_has_no_pipeline_to_print),
       cmocka_unit_test(every_schedule_makes_a_plan),
       cmocka_unit_test(a_slow_device_gets_less),
       cmocka_unit_test(a_large_table_lies_where_there_is_room),
