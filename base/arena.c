@@ -18,6 +18,8 @@ typedef struct Chunk {
 
 struct Arena {
   Chunk *head;
+  size_t taken, limit; /* bytes of all chunks, and how many they may be; 0: any */
+  const char *whose;
 };
 
 Arena *arena_create(void) {
@@ -25,6 +27,17 @@ Arena *arena_create(void) {
   if (!arena)
     fail(E_MEMORY, "out of memory");
   return arena;
+}
+
+void arena_limit(Arena *arena, size_t bytes, const char *whose) {
+  arena->limit = bytes;
+  arena->whose = whose;
+}
+
+size_t arena_left(const Arena *arena) {
+  if (!arena->limit)
+    return SIZE_MAX;
+  return arena->taken < arena->limit ? arena->limit - arena->taken : 0;
 }
 
 void arena_destroy(Arena *arena) {
@@ -56,11 +69,16 @@ void *arena_alloc(Arena *arena, size_t count, size_t size) {
     size_t total = align_up(header + bytes, WIDE);
     if (total < CHUNK_BYTES)
       total = CHUNK_BYTES;
+    if (total > arena_left(arena)) {
+      fail(E_LIMIT, "%zu bytes more are above the limit of %s, %zu bytes", bytes, arena->whose, arena->limit);
+      return NULL;
+    }
     Chunk *fresh = aligned_alloc(WIDE, total);
     if (!fresh) {
       fail(E_MEMORY, "out of memory: %zu bytes", bytes);
       return NULL;
     }
+    arena->taken += total;
     fresh->bytes = total;
     fresh->used = header;
     if (chunk && total > CHUNK_BYTES) { /* a big one stands behind, so that the head keeps its free room */

@@ -11,11 +11,19 @@ typedef struct Arena Arena;
 /* A new, empty arena; NULL (with the message set) if memory is out. */
 Arena *arena_create(void);
 
+/* From now on the arena takes at most so many bytes in all (a new one has no limit); what would go beyond fails
+ * E_LIMIT, with `whose` in its message: "the import". `whose` outlives the arena. */
+void arena_limit(Arena *arena, size_t bytes, const char *whose);
+
+/* What of its limit is left; SIZE_MAX where there is none. */
+size_t arena_left(const Arena *arena);
+
 /* Frees the arena and all it handed out. NULL is fine. */
 void arena_destroy(Arena *arena);
 
 /* `count` zeroed elements of `size` bytes, 64-byte aligned when larger than 64 bytes, 16 otherwise. NULL with
- * the message set (E_MEMORY) when the product overflows or memory is out. A count of 0 gives a valid pointer. */
+ * the message set (E_MEMORY, E_LIMIT) when the product overflows or memory or the limit is out. A count of 0 gives a
+ * valid pointer. */
 void *arena_alloc(Arena *arena, size_t count, size_t size);
 
 /* Grows an array that lives in the arena to hold at least `need` elements, doubling; the old storage stays

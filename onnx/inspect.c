@@ -12,6 +12,7 @@ typedef struct {
   json_t *report, *operators, *coupled, *findings;
   NameMap used;               /* names that nodes read, anywhere in the graph, and outputs */
   const char *inference_norm; /* the first BatchNormalization that uses its stored statistics */
+  bool path_is_named;         /* in the message of a failure */
 } Report;
 
 /* Fails where jansson has no memory; takes over `value`. */
@@ -194,8 +195,9 @@ static Status try_binding(Report *r, const BindOptions *options) {
   Status status = model_bind(r->model, &bind, r->arena, &graph);
   if (status == OK || status == E_USAGE)
     return OK;
-  if (status == E_MEMORY)
-    return fail(E_MEMORY, "binding: out of memory");
+  r->path_is_named = status == E_MEMORY || status == E_LIMIT;
+  if (r->path_is_named)
+    return status;
   return find(r, "does_not_bind", "", arena_string(r->arena, status_message()));
 }
 
@@ -232,7 +234,8 @@ Status model_inspect(Model *model, const BindOptions *options, json_t **report) 
   if (status != OK) {
     json_decref(r.report);
     r.report = NULL;
-    status_context("%s: ", model->path);
+    if (!r.path_is_named)
+      status_context("%s: ", model->path);
   }
   *report = r.report;
   return status;

@@ -6,8 +6,9 @@
 
 #include "onnx/file/internal.h"
 
-/* Nodes that inlining all functions may make; a doubling chain of calls would exceed any memory. */
-enum { MAX_INLINED_NODES = 1 << 22 };
+/* Nodes that inlining all functions may make: so many, and some for each node of the file. A doubling chain of calls
+ * would exceed any memory. */
+enum { INLINED_NODES = 1 << 13, INLINED_FOR_EACH = 16, INLINED_MOST = 1 << 22 };
 
 /* The names that a graph can see: its own and those around it. */
 typedef struct Scope {
@@ -193,10 +194,32 @@ static Status count_nodes(const Model *model, Onnx__NodeProto *const *nodes, siz
       for (size_t g = 0; g < attribute->n_graphs; g++)
         TRY(count_nodes(model, attribute->graphs[g]->node, attribute->graphs[g]->n_node, expanded, depth + 1, count));
     }
-    if (*count > MAX_INLINED_NODES)
-      return fail(E_UNSUPPORTED, "inlining its functions would make more than %d nodes", MAX_INLINED_NODES);
+    if (*count > model->n_inlined)
+      return fail(E_LIMIT, "inlining its functions would make more than %lld nodes, of %lld in the file",
+                  (long long)model->n_inlined, (long long)(model->n_inlined - INLINED_NODES) / INLINED_FOR_EACH);
   }
   return OK;
+}
+
+/* As they stand in the file, those of branches included. */
+static int64_t nodes_written(Onnx__NodeProto *const *nodes, size_t n) {
+  int64_t count = (int64_t)n;
+  for (size_t i = 0; i < n; i++)
+    for (size_t a = 0; a < nodes[i]->n_attribute; a++) {
+      const Onnx__AttributeProto *attribute = nodes[i]->attribute[a];
+      if (attribute->g)
+        count += nodes_written(attribute->g->node, attribute->g->n_node);
+      for (size_t g = 0; g < attribute->n_graphs; g++)
+        count += nodes_written(attribute->graphs[g]->node, attribute->graphs[g]->n_node);
+    }
+  return count;
+}
+
+static int64_t nodes_of_file(const Onnx__ModelProto *proto) {
+  int64_t n = nodes_written(proto->graph->node, proto->graph->n_node);
+  for (size_t i = 0; i < proto->n_functions; i++)
+    n += nodes_written(proto->functions[i]->node, proto->functions[i]->n_node);
+  return n;
 }
 
 static Status check_functions(Model *model) {
@@ -214,10 +237,14 @@ static Status check_functions(Model *model) {
     if (compare_functions(&model->functions[i - 1], &model->functions[i]) == 0)
       return fail(E_MODEL, "two functions are called '%s' in domain '%s'", proto_text(model->functions[i]->name),
                   proto_domain(model->functions[i]->domain));
-  for (size_t i = 0; i < n; i++)
+  model->n_inlined = INLINED_NODES + INLINED_FOR_EACH * nodes_of_file(proto);
+  if (model->n_inlined > INLINED_MOST)
+    model->n_inlined = INLINED_MOST;
+  for (size_t i = 0; i < n; i++, count = 0)
     TRY(count_call(model, i, expanded, 1, &count));
-  count = 0;
-  return count_nodes(model, proto->graph->node, proto->graph->n_node, expanded, 0, &count);
+  TRY(count_nodes(model, proto->graph->node, proto->graph->n_node, expanded, 0, &count));
+  model->n_inlined = count;
+  return OK;
 }
 
 static Status check_function(Arena *arena, const Onnx__FunctionProto *function) {

@@ -2,6 +2,24 @@
  * bytes that are there. */
 #include "onnx/file/internal.h"
 
+/* How large the file is, for the budget of its import. */
+static Status measure(Model *model) {
+  NameMap known;
+  TRY(names_create(model->arena, &known));
+  model->data_bytes = model->file_bytes;
+  for (int i = 0; i < model->n_initializers; i++) {
+    const TensorSource *source = &model->sources[i];
+    const Initializer *what = &model->initializers[i];
+    model->weight_bytes += (double)shape_elements(what->shape) * (double)dtype_bytes(what->dtype);
+    if (!source->external || names_find(&known, source->external) >= 0)
+      continue;
+    TRY(names_put(&known, source->external, 0));
+    if (__builtin_add_overflow(model->data_bytes, tensor_external_bytes(model, source), &model->data_bytes))
+      model->data_bytes = SIZE_MAX / 2;
+  }
+  return OK;
+}
+
 Status model_list_initializers(Model *model) {
   const Onnx__GraphProto *graph = model->proto->graph;
   if (graph->n_sparse_initializer)
@@ -24,7 +42,7 @@ Status model_list_initializers(Model *model) {
     TRY(tensor_locate(model, proto, model->arena, &model->sources[i]));
     TRY(tensor_describe(proto, &initializer->dtype, &initializer->shape));
   }
-  return OK;
+  return measure(model);
 }
 
 const Initializer *model_initializers(const Model *model, int *count) {

@@ -42,8 +42,11 @@ struct Model {
   ModelInput *inputs, *outputs; /* inputs without those that are initializers */
   int n_inputs, n_outputs;
   int64_t fixed_batch;
-  bool is_dynamo;    /* torch's dynamo exporter wrote it */
-  bool ties_unknown; /* weights of candidates are absent */
+  size_t data_bytes;   /* of the model file and of the external files that are there, each once */
+  double weight_bytes; /* that the initializers claim, there or not */
+  int64_t n_inlined;   /* nodes, once functions are inlined */
+  bool is_dynamo;      /* torch's dynamo exporter wrote it */
+  bool ties_unknown;   /* weights of candidates are absent */
 
   const Onnx__FunctionProto **functions; /* sorted, for model_function */
 };
@@ -72,6 +75,9 @@ Status tensor_describe(const Onnx__TensorProto *proto, DType *dtype, Shape *shap
 
 /* Where its contents lie; checks dims × type = bytes. The text of `source` lives in the arena. Reads no file. */
 Status tensor_locate(const Model *model, const Onnx__TensorProto *proto, Arena *arena, TensorSource *source);
+
+/* Bytes of the file in which external contents lie; 0 where it cannot be opened. */
+size_t tensor_external_bytes(const Model *model, const TensorSource *source);
 
 /* Copies the dense contents, `bytes` of them (those of the shape), into `data`. */
 Status tensor_source_read(const Model *model, const TensorSource *source, void *data, size_t bytes);

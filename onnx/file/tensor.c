@@ -233,6 +233,16 @@ static Status open_external(const Model *model, const TensorSource *source, int 
   return OK;
 }
 
+size_t tensor_external_bytes(const Model *model, const TensorSource *source) {
+  int file;
+  struct stat info;
+  if (open_external(model, source, &file) != OK)
+    return 0;
+  size_t bytes = fstat(file, &info) == 0 && info.st_size > 0 ? (size_t)info.st_size : 0;
+  close(file);
+  return bytes;
+}
+
 /* By reading, not from the mapping: pages of a mapping would count as this process's memory. */
 static Status read_at(int file, const TensorSource *source, void *data) {
   for (uint64_t done = 0; done < source->bytes;) {

@@ -7,10 +7,6 @@
 #include "graph/passes/passes.h"
 #include "onnx/lower/lower.h"
 
-/* What folding may touch in all: a fixed part, and more in a large file. */
-static const size_t FOLD_BUDGET_BYTES = (size_t)512 << 20;
-enum { FOLD_BUDGET_FILES = 8 };
-
 Term *scope_find(const Scope *scope, const char *name) {
   for (; scope; scope = scope->parent) {
     Term *term = map_find(scope->terms, name, strlen(name));
@@ -246,8 +242,10 @@ static Status bind_input(Lower *lower, Scope *scope, const ModelInput *input) {
   graph_value(lower->graph, term->value)->batch_axis = input->batch_axis;
   term->dtype = input->dtype;
   term->shape = shape;
-  if (input->batch_axis >= 0 && !lower->samples)
+  if (input->batch_axis >= 0 && !lower->samples) {
     lower->samples = shape.dim[input->batch_axis];
+    budget_samples(&lower->budget, lower->samples);
+  }
   return scope_put(scope, input->name, term);
 }
 
@@ -343,13 +341,10 @@ static Status bind(Lower *lower, Arena *result, Graph **graph) {
 }
 
 Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph **graph) {
-  Lower lower = {.model = model,
-                 .options = options,
-                 .arena = arena_create(),
-                 .budget_bytes = FOLD_BUDGET_BYTES + FOLD_BUDGET_FILES * model->file_bytes,
-                 .repeat_bytes = FOLD_BUDGET_BYTES};
+  Lower lower = {.model = model, .options = options, .arena = arena_create(), .budget = budget_of(model)};
   if (!lower.arena)
     return status_code();
+  arena_limit(lower.arena, lower.budget.arena_bytes, "importing a file of this size");
   Status status = bind(&lower, arena, graph);
   if (status != OK)
     status_context("%s: ", model->path);

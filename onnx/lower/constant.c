@@ -149,8 +149,6 @@ void term_write(const Term *term, void *data) {
 Status term_ints(Lower *lower, const Term *term, const int64_t **ints, int *n) {
   int64_t count = shape_elements(term->shape);
   int64_t *list;
-  if (count > INT_MAX || (size_t)count > FOLD_BYTES / sizeof *list)
-    return fail(E_UNSUPPORTED, "%lld numbers decide the structure", (long long)count);
   TRY(ARENA_NEW(lower->arena, list, count));
   if (term->dtype == I64) {
     term_write(term, list);

@@ -29,17 +29,6 @@ static Status place_initializer(Lower *lower, int index, DType dtype, Shape shap
   return OK;
 }
 
-/* Contents that a file repeats, for its batch say, become larger than the file: that has a bound. */
-static Status charge_repeats(Lower *lower, const Constant *c, Shape shape, size_t bytes) {
-  if (shape_elements(shape) <= shape_elements(c->stored))
-    return OK;
-  if (bytes > lower->repeat_bytes)
-    return fail(E_LIMIT, "constant %s repeated to %s, %zu bytes: too much to write out; fewer samples need less",
-                SHAPE_STR(c->stored), SHAPE_STR(shape), bytes);
-  lower->repeat_bytes -= bytes;
-  return OK;
-}
-
 /* Known contents as a graph constant of `shape`, once for each shape. */
 static Status place_constant(Lower *lower, const Constant *c, Shape shape, ValueId *value) {
   struct {
@@ -54,7 +43,7 @@ static Status place_constant(Lower *lower, const Constant *c, Shape shape, Value
   size_t bytes;
   void *data;
   TRY(shape_bytes(shape, c->dtype, &bytes));
-  TRY(charge_repeats(lower, c, shape, bytes));
+  TRY(budget_repeat(&lower->budget, c, shape, bytes));
   TRY(ARENA_NEW(lower->arena, data, bytes));
   broadcast_copy(dtype_bytes(c->dtype), c->stored, c->data, shape, data);
   const char *name = c->name;
@@ -102,6 +91,7 @@ Status term_value(Op *op, Term *term, ValueId *value) {
     Attr attr = attr_ints("shape", term->shape.dim, term->shape.rank);
     TRY(place_constant(lower, term->constant, compact, &small));
     TRY(graph_add_node(lower->graph, OP_Expand, op->name, &small, 1, &attr, 1, NULL, 1, &id));
+    TRY(budget_node(lower, graph_node(lower->graph, id)));
     term->value = graph_node(lower->graph, id)->out[0];
   }
   *value = term->value;
@@ -159,6 +149,7 @@ Status op_emit(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs
   TRY(input_values(op, kind, in, n_in, values));
   TRY(graph_add_node(lower->graph, kind, op->name, values, n_in, attrs, n_attrs, NULL, n_out, &id));
   const Node *node = graph_node(lower->graph, id);
+  TRY(budget_node(lower, node));
   for (int i = 0; i < n_out; i++) {
     Value *v = graph_value(lower->graph, node->out[i]);
     v->batch_axis = batch_axis_of(lower->graph, node, v, lower->samples);
@@ -422,8 +413,7 @@ Status op_with_number(Op *op, OpKind kind, Term *a, double number, Term **out) {
 
 Status op_iota(Op *op, int64_t count, Term **out) {
   int64_t *numbers;
-  if (count < 0 || (size_t)count > FOLD_BYTES / sizeof *numbers)
-    return fail(E_UNSUPPORTED, "a range of %lld numbers", (long long)count);
+  TRY(budget_need(&op->lower->budget, (size_t)count * sizeof *numbers, (double)count));
   TRY(ARENA_NEW(op->lower->arena, numbers, count));
   for (int64_t i = 0; i < count; i++)
     numbers[i] = i;

@@ -1,5 +1,5 @@
-/* Nodes whose inputs are known, computed while the model is bound. Invariant: what one node may touch is bounded by
- * FOLD_BYTES and FOLD_FLOPS, all of them together by the budget; a node beyond that stays a node. */
+/* Nodes whose inputs are known, computed while the model is bound. Invariant: what they touch was taken from the
+ * budget; a node beyond that stays a node. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +7,6 @@
 #include "graph/op.h"
 #include "onnx/lower/lower.h"
 
-static const double FOLD_FLOPS = 1e9;
 enum { MAX_OUTPUTS = 64 };
 
 /* Operators under which a repeat along an axis stays one. */
@@ -81,13 +80,14 @@ static Shape stored_shape(const Term *term) {
   return shape_elements(term->shape) ? shape : term->shape;
 }
 
-static bool within_bounds(Lower *lower, const Node *node, size_t *bytes) {
+/* Takes what the node touches from the budget; false where that is not enough. */
+static bool take(Lower *lower, const Node *node, size_t *bytes) {
   const Graph *probe = lower->probe;
   *bytes = 0;
   for (size_t i = 0; i < probe->n_values; i++)
     if (!checked_add(*bytes, graph_value_bytes(probe, (ValueId)i), bytes))
       return false;
-  return *bytes <= FOLD_BYTES && *bytes <= lower->budget_bytes && op_cost(probe, node).flops <= FOLD_FLOPS;
+  return budget_fold(&lower->budget, *bytes, op_cost(probe, node).flops);
 }
 
 /* Room for one tensor at the front of what is left of a block, 64 bytes aligned. */
@@ -143,9 +143,8 @@ static Status compute(Op *op, OpKind kind, Term *const *in, int n_in, const Attr
       shapes[i] = stored_shape(in[i]);
     TRY(probe_node(op, kind, in, shapes, n_in, attrs, n_attrs, n_out, &node));
   }
-  if (!within_bounds(lower, node, &bytes))
+  if (!take(lower, node, &bytes))
     return OK;
-  lower->budget_bytes -= bytes;
   size_t room = bytes + (size_t)(n_in + n_out + 1) * 64;
   char *block = aligned_alloc(64, (room + 63) & ~(size_t)63);
   if (!block)

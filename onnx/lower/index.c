@@ -86,9 +86,10 @@ static Status nonzero(Op *op) {
   TRY(term_known(op->lower, x, &known));
   int64_t n = shape_elements(x->shape), count = 0, at = 0;
   size_t element = dtype_bytes(x->dtype), bytes;
-  TRY(shape_bytes(x->shape, x->dtype, &bytes));
-  if (!known || bytes > FOLD_BYTES / (sizeof(int64_t) * MAX_RANK))
+  if (!known)
     return fail(E_UNSUPPORTED, "the shape of the result depends on data");
+  TRY(shape_bytes(x->shape, x->dtype, &bytes));
+  TRY(budget_need(&op->lower->budget, bytes, (double)n));
   char *data;
   int64_t *positions;
   static const char zeros[8] = {0};
@@ -97,6 +98,7 @@ static Status nonzero(Op *op) {
   for (int64_t i = 0; i < n; i++)
     count += memcmp(data + (size_t)i * element, zeros, element) != 0;
   int rank = x->shape.rank ? x->shape.rank : 1;
+  TRY(budget_need(&op->lower->budget, (size_t)count * (size_t)rank * sizeof *positions, (double)count * rank));
   TRY(ARENA_NEW(op->lower->arena, positions, count * rank));
   for (int64_t i = 0; i < n; i++) {
     if (memcmp(data + (size_t)i * element, zeros, element) == 0)

@@ -64,6 +64,16 @@ typedef struct {
   size_t n, capacity;
 } Findings;
 
+/* What an import may still take, see budget.c. */
+typedef struct {
+  size_t arena_bytes;                 /* of Lower.arena */
+  size_t fold_node_bytes, fold_bytes; /* that computing one node, and all of them, may touch */
+  double fold_flops;
+  double kept_bytes, kept_flops; /* of nodes that stay though no input of the model reaches them */
+  size_t repeat_bytes;           /* that repeats of known contents may be written out to */
+  size_t values;                 /* of the graph, in all */
+} Budget;
+
 typedef struct {
   const Model *model;
   const BindOptions *options;
@@ -72,8 +82,9 @@ typedef struct {
   Graph *probe;    /* shapes of nodes that fold; emptied after each */
   int64_t samples; /* of the microbatch; 0 where no input has a batch axis */
   Map *constants, *folded, *placed, *named;
-  size_t budget_bytes; /* that folding may still touch */
-  size_t repeat_bytes; /* that repeats of known contents may still be written out to */
+  Budget budget;
+  bool *fixed; /* of each value of the graph: no input of the model reaches it */
+  size_t n_fixed, fixed_capacity;
   Findings findings;
 } Lower;
 
@@ -127,6 +138,20 @@ Status lower_body(Lower *lower, Scope *scope, const Frame *frame, Onnx__NodeProt
 Term *scope_find(const Scope *scope, const char *name);
 Status scope_put(Scope *scope, const char *name, Term *term);
 
+/* ---- budget.c: everything that a file can make large ---- */
+
+Budget budget_of(const Model *model);
+/* What does not depend on inputs may be there for each sample. */
+void budget_samples(Budget *budget, int64_t samples);
+/* Takes it from what folding may; false where that is not enough. */
+bool budget_fold(Budget *budget, size_t bytes, double flops);
+/* The same for what has to be computed now: E_LIMIT. */
+Status budget_need(Budget *budget, size_t bytes, double flops);
+/* Contents that a file repeats, for its batch say, become larger than the file: that has a bound. */
+Status budget_repeat(Budget *budget, const Constant *c, Shape shape, size_t bytes);
+/* Of a node that was added to the graph. */
+Status budget_node(Lower *lower, const Node *node);
+
 /* ---- op.c: what a lowering reads ---- */
 
 /* The attribute with references to the calling function's resolved; NULL where absent. */
@@ -144,7 +169,8 @@ bool op_has(const Op *op, int i);
 bool op_wants(const Op *op, int i);
 /* Attribute `name` as an axis of `rank`; E_SHAPE where it is outside. */
 Status op_axis(const Op *op, const char *name, int64_t absent, int rank, int *axis);
-/* Input i as known integers (int64 or int32, any rank); E_UNSUPPORTED where they are not known now. */
+/* Input i as known integers (int64 or int32, any rank); E_UNSUPPORTED where they are not known now, E_LIMIT where there
+ * are more than any operator takes. */
 Status op_known_ints(Op *op, int i, const int64_t **ints, int *n);
 /* Input i as one known integer. */
 Status op_known_int(Op *op, int i, int64_t *number);
@@ -177,12 +203,9 @@ void broadcast_copy(size_t element, Shape stored, const void *data, Shape shape,
 
 /* ---- fold.c ---- */
 
-/* Computes the node now where all its inputs are known and it is not too large; *done says whether. */
+/* Computes the node now where all its inputs are known and the budget allows it; *done says whether. */
 Status op_fold(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out, int n_out,
                bool *done);
-/* Bytes that folding may touch for one node. */
-enum { FOLD_BYTES = 256 << 20 };
-
 /* ---- emit.c: what a lowering writes. Each folds where it can, and forwards where nothing would happen, for any
  * number of samples: the nodes of two graphs of one file correspond. ---- */
 

@@ -1,9 +1,13 @@
 /* What a lowering reads of its node: attributes and inputs. Invariant: the table's row was checked before, so the
  * attributes that are there have the kinds that the row says and the required inputs are present. */
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "onnx/lower/lower.h"
+
+/* Of a shape, of axes, of the sizes of parts. */
+enum { MOST_INTS = 1 << 16 };
 
 const Onnx__AttributeProto *op_attribute(const Op *op, const char *name) {
   for (size_t i = 0; i < op->proto->n_attribute; i++) {
@@ -43,7 +47,7 @@ Status op_string(const Op *op, const char *name, const char *absent, const char 
 void op_ints(const Op *op, const char *name, const int64_t **ints, int *n) {
   const Onnx__AttributeProto *a = op_attribute(op, name);
   *ints = a ? a->ints : NULL;
-  *n = a ? (int)a->n_ints : 0;
+  *n = a && a->n_ints < INT_MAX ? (int)a->n_ints : 0;
 }
 
 Term *op_in(const Op *op, int i) {
@@ -75,8 +79,12 @@ static Status need_known(Op *op, int i) {
 }
 
 Status op_known_ints(Op *op, int i, const int64_t **ints, int *n) {
-  TRY(need_known(op, i));
   Term *term = op_in(op, i);
+  int64_t count = shape_elements(term->shape);
+  if (term->kind == TERM_TENSOR && count > MOST_INTS) /* before anybody writes them out */
+    return fail(E_LIMIT, "input %d ('%s') has %lld numbers, and no operator takes more than %d there", i,
+                op->proto->input[i], (long long)count, MOST_INTS);
+  TRY(need_known(op, i));
   if (term->dtype != I64 && term->dtype != I32)
     return fail(E_MODEL, "input %d ('%s') is %s, not int64 or int32", i, op->proto->input[i], dtype_name(term->dtype));
   return term_ints(op->lower, term, ints, n);

@@ -117,6 +117,8 @@ Status finding_add(Arena *arena, Findings *findings, const char *node, const cha
   return f->node && f->operator&& f->reason ? OK : status_code();
 }
 
+enum { COMPARED = 1000 }; /* of many findings these are told together, the others only counted */
+
 /* Findings from i on with the operator and reason of finding i; 0 where an earlier one has them. */
 static size_t count_alike(const Findings *findings, size_t i) {
   const Finding *list = findings->list;
@@ -135,7 +137,7 @@ static size_t count_alike(const Findings *findings, size_t i) {
 static size_t list_findings(const Findings *findings, bool alike, char *list, size_t room) {
   size_t at = 0, shown = 0;
   list[0] = '\0';
-  for (size_t i = 0; i < findings->n; i++) {
+  for (size_t i = 0; i < findings->n && i < COMPARED; i++) {
     const Finding *f = &findings->list[i];
     char more[32] = "";
     size_t n = alike ? count_alike(findings, i) : 1;
@@ -193,31 +195,38 @@ static Status survey_function(Survey *s, const Onnx__FunctionProto *f) {
   return prefix ? survey(s, prefix, f->node, f->n_node, f->opset_import, f->n_opset_import) : status_code();
 }
 
+/* What is not supported of a node itself, and of its branches. */
+static Status survey_inside(Survey *s, const char *prefix, const Onnx__NodeProto *node, size_t index,
+                            const char *reason, Onnx__OperatorSetIdProto *const *imports, size_t n_imports) {
+  const char *label = node_label(s->arena, node, index);
+  const char *name = label ? arena_format(s->arena, "%s%s", prefix, label) : NULL;
+  const char *inside = name ? arena_format(s->arena, "%s/", name) : NULL;
+  if (!inside)
+    return status_code();
+  if (reason)
+    return finding_add(s->arena, &s->findings, name, node->op_type, reason);
+  for (size_t a = 0; a < node->n_attribute; a++) {
+    const Onnx__GraphProto *branch = node->attribute[a]->g;
+    if (branch)
+      TRY(survey(s, inside, branch->node, branch->n_node, imports, n_imports));
+  }
+  return OK;
+}
+
 static Status survey(Survey *s, const char *prefix, Onnx__NodeProto *const *nodes, size_t n,
                      Onnx__OperatorSetIdProto *const *imports, size_t n_imports) {
   for (size_t i = 0; i < n; i++) {
     const Onnx__FunctionProto *f = model_function(s->model, nodes[i]);
     const Lowering *row;
-    const char *reason, *label = node_label(s->arena, nodes[i], i);
-    const char *name = label ? arena_format(s->arena, "%s%s", prefix, label) : NULL;
-    if (!name)
-      return status_code();
+    const char *reason;
     if (f) {
       TRY(survey_function(s, f));
       continue;
     }
     int64_t opset = operator_opset(nodes[i]->domain, imports, n_imports);
     TRY(operator_find(s->arena, nodes[i], opset, NULL, &row, &reason));
-    if (reason)
-      TRY(finding_add(s->arena, &s->findings, name, nodes[i]->op_type, reason));
-    for (size_t a = 0; row && a < nodes[i]->n_attribute; a++) {
-      const Onnx__GraphProto *branch = nodes[i]->attribute[a]->g;
-      const char *inside = arena_format(s->arena, "%s/", name);
-      if (!inside)
-        return status_code();
-      if (branch)
-        TRY(survey(s, inside, branch->node, branch->n_node, imports, n_imports));
-    }
+    if (reason || (row && strchr(row->attributes, 'g'))) /* names of the others are not worth their memory */
+      TRY(survey_inside(s, prefix, nodes[i], i, reason, imports, n_imports));
   }
   return OK;
 }
@@ -227,6 +236,7 @@ Status model_unsupported(Model *model, json_t *array) {
   Survey s = {.model = model, .arena = arena_create()};
   if (!s.arena)
     return status_code();
+  arena_limit(s.arena, budget_of(model).arena_bytes, "importing a file of this size");
   Status status = ARENA_NEW(s.arena, s.visited, proto->n_functions);
   if (status == OK)
     status = survey(&s, "", proto->graph->node, proto->graph->n_node, proto->opset_import, proto->n_opset_import);

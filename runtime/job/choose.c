@@ -103,6 +103,8 @@ static Status search_all(const Job *job, const int *microbatches, int n, const i
       return status_code();
     search->tried++;
     Status status = try_microbatches(job, arena, microbatches[i], chunks, n_chunks, search);
+    bool alike = status != OK && i > 0 && !search->found && /* whatever the size */
+                 strncmp(status_message(), search->message, sizeof search->message - 1) == 0;
     if (status != OK && (i == 0 || status == E_LIMIT)) {
       search->status = status;
       snprintf(search->message, sizeof search->message, "%s", status_message());
@@ -110,7 +112,7 @@ static Status search_all(const Job *job, const int *microbatches, int n, const i
     arena_destroy(arena);
     if (status == E_MEMORY)
       return status;
-    if (status == E_USAGE || (job->decided.ranks == 1 && search->found))
+    if (status == E_USAGE || alike || (job->decided.ranks == 1 && search->found))
       break; /* more would not help; one rank has nobody to overlap with */
   }
   return search->found ? OK : status_adopt(search->status, search->message);

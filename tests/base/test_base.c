@@ -152,6 +152,20 @@ static void a_text_without_memory_is_not_whole(void **state) {
   assert_string_equal(text_whole(&text), "");
 }
 
+static void arena_keeps_to_its_limit(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  assert_true(arena_left(arena) == SIZE_MAX);
+  arena_limit(arena, 200000, "a test");
+  assert_non_null(arena_alloc(arena, 1, 100000));
+  assert_null(arena_alloc(arena, 1, 100000));
+  assert_int_equal(status_last(), E_LIMIT);
+  assert_string_equal(status_message(), "100000 bytes more are above the limit of a test, 200000 bytes");
+  assert_non_null(arena_alloc(arena, 1, 1000)); /* what fits still does */
+  assert_in_range(arena_left(arena), 1, 100000);
+  arena_destroy(arena);
+}
+
 static void arena_arrays_grow(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -236,6 +250,7 @@ int main(void) {
       cmocka_unit_test(messages_are_one_line),
       cmocka_unit_test(long_messages_are_cut),
       cmocka_unit_test(arena_hands_out_aligned_zeroes),
+      cmocka_unit_test(arena_keeps_to_its_limit),
       cmocka_unit_test(arena_arrays_grow),
       cmocka_unit_test(prose_is_broken_between_words),
       cmocka_unit_test(unknown_names_are_near_some),

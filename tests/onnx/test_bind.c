@@ -289,7 +289,7 @@ static void huge_fills_are_not_written_out(void **state) {
   (void)state;
   Net net = net_of(17);
   NET_INPUT(&net, "x", -1, 1);
-  NET_INTS(&net, "huge", 1 << 20, 1 << 20);
+  NET_INTS(&net, "huge", 1 << 13, 1 << 13);
   NET_INTS(&net, "axes", 0, 1);
   net_node(&net, "fill", "ConstantOfShape", "huge", "zeros");
   net_node(&net, "sum", "ReduceSum", "zeros,axes", "total");
@@ -298,6 +298,42 @@ static void huge_fills_are_not_written_out(void **state) {
   assert_int_equal(count_nodes(b.graph, OP_Expand), 1);
   assert_int_equal(count_nodes(b.graph, OP_ReduceSum), 1);
   bound_end(&b);
+}
+
+/* Nor do they when the model runs: what no input reaches has a budget. */
+static void what_no_input_reaches_is_bounded(void **state) {
+  (void)state;
+  Net net = net_of(17);
+  NET_INPUT(&net, "x", -1, 1);
+  NET_INTS(&net, "huge", 1 << 20, 1 << 20);
+  NET_INTS(&net, "axes", 0, 1);
+  net_node(&net, "fill", "ConstantOfShape", "huge", "zeros");
+  net_node(&net, "sum", "ReduceSum", "zeros,axes", "total");
+  net_node(&net, "add", "Add", "x,total", "y");
+  net_fails(&net, "y", 1, E_LIMIT,
+            "node 'sum' (ReduceSum): no input of the model reaches it, and it takes 4398046511104 bytes and 0 steps: a "
+            "file with such weights may take 268435712 and 2e+09 more for this");
+}
+
+static void what_must_be_computed_is_bounded(void **state) {
+  (void)state;
+  Net net = net_of(17);
+  NET_INPUT(&net, "x", -1, 1);
+  NET_INTS(&net, "huge", 1 << 20, 1 << 20);
+  net_node(&net, "fill", "ConstantOfShape", "huge", "zeros");
+  net_node(&net, "product", "ReduceProd", "zeros", "total");
+  net_node(&net, "add", "Add", "x,total", "y");
+  net_fails(&net, "y", 1, E_LIMIT,
+            "node 'product' (ReduceProd): computing it takes 4398046511104 bytes and 1.1e+12 steps: the import of this "
+            "file may take 83886452 and 2e+08 more");
+  net = net_of(17);
+  NET_INPUT(&net, "x", -1, 1);
+  NET_INTS(&net, "huge", 33000000);
+  net_node(&net, "fill", "ConstantOfShape", "huge", "zeros");
+  net_node(&net, "view", "Reshape", "x,zeros", "y");
+  net_fails(
+      &net, "y", 1, E_LIMIT,
+      "node 'view' (Reshape): input 1 ('zeros') has 33000000 numbers, and no operator takes more than 65536 there");
 }
 
 /* Nor does a batch that a file claims, in contents that it repeats for every sample. */
@@ -493,6 +529,8 @@ int main(void) {
       cmocka_unit_test(masks_are_small),
       cmocka_unit_test(huge_fills_are_not_written_out),
       cmocka_unit_test(repeats_for_a_huge_batch_are_not_written_out),
+      cmocka_unit_test(what_no_input_reaches_is_bounded),
+      cmocka_unit_test(what_must_be_computed_is_bounded),
       cmocka_unit_test(outputs_that_no_node_makes),
       cmocka_unit_test(everything_unsupported_is_named),
       cmocka_unit_test(many_unsupported_are_counted),

@@ -189,7 +189,7 @@ static void functions_are_checked(void **state) {
     snprintf(next, sizeof next, "f%d", i + 1);
     put_message(&m, 25, function(name, call(next, "a", "m"), call(next, "m", "b")));
   }
-  refuses(E_UNSUPPORTED, "inlining its functions would make more than 4194304 nodes", m);
+  refuses(E_LIMIT, "inlining its functions would make more than 9504 nodes, of 82 in the file", m);
 }
 
 static Bytes with_tensor(Bytes t) {
