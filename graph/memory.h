@@ -80,14 +80,19 @@ Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages,
 
 /* Whether a value lives for the whole run; a view of one does not count. */
 bool memory_is_persistent(const Graph *graph, ValueId value);
+/* Whether it is no graph's own but the model's: a parameter, a state of one, a constant that lies in the file. Other
+ * graphs of the model share it. */
+bool memory_is_stored(const Graph *graph, ValueId value);
 
 typedef struct {
   size_t offset; /* of slot 0 in the rank's arena; slot k lies at offset + k * block.bytes */
   int slots;     /* 0: the stage has no such block or lies on another rank */
 } BlockPlace;
 
-/* A rank's arena, byte for byte: persistent, then blocks, then scratch. */
+/* A rank's memory, byte for byte: what is stored, other persistent values, blocks, scratch. What is stored is a piece
+ * of its own, for all graphs of the model; offsets count from its beginning as if the rest followed it. */
 typedef struct {
+  size_t stored_bytes;
   size_t persistent_bytes;                                             /* the sum of its parts: */
   size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* constants with step scalars */
   size_t activation_bytes;                                             /* blocks × slots */

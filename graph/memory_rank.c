@@ -1,5 +1,5 @@
-/* The arena of a rank, from the layouts of its stages. Invariant: persistent values, blocks and scratch follow one
- * another without overlap. */
+/* The arena of a rank, from the layouts of its stages. Invariant: stored values, other persistent ones, blocks and
+ * scratch follow one another without overlap. */
 #include "base/checked.h"
 #include "graph/memory.h"
 #include "graph/op.h"
@@ -17,15 +17,15 @@ bool memory_is_persistent(const Graph *graph, ValueId value) {
   return v->role != ROLE_ACTIVATION && v->role != ROLE_INPUT;
 }
 
-static Status place_persistent(const Graph *g, const Stages *s, const bool *here, RankMemory *m) {
-  for (ValueId v = 0; v < g->n_values; v++)
-    m->persistent_offset[v] = SIZE_MAX;
-  for (int i = 0; i < s->n_stages; i++) /* what some stage uses, without its place yet */
-    for (ValueId v = 0; here[i] && v < g->n_values; v++)
-      if (s->stages[i].uses[v] && memory_is_persistent(g, v))
-        m->persistent_offset[v] = 0;
+bool memory_is_stored(const Graph *graph, ValueId value) {
+  const Value *v = graph_value(graph, value);
+  return v->role == ROLE_PARAMETER || v->role == ROLE_STATE || (v->role == ROLE_CONSTANT && !v->data);
+}
+
+/* The next persistent values: those that are stored, or the others. */
+static Status place_some(const Graph *g, bool stored, RankMemory *m) {
   for (ValueId v = 0; v < g->n_values; v++) {
-    if (m->persistent_offset[v] == SIZE_MAX)
+    if (m->persistent_offset[v] == SIZE_MAX || memory_is_stored(g, v) != stored)
       continue;
     Role role = graph_value(g, v)->role;
     size_t *part = role == ROLE_PARAMETER  ? &m->parameter_bytes
@@ -38,6 +38,18 @@ static Status place_persistent(const Graph *g, const Stages *s, const bool *here
     TRY(add(&m->persistent_bytes, bytes));
   }
   return OK;
+}
+
+static Status place_persistent(const Graph *g, const Stages *s, const bool *here, RankMemory *m) {
+  for (ValueId v = 0; v < g->n_values; v++)
+    m->persistent_offset[v] = SIZE_MAX;
+  for (int i = 0; i < s->n_stages; i++) /* what some stage uses, without its place yet */
+    for (ValueId v = 0; here[i] && v < g->n_values; v++)
+      if (s->stages[i].uses[v] && memory_is_persistent(g, v))
+        m->persistent_offset[v] = 0;
+  TRY(place_some(g, true, m));
+  m->stored_bytes = m->persistent_bytes;
+  return place_some(g, false, m);
 }
 
 /* Views of persistent values lie where these lie; a view comes after what it views. */

@@ -86,16 +86,11 @@ static Status emit(void *context, ValueId output, int microbatch, const void *da
 }
 
 /* Samples [first, end) through the graph at hand, a microbatch at a time; past the last sample that one is repeated. */
-static Status pass(Job *job, Results *results, int64_t first, int64_t end) {
+static Status pass(Job *job, Store *store, Results *results, int64_t first, int64_t end) {
   Executor *executor;
   int64_t *indices, size = job->decided.microbatch_size;
   TRY(ARENA_NEW(job->arena, indices, size));
-  ExecutorSpec spec = {.plan = &job->decided.plan,
-                       .backend = job->decided.devices[0].backend,
-                       .device = job->decided.devices[0].device,
-                       .threads = job->decided.threads,
-                       .load = weights_load,
-                       .load_context = job};
+  ExecutorSpec spec = {.plan = &job->decided.plan, .store = store, .load = weights_load, .load_context = job};
   TRY(executor_open(&spec, &executor));
   Status status = OK;
   for (int64_t at = first; at < end && status == OK; at += size) {
@@ -122,6 +117,17 @@ static Status prepare(Job *job, int64_t size) {
   return status == OK ? job_plan(job, NULL) : status;
 }
 
+/* All samples, through two graphs of one store. */
+static Status run(Job *job, Store *store, Results *results, int64_t size) {
+  int64_t samples = job->given.data.samples,
+          even = model_fixed_batch(job->given.model) ? samples : samples / size * size;
+  TRY(pass(job, store, results, 0, even));
+  if (even == samples)
+    return OK;
+  TRY(prepare(job, samples - even));
+  return pass(job, store, results, even, samples);
+}
+
 Status infer_run(Job *job, FILE *out) {
   if (!job->asked.options->data || !job->asked.options->out)
     return fail(E_USAGE, "run needs --data FILE.npz and --out FILE.npz");
@@ -131,12 +137,12 @@ Status infer_run(Job *job, FILE *out) {
   Results results;
   TRY(prepare(job, size));
   TRY(results_create(job, &results));
-  int64_t even = fixed ? samples : samples / size * size;
-  TRY(pass(job, &results, 0, even));
-  if (even < samples) {
-    TRY(prepare(job, samples - even));
-    TRY(pass(job, &results, even, samples));
-  }
+  Store *store;
+  const RankDevice *device = &job->decided.devices[0];
+  TRY(store_open(device->backend, device->device, job->decided.threads, &store));
+  Status status = run(job, store, &results, size);
+  store_close(store);
+  TRY(status);
   TRY(array_file_write(job->asked.options->out, results.arrays, results.n));
   if (!job->asked.options->quiet)
     fprintf(out, "%s: %d output%s of %lld samples\n", job->asked.options->out, results.n, results.n == 1 ? "" : "s",

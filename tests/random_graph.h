@@ -33,6 +33,7 @@ static inline ValueId random_value(RandomGraph *r, const char *what, Shape shape
   ValueId v;
   snprintf(name, sizeof name, "%s%zu", what, r->g->n_values);
   ASSERT_OK(graph_add_value(r->g, name, F32, shape, role, &v));
+  graph_value(r->g, v)->initializer = role == ROLE_PARAMETER ? (int)v : -1;
   return v;
 }
 

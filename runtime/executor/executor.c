@@ -9,13 +9,13 @@
 #include "runtime/executor/internal.h"
 
 Status executor_to_host(Executor *e, void *to, const void *from, size_t bytes) {
-  TRY(e->spec.backend->copy(e->stream, to, from, bytes, COPY_DEVICE_TO_HOST));
-  return e->spec.backend->stream_wait(e->stream);
+  TRY(e->backend->copy(e->stream, to, from, bytes, COPY_DEVICE_TO_HOST));
+  return e->backend->stream_wait(e->stream);
 }
 
 Status executor_from_host(Executor *e, void *to, const void *from, size_t bytes) {
-  TRY(e->spec.backend->copy(e->stream, to, from, bytes, COPY_HOST_TO_DEVICE));
-  return e->spec.backend->stream_wait(e->stream);
+  TRY(e->backend->copy(e->stream, to, from, bytes, COPY_HOST_TO_DEVICE));
+  return e->backend->stream_wait(e->stream);
 }
 
 bool executor_holds(const Executor *e, ValueId value) {
@@ -24,10 +24,6 @@ bool executor_holds(const Executor *e, ValueId value) {
 
 bool executor_has_loss(const Executor *e) {
   return e->loss.slots > 0;
-}
-
-static char *persistent(const Executor *e, ValueId value) {
-  return e->base + e->memory->persistent_offset[value];
 }
 
 static Status check_access(const Executor *e, ValueId value, size_t bytes) {
@@ -41,44 +37,25 @@ static Status check_access(const Executor *e, ValueId value, size_t bytes) {
 
 Status executor_read(Executor *e, ValueId value, void *data, size_t bytes) {
   TRY(check_access(e, value, bytes));
-  return executor_to_host(e, data, persistent(e, value), bytes);
+  return executor_to_host(e, data, executor_persistent(e, value), bytes);
 }
 
 Status executor_write(Executor *e, ValueId value, const void *data, size_t bytes) {
   TRY(check_access(e, value, bytes));
-  return executor_from_host(e, persistent(e, value), data, bytes);
+  return executor_from_host(e, executor_persistent(e, value), data, bytes);
 }
 
-/* Through host memory where the device has its own. */
-static Status load_value(Executor *e, ValueId value) {
-  size_t bytes = graph_value_bytes(e->graph, value);
-  if (e->spec.backend->is_host)
-    return e->spec.load(e->spec.load_context, value, persistent(e, value), bytes);
-  void *staging = malloc(bytes ? bytes : 1);
-  if (!staging)
-    return fail(E_MEMORY, "out of memory: %zu bytes to load '%s'", bytes, graph_value(e->graph, value)->name);
-  Status status = e->spec.load(e->spec.load_context, value, staging, bytes);
-  if (status == OK)
-    status = executor_write(e, value, staging, bytes);
-  free(staging);
-  return status;
-}
-
-static Status set_value(Executor *e, ValueId id) {
-  const Value *value = graph_value(e->graph, id);
-  size_t bytes = graph_value_bytes(e->graph, id);
-  if (value->role == ROLE_CONSTANT && value->data)
-    return executor_write(e, id, value->data, bytes);
-  if (value->role == ROLE_CONSTANT || value->role == ROLE_PARAMETER)
-    return load_value(e, id);
-  return e->spec.backend->zero(e->stream, persistent(e, id), bytes);
-}
-
+/* The graph's own persistent values. */
 static Status set_values(Executor *e) {
-  for (ValueId v = 0; v < e->graph->n_values; v++)
-    if (executor_holds(e, v))
-      TRY(set_value(e, v));
-  return e->spec.backend->stream_wait(e->stream);
+  for (ValueId v = 0; v < e->graph->n_values; v++) {
+    const Value *value = graph_value(e->graph, v);
+    size_t bytes = graph_value_bytes(e->graph, v);
+    if (!executor_holds(e, v) || e->entries[v] >= 0)
+      continue;
+    TRY(value->role == ROLE_CONSTANT ? executor_write(e, v, value->data, bytes)
+                                     : e->backend->zero(e->stream, executor_persistent(e, v), bytes));
+  }
+  return e->backend->stream_wait(e->stream);
 }
 
 static Status check_spec(const ExecutorSpec *spec) {
@@ -92,12 +69,13 @@ static Status check_spec(const ExecutorSpec *spec) {
 
 /* The plan's memory has room for the workspaces that the graph's nodes said when it was made. */
 static Status check_workspaces(const ExecutorSpec *spec) {
+  const Backend *backend = store_backend(spec->store);
   const Graph *g = spec->plan->graph;
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *node = g->nodes[i];
-    size_t wants = backend_workspace_bytes(spec->backend, g, node), has = node_workspace_bytes(g, node, spec->rank);
+    size_t wants = backend_workspace_bytes(backend, g, node), has = node_workspace_bytes(g, node, spec->rank);
     if (wants > has) {
-      fail(E_USAGE, "backend %s wants a workspace of %zu bytes, the plan has %zu", spec->backend->name, wants, has);
+      fail(E_USAGE, "backend %s wants a workspace of %zu bytes, the plan has %zu", backend->name, wants, has);
       node_context(node);
       return E_USAGE;
     }
@@ -105,16 +83,29 @@ static Status check_workspaces(const ExecutorSpec *spec) {
   return OK;
 }
 
-static Status open_memory(Executor *e) {
-  const Backend *backend = e->spec.backend;
-  TRY(backend->stream_open(e->spec.device, e->spec.threads, &e->stream));
-  void *base;
-  if (backend->alloc(e->stream, e->memory->total_bytes, &base) != OK) {
-    status_context("%s: ", plan_rank_text(e->spec.plan, e->spec.rank, (char[96]){0}));
-    return status_code();
+/* A view's entry is its root's. */
+static void enter_views(Executor *e) {
+  for (size_t i = 0; i < e->graph->n_nodes; i++) {
+    const Node *node = e->graph->nodes[i];
+    if ((op_def(node->op)->flags & OP_VIEW) && e->memory->persistent_offset[node->out[0]] != SIZE_MAX)
+      e->entries[node->out[0]] = e->entries[node->in[0]];
   }
+}
+
+static Status take_memory(Executor *e) {
+  void *base;
+  TRY(store_take(e->spec.store, e->arena, e->graph, e->memory, &e->entries));
+  enter_views(e);
+  TRY(e->backend->alloc(e->stream, e->memory->total_bytes - e->memory->stored_bytes, &base));
   e->base = base;
   return OK;
+}
+
+static Status open_memory(Executor *e) {
+  Status status = take_memory(e);
+  if (status != OK)
+    status_context("%s: ", plan_rank_text(e->spec.plan, e->spec.rank, (char[96]){0}));
+  return status;
 }
 
 static Status call_all(Executor *e) {
@@ -124,7 +115,7 @@ static Status call_all(Executor *e) {
         TRY(executor_call(e, &e->stages[s].calls[kind].calls[i], 0));
   for (int i = 0; i < e->n_norms; i++)
     TRY(executor_call(e, &e->norms[i].call, 0));
-  for (int i = 0; i < e->n_updates; i++)
+  for (int i = 0; i < e->n_updates && store_is_fresh(e->spec.store); i++) /* they write what is stored */
     TRY(executor_call(e, &e->updates[i].call, 0));
   return OK;
 }
@@ -132,23 +123,24 @@ static Status call_all(Executor *e) {
 /* Runs every call once, on zeros: a device loads the code of a kernel when it first runs, for which it takes memory and
  * may wait for all that runs. All of that is over before the first step. */
 static Status warm_up(Executor *e) {
-  TRY(e->spec.backend->zero(e->stream, e->base, e->memory->total_bytes));
+  TRY(e->backend->zero(e->stream, e->base, e->memory->total_bytes - e->memory->stored_bytes));
   TRY(call_all(e));
-  Status status = e->spec.backend->stream_wait(e->stream);
+  Status status = e->backend->stream_wait(e->stream);
   return status == E_MODEL ? OK : status; /* zero may be no index */
 }
 
 static Status open_all(Executor *e) {
   TRY(open_memory(e));
   TRY(executor_lay_out(e));
-  if (!e->spec.backend->is_host)
+  if (!e->backend->is_host)
     TRY(warm_up(e));
+  TRY(store_fill(e->spec.store, e->graph, e->entries, e->spec.load, e->spec.load_context));
   return set_values(e);
 }
 
 Status executor_open(const ExecutorSpec *spec, Executor **out) {
   TRY(check_spec(spec));
-  TRY(backend_check(spec->backend, spec->plan->graph));
+  TRY(backend_check(store_backend(spec->store), spec->plan->graph));
   TRY(check_workspaces(spec));
   Arena *arena = arena_create();
   Executor *e = arena ? arena_alloc(arena, 1, sizeof *e) : NULL;
@@ -156,8 +148,13 @@ Status executor_open(const ExecutorSpec *spec, Executor **out) {
     arena_destroy(arena);
     return status_code();
   }
-  *e = (Executor){
-      .spec = *spec, .graph = spec->plan->graph, .memory = &spec->plan->rank_memory[spec->rank], .arena = arena};
+  *e = (Executor){.spec = *spec,
+                  .backend = store_backend(spec->store),
+                  .stream = store_stream(spec->store),
+                  .device = store_device(spec->store),
+                  .graph = spec->plan->graph,
+                  .memory = &spec->plan->rank_memory[spec->rank],
+                  .arena = arena};
   Status status = open_all(e);
   if (status != OK) {
     executor_close(e);
@@ -172,13 +169,11 @@ void executor_close(Executor *e) {
     return;
   executor_disconnect(e, false);
   for (const Prepared *p = e->prepared; p; p = p->next)
-    backend_forget(e->spec.backend, p->node, p->state);
+    backend_forget(e->backend, p->node, p->state);
   if (e->base)
-    e->spec.backend->release(e->stream, e->base);
+    e->backend->release(e->stream, e->base);
   if (e->pinned)
-    e->spec.backend->unpin(e->stream, e->pinned);
-  if (e->stream)
-    e->spec.backend->stream_close(e->stream);
+    e->backend->unpin(e->stream, e->pinned);
   arena_destroy(e->arena);
 }
 
@@ -186,10 +181,10 @@ Status executor_squares(Executor *e, double *squares) {
   for (int i = 0; i < e->n_norms; i++) {
     Update *norm = &e->norms[i];
     TRY(executor_call(e, &norm->call, 0));
-    TRY(e->spec.backend->copy(e->stream, &e->squares[i], norm->call.operands[norm->call.node->n_in].data,
-                              sizeof(double), COPY_DEVICE_TO_HOST));
+    TRY(e->backend->copy(e->stream, &e->squares[i], norm->call.operands[norm->call.node->n_in].data, sizeof(double),
+                         COPY_DEVICE_TO_HOST));
   }
-  TRY(e->spec.backend->stream_wait(e->stream));
+  TRY(e->backend->stream_wait(e->stream));
   for (int i = 0; i < e->n_norms; i++)
     squares[e->norms[i].index] = e->squares[i];
   return OK;
@@ -200,7 +195,7 @@ Status executor_give(Executor *e, ValueId value, const double *numbers, size_t n
   if (value == NO_VALUE || !executor_holds(e, value))
     return OK;
   memcpy(place, numbers, n * sizeof *place);
-  return e->spec.backend->copy(e->stream, persistent(e, value), place, n * sizeof *place, COPY_HOST_TO_DEVICE);
+  return e->backend->copy(e->stream, executor_persistent(e, value), place, n * sizeof *place, COPY_HOST_TO_DEVICE);
 }
 
 Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
@@ -211,7 +206,7 @@ Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
   for (size_t i = 0; i < e->graph->n_groups; i++) {
     ValueId v = e->graph->groups[i].gradient;
     if (v != NO_VALUE && executor_holds(e, v))
-      TRY(e->spec.backend->zero(e->stream, persistent(e, v), graph_value_bytes(e->graph, v)));
+      TRY(e->backend->zero(e->stream, executor_persistent(e, v), graph_value_bytes(e->graph, v)));
   }
-  return e->spec.backend->stream_wait(e->stream);
+  return e->backend->stream_wait(e->stream);
 }

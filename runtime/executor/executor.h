@@ -1,5 +1,5 @@
-/* One rank's part of a plan, on one backend: lays out the arena once, loads the rank's own weights, then walks the
- * rank's action list step after step. Invariant: no allocation and no host wait but for transfers inside a step.
+/* One rank's part of a plan, on one backend: lays out its memory once, over the rank's store, then walks the rank's
+ * action list step after step. Invariant: no allocation and no host wait but for transfers inside a step.
  *
  * F, B and W of a stage run in increasing microbatch order, whatever the schedule; so every accumulator adds in the
  * same order, and the bits do not depend on ranks, stages, schedule or transport. */
@@ -10,11 +10,10 @@
 #include "graph/optimizer.h"
 #include "partitioner/plan/plan.h"
 #include "runtime/executor/boundary.h"
+#include "runtime/executor/store.h"
 
 typedef struct Executor Executor;
 
-/* First contents of a parameter, or those of a constant that lies in the model file, dense, in host memory. */
-typedef Status Load(void *context, ValueId value, void *data, size_t bytes);
 /* Microbatch m's part of a model input or of the target, dense, in host memory. */
 typedef Status Feed(void *context, ValueId input, int microbatch, void *data, size_t bytes);
 /* A graph output of microbatch m (inference only), dense, in host memory. */
@@ -23,8 +22,7 @@ typedef Status Emit(void *context, ValueId output, int microbatch, const void *d
 typedef struct {
   const Plan *plan;
   int rank;
-  const Backend *backend;
-  int device, threads;
+  Store *store;                 /* on the rank's device; outlives the executor */
   const Transport *transport;   /* NULL with one rank */
   Endpoint *endpoint;           /* of CHANNEL_DATA */
   const Boundaries *boundaries; /* NULL: pinned memory wherever there is a device */
@@ -32,7 +30,8 @@ typedef struct {
   void *load_context;
 } ExecutorSpec;
 
-/* Allocates the arena (plan->rank_memory[rank]), writes constants, loads parameters, zeroes accumulators and states.
+/* Takes what plan->rank_memory[rank] says: of the store what it keeps of the graph, loaded where it was not before, the
+ * rest as memory of its own, with constants written and accumulators zero. Executors of one store run one at a time.
  * Fails E_MEMORY, or as `load` does. */
 Status executor_open(const ExecutorSpec *spec, Executor **executor);
 void executor_close(Executor *executor);

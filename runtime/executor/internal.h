@@ -97,13 +97,16 @@ typedef struct Prepared {
 
 struct Executor {
   ExecutorSpec spec;
+  const Backend *backend; /* of the store, as the stream and the device */
+  Stream *stream;
+  int device;
   const Graph *graph;
   const RankMemory *memory;
-  Arena *arena; /* of all bookkeeping */
-  Stream *stream;
+  Arena *arena;         /* of all bookkeeping */
   WireEnd *wires[WAYS]; /* NULL: none of that kind */
   bool hosts_run_ahead; /* some rank has wires */
-  char *base;           /* the rank's memory, memory->total_bytes */
+  int *entries;         /* [n_values]: in the store, of views their roots'; -1: not there */
+  char *base;           /* the rank's memory without what is stored */
   void *pinned;         /* the host's places of sites, where the rank's memory is a device's; else NULL */
   Prepared *prepared;   /* before the first step; of all calls that have a state */
   StageRun *stages;     /* [plan->stages]; others' are empty */
@@ -121,6 +124,16 @@ struct Executor {
   double *given;   /* [1 + denominators + STEP_SCALARS]: what the host gives the device in a step, each once */
   double *squares; /* [norms]: what it gets back */
 };
+
+/* What lies at this offset of memory->total_bytes, behind what is stored. */
+static inline char *executor_at(const Executor *e, size_t offset) {
+  return e->base + (offset - e->memory->stored_bytes);
+}
+/* A persistent value, or a view of one. */
+static inline char *executor_persistent(const Executor *e, ValueId value) {
+  return e->entries[value] >= 0 ? store_at(e->spec.store, e->entries[value])
+                                : executor_at(e, e->memory->persistent_offset[value]);
+}
 
 /* Fills everything from `stages` on. The memory is allocated. */
 Status executor_lay_out(Executor *executor);

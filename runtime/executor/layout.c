@@ -12,7 +12,7 @@ static Site site_of(const Executor *e, int stage, ValueId value) {
   Site site = {.slots = 1, .bytes = graph_value_bytes(e->graph, value)};
   size_t offset = memory_offset(e->memory, stages, stage, value, 0);
   assert(offset != SIZE_MAX);
-  site.first = e->base + offset;
+  site.first = place.kind == PLACE_PERSISTENT ? executor_persistent(e, value) : executor_at(e, offset);
   if (place.kind == PLACE_BLOCK) {
     site.slots = e->memory->blocks[stage][place.block].slots;
     site.stride = stages[stage].blocks[place.block].bytes;
@@ -24,7 +24,7 @@ static Site site_of(const Executor *e, int stage, ValueId value) {
 }
 
 static Site persistent_site(const Executor *e, ValueId value) {
-  char *first = e->base + e->memory->persistent_offset[value];
+  char *first = executor_persistent(e, value);
   return (Site){
       .first = first, .bytes = graph_value_bytes(e->graph, value), .slots = 1, .host = first, .host_slots = 1};
 }
@@ -33,7 +33,7 @@ static Status prepare_call(Executor *e, Call *call) {
   const Node *node = call->node;
   Prepared *prepared;
   TRY(ARENA_NEW(e->arena, prepared, 1));
-  TRY(backend_prepare(e->spec.backend, e->stream, node, call->operands, call->operands + node->n_in,
+  TRY(backend_prepare(e->backend, e->stream, node, call->operands, call->operands + node->n_in,
                       node_workspace_bytes(e->graph, node, e->spec.rank), &call->state));
   if (call->state) {
     *prepared = (Prepared){node, call->state, e->prepared};
@@ -44,7 +44,7 @@ static Status prepare_call(Executor *e, Call *call) {
 
 /* stage -1: an update node. */
 static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
-  *call = (Call){.node = node, .kernel = e->spec.backend->kernels[node->op]->run};
+  *call = (Call){.node = node, .kernel = e->backend->kernels[node->op]->run};
   TRY(ARENA_NEW(e->arena, call->operands, node->n_in + node->n_out));
   TRY(ARENA_NEW(e->arena, call->sites, node->n_in + node->n_out));
   for (int i = 0; i < node->n_in + node->n_out; i++) {
@@ -58,7 +58,7 @@ static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
   }
   size_t within_scratch = stage >= 0 ? e->spec.plan->stage_memory[stage].workspace[node->id] : 0;
   if (node_workspace_bytes(e->graph, node, e->spec.rank))
-    call->workspace = e->base + e->memory->scratch_offset + within_scratch;
+    call->workspace = executor_at(e, e->memory->scratch_offset + within_scratch);
   return prepare_call(e, call);
 }
 

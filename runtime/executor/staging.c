@@ -67,27 +67,27 @@ static Status place_all(Executor *e, Room *room) {
 
 Status executor_stage(Executor *e) {
   Room room = {0};
-  if (e->spec.backend->is_host) { /* sites are where they are */
+  if (e->backend->is_host) { /* sites are where they are */
     TRY(place_numbers(e, &room));
     room = (Room){.at = arena_alloc(e->arena, room.bytes, 1)};
     return room.at ? place_numbers(e, &room) : status_code();
   }
   TRY(place_all(e, &room));
-  TRY(e->spec.backend->pin(e->stream, room.bytes, &e->pinned));
+  TRY(e->backend->pin(e->stream, room.bytes, &e->pinned));
   room = (Room){.at = e->pinned};
   return place_all(e, &room);
 }
 
 Status executor_stage_in(Executor *e, const Site *site, int microbatch) {
-  if (e->spec.backend->is_host)
+  if (e->backend->is_host)
     return OK;
-  return e->spec.backend->copy(e->stream, site_at(site, microbatch), site_host(site, microbatch), site->bytes,
-                               COPY_HOST_TO_DEVICE);
+  return e->backend->copy(e->stream, site_at(site, microbatch), site_host(site, microbatch), site->bytes,
+                          COPY_HOST_TO_DEVICE);
 }
 
 Status executor_stage_out(Executor *e, const Site *site, int microbatch) {
-  if (e->spec.backend->is_host)
+  if (e->backend->is_host)
     return OK;
-  return e->spec.backend->copy(e->stream, site_host(site, microbatch), site_at(site, microbatch), site->bytes,
-                               COPY_DEVICE_TO_HOST);
+  return e->backend->copy(e->stream, site_host(site, microbatch), site_at(site, microbatch), site->bytes,
+                          COPY_DEVICE_TO_HOST);
 }

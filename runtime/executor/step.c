@@ -98,17 +98,17 @@ static Status emit_outputs(Executor *e, const Ports *emits, const StepWork *work
 
 /* Where the host computes, a loss that is not finite is known at once; a device is asked before anything leaves it. */
 static Status take_loss(Executor *e, int microbatch) {
-  TRY(e->spec.backend->copy(e->stream, &e->losses[microbatch], site_at(&e->loss, microbatch), sizeof *e->losses,
-                            COPY_DEVICE_TO_HOST));
+  TRY(e->backend->copy(e->stream, &e->losses[microbatch], site_at(&e->loss, microbatch), sizeof *e->losses,
+                       COPY_DEVICE_TO_HOST));
   e->n_losses = microbatch + 1;
-  return e->spec.backend->is_host ? add_losses(e) : OK;
+  return e->backend->is_host ? add_losses(e) : OK;
 }
 
 /* To the neighbouring stage on this rank. */
 static Status copy_over(Executor *e, const Lane *from, const Lane *to, int microbatch) {
   for (int i = 0; i < from->n; i++)
-    TRY(e->spec.backend->copy(e->stream, site_at(&to->sites[i], microbatch), site_at(&from->sites[i], microbatch),
-                              from->sites[i].bytes, COPY_DEVICE_TO_DEVICE));
+    TRY(e->backend->copy(e->stream, site_at(&to->sites[i], microbatch), site_at(&from->sites[i], microbatch),
+                         from->sites[i].bytes, COPY_DEVICE_TO_DEVICE));
   return OK;
 }
 

@@ -10,7 +10,7 @@ static const WireKind *const kinds[WAYS] = {[WAY_COPY] = &wire_copy, [WAY_NCCL] 
 Way executor_way(const Executor *e, int peer) {
   if (e->spec.boundaries)
     return boundary_between(e->spec.boundaries, e->spec.rank, peer);
-  return e->spec.backend->is_host ? WAY_HOST : WAY_STAGED;
+  return e->backend->is_host ? WAY_HOST : WAY_STAGED;
 }
 
 Status executor_wire_post(Executor *e, Way way, const Transfer *transfers, int n, Ticket *tickets) {
@@ -47,9 +47,9 @@ static Status connect_way(Executor *e, Way way) {
   TRY(find_peers(e, way, &peers, &n));
   if (!n)
     return OK;
-  WireSpec spec = {.backend = e->spec.backend,
+  WireSpec spec = {.backend = e->backend,
                    .stream = e->stream,
-                   .device = e->spec.device,
+                   .device = e->device,
                    .rank = e->spec.rank,
                    .ranks = b->ranks,
                    .peers = peers,
@@ -89,11 +89,11 @@ Status executor_wait(Executor *e) {
   bool idle = nccl == NULL;
   for (int looks = 0; !idle; looks++) { /* the stream may wait for a peer that is no more */
     TRY(wire_nccl.check(nccl));
-    TRY(e->spec.backend->stream_idle(e->stream, &idle));
+    TRY(e->backend->stream_idle(e->stream, &idle));
     if (!idle && looks > 100)
       nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
   }
-  return e->spec.backend->stream_wait(e->stream);
+  return e->backend->stream_wait(e->stream);
 }
 
 static Status tell(Executor *e, int peer, bool is_send) {

@@ -35,6 +35,7 @@ typedef struct {
   Arena *arena;
   int rank;
   const Link *link; /* NULL with one rank */
+  Store *store;
   Executor *executor;
   Sampler sampler;
   Feeder feeder;

@@ -62,7 +62,7 @@ static Status orient(const Job *job, Holding holding, void *data) {
 typedef Status Reader(Worker *worker, ValueId parameter, void *data, size_t bytes);
 
 static Status read_parameter(Worker *w, ValueId parameter, void *data, size_t bytes) {
-  return executor_read(w->executor, parameter, data, bytes);
+  return store_read(w->store, graph_value(w->training->job->decided.graph, parameter)->initializer, data, bytes);
 }
 
 /* The sum of a parameter's accumulators in group order, as its update will see it. */

@@ -13,9 +13,6 @@ Status worker_open(Worker *w) {
   JobDecisions *decided = &job->decided;
   ExecutorSpec spec = {.plan = &decided->plan,
                        .rank = w->rank,
-                       .backend = decided->devices[w->rank].backend,
-                       .device = decided->devices[w->rank].device,
-                       .threads = decided->threads,
                        .transport = w->link ? w->link->transport : NULL,
                        .endpoint = w->link ? w->link->endpoints[CHANNEL_DATA] : NULL,
                        .boundaries = w->link ? &training->boundaries : NULL,
@@ -31,6 +28,8 @@ Status worker_open(Worker *w) {
     w->n_updates += (op_def(decided->graph->nodes[i]->op)->flags & OP_UPDATE) != 0;
   TRY(report_create(w));
   TRY(denominators_create(w->arena, decided->graph, &w->denominators));
+  TRY(store_open(decided->devices[w->rank].backend, decided->devices[w->rank].device, decided->threads, &w->store));
+  spec.store = w->store;
   TRY(executor_open(&spec, &w->executor));
   if (executor_has_loss(w->executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {
     size_t row = (size_t)shape_elements(dataset_shape(job->given.data.target, 1));
@@ -42,6 +41,7 @@ Status worker_open(Worker *w) {
 
 void worker_close(Worker *w) {
   executor_close(w->executor);
+  store_close(w->store);
   arena_destroy(w->arena);
 }
 

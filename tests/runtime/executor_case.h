@@ -203,15 +203,14 @@ static inline Status case_step(CaseRun *run, Executor *executor, CaseData *given
   return executor_update(executor, scalars);
 }
 
-/* Trains STEPS steps; compares what the rank knows with the oracle. Fails as the executor does, or naming what
- * differs. */
-static inline Status case_train(CaseRun *run) {
+/* Trains STEPS steps on a store; compares what the rank knows with the oracle. Fails as the executor does, or naming
+ * what differs. */
+static inline Status case_train_on(CaseRun *run, Store *store) {
   const Graph *g = run->plan->graph;
   CaseData given = {.graph = g};
   ExecutorSpec spec = {.plan = run->plan,
                        .rank = run->rank,
-                       .backend = run->backend,
-                       .threads = 1,
+                       .store = store,
                        .transport = run->link ? run->link->transport : NULL,
                        .endpoint = run->link ? run->link->endpoints[CHANNEL_DATA] : NULL,
                        .load = case_load,
@@ -231,6 +230,14 @@ static inline Status case_train(CaseRun *run) {
       status = fail(E_MODEL, "'%s' differs", graph_value(g, v)->name);
   }
   executor_close(executor);
+  return status;
+}
+
+static inline Status case_train(CaseRun *run) {
+  Store *store;
+  TRY(store_open(run->backend, 0, 1, &store));
+  Status status = case_train_on(run, store);
+  store_close(store);
   return status;
 }
 

@@ -212,11 +212,14 @@ static void kernels_are_prepared_once(void **state) {
   assert_int_equal(prepared, products);
   assert_int_equal(released, products);
   Executor *executor;
-  ExecutorSpec spec = {.plan = &plan, .backend = &backend, .threads = 1, .load = case_load};
+  Store *store;
+  ASSERT_OK(store_open(&backend, 0, 1, &store));
+  ExecutorSpec spec = {.plan = &plan, .store = store, .load = case_load};
   prepared = released = 0;
   fails_at = 2;
   ASSERT_FAILS(E_DEVICE, "node 'n17' (MatMul): nothing more is prepared", executor_open(&spec, &executor));
   assert_int_equal(released, 2);
+  store_close(store);
   arena_destroy(arena);
 }
 
@@ -248,10 +251,12 @@ static Status emit(void *context, ValueId output, int microbatch, const void *da
 static void *infer(void *argument) {
   Inference *job = argument;
   Executor *executor;
+  Store *store;
+  if ((job->status = store_open(&backend_reference, 0, 1, &store)) != OK)
+    return NULL;
   ExecutorSpec spec = {.plan = job->plan,
                        .rank = job->rank,
-                       .backend = &backend_reference,
-                       .threads = 1,
+                       .store = store,
                        .transport = job->plan->ranks > 1 ? job->link->transport : NULL,
                        .endpoint = job->plan->ranks > 1 ? job->link->endpoints[CHANNEL_DATA] : NULL,
                        .load = case_load,
@@ -263,6 +268,7 @@ static void *infer(void *argument) {
     job->status = executor_run(executor, &work, &loss);
     executor_close(executor);
   }
+  store_close(store);
   return NULL;
 }
 

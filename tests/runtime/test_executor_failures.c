@@ -34,6 +34,7 @@ typedef struct {
 static ValueId add_value(Graph *g, const char *name, DType dtype, int rank, const int64_t *dim, Role role) {
   ValueId v;
   ASSERT_OK(graph_add_value(g, name, dtype, shape_of(rank, dim), role, &v));
+  graph_value(g, v)->initializer = role == ROLE_PARAMETER ? (int)v : -1;
   return v;
 }
 
@@ -90,10 +91,11 @@ static Status feed(void *context, ValueId value, int microbatch, void *data, siz
 /* One step. */
 static Status run(const Job *job) {
   Executor *executor;
+  Store *store;
+  TRY(store_open(&backend_reference, 0, 1, &store));
   ExecutorSpec spec = {.plan = &job->c->plan,
                        .rank = job->rank,
-                       .backend = &backend_reference,
-                       .threads = 1,
+                       .store = store,
                        .transport = job->link->transport,
                        .endpoint = job->link->endpoints[CHANNEL_DATA],
                        .load = load,
@@ -103,10 +105,12 @@ static Status run(const Job *job) {
   Status status = executor_open(&spec, &executor);
   if (status != OK) {
     job->link->transport->withdraw(job->link->endpoints[CHANNEL_CONTROL], status_message());
+    store_close(store);
     return status;
   }
   status = executor_run(executor, &work, &loss);
   executor_close(executor);
+  store_close(store);
   return status;
 }
 
@@ -176,7 +180,7 @@ static void what_does_not_fit_is_refused(void **state) {
   Executor *executor;
   Link links[3];
   make(&c);
-  ExecutorSpec spec = {.plan = &c.plan, .backend = &backend_reference, .threads = 1, .load = load, .load_context = &c};
+  ExecutorSpec spec = {.plan = &c.plan, .load = load, .load_context = &c};
   ASSERT_FAILS(E_USAGE, "the plan is for 2 ranks, there are 1", executor_open(&spec, &executor));
   ASSERT_OK(transport_local_open(3, links));
   spec.transport = links[0].transport;
@@ -201,10 +205,11 @@ static void values_are_read_and_written_where_they_lie(void **state) {
   float data[WIDTH * WIDTH];
   make(&c);
   ASSERT_OK(transport_local_open(RANKS, links));
+  Store *store;
+  ASSERT_OK(store_open(&backend_reference, 0, 1, &store));
   ExecutorSpec spec = {.plan = &c.plan,
                        .rank = 1,
-                       .backend = &backend_reference,
-                       .threads = 1,
+                       .store = store,
                        .transport = links[1].transport,
                        .endpoint = links[1].endpoints[CHANNEL_DATA],
                        .load = load,
@@ -222,6 +227,7 @@ static void values_are_read_and_written_where_they_lie(void **state) {
   ASSERT_FAILS(E_USAGE, "rank 1 does not hold 'table'", executor_read(executor, table, data, sizeof data));
   ASSERT_FAILS(E_USAGE, "'weight' has 100 bytes, not 99", executor_read(executor, weight, data, 99));
   executor_close(executor);
+  store_close(store);
   transport_local_close(RANKS, links);
   arena_destroy(c.arena);
 }

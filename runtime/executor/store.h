@@ -1,0 +1,42 @@
+/* What a rank keeps from step to step, once, whichever graphs compute with it: parameters, the optimizer's states of
+ * them, and the constants that lie in the model's file. Training, inference and an uneven rest are graphs of their own
+ * over one store; a checkpoint needs none.
+ *
+ * Invariant: a tensor of the store is known by its initializer, not by a graph's value; it is dense, of one type and
+ * shape in every graph, and is filled once. */
+#ifndef RUNTIME_EXECUTOR_STORE_H
+#define RUNTIME_EXECUTOR_STORE_H
+
+#include "backend/backend.h"
+#include "graph/memory.h"
+
+typedef struct Store Store;
+
+/* First contents of a parameter, or those of a constant that lies in the model file, dense, in host memory. `value` is
+ * of the graph that is being opened. */
+typedef Status Load(void *context, ValueId value, void *data, size_t bytes);
+
+/* An empty store on a device; it owns the stream on which its graphs run. */
+Status store_open(const Backend *backend, int device, int threads, Store **store);
+void store_close(Store *store);
+
+const Backend *store_backend(const Store *store);
+Stream *store_stream(const Store *store);
+int store_device(const Store *store);
+
+/* Places for what the store keeps of a graph (memory_is_stored) on the rank of this memory: entries [n_values], in the
+ * arena, -1 elsewhere. What no graph had before gets memory, in one piece, that holds zeros. Fails E_MEMORY; E_USAGE
+ * where type or shape are not those that another graph has. */
+Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, int **entries);
+/* Fills those of a graph's entries that are not filled yet: states with zeros, all else by `load`. */
+Status store_fill(Store *store, const Graph *graph, const int *entries, Load *load, void *context);
+/* Whether nothing is filled yet. */
+bool store_is_fresh(const Store *store);
+/* Where an entry lies, in the device's memory. */
+char *store_at(const Store *store, int entry);
+
+/* The contents of an initializer's tensor, `bytes` of them (checked), into host memory. E_USAGE where the rank has it
+ * not. */
+Status store_read(Store *store, int initializer, void *data, size_t bytes);
+
+#endif
