@@ -24,19 +24,21 @@ struct OnnxpipeModel {
 
 /* There is one world in a process. */
 static World world = {.size = 1};
-static bool started; /* MPI, for this world or for one that has no others */
-static bool agreed;  /* every rank knows how it went: they end in good order */
-static _Thread_local bool silent;
+static bool started;                     /* MPI, for this world or for one that has no others */
+static bool agreed;                      /* every rank knows how it went: they end in good order */
+static _Thread_local bool silent = true; /* nothing failed, or another rank has the line */
 
 static OnnxpipeStatus result(Status status) {
+  silent = status == OK;
   return status == OK ? ONNXPIPE_OK : status == E_USAGE ? ONNXPIPE_USAGE : ONNXPIPE_FAILED;
 }
 
 /* As result, where every rank has called. */
 static OnnxpipeStatus result_of_all(Status status, Outcome outcome) {
   agreed = status == OK || outcome.agreed;
-  silent = status != OK && world.mpi && (outcome.elsewhere || transport_mpi_reported());
-  return result(status);
+  OnnxpipeStatus made = result(status);
+  silent |= world.mpi && (outcome.elsewhere || transport_mpi_reported());
+  return made;
 }
 
 const char *onnxpipe_error(void) {
@@ -61,7 +63,9 @@ const char *onnxpipe_version(void) {
 }
 
 OnnxpipeOptions *onnxpipe_options_create(void) {
-  return options_create();
+  OnnxpipeOptions *options = options_create();
+  silent = options != NULL;
+  return options;
 }
 
 void onnxpipe_options_destroy(OnnxpipeOptions *options) {
@@ -69,17 +73,16 @@ void onnxpipe_options_destroy(OnnxpipeOptions *options) {
 }
 
 OnnxpipeStatus onnxpipe_options_set(OnnxpipeOptions *options, const char *name, const char *value) {
-  silent = false;
   return result(options_set(options, name, value));
 }
 
 OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *option) {
   const OptionEntry *entry = options_entry(i);
   if (!entry)
-    return ONNXPIPE_FAILED;
+    return result(fail(E_MODEL, "the table of options has no row %d", i));
   *option =
       (OnnxpipeOption){entry->name, entry->argument, entry->standard, entry->commands, entry->values, entry->help};
-  return ONNXPIPE_OK;
+  return result(OK);
 }
 
 int onnxpipe_nearest(const char *word, const char *const *names, int n) {
@@ -92,7 +95,6 @@ static bool under_mpirun(void) {
 }
 
 OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, int *size) {
-  silent = false;
   if (under_mpirun()) {
     transport_mpi_on_death(report, context);
     Status status = transport_mpi_open(&world.link);
@@ -107,7 +109,7 @@ OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, 
   agreed = true;
   *rank = world.rank;
   *size = world.size;
-  return ONNXPIPE_OK;
+  return result(OK);
 }
 
 void onnxpipe_finish(int failed) {
@@ -118,7 +120,6 @@ void onnxpipe_finish(int failed) {
 }
 
 OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, OnnxpipeModel **model) {
-  silent = false;
   OnnxpipeModel *opened = *model = calloc(1, sizeof *opened);
   TrainOptions train = {.train = options->train.items,
                         .freeze = options->freeze.items,
@@ -172,7 +173,6 @@ static void job_destroy(Job *job) {
 }
 
 OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out) {
-  silent = false;
   return result(inspect_run(model->model, model->path, model->options, out));
 }
 
@@ -185,7 +185,6 @@ static Status plan(Job *job, FILE *out) {
 }
 
 OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out) {
-  silent = false;
   Job *job = job_create(model);
   Status status = job ? plan(job, out) : status_code();
   job_destroy(job);
@@ -199,7 +198,6 @@ struct OnnxpipeSession {
 
 static OnnxpipeStatus open_session(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context,
                                    OnnxpipeSession **session) {
-  silent = false;
   Outcome outcome = {0};
   OnnxpipeSession *s = *session = calloc(1, sizeof *s);
   Status status = s ? OK : fail(E_MEMORY, "out of memory");
@@ -259,7 +257,6 @@ OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress 
 }
 
 OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out) {
-  silent = false;
   Job *job = job_create(model);
   Status status = job ? infer_run(job, out) : status_code();
   job_destroy(job);
@@ -267,7 +264,6 @@ OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out) {
 }
 
 OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out) {
-  silent = false;
   Job *job = job_create(model);
   Status status = job ? measure_run(job, out) : status_code();
   job_destroy(job);
@@ -275,6 +271,5 @@ OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out) {
 }
 
 OnnxpipeStatus onnxpipe_simulate(const OnnxpipeOptions *options, FILE *out, FILE *refusal) {
-  silent = false;
   return result(what_if_run(options, out, refusal));
 }

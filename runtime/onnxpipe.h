@@ -30,7 +30,8 @@ typedef struct OnnxpipeOptions OnnxpipeOptions;
 typedef struct OnnxpipeModel OnnxpipeModel;
 typedef struct OnnxpipeSession OnnxpipeSession;
 
-/* The calling thread's last error, one line; "" if none. Under mpirun it is also "" where another rank has the line:
+/* Why the calling thread's last call of a function here failed, one line; "" if it did not. Closing what failed leaves
+ * the line. Under mpirun it is also "" where another rank has the line:
  * whoever prints it when it is not empty prints it once. */
 ONNXPIPE_API const char *onnxpipe_error(void);
 

@@ -277,10 +277,12 @@ void options_destroy(Options *options) {
 }
 
 Status options_set(Options *options, const char *name, const char *value) {
-  const OptionEntry *entry = options_find(name);
+  const OptionEntry *entry = name ? options_find(name) : NULL;
   if (!entry)
-    return fail(E_USAGE, "--%s is no option", name);
-  TRY(parse(options, entry, value));
+    return name ? fail(E_USAGE, "--%s is no option", name) : fail(E_USAGE, "an option has a name");
+  if (!value && entry->kind != OPTION_FLAG)
+    return fail(E_USAGE, "--%s needs a value (%s)", entry->name, entry->argument);
+  TRY(parse(options, entry, value ? value : ""));
   options->given[entry - table] = true;
   return OK;
 }

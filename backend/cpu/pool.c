@@ -90,14 +90,14 @@ static void *work(void *argument) {
   }
 }
 
-static Status start_worker(Pool *pool, int i) {
+static Status start_worker(Pool *pool, int i, int wanted) {
   Start *start = malloc(sizeof *start);
   if (!start)
     return fail(E_MEMORY, "out of memory");
   *start = (Start){pool, pool->scratch[i + 1]};
   if (pthread_create(&pool->workers[i], NULL, work, start)) {
     free(start);
-    return fail(E_MEMORY, "thread %d of %d cannot be started", i + 2, pool->threads);
+    return fail(E_MEMORY, "thread %d of %d cannot be started", i + 2, wanted);
   }
   return OK;
 }
@@ -119,7 +119,7 @@ Status pool_create(int threads, Pool **out) {
     if (!(pool->scratch[i] = aligned_alloc(64, POOL_SCRATCH_BYTES)))
       status = fail(E_MEMORY, "out of memory: %d bytes", POOL_SCRATCH_BYTES);
   for (; pool->threads < wanted && status == OK; pool->threads += status == OK)
-    status = start_worker(pool, pool->threads - 1);
+    status = start_worker(pool, pool->threads - 1, wanted);
   if (status != OK) {
     for (int i = pool->threads; pool->scratch && i < wanted; i++)
       free(pool->scratch[i]);

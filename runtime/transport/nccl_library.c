@@ -1,4 +1,5 @@
-/* Loads NCCL, once. Invariant: what it hands out is whole, and no older than the header it was compiled with. */
+/* Loads NCCL, once. Invariant: what it hands out is whole, and of the major version that the header is of, within
+ * which NCCL keeps what its functions take: `ncclConfig_t` begins with its size. */
 #ifdef ONNXPIPE_NCCL
 
 #include "runtime/transport/nccl_library.h"
@@ -16,6 +17,11 @@
 static NcclLibrary loaded;
 static char missing[256]; /* "": all there */
 
+bool nccl_version_will_do(int version) {
+  /* 2809 is 2.8.9; since 2.9 the minor version has two digits: 22809 is 2.28.9 */
+  return (version < 10000 ? version / 1000 : version / 10000) == NCCL_MAJOR;
+}
+
 static void load(void) {
   static const char *const files[] = {NCCL_FILES};
   int version = 0;
@@ -32,8 +38,8 @@ static void load(void) {
     snprintf(missing, sizeof missing, "it has no function nccl%s", #function);
   NCCL_FUNCTIONS(VISIT)
 #undef VISIT
-  if (!missing[0] && (loaded.GetVersion(&version) != ncclSuccess || version < NCCL_VERSION_CODE))
-    snprintf(missing, sizeof missing, "version %d is older than this build's %d", version, NCCL_VERSION_CODE);
+  if (!missing[0] && (loaded.GetVersion(&version) != ncclSuccess || !nccl_version_will_do(version)))
+    snprintf(missing, sizeof missing, "version %d is not of NCCL %d", version, NCCL_MAJOR);
 }
 
 Status nccl_library(const NcclLibrary **library) {

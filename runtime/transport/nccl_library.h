@@ -4,6 +4,7 @@
 #define RUNTIME_TRANSPORT_NCCL_LIBRARY_H
 
 #include <nccl.h>
+#include <stdbool.h>
 
 #include "base/status.h"
 
@@ -29,7 +30,9 @@ typedef struct {
 #undef VISIT
 } NcclLibrary;
 
-/* E_UNSUPPORTED where there is none, or one that is older than the header that this build had. */
+/* E_UNSUPPORTED where there is none, or one of another major version than the header that this build had. */
 Status nccl_library(const NcclLibrary **library);
+/* Whether a library of this version, as its headers count, keeps what this build's headers say of functions. */
+bool nccl_version_will_do(int version);
 
 #endif

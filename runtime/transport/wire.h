@@ -60,8 +60,8 @@ void copies_close(Copies *copies);
 /* NCCL between devices of their own: nccl.c. Collective: every peer opens, too. */
 extern const WireKind wire_nccl;
 Status wire_nccl_open(const WireSpec *spec, WireEnd **end);
-/* The version of the NCCL that can be loaded here, as its headers count (22809); 0 where there is none, or one that is
- * older than the headers of this build. */
+/* The version of the NCCL that can be loaded here, as its headers count (22809); 0 where there is none, or one of
+ * another major version than the headers of this build. */
 int wire_nccl_version(void);
 
 #endif

@@ -9,6 +9,7 @@
 extern "C" {
 #endif
 
+#define NCCL_MAJOR 2
 #define NCCL_VERSION_CODE 22809
 enum { NCCL_UNIQUE_ID_BYTES = 128 };
 

@@ -60,6 +60,27 @@ static void what_does_not_parse_is_named(void **state) {
   options_destroy(o);
 }
 
+/* A flag is set by naming it; whatever else takes a value says so. */
+static void no_value_is_refused_but_for_flags(void **state) {
+  (void)state;
+  const OptionEntry *entry;
+  Options *o = options_create();
+  for (int i = 0; (entry = options_entry(i)); i++) {
+    char expected[128];
+    snprintf(expected, sizeof expected, "--%s needs a value (%s)", entry->name, entry->argument);
+    if (entry->kind != OPTION_FLAG) {
+      ASSERT_FAILS(E_USAGE, expected, options_set(o, entry->name, NULL));
+      assert_false(options_given(o, entry->name));
+      continue;
+    }
+    ASSERT_OK(options_set(o, entry->name, NULL));
+    assert_true(options_given(o, entry->name));
+    assert_true(*(bool *)((char *)o + entry->offset));
+  }
+  ASSERT_FAILS(E_USAGE, "an option has a name", options_set(o, NULL, "1"));
+  options_destroy(o);
+}
+
 static void every_entry_is_whole(void **state) {
   (void)state;
   const OptionEntry *entry;
@@ -110,7 +131,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(defaults_are_those_of_the_table),   cmocka_unit_test(values_parse),
       cmocka_unit_test(what_does_not_parse_is_named),      cmocka_unit_test(every_entry_is_whole),
-      cmocka_unit_test(listed_values_are_those_there_are),
+      cmocka_unit_test(listed_values_are_those_there_are), cmocka_unit_test(no_value_is_refused_but_for_flags),
   };
   return cmocka_run_group_tests_name("options", tests, NULL, NULL);
 }

@@ -144,6 +144,24 @@ static void a_failed_session_only_closes(void **state) {
   onnxpipe_options_destroy(options);
 }
 
+/* The line belongs to the last call. */
+static void a_call_that_succeeds_has_no_line(void **state) {
+  (void)state;
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  OnnxpipeModel *model;
+  assert_string_equal(onnxpipe_error(), "");
+  assert_int_equal(onnxpipe_options_set(options, "shuffle", "maybe"), ONNXPIPE_USAGE);
+  assert_string_equal(onnxpipe_error(), "--shuffle is a flag: it takes no 'maybe'");
+  must(onnxpipe_options_set(options, "shuffle", NULL));
+  assert_string_equal(onnxpipe_error(), "");
+  assert_int_equal(onnxpipe_open(in_folder("absent.onnx"), options, &model), ONNXPIPE_FAILED);
+  assert_non_null(strstr(onnxpipe_error(), "absent.onnx"));
+  must(onnxpipe_open(BRANCHES "model.onnx", options, &model));
+  assert_string_equal(onnxpipe_error(), "");
+  onnxpipe_close(model);
+  onnxpipe_options_destroy(options);
+}
+
 static void what_cannot_open_or_be_saved(void **state) {
   (void)state;
   OnnxpipeOptions *options = branches_options();
@@ -178,6 +196,7 @@ int main(void) {
       cmocka_unit_test_prestate(a_failed_session_only_closes, "1"),
       cmocka_unit_test_prestate(a_failed_session_only_closes, "3"),
       cmocka_unit_test(what_cannot_open_or_be_saved),
+      cmocka_unit_test(a_call_that_succeeds_has_no_line),
   };
   int failed = cmocka_run_group_tests_name("session", tests, NULL, NULL);
   for (const char **name = (const char *[]){"trained.onnx", "stepped.onnx", "between.onnx", "metrics.jsonl", NULL};
