@@ -24,6 +24,14 @@ static Status append(json_t *array, json_t *value) {
   return json_array_append_new(array, value) == 0 ? OK : fail(E_MEMORY, "out of memory");
 }
 
+/* NULL where memory is out for it or for `item`, which it takes over. */
+static json_t *with(json_t *array, json_t *item) {
+  if (array && json_array_append_new(array, item) == 0)
+    return array;
+  json_decref(array ? array : item);
+  return NULL;
+}
+
 static Status find(Report *r, const char *id, const char *tensor, const char *text) {
   if (!text)
     return status_code();
@@ -35,9 +43,9 @@ static Status list_ends(json_t *report, const char *key, const ModelInput *ends,
   TRY(set(report, key, list));
   for (int i = 0; i < n; i++) {
     json_t *shape = ends[i].rank < 0 ? json_null() : json_array();
-    for (int k = 0; k < ends[i].rank; k++) {
+    for (int k = 0; k < ends[i].rank && shape; k++) {
       const char *name = ends[i].dim_name[k];
-      TRY(append(shape, !name ? json_integer(ends[i].dim[k]) : *name ? json_string(name) : json_null()));
+      shape = with(shape, !name ? json_integer(ends[i].dim[k]) : *name ? json_string(name) : json_null());
     }
     TRY(append(list, json_pack("{s:s, s:s, s:o, s:i}", "name", ends[i].name, "dtype", dtype_name(ends[i].dtype),
                                "shape", shape, "batch_axis", ends[i].batch_axis)));
@@ -55,8 +63,8 @@ static Status list_parameters(Report *r) {
     if (!dtype_is_float(p->dtype))
       continue;
     json_t *shape = json_array();
-    for (int k = 0; k < p->shape.rank; k++)
-      TRY(append(shape, json_integer(p->shape.dim[k])));
+    for (int k = 0; k < p->shape.rank && shape; k++)
+      shape = with(shape, json_integer(p->shape.dim[k]));
     json_t *entry = json_pack("{s:s, s:s, s:o, s:I, s:b, s:s, s:s?}", "name", p->name, "dtype", dtype_name(p->dtype),
                               "shape", shape, "elements", (json_int_t)shape_elements(p->shape), "trains", p->trains,
                               "rule", p->rule, "tied_to", p->tied_to < 0 ? NULL : model->initializers[p->tied_to].name);
@@ -204,7 +212,7 @@ static Status try_binding(Report *r, const BindOptions *options) {
 static Status fill(Report *r, const BindOptions *options) {
   Model *model = r->model;
   const Onnx__ModelProto *proto = model->proto;
-  json_t *unsupported = json_array();
+  json_t *unsupported;
   TRY(set(r->report, "ir_version", json_integer(proto->ir_version)));
   TRY(set(r->report, "opset", json_integer(model->opset)));
   TRY(set(r->report, "producer", json_string(proto_text(proto->producer_name))));
@@ -213,7 +221,7 @@ static Status fill(Report *r, const BindOptions *options) {
   TRY(list_ends(r->report, "inputs", model->inputs, model->n_inputs));
   TRY(list_ends(r->report, "outputs", model->outputs, model->n_outputs));
   TRY(set(r->report, "operators", r->operators = json_object()));
-  TRY(set(r->report, "unsupported", unsupported));
+  TRY(set(r->report, "unsupported", unsupported = json_array()));
   TRY(model_unsupported(model, unsupported));
   TRY(list_parameters(r));
   TRY(set(r->report, "batch_coupled", r->coupled = json_array()));

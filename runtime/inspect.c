@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backend/backend.h"
+#include "base/json.h"
 #include "runtime/job/job.h"
 
 static const char *text_of(const json_t *object, const char *key) {
@@ -102,8 +103,15 @@ Status inspect_run(Model *model, const char *path, const Options *options, FILE 
   if (status == OK)
     status = model_inspect(model, &bind, &report);
   if (status == OK && options->json) {
-    if (json_dumpf(report, out, JSON_INDENT(1)) != 0 || fputc('\n', out) == EOF)
+    Text text = {0};
+    text_add_json(&text, report, JSON_INDENT(1));
+    text_add_char(&text, '\n');
+    const char *whole = text_whole(&text);
+    if (!whole)
+      status = status_code();
+    else if (fputs(whole, out) == EOF)
       status = fail(E_IO, "%s: the report cannot be written", path);
+    text_free(&text);
   } else if (status == OK) {
     print_report(report, path, out);
   }

@@ -157,7 +157,7 @@ Status host_alloc(Stream *stream, size_t bytes, void **memory) {
   size_t rounded = (bytes + 63) & ~(size_t)63;
   *memory = aligned_alloc(64, rounded ? rounded : 64);
   if (!*memory)
-    return fail(E_MEMORY, "an arena of %zu bytes cannot be allocated", bytes);
+    return fail(E_MEMORY, "out of memory: an arena of %zu bytes", bytes);
   memset(*memory, 0, rounded);
   return OK;
 }

@@ -1,11 +1,13 @@
 /* The plan file. Invariant: what is read was checked against the graph before anything relies on it; every refusal
  * names the place in the file and both numbers. */
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "partitioner/plan/internal.h"
 
 static const char format_name[] = "onnxpipe plan 1";
@@ -15,8 +17,9 @@ static const char *const objective_names[] = {[OBJECTIVE_SPAN] = "span", [OBJECT
 
 /* Names of nodes and tensors are bytes; JSON wants UTF-8. Other bytes are written as question marks. */
 static json_t *name_json(const char *name) {
+  errno = 0;
   json_t *json = json_string(name);
-  if (json)
+  if (json || errno == ENOMEM)
     return json;
   char *copy = strdup(name);
   for (char *c = copy; copy && *c; c++)
@@ -27,11 +30,19 @@ static json_t *name_json(const char *name) {
   return json;
 }
 
+/* The list with one more; NULL, and nothing is kept, where memory is out for either. */
+static json_t *with(json_t *list, json_t *item) {
+  if (list && json_array_append_new(list, item) == 0)
+    return list;
+  json_decref(list ? list : item);
+  return NULL;
+}
+
 static json_t *tensors_json(const Graph *g, const ValueId *values, int n) {
   json_t *list = json_array();
-  for (int i = 0; i < n; i++)
-    json_array_append_new(list, json_pack("{s:o, s:I}", "tensor", name_json(graph_value(g, values[i])->name), "bytes",
-                                          (json_int_t)graph_value_bytes(g, values[i])));
+  for (int i = 0; i < n && list; i++)
+    list = with(list, json_pack("{s:o, s:I}", "tensor", name_json(graph_value(g, values[i])->name), "bytes",
+                                (json_int_t)graph_value_bytes(g, values[i])));
   return list;
 }
 
@@ -51,8 +62,10 @@ static json_t *stage_json(const Plan *plan, int s) {
                 (json_int_t)cut->backward_bytes, "bytes_per_second", r->cut_bytes_per_second, "forward",
                 tensors_json(plan->graph, cut->forward, cut->n_forward), "backward",
                 tensors_json(plan->graph, cut->backward, cut->n_backward));
-  json_object_set_new(stage, "cut_after", crossing);
-  return stage;
+  if (stage && json_object_set_new(stage, "cut_after", crossing) == 0)
+    return stage;
+  json_decref(stage ? stage : crossing);
+  return NULL;
 }
 
 static json_t *rank_json(const Plan *plan, int rank) {
@@ -73,7 +86,7 @@ static json_t *schedule_json(const Schedule *schedule) {
   const char *line = text_whole(&text);
   json_t *lines = line ? json_array() : NULL;
   for (const char *end; lines && (end = strchr(line, '\n')); line = end + 1)
-    json_array_append_new(lines, json_stringn(line, (size_t)(end - line)));
+    lines = with(lines, json_stringn(line, (size_t)(end - line)));
   text_free(&text);
   return lines;
 }
@@ -82,17 +95,17 @@ static json_t *ties_json(Ties ties) {
   if (!ties.known)
     return json_string("unknown");
   json_t *list = json_array();
-  for (int i = 0; i < ties.n_pairs; i++)
-    json_array_append_new(list, name_json(ties.pairs[i]));
+  for (int i = 0; i < ties.n_pairs && list; i++)
+    list = with(list, name_json(ties.pairs[i]));
   return list;
 }
 
 static json_t *plan_json(const Plan *plan) {
   json_t *stages = json_array(), *ranks = json_array();
-  for (int s = 0; s < plan->stages; s++)
-    json_array_append_new(stages, stage_json(plan, s));
-  for (int r = 0; r < plan->ranks; r++)
-    json_array_append_new(ranks, rank_json(plan, r));
+  for (int s = 0; s < plan->stages && stages; s++)
+    stages = with(stages, stage_json(plan, s));
+  for (int r = 0; r < plan->ranks && ranks; r++)
+    ranks = with(ranks, rank_json(plan, r));
   return json_pack("{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
                    "s:f}, s:o, s:o, s:o, s:o}",
                    "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer,
@@ -107,12 +120,12 @@ static json_t *plan_json(const Plan *plan) {
 
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text) {
   json_t *json = plan_json(plan);
-  char *dump = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) : NULL;
+  Text written = {0};
+  text_add_json(&written, json, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
   json_decref(json);
-  if (!dump)
-    return fail(E_MEMORY, "out of memory: the plan as JSON");
-  *text = arena_string(arena, dump);
-  free(dump);
+  const char *whole = text_whole(&written);
+  *text = whole ? arena_string(arena, whole) : NULL;
+  text_free(&written);
   return *text ? OK : status_code();
 }
 
@@ -297,7 +310,9 @@ static Status check_request(const PlanRequest *head, const PlanRequest *asked) {
 static Status check_name(const json_t *object, const char *key, const char *name) {
   const json_t *value = json_object_get(object, key);
   json_t *expected = name_json(name);
-  bool same = json_is_string(value) && expected && strcmp(json_string_value(value), json_string_value(expected)) == 0;
+  if (!expected)
+    return fail(E_MEMORY, "out of memory");
+  bool same = json_is_string(value) && strcmp(json_string_value(value), json_string_value(expected)) == 0;
   json_decref(expected);
   if (same)
     return OK;
@@ -482,12 +497,17 @@ static Status read_plan(Arena *arena, const json_t *root, Graph *graph, const Pl
 }
 
 static Status refuse_json(const char *origin, const json_error_t *error) {
+  if (json_error_code(error) == json_error_out_of_memory || errno == ENOMEM || !*error->text)
+    return fail(E_MEMORY, "%s: out of memory", origin);
+  if (error->line < 1 || error->column < 0) /* of the whole text, not of a place in it */
+    return fail(E_MODEL, "%s: %s", origin, error->text);
   return fail(E_MODEL, "%s: line %d, column %d: %s", origin, error->line, error->column, error->text);
 }
 
 Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph *graph, const PlanRequest *request,
                       Plan *plan) {
   json_error_t error;
+  errno = 0;
   json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &error);
   if (!root)
     return refuse_json(origin, &error);
@@ -506,6 +526,7 @@ static Status load(const char *path, json_t **root) {
     status_context("%s: ", path);
     return status_code();
   }
+  errno = 0;
   *root = json_loadfd(descriptor, JSON_REJECT_DUPLICATES, &error);
   close(descriptor);
   return *root ? OK : refuse_json(path, &error);

@@ -1,7 +1,7 @@
 /* A study for programs. Invariant: the text reads back as the schedule. */
-#include <jansson.h>
 #include <math.h>
 
+#include "base/json.h"
 #include "partitioner/report/study.h"
 
 /* Without the last bits that sums of thirds have. */
@@ -19,24 +19,25 @@ static json_t *peaks(const StudyResult *result) {
   return array;
 }
 
+static json_t *study(const StudyResult *result, const char *text) {
+  const Simulation *s = &result->simulation;
+  return json_pack("{ss, sf, sf, so, sf, so, so, ss}", "schedule", result->schedule.name, "makespan_ms",
+                   s->makespan_seconds * 1e3, "longest_span_ms", s->longest_span_seconds * 1e3, "bubble",
+                   rounded(s->bubble), "lower_bound", result->lower_bound_seconds * 1e3, "gap", rounded(result->gap),
+                   "peak_memory", peaks(result), "text", text);
+}
+
 Status study_json(const StudyResult *result, FILE *file) {
-  Text written = {0};
-  schedule_write(&result->schedule, &written);
-  const char *text = text_whole(&written);
-  Status status = text ? OK : status_code();
-  json_t *object = NULL;
-  if (status == OK) {
-    const Simulation *s = &result->simulation;
-    object = json_pack("{ss, sf, sf, so, sf, so, so, ss}", "schedule", result->schedule.name, "makespan_ms",
-                       s->makespan_seconds * 1e3, "longest_span_ms", s->longest_span_seconds * 1e3, "bubble",
-                       rounded(s->bubble), "lower_bound", result->lower_bound_seconds * 1e3, "gap",
-                       rounded(result->gap), "peak_memory", peaks(result), "text", text);
-    if (!object)
-      status = fail(E_MEMORY, "out of memory");
-    else if (json_dumpf(object, file, JSON_INDENT(1) | JSON_REAL_PRECISION(15)) != 0 || fputc('\n', file) == EOF)
-      status = fail(E_IO, "the study cannot be written");
-  }
+  Text schedule = {0}, text = {0};
+  schedule_write(&result->schedule, &schedule);
+  const char *written = text_whole(&schedule);
+  json_t *object = written ? study(result, written) : NULL;
+  text_add_json(&text, object, JSON_INDENT(1) | JSON_REAL_PRECISION(15));
+  text_add_char(&text, '\n');
+  const char *whole = text_whole(&text);
+  Status status = !whole ? status_code() : fputs(whole, file) == EOF ? fail(E_IO, "the study cannot be written") : OK;
   json_decref(object);
-  text_free(&written);
+  text_free(&schedule);
+  text_free(&text);
   return status;
 }

@@ -79,6 +79,11 @@ static void find_stored(const unsigned char *map, size_t bytes, zip_int64_t n, u
   }
 }
 
+/* libzip calls failed allocations damage, or nothing. `errno` was 0 when the work on the file began. */
+static Status fail_zip(Status code, const char *what, const char *reason) {
+  return errno == ENOMEM ? fail(E_MEMORY, "%s: out of memory", what) : fail(code, "%s: %s", what, reason);
+}
+
 /* A member that is not mapped, whole. Reading past its end makes libzip compare the checksum. */
 static Status inflate(Arena *arena, zip_t *zip, zip_uint64_t index, uint64_t size, const unsigned char **bytes) {
   unsigned char *memory = arena_alloc(arena, size, 1), beyond;
@@ -86,7 +91,7 @@ static Status inflate(Arena *arena, zip_t *zip, zip_uint64_t index, uint64_t siz
     return status_code();
   zip_file_t *member = zip_fopen_index(zip, index, 0);
   if (!member)
-    return fail(E_MODEL, "cannot be read: %s", zip_strerror(zip));
+    return fail_zip(E_MODEL, "cannot be read", zip_strerror(zip));
   uint64_t have = 0;
   zip_int64_t got = 1;
   while (have < size && (got = zip_fread(member, memory + have, size - have)) > 0)
@@ -95,7 +100,7 @@ static Status inflate(Arena *arena, zip_t *zip, zip_uint64_t index, uint64_t siz
     got = zip_fread(member, &beyond, 1);
   Status status = OK;
   if (got < 0)
-    status = fail(E_MODEL, "cannot be read: %s", zip_file_strerror(member));
+    status = fail_zip(E_MODEL, "cannot be read", zip_file_strerror(member));
   else if (have < size || got > 0)
     status =
         fail(E_MODEL, "holds %s than the %llu bytes it states", got > 0 ? "more" : "less", (unsigned long long)size);
@@ -193,10 +198,11 @@ static Status open_file(ArrayFile *file) {
   TRY(map_file(file));
   zip_error_t error;
   zip_error_init(&error);
+  errno = 0;
   zip_source_t *source = zip_source_buffer_create(file->map, file->map_bytes, 0, &error);
   zip_t *zip = source ? zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, &error) : NULL;
   if (!zip) {
-    Status status = fail(E_MODEL, "is no whole .npz file: %s", zip_error_strerror(&error));
+    Status status = fail_zip(E_MODEL, "is no whole .npz file", zip_error_strerror(&error));
     zip_source_free(source);
     zip_error_fini(&error);
     return status;
@@ -328,23 +334,24 @@ static Status add_member(Arena *arena, zip_t *zip, const Array *array) {
   parts[1] = (zip_buffer_fragment_t){(zip_uint8_t *)array->data, bytes};
   zip_source_t *source = zip_source_buffer_fragment(zip, parts, bytes ? 2 : 1, 0);
   zip_int64_t index = source ? zip_file_add(zip, name, source, ZIP_FL_ENC_UTF_8) : -1;
-  if (index < 0) {
-    zip_source_free(source);
-    return fail(E_IO, "array '%s' cannot be added: %s", array->name, zip_strerror(zip));
-  }
   /* a fixed time: the same arrays give the same bytes */
-  if (zip_set_file_compression(zip, (zip_uint64_t)index, ZIP_CM_STORE, 0) != 0 ||
-      zip_file_set_dostime(zip, (zip_uint64_t)index, 0, 0x21, 0) != 0)
-    return fail(E_IO, "array '%s' cannot be added: %s", array->name, zip_strerror(zip));
-  return OK;
+  if (index >= 0 && zip_set_file_compression(zip, (zip_uint64_t)index, ZIP_CM_STORE, 0) == 0 &&
+      zip_file_set_dostime(zip, (zip_uint64_t)index, 0, 0x21, 0) == 0)
+    return OK;
+  Status status = fail_zip(E_IO, "cannot be added", zip_strerror(zip));
+  status_context("array '%s': ", array->name);
+  if (index < 0)
+    zip_source_free(source);
+  return status;
 }
 
 /* The archive into `aside`, through libzip. */
 static Status write_archive(Arena *arena, const char *aside, const Array *arrays, int n_arrays) {
   int code = 0;
+  errno = 0;
   zip_t *zip = zip_open(aside, ZIP_TRUNCATE | ZIP_CREATE, &code);
   if (!zip)
-    return fail(E_IO, "cannot be written (libzip error %d)", code);
+    return errno == ENOMEM ? fail(E_MEMORY, "out of memory") : fail(E_IO, "cannot be written (libzip error %d)", code);
   for (int i = 0; i < n_arrays; i++) {
     Status status = add_member(arena, zip, &arrays[i]);
     if (status != OK) {
@@ -353,7 +360,7 @@ static Status write_archive(Arena *arena, const char *aside, const Array *arrays
     }
   }
   if (zip_close(zip) != 0) {
-    Status status = fail(E_IO, "cannot be written: %s", zip_strerror(zip));
+    Status status = fail_zip(E_IO, "cannot be written", zip_strerror(zip));
     zip_discard(zip);
     return status;
   }
