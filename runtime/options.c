@@ -90,6 +90,8 @@ static const OptionEntry table[] = {
      AT(train), ANY},
     {"freeze", "GLOB", NULL, MODEL, "do not train these initializers; may be repeated", OPTION_TEXTS, AT(freeze), ANY},
     {"no-tie", NULL, NULL, MODEL, "equal weights stay apart", OPTION_FLAG, AT(no_tie), ANY},
+    {"no-fuse", NULL, NULL, " plan train run profile ", "compute each node as the file has it: no GELU made of several",
+     OPTION_FLAG, AT(no_fuse), ANY},
     /* files and output */
     {"output-plan", "FILE.json", NULL, " plan ", "write the plan there (-o)", OPTION_TEXT, AT(output_plan), ANY},
     {"save", "FILE.onnx", NULL, " train ", "the model with its trained weights", OPTION_TEXT, AT(save), ANY},

@@ -1,5 +1,5 @@
 /* A file bound to a graph: inputs with numbers for dimensions, nodes in order, functions inlined, outputs named.
- * Invariant: what the caller gets was built in the caller's arena by graph_compact; everything else is gone. */
+ * Invariant: what the caller gets was built in the caller's arena by the passes; everything else is gone. */
 #include <stdio.h>
 #include <string.h>
 
@@ -336,8 +336,8 @@ static Status bind(Lower *lower, Arena *result, Graph **graph) {
   for (int i = 0; i < n; i++)
     TRY(bind_output(lower, &scope, &frame, outputs[i].name));
   TRY(findings_fail(&lower->findings));
-  TRY(graph_join_gelu(lower->graph));
-  return graph_compact(lower->graph, result, graph);
+  return lower->options->no_fuse ? graph_copy(lower->graph, NULL, result, NULL, graph)
+                                 : graph_fuse(lower->graph, result, graph);
 }
 
 Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph **graph) {

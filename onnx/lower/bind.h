@@ -18,6 +18,7 @@ typedef struct {
   int n_dims;
   Evaluate *evaluate;
   void *evaluate_context;
+  bool no_fuse; /* leave the passes out that make one node of several */
 } BindOptions;
 
 /* Binds every symbolic dimension, inlines, lowers to canonical operators (graph/ops.def), infers shapes and folds

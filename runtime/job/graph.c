@@ -86,7 +86,8 @@ Status job_dims(Arena *arena, const Options *options, const Model *model, const 
 }
 
 Status job_bind(Job *job) {
-  BindOptions bind = {.batch = job->decided.microbatch_size, .evaluate = backend_evaluate};
+  BindOptions bind = {
+      .batch = job->decided.microbatch_size, .evaluate = backend_evaluate, .no_fuse = job->asked.options->no_fuse};
   TRY(job_dims(job->arena, job->asked.options, job->given.model, &job->given.data, &bind));
   TRY(model_bind(job->given.model, &bind, job->arena, &job->decided.graph));
   return graph_order_for_cuts(job->decided.graph);

@@ -144,9 +144,9 @@ typedef struct {
 } Bound;
 
 /* Writes, opens and binds; outputs are named here. */
-static inline Bound net_bind(Net *net, const char *outputs, int64_t batch) {
+static inline Bound net_bind_as(Net *net, const char *outputs, BindOptions options) {
   Bound b = {.arena = arena_create()};
-  BindOptions options = {.batch = batch, .evaluate = backend_evaluate};
+  options.evaluate = backend_evaluate;
   const char *folder = make_folder(), *path = in_folder(folder, "net.onnx");
   Bytes import = {0};
   net_outputs(&net->graph, outputs);
@@ -162,6 +162,10 @@ static inline Bound net_bind(Net *net, const char *outputs, int64_t batch) {
   b.status = model_bind(b.model, &options, b.arena, &b.graph);
   remove_folder(folder);
   return b;
+}
+
+static inline Bound net_bind(Net *net, const char *outputs, int64_t batch) {
+  return net_bind_as(net, outputs, (BindOptions){.batch = batch});
 }
 
 static inline Bound net_bind_ok(Net *net, const char *outputs, int64_t batch) {

@@ -63,7 +63,7 @@ static void add_numbers(Net *net, const char *inputs) {
   }
 }
 
-static Bound bind_form(const Form *form) {
+static Bound bind_form(const Form *form, bool no_fuse) {
   Net net = net_of(17);
   NET_INPUT(&net, "x", ELEMENTS);
   char op[16], inputs[64], output[16];
@@ -72,7 +72,9 @@ static Bound bind_form(const Form *form) {
     add_numbers(&net, inputs);
     net_node(&net, form->nodes[i], op, inputs, output);
   }
-  return net_bind_ok(&net, "y", 0);
+  Bound b = net_bind_as(&net, "y", (BindOptions){.no_fuse = no_fuse});
+  ASSERT_OK(b.status);
+  return b;
 }
 
 static double gelu(double x, bool erf_form) {
@@ -83,7 +85,7 @@ static void gelus_become_one_node(void **state) {
   (void)state;
   for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
     const char *approximate = forms[i].approximate;
-    Bound b = bind_form(&forms[i]);
+    Bound b = bind_form(&forms[i], false);
     if (count_nodes(b.graph, OP_Gelu) != (approximate != NULL))
       FAIL_TEST("form %zu: %zu Gelu nodes", i, count_nodes(b.graph, OP_Gelu));
     if (approximate) {
@@ -100,6 +102,20 @@ static void gelus_become_one_node(void **state) {
                                   strcmp(approximate, "none") == 0);
       bound_gives(&b, 0, 1, (int64_t[]){ELEMENTS}, expected);
     }
+    bound_end(&b);
+  }
+}
+
+/* --no-fuse */
+static void nodes_stay_as_they_are(void **state) {
+  (void)state;
+  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+    size_t n = 0;
+    while (n < 9 && forms[i].nodes[n])
+      n++;
+    Bound b = bind_form(&forms[i], true);
+    assert_int_equal(b.graph->n_nodes, n);
+    assert_int_equal(count_nodes(b.graph, OP_Gelu), 0);
     bound_end(&b);
   }
 }
@@ -125,6 +141,7 @@ static void long_chains_are_left(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(gelus_become_one_node),
+      cmocka_unit_test(nodes_stay_as_they_are),
       cmocka_unit_test(long_chains_are_left),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

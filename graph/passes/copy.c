@@ -1,0 +1,167 @@
+/* Copies of graphs. Invariant: order of nodes, names and attributes are those of the graph that a copy is made from. */
+#include <assert.h>
+#include <limits.h>
+
+#include "graph/op.h"
+#include "graph/passes/passes.h"
+
+typedef struct {
+  const Graph *from;
+  const Node *const *instead;
+  Graph *to;
+  bool *value_needed, *node_needed;
+  ValueId *values; /* of `from`: their copies */
+  NodeId *nodes;
+} Copy;
+
+static const Node *node_of(const Copy *c, size_t i) {
+  return c->instead && c->instead[i] ? c->instead[i] : c->from->nodes[i];
+}
+
+static void need(const Copy *c, ValueId id) {
+  if (id != NO_VALUE)
+    c->value_needed[id] = true;
+}
+
+static void mark(const Copy *c) {
+  const Graph *from = c->from;
+  for (size_t i = 0; i < from->n_outputs; i++)
+    need(c, from->outputs[i]);
+  need(c, from->loss_sum);
+  for (size_t i = 0; i < from->n_denominators; i++)
+    need(c, from->denominators[i].count);
+  for (size_t i = from->n_nodes; i-- > 0;) {
+    const Node *node = node_of(c, i), *made = from->nodes[i];
+    c->node_needed[i] = made->n_out == 0 || made->phase == PHASE_UPDATE; /* what it does lies elsewhere */
+    for (int k = 0; k < made->n_out; k++)
+      c->node_needed[i] |= made->out[k] != NO_VALUE && c->value_needed[made->out[k]];
+    for (int k = 0; c->node_needed[i] && k < node->n_in; k++)
+      need(c, node->in[k]);
+  }
+}
+
+static Status copy_source(Copy *c, ValueId id, ValueId *copy);
+
+/* All that the value is beside what its copy was made with. */
+static Status finish_value(Copy *c, ValueId id) {
+  const Value *v = graph_value(c->from, id);
+  Value *copy = graph_value(c->to, c->values[id]), made = *copy;
+  *copy = *v;
+  copy->name = made.name;
+  copy->data = made.data;
+  copy->producer = made.producer;
+  return v->parameter == NO_VALUE ? OK : copy_source(c, v->parameter, &copy->parameter);
+}
+
+/* A value that no node makes; NO_VALUE is its own copy. */
+static Status copy_source(Copy *c, ValueId id, ValueId *copy) {
+  *copy = id;
+  if (id == NO_VALUE)
+    return OK;
+  if (c->values[id] == NO_VALUE) {
+    const Value *v = graph_value(c->from, id);
+    assert(v->producer == NO_NODE);
+    TRY(v->data ? graph_add_constant(c->to, v->name, v->dtype, v->shape, v->data, &c->values[id])
+                : graph_add_value(c->to, v->name, v->dtype, v->shape, v->role, &c->values[id]));
+    TRY(finish_value(c, id));
+  }
+  *copy = c->values[id];
+  return OK;
+}
+
+static Status copy_node(Copy *c, size_t i) {
+  const Node *node = node_of(c, i), *made = c->from->nodes[i];
+  ValueId *in;
+  const char **names;
+  bool any_outputs = op_def(node->op)->max_out == INT_MAX; /* only such operators may drop one */
+  TRY(ARENA_NEW(c->from->arena, in, node->n_in));
+  TRY(ARENA_NEW(c->from->arena, names, made->n_out));
+  for (int k = 0; k < node->n_in; k++)
+    TRY(copy_source(c, node->in[k], &in[k]));
+  for (int k = 0; k < made->n_out; k++)
+    names[k] = any_outputs && (made->out[k] == NO_VALUE || !c->value_needed[made->out[k]])
+                   ? ""
+                   : graph_value(c->from, made->out[k])->name;
+  c->to->building = made->phase;
+  c->to->origin = made->origin == NO_NODE || made->origin == made->id ? NO_NODE : c->nodes[made->origin];
+  TRY(graph_add_node(c->to, node->op, made->name, in, node->n_in, node->attrs, node->n_attrs, names, made->n_out,
+                     &c->nodes[i]));
+  const Node *copy = graph_node(c->to, c->nodes[i]);
+  for (int k = 0; k < made->n_out; k++)
+    if (copy->out[k] != NO_VALUE) {
+      c->values[made->out[k]] = copy->out[k];
+      TRY(finish_value(c, made->out[k]));
+    }
+  return OK;
+}
+
+static Status copy_groups(Copy *c) {
+  const Graph *from = c->from;
+  TRY(ARENA_NEW(c->to->arena, c->to->groups, from->n_groups));
+  for (size_t i = 0; i < from->n_groups; i++) {
+    const UseGroup *group = &from->groups[i];
+    UseGroup *copy = &c->to->groups[c->to->n_groups++];
+    TRY(copy_source(c, group->parameter, &copy->parameter));
+    TRY(copy_source(c, group->gradient, &copy->gradient));
+    TRY(ARENA_NEW(c->to->arena, copy->nodes, group->n_nodes));
+    for (int k = 0; k < group->n_nodes; k++)
+      if (c->nodes[group->nodes[k]] != NO_NODE)
+        copy->nodes[copy->n_nodes++] = c->nodes[group->nodes[k]];
+  }
+  c->to->groups_capacity = c->to->n_groups;
+  return OK;
+}
+
+/* What training adds to a graph. */
+static Status copy_training(Copy *c) {
+  const Graph *from = c->from;
+  Graph *to = c->to;
+  TRY(copy_source(c, from->target, &to->target));
+  TRY(copy_source(c, from->loss_sum, &to->loss_sum));
+  TRY(copy_source(c, from->loss_scale, &to->loss_scale));
+  TRY(copy_source(c, from->step_scalars, &to->step_scalars));
+  TRY(ARENA_NEW(to->arena, to->denominators, from->n_denominators));
+  for (size_t i = 0; i < from->n_denominators; i++) {
+    Denominator *copy = &to->denominators[to->n_denominators++];
+    TRY(copy_source(c, from->denominators[i].total, &copy->total));
+    TRY(copy_source(c, from->denominators[i].count, &copy->count));
+  }
+  to->denominators_capacity = to->n_denominators;
+  to->building = from->building;
+  to->origin = from->origin == NO_NODE ? NO_NODE : c->nodes[from->origin];
+  return copy_groups(c);
+}
+
+static Status copy_all(Copy *c) {
+  const Graph *from = c->from;
+  for (size_t i = 0; i < from->n_values; i++)
+    c->values[i] = NO_VALUE;
+  for (size_t i = 0; i < from->n_nodes; i++)
+    c->nodes[i] = NO_NODE;
+  mark(c);
+  for (size_t i = 0; i < from->n_inputs; i++) {
+    ValueId input;
+    TRY(copy_source(c, from->inputs[i], &input));
+    TRY(graph_add_input(c->to, input));
+  }
+  for (size_t i = 0; i < from->n_nodes; i++)
+    if (c->node_needed[i])
+      TRY(copy_node(c, i));
+  for (size_t i = 0; i < from->n_outputs; i++)
+    if (c->values[from->outputs[i]] != NO_VALUE)
+      TRY(graph_add_output(c->to, c->values[from->outputs[i]]));
+  return copy_training(c);
+}
+
+Status graph_copy(const Graph *from, const Node *const *instead, Arena *arena, ValueId *map, Graph **to) {
+  Copy c = {.from = from, .instead = instead, .values = map};
+  TRY(ARENA_NEW(from->arena, c.value_needed, from->n_values));
+  TRY(ARENA_NEW(from->arena, c.node_needed, from->n_nodes));
+  TRY(ARENA_NEW(from->arena, c.nodes, from->n_nodes));
+  if (!map)
+    TRY(ARENA_NEW(from->arena, c.values, from->n_values));
+  TRY(graph_create(arena, from->name, &c.to));
+  TRY(copy_all(&c));
+  *to = c.to;
+  return OK;
+}

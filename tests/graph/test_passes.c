@@ -1,0 +1,223 @@
+/* Passes. The smallest graph of each rewrite is made from its pattern: nodes in every order and nesting become one that
+ * computes the same, and stay what they are where a number is another. Copies of training graphs are the same graph. */
+#include "graph/passes/passes.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "backend/backend.h"
+#include "tests/random_graph.h"
+
+enum { ELEMENTS = 7 };
+
+/* A graph that spells a pattern. */
+typedef struct {
+  Graph *g;
+  uint64_t seed;
+  ValueId variable[MOST_VARIABLES];
+  int numbers, wrong; /* how many numbers there are; which one is another than the pattern's, -1: none */
+} Spelling;
+
+static ValueId number(Spelling *s, double value) {
+  ValueId id;
+  float x = (float)value;
+  if (s->numbers++ == s->wrong)
+    x = x == 0 ? 0.5f : x * 1.5f;
+  ASSERT_OK(graph_add_constant(s->g, "number", F32, (Shape){0}, &x, &id));
+  return id;
+}
+
+static ValueId apply(Spelling *s, OpKind op, const ValueId *in, int n_in) {
+  NodeId id;
+  ASSERT_OK(graph_add_node(s->g, op, "n", in, n_in, NULL, 0, NULL, 1, &id));
+  return graph_node(s->g, id)->out[0];
+}
+
+/* Joins two of them, at random, until one is left. */
+static ValueId join(Spelling *s, OpKind op, ValueId *part, int n) {
+  while (n > 1) {
+    int i = (int)random_below(&s->seed, (unsigned)n), k = (i + 1 + (int)random_below(&s->seed, (unsigned)n - 1)) % n;
+    part[i] = apply(s, op, (ValueId[]){part[i], part[k]}, 2);
+    part[k] = part[--n];
+  }
+  return part[0];
+}
+
+static ValueId spell(Spelling *s, const Pattern *p) {
+  ValueId part[MOST_PARTS + 1];
+  int n = 0;
+  if (p->kind == PATTERN_VARIABLE)
+    return s->variable[p->variable];
+  for (; n < MOST_PARTS && p->part[n]; n++)
+    part[n] = spell(s, p->part[n]);
+  if (p->kind == PATTERN_FUNCTION)
+    return apply(s, p->op, part, n);
+  bool is_product = p->kind == PATTERN_PRODUCT, divides = random_below(&s->seed, 3) == 0;
+  if (is_product && divides)
+    part[0] = apply(s, OP_Div, (ValueId[]){part[0], number(s, 1 / p->number)}, 2);
+  else if (p->number != (is_product ? 1 : 0))
+    part[n++] = number(s, p->number);
+  return join(s, is_product ? OP_Mul : OP_Add, part, n);
+}
+
+/* What an output is, node by node. */
+static void evaluate(Arena *arena, const Graph *g, float *result) {
+  void **data;
+  ASSERT_OK(ARENA_NEW(arena, data, g->n_values));
+  for (ValueId v = 0; v < g->n_values; v++) {
+    assert_non_null(data[v] = arena_alloc(arena, graph_value_bytes(g, v), 1));
+    if (graph_value(g, v)->data)
+      memcpy(data[v], graph_value(g, v)->data, graph_value_bytes(g, v));
+    for (int i = 0; graph_value(g, v)->role == ROLE_INPUT && i < ELEMENTS; i++)
+      ((float *)data[v])[i] = (float)i - 3;
+  }
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *n = g->nodes[i];
+    Tensor in[4], out = {F32, graph_value(g, n->out[0])->shape, data[n->out[0]]};
+    for (int k = 0; k < n->n_in; k++)
+      in[k] = (Tensor){F32, graph_value(g, n->in[k])->shape, data[n->in[k]]};
+    ASSERT_OK(backend_evaluate(NULL, n, in, &out));
+  }
+  memcpy(result, data[g->outputs[0]], ELEMENTS * sizeof *result);
+}
+
+static Spelling spelling_of(Arena *arena, const Rewrite *rewrite, uint64_t seed, int wrong, bool deep) {
+  Spelling s = {.seed = seed, .wrong = wrong};
+  ASSERT_OK(graph_create(arena, "spelling", &s.g));
+  for (int i = 0; i < rewrite->n_in; i++) {
+    ASSERT_OK(graph_add_value(s.g, "x", F32, shape_of(1, (int64_t[]){ELEMENTS}), ROLE_INPUT, &s.variable[i]));
+    ASSERT_OK(graph_add_input(s.g, s.variable[i]));
+    s.numbers = wrong < 0 ? 0 : -1000; /* numbers inside a variable are not counted */
+    if (deep) /* what the pattern's variable stands for is a product or a sum itself, with a number */
+      s.variable[i] = apply(&s, random_below(&s.seed, 2) ? OP_Mul : OP_Add,
+                            (ValueId[]){s.variable[i], random_below(&s.seed, 2) ? number(&s, 2) : s.variable[i]}, 2);
+    s.numbers = 0;
+  }
+  ASSERT_OK(graph_add_output(s.g, spell(&s, rewrite->pattern)));
+  return s;
+}
+
+static size_t count_op(const Graph *g, OpKind op) {
+  size_t n = 0;
+  for (size_t i = 0; i < g->n_nodes; i++)
+    n += g->nodes[i]->op == op;
+  return n;
+}
+
+static void check_rewrite(const Pass *pass, int row, uint64_t seed) {
+  const Rewrite *r = &pass->rewrites[row];
+  Arena *arena = arena_create();
+  bool deep = seed % 2;
+  Spelling s = spelling_of(arena, r, seed, -1, deep);
+  Graph *to;
+  ValueId *map;
+  float before[ELEMENTS], after[ELEMENTS];
+  ASSERT_OK(ARENA_NEW(arena, map, s.g->n_values));
+  ASSERT_OK(graph_rewrite(s.g, pass, arena, map, &to));
+  if (to->n_nodes != (deep ? 1u : 0u) + 1 || count_op(to, r->op) != 1)
+    FAIL_TEST("%s, rewrite %d, seed %d: %zu nodes are left", pass->name, row, (int)seed, to->n_nodes);
+  assert_int_equal(map[s.g->outputs[0]], to->outputs[0]);
+  assert_int_equal(map[s.g->inputs[0]], to->inputs[0]);
+  evaluate(arena, s.g, before);
+  evaluate(arena, to, after);
+  for (int i = 0; i < ELEMENTS; i++)
+    assert_true(fabsf(before[i] - after[i]) <= 1e-5f * fmaxf(1, fabsf(before[i])));
+  for (int wrong = 0; wrong < s.numbers; wrong++) {
+    Spelling other = spelling_of(arena, r, seed, wrong, deep);
+    ASSERT_OK(graph_rewrite(other.g, pass, arena, NULL, &to));
+    if (count_op(to, r->op))
+      FAIL_TEST("%s, rewrite %d, seed %d: number %d may be another", pass->name, row, (int)seed, wrong);
+  }
+  arena_destroy(arena);
+}
+
+static void patterns_become_one_node(void **state) {
+  (void)state;
+  for (int p = 0; fusing_passes[p]; p++)
+    for (int row = 0; row < fusing_passes[p]->n; row++)
+      for (uint64_t seed = 0; seed < 400; seed++)
+        check_rewrite(fusing_passes[p], row, seed);
+}
+
+/* What others use stays, and so does what has another shape than the root. */
+static void what_is_used_stays(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *to;
+  Spelling s = spelling_of(arena, &pass_gelu.rewrites[0], 0, -1, false);
+  for (size_t i = 0; i < s.g->n_nodes; i++)
+    if (s.g->nodes[i]->op == OP_Erf)
+      ASSERT_OK(graph_add_output(s.g, s.g->nodes[i]->out[0]));
+  ASSERT_OK(graph_rewrite(s.g, &pass_gelu, arena, NULL, &to));
+  assert_true(count_op(to, OP_Gelu) == 1 && count_op(to, OP_Erf) == 1 && to->n_nodes == 3);
+  s = (Spelling){.wrong = -1};
+  ASSERT_OK(graph_create(arena, "wide", &s.g));
+  ASSERT_OK(graph_add_value(s.g, "x", F32, shape_of(1, (int64_t[]){1}), ROLE_INPUT, &s.variable[0]));
+  ASSERT_OK(graph_add_input(s.g, s.variable[0]));
+  float half[ELEMENTS] = {0.5f};
+  ValueId number, gate = spell(&s, SUM(1, FUNCTION(Erf, PRODUCT(M_SQRT1_2, X))));
+  ASSERT_OK(graph_add_constant(s.g, "half", F32, shape_of(2, (int64_t[]){1, 1}), half, &number));
+  ValueId y = apply(&s, OP_Mul, (ValueId[]){apply(&s, OP_Mul, (ValueId[]){s.variable[0], gate}, 2), number}, 2);
+  ASSERT_OK(graph_add_output(s.g, y)); /* [1, 1] of [1] */
+  ASSERT_OK(graph_rewrite(s.g, &pass_gelu, arena, NULL, &to));
+  assert_true(count_op(to, OP_Gelu) == 0 && to->n_nodes == s.g->n_nodes);
+  arena_destroy(arena);
+}
+
+static void same_value(const Graph *a, ValueId of_a, const Graph *b, ValueId of_b, const ValueId *map) {
+  assert_int_equal(of_a == NO_VALUE ? NO_VALUE : map[of_a], of_b);
+  if (of_a == NO_VALUE)
+    return;
+  const Value *x = graph_value(a, of_a), *y = graph_value(b, of_b);
+  assert_string_equal(x->name, y->name);
+  assert_true(x->dtype == y->dtype && shape_equal(x->shape, y->shape) && x->role == y->role && x->group == y->group &&
+              x->initializer == y->initializer && x->needs_gradient == y->needs_gradient);
+  assert_int_equal(x->producer == NO_NODE, y->producer == NO_NODE);
+  assert_int_equal(x->parameter == NO_VALUE ? NO_VALUE : map[x->parameter], y->parameter);
+}
+
+static void training_graphs_are_copied(void **state) {
+  (void)state;
+  for (uint64_t seed = 0; seed < 20; seed++) {
+    Arena *arena = arena_create(), *other = arena_create();
+    Graph *g = random_training(arena, seed, 20), *copy, *again;
+    ValueId *map;
+    ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
+    ASSERT_OK(graph_copy(g, NULL, arena, NULL, &copy)); /* without what nothing needs */
+    g = copy;
+    ASSERT_OK(graph_copy(g, NULL, other, map, &again));
+    assert_int_equal(again->n_nodes, g->n_nodes);
+    for (size_t i = 0; i < g->n_nodes; i++) {
+      const Node *a = g->nodes[i], *b = again->nodes[i];
+      assert_string_equal(a->name, b->name);
+      assert_true(a->op == b->op && a->phase == b->phase && a->origin == b->origin && a->n_in == b->n_in &&
+                  a->n_out == b->n_out && a->n_attrs == b->n_attrs);
+      for (int k = 0; k < a->n_in; k++)
+        same_value(g, a->in[k], again, b->in[k], map);
+      for (int k = 0; k < a->n_out; k++)
+        same_value(g, a->out[k], again, b->out[k], map);
+    }
+    same_value(g, g->target, again, again->target, map);
+    same_value(g, g->loss_sum, again, again->loss_sum, map);
+    same_value(g, g->loss_scale, again, again->loss_scale, map);
+    same_value(g, g->step_scalars, again, again->step_scalars, map);
+    assert_int_equal(again->n_groups, g->n_groups);
+    for (size_t i = 0; i < g->n_groups; i++) {
+      same_value(g, g->groups[i].parameter, again, again->groups[i].parameter, map);
+      same_value(g, g->groups[i].gradient, again, again->groups[i].gradient, map);
+      assert_int_equal(g->groups[i].n_nodes, again->groups[i].n_nodes);
+      assert_memory_equal(g->groups[i].nodes, again->groups[i].nodes, (size_t)g->groups[i].n_nodes * sizeof(NodeId));
+    }
+    arena_destroy(arena);
+    arena_destroy(other);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(patterns_become_one_node),
+      cmocka_unit_test(what_is_used_stays),
+      cmocka_unit_test(training_graphs_are_copied),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
