@@ -16,6 +16,8 @@ typedef struct {
   const char *rule; /* which rule decided: "0", "1", "1f", "2", "3", "4", "--train", "--freeze", "not float" */
   int tied_to;      /* index of the initializer whose parameter this one shares, else -1 */
   bool tied_transposed;
+  int split_from; /* the exporter had merged it into this initializer, else -1 */
+  bool restored;  /* the exporter had dropped it: zeros */
 } Initializer;
 
 typedef struct {

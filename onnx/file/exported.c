@@ -28,26 +28,6 @@ static Status read_line(Exported *e, char *line) {
   return target ? names_put(&e->inputs, target + 9, is_parameter ? e->n : 0) : OK;
 }
 
-Status exported_read(const Model *model, Arena *arena, Exported *exported) {
-  const Onnx__GraphProto *graph = model->proto->graph;
-  const char *signature = proto_property(graph->metadata_props, graph->n_metadata_props, SIGNATURE_KEY);
-  char *text = signature ? arena_string(arena, signature) : NULL, *rest = NULL;
-  size_t lines = 1;
-  if (signature && !text)
-    return status_code();
-  *exported = (Exported){.model = model, .arena = arena};
-  TRY(names_create(arena, &exported->infos));
-  TRY(names_create(arena, &exported->inputs));
-  for (size_t i = 0; i < graph->n_value_info; i++)
-    TRY(names_put(&exported->infos, proto_text(graph->value_info[i]->name), (int)i));
-  for (const char *at = text; at && (at = strchr(at, '\n')); at++)
-    lines++;
-  TRY(ARENA_NEW(arena, exported->names, lines));
-  for (char *line = text ? strtok_r(text, "\n", &rest) : NULL; line; line = strtok_r(NULL, "\n", &rest))
-    TRY(read_line(exported, line));
-  return OK;
-}
-
 int exported_parameter(const Exported *exported, const char *name) {
   int number = names_find(&exported->inputs, name);
   return number > 0 ? number - 1 : -1;
@@ -64,13 +44,14 @@ const char *exported_kind(const Exported *exported, const char *name) {
   return recorded(exported, name, KIND_KEY);
 }
 
-/* The record is a list: "['a', \"b\"]". */
-Status exported_sources(const Exported *exported, const char *name, bool *folded, int *count, int *parameter) {
+/* The record is a list: "['a', \"b\"]". `marks` may be NULL. */
+static Status read_sources(const Exported *exported, const char *name, bool *marks, bool *folded, int *count,
+                           int *last) {
   const char *list = recorded(exported, name, FOLDED_KEY);
   char *text = list ? arena_string(exported->arena, list) : NULL;
   *folded = list;
   *count = 0;
-  *parameter = -1;
+  *last = -1;
   if (list && !text)
     return status_code();
   for (char *at = text; at && (at = strpbrk(at, "'\""));) {
@@ -79,13 +60,25 @@ Status exported_sources(const Exported *exported, const char *name, bool *folded
       break;
     *end = '\0';
     int number = exported_parameter(exported, at);
-    if (number >= 0 && number != *parameter) {
+    if (number >= 0 && number != *last) {
       ++*count;
-      *parameter = number;
+      *last = number;
     }
+    if (number >= 0 && marks)
+      marks[number] = true;
     at = end + 1;
   }
   return OK;
+}
+
+Status exported_sources(const Exported *exported, const char *name, bool *folded, int *count, int *parameter) {
+  return read_sources(exported, name, NULL, folded, count, parameter);
+}
+
+Status exported_mark_sources(const Exported *exported, const char *name, bool *marks) {
+  bool folded;
+  int count, last;
+  return read_sources(exported, name, marks, &folded, &count, &last);
 }
 
 static const char *node_record(const Onnx__NodeProto *node, const char *key) {
@@ -118,6 +111,23 @@ int exported_arguments(const Exported *exported, const Onnx__NodeProto *node, in
   return n;
 }
 
+bool exported_is_call(const Onnx__NodeProto *node) {
+  return call_arguments(node);
+}
+
+bool exported_calls(const Onnx__NodeProto *node, const char *operators) {
+  static const char target[] = "target=torch.ops.aten.";
+  const char *call = node_record(node, CALL_KEY), *at = call ? strstr(call, target) : NULL;
+  size_t length = at ? strcspn(at += sizeof target - 1, ".]") : 0;
+  for (; length && *operators; operators += strspn(operators, " ")) {
+    size_t n = strcspn(operators, " ");
+    if (n == length && strncmp(operators, at, n) == 0)
+      return true;
+    operators += n;
+  }
+  return false;
+}
+
 /* The element before the last of "['', 'm', 'm.wte', 'embedding']": the last one is the call. A module that is called
  * again has "@1" behind its path. */
 static Status innermost_scope(const char *scopes, Arena *arena, const char **module) {
@@ -140,15 +150,66 @@ static Status innermost_scope(const char *scopes, Arena *arena, const char **mod
   return text ? OK : status_code();
 }
 
-Status exported_module(const Onnx__NodeProto *node, Arena *arena, const char **module) {
-  const char *scopes = node_record(node, SCOPES_KEY), *name = proto_text(node->name), *slash = strrchr(name, '/');
+/* "/layer.0/norm/Add" is of /layer.0/norm. */
+static Status named_scope(const Onnx__NodeProto *node, Arena *arena, char **module) {
+  const char *name = proto_text(node->name), *slash = strrchr(name, '/');
+  *module = *name == '/' ? arena_format(arena, "%.*s", (int)(slash - name), name) : NULL;
+  return *module || *name != '/' ? OK : status_code();
+}
+
+/* Nodes of the second call of /layer.0/norm are of /layer.0/norm_1. */
+static void strip_call(const Exported *exported, char *module) {
+  char *number = strrchr(module, '_');
+  if (!number || !number[1] || strspn(number + 1, "0123456789") != strlen(number + 1) || strchr(number, '/'))
+    return;
+  *number = '\0';
+  if (names_find(&exported->modules, module) < 0)
+    *number = '_';
+}
+
+static Status list_modules(Exported *exported) {
+  const Onnx__GraphProto *graph = exported->model->proto->graph;
+  TRY(names_create(exported->arena, &exported->modules));
+  for (size_t i = 0; i < graph->n_node; i++) {
+    char *module;
+    TRY(named_scope(graph->node[i], exported->arena, &module));
+    if (module)
+      TRY(names_put(&exported->modules, module, 1));
+  }
+  return OK;
+}
+
+Status exported_module(const Exported *exported, const Onnx__NodeProto *node, const char **module) {
+  const char *scopes = node_record(node, SCOPES_KEY);
+  char *name;
   *module = NULL;
   if (scopes)
-    return innermost_scope(scopes, arena, module);
-  if (*name != '/')
-    return OK;
-  *module = arena_format(arena, "%.*s", (int)(slash - name), name);
-  return *module ? OK : status_code();
+    return innermost_scope(scopes, exported->arena, module);
+  TRY(named_scope(node, exported->arena, &name));
+  if (name)
+    strip_call(exported, name);
+  *module = name;
+  return OK;
+}
+
+Status exported_read(const Model *model, Arena *arena, Exported *exported) {
+  const Onnx__GraphProto *graph = model->proto->graph;
+  const char *signature = proto_property(graph->metadata_props, graph->n_metadata_props, SIGNATURE_KEY);
+  char *text = signature ? arena_string(arena, signature) : NULL, *rest = NULL;
+  size_t lines = 1;
+  if (signature && !text)
+    return status_code();
+  *exported = (Exported){.model = model, .arena = arena};
+  TRY(names_create(arena, &exported->infos));
+  TRY(names_create(arena, &exported->inputs));
+  for (size_t i = 0; i < graph->n_value_info; i++)
+    TRY(names_put(&exported->infos, proto_text(graph->value_info[i]->name), (int)i));
+  for (const char *at = text; at && (at = strchr(at, '\n')); at++)
+    lines++;
+  TRY(ARENA_NEW(arena, exported->names, lines));
+  for (char *line = text ? strtok_r(text, "\n", &rest) : NULL; line; line = strtok_r(NULL, "\n", &rest))
+    TRY(read_line(exported, line));
+  return list_modules(exported);
 }
 
 bool exported_padding(const Onnx__NodeProto *node, int64_t *row) {

@@ -14,6 +14,7 @@ typedef struct {
   const Model *model;
   Arena *arena;
   NameMap infos;      /* value_info by name */
+  NameMap modules;    /* paths that nodes' names have */
   NameMap inputs;     /* of the program, under both their names: 1 + the number of a PARAMETER, else 0 */
   const char **names; /* of its PARAMETERs, as PyTorch has them, in order */
   int n;              /* 0: the file does not tell */
@@ -31,11 +32,19 @@ const char *exported_kind(const Exported *exported, const char *name);
  * recorded to be folded from anything. */
 Status exported_sources(const Exported *exported, const char *name, bool *folded, int *count, int *parameter);
 
+/* Sets marks[p] for each of them. */
+Status exported_mark_sources(const Exported *exported, const char *name, bool *marks);
+
 /* The PARAMETERs among the arguments of the call that a node comes from, in order, at most `most`; their number. */
 int exported_arguments(const Exported *exported, const Onnx__NodeProto *node, int *parameters, int most);
 
+/* Whether the call that a node comes from is recorded. */
+bool exported_is_call(const Onnx__NodeProto *node);
+/* Whether the call was one of these operators of PyTorch: "linear addmm". */
+bool exported_calls(const Onnx__NodeProto *node, const char *operators);
+
 /* The path of the module whose call made a node, in the arena; NULL where nobody tells. */
-Status exported_module(const Onnx__NodeProto *node, Arena *arena, const char **module);
+Status exported_module(const Exported *exported, const Onnx__NodeProto *node, const char **module);
 
 /* Whether this is a lookup whose row *row gets no gradient (padding_idx). */
 bool exported_padding(const Onnx__NodeProto *node, int64_t *row);

@@ -26,14 +26,14 @@ Status model_list_initializers(Model *model) {
     return fail(E_UNSUPPORTED, "sparse initializers are not supported: '%s'%s",
                 graph->sparse_initializer[0]->values ? proto_text(graph->sparse_initializer[0]->values->name) : "",
                 graph->n_sparse_initializer > 1 ? " and others" : "");
-  model->n_initializers = (int)graph->n_initializer;
+  model->n_initializers = model->n_file_initializers = (int)graph->n_initializer;
   TRY(ARENA_NEW(model->arena, model->initializers, model->n_initializers));
   TRY(ARENA_NEW(model->arena, model->sources, model->n_initializers));
   TRY(names_create(model->arena, &model->initializer_names));
   for (int i = 0; i < model->n_initializers; i++) {
     const Onnx__TensorProto *proto = graph->initializer[i];
     Initializer *initializer = &model->initializers[i];
-    *initializer = (Initializer){.name = proto_text(proto->name), .rule = "not float", .tied_to = -1};
+    *initializer = (Initializer){.name = proto_text(proto->name), .rule = "not float", .tied_to = -1, .split_from = -1};
     if (!*initializer->name)
       return fail(E_MODEL, "initializer #%d has no name", i);
     if (names_find(&model->initializer_names, initializer->name) >= 0)

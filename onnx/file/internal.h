@@ -23,6 +23,9 @@ typedef struct {
   uint64_t offset, bytes; /* of external data or of the cut; bytes as they are stored */
 } TensorSource;
 
+/* What saving does with a node of the main graph: as the file has it, with the skeleton's inputs, not at all. */
+typedef enum { NODE_KEPT, NODE_INPUTS, NODE_GONE } NodeChange;
+
 struct Model {
   Arena *arena;
   const char *path;
@@ -34,9 +37,13 @@ struct Model {
   char hash[17];
   int64_t opset; /* of the default domain */
 
-  Initializer *initializers; /* of the main graph, in file order */
+  Onnx__NodeProto **file_nodes; /* of the main graph, in file order */
+  uint8_t *changes;             /* of each, see NodeChange */
+  size_t n_file_nodes;
+
+  Initializer *initializers; /* of the main graph, in file order; behind them those that were split or restored */
   TensorSource *sources;     /* [n_initializers] */
-  int n_initializers;
+  int n_initializers, n_file_initializers;
   NameMap initializer_names; /* → index */
 
   ModelInput *inputs, *outputs; /* inputs without those that are initializers */

@@ -80,9 +80,21 @@ static Status check_versions(Model *model) {
   return model->opset ? OK : fail(E_MODEL, "imports no version of the default opset");
 }
 
+/* The nodes as they stand in the file, whatever becomes of the skeleton. */
+static Status note_nodes(Model *model) {
+  const Onnx__GraphProto *graph = model->proto->graph;
+  model->n_file_nodes = graph->n_node;
+  TRY(ARENA_NEW(model->arena, model->file_nodes, graph->n_node));
+  TRY(ARENA_NEW(model->arena, model->changes, graph->n_node));
+  if (graph->n_node)
+    memcpy(model->file_nodes, graph->node, graph->n_node * sizeof *graph->node);
+  return OK;
+}
+
 Status model_unpack(Model *model) {
   TRY(unpack_skeleton(model));
-  return check_versions(model);
+  TRY(check_versions(model));
+  return note_nodes(model);
 }
 
 const char *model_path(const Model *model) {

@@ -231,28 +231,30 @@ static int reached_behind(const Reach *reach, const Onnx__NodeProto *node) {
   return bits & (REACHES_SLOT | REACHES_ELEMENTWISE | REACHES_BEHIND) ? REACHES_BEHIND : 0;
 }
 
+int reached_by_use(const Model *model, const Reach *reach, const Onnx__NodeProto *node, size_t k) {
+  const Uses *how = model_function(model, node) ? NULL : find_uses(node);
+  unsigned bit = INPUT(k < 31 ? k : 31);
+  if (!how)
+    return 0;
+  int bits = (how->slots & bit ? REACHES_SLOT | how->kind : 0) | (how->elementwise & bit ? REACHES_ELEMENTWISE : 0) |
+             (how->statistics & bit ? REACHES_STATISTICS : 0);
+  return how->through & bit && node->n_output && !casts_to_integer(node) ? bits | reached(reach, node->output[0])
+                                                                         : bits;
+}
+
 /* From the last node to the first: what a node's outputs reach is known when its inputs ask. */
 static Status reach_nodes(const Model *model, Onnx__NodeProto *const *nodes, size_t n, Reach *reach) {
   TRY(find_roots(model, nodes, n, reach));
   for (size_t i = n; i-- > 0;) {
     const Onnx__NodeProto *node = nodes[i];
     const Onnx__FunctionProto *function = model_function(model, node);
-    const Uses *how = function ? NULL : find_uses(node);
     if (function)
       TRY(reach_call(model, function, node, reach));
     else
       TRY(reach_bodies(model, node, reach));
     int behind = function || has_body(node) ? 0 : reached_behind(reach, node);
-    for (size_t k = 0; k < node->n_input && (how || behind); k++) {
-      static const Uses none;
-      unsigned bit = INPUT(k < 31 ? k : 31);
-      how = how ? how : &none;
-      int bits = behind | (how->slots & bit ? REACHES_SLOT | how->kind : 0) |
-                 (how->elementwise & bit ? REACHES_ELEMENTWISE : 0) | (how->statistics & bit ? REACHES_STATISTICS : 0);
-      if (how->through & bit && node->n_output && !casts_to_integer(node))
-        bits |= reached(reach, node->output[0]);
-      TRY(mark(reach, node->input[k], bits));
-    }
+    for (size_t k = 0; k < node->n_input; k++)
+      TRY(mark(reach, node->input[k], behind | reached_by_use(model, reach, node, k)));
   }
   return OK;
 }

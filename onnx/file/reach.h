@@ -27,4 +27,7 @@ Status reach_find(const Model *model, Arena *arena, Reach *reach);
 /* The bits of a value; 0 where it has no such name. */
 int reached(const Reach *reach, const char *name);
 
+/* What input k of a node of the main graph reaches through that node alone. */
+int reached_by_use(const Model *model, const Reach *reach, const Onnx__NodeProto *node, size_t k);
+
 #endif

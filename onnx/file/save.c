@@ -1,5 +1,6 @@
 /* Writes the imported file again with trained weights. Invariant: every byte that is not the contents of a trained
- * initializer, the place of external data, or a length around them is the imported file's; and both files are
+ * initializer, the place of external data, a tensor that was split or restored, the inputs of the nodes that read such
+ * ones, or a length around them is the imported file's; and both files are
  * complete on the disk before either takes its place. */
 #include <errno.h>
 #include <stdlib.h>
@@ -11,6 +12,12 @@
 #include "onnx/file/internal.h"
 
 enum {
+  NODE_INPUT = 1, /* fields of NodeProto, GraphProto and TensorProto */
+  GRAPH_INITIALIZER = 5,
+  GRAPH_INPUT = 11,
+  TENSOR_DIMS = 1,
+  TENSOR_TYPE = 2,
+  TENSOR_NAME = 8,
   EXTERNAL_DATA = 13,
   DATA_LOCATION = 14,
   DATA_ALIGNMENT = 64,   /* of tensors in the data file, … */
@@ -38,6 +45,7 @@ typedef struct {
   uint64_t *sizes;      /* new sizes of the messages that were entered, in file order */
   size_t n_sizes, sizes_capacity;
   int next_initializer; /* of the main graph */
+  size_t next_node;     /* of the main graph */
 } Rewriter;
 
 static Status fail_write(const Rewriter *w) {
@@ -182,44 +190,167 @@ static bool is_entered(const ProtobufCMessageDescriptor *type) {
          type == &onnx__tensor_proto__descriptor;
 }
 
-static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *type, size_t begin, size_t end, int depth);
+static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *type, size_t begin, size_t end, int depth,
+                              const Onnx__NodeProto *changed);
 
 /* The inside of a message field, behind its length. */
-static Status rewrite_inside(Rewriter *w, const ProtobufCFieldDescriptor *known, const WireField *field, int depth) {
+static Status rewrite_inside(Rewriter *w, const ProtobufCFieldDescriptor *known, const WireField *field, int depth,
+                             const Onnx__NodeProto *changed) {
   if (known->descriptor != &onnx__tensor_proto__descriptor)
-    return rewrite_message(w, known->descriptor, field->payload, field->end, depth + 1);
+    return rewrite_message(w, known->descriptor, field->payload, field->end, depth + 1, changed);
   bool is_initializer = depth == 1 && strcmp(known->name, "initializer") == 0; /* of the main graph */
   return rewrite_tensor(w, field->payload, field->end, is_initializer ? w->next_initializer++ : -1);
 }
 
-static Status rewrite_field(Rewriter *w, const ProtobufCFieldDescriptor *known, const WireField *field, int depth) {
+/* The size of the message that is about to be written: known when it is written, for it was counted before. */
+static Status next_size(Rewriter *w, uint64_t **size) {
   size_t index = w->n_sizes++;
-  if (!w->out) {
+  if (!w->out)
     TRY(ARENA_RESERVE(w->arena, w->sizes, index, w->sizes_capacity, index + 1));
-    uint64_t before = w->count;
-    TRY(rewrite_inside(w, known, field, depth));
-    w->sizes[index] = w->count - before;
-  }
-  uint64_t size = w->sizes[index];
-  if (size == field->end - field->payload) /* also where its length is written in an unusual way */
-    TRY(put(w, w->model->file + field->begin, field->payload - field->begin));
-  else
-    TRY(put_prefix(w, (int)field->number, size));
-  return w->out ? rewrite_inside(w, known, field, depth) : OK;
+  *size = &w->sizes[index];
+  return OK;
 }
 
-static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *type, size_t begin, size_t end,
-                              int depth) {
+static Status rewrite_field(Rewriter *w, const ProtobufCFieldDescriptor *known, const WireField *field, int depth,
+                            const Onnx__NodeProto *changed) {
+  size_t index = w->n_sizes;
+  uint64_t *size;
+  TRY(next_size(w, &size));
+  if (!w->out) {
+    uint64_t before = w->count;
+    TRY(rewrite_inside(w, known, field, depth, changed));
+    w->sizes[index] = w->count - before; /* the list may have moved */
+  }
+  size = &w->sizes[index];
+  if (*size == field->end - field->payload) /* also where its length is written in an unusual way */
+    TRY(put(w, w->model->file + field->begin, field->payload - field->begin));
+  else
+    TRY(put_prefix(w, (int)field->number, *size));
+  return w->out ? rewrite_inside(w, known, field, depth, changed) : OK;
+}
+
+static Status put_text(Rewriter *w, int field, const char *text) {
+  TRY(put_prefix(w, field, strlen(text)));
+  return put(w, text, strlen(text));
+}
+
+static Status put_number(Rewriter *w, int field, uint64_t value) {
+  uint8_t text[20];
+  size_t n = wire_put_varint(text, (uint64_t)field << 3 | PROTOBUF_C_WIRE_TYPE_VARINT, 0);
+  return put(w, text, n + wire_put_varint(text + n, value, 0));
+}
+
+/* The inputs of a node that reads other tensors than the file's. */
+static Status put_inputs(Rewriter *w, const Onnx__NodeProto *node) {
+  for (size_t k = 0; k < node->n_input; k++)
+    TRY(put_text(w, NODE_INPUT, node->input[k]));
+  return OK;
+}
+
+/* Contents that no training changes. */
+static Status put_contents(Rewriter *w, int initializer) {
+  size_t bytes = initializer_bytes(w->model, initializer);
+  TRY(put_prefix(w, TENSOR_RAW_DATA, bytes));
+  if (!w->out) {
+    w->count += bytes;
+    return OK;
+  }
+  void *data = malloc(bytes ? bytes : 1);
+  Status status = data ? tensor_source_read(w->model, &w->model->sources[initializer], data, bytes)
+                       : fail(E_MEMORY, "out of memory: %zu bytes", bytes);
+  if (status == OK)
+    status = put(w, data, bytes);
+  free(data);
+  return status;
+}
+
+/* An initializer that the file does not have. */
+static Status put_new_tensor(Rewriter *w, int initializer) {
+  const Initializer *what = &w->model->initializers[initializer];
+  const TensorSource *source = &w->model->sources[initializer];
+  for (int i = 0; i < what->shape.rank; i++)
+    TRY(put_number(w, TENSOR_DIMS, (uint64_t)what->shape.dim[i]));
+  TRY(put_number(w, TENSOR_TYPE, (uint64_t)source->proto->data_type));
+  TRY(put_text(w, TENSOR_NAME, what->name));
+  if (!source->external)
+    return what->trains ? put_trained(w, initializer) : put_contents(w, initializer);
+  TRY(put_external(w, source, initializer));
+  return put_number(w, DATA_LOCATION, ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL);
+}
+
+/* Before IR version 4 an initializer is an input of the graph, too. */
+static Status put_new_input(Rewriter *w, int initializer) {
+  const Initializer *what = &w->model->initializers[initializer];
+  Onnx__TensorShapeProto__Dimension dims[MAX_RANK], *list[MAX_RANK];
+  Onnx__TensorShapeProto shape = ONNX__TENSOR_SHAPE_PROTO__INIT;
+  Onnx__TypeProto__Tensor tensor = ONNX__TYPE_PROTO__TENSOR__INIT;
+  Onnx__TypeProto type = ONNX__TYPE_PROTO__INIT;
+  Onnx__ValueInfoProto info = ONNX__VALUE_INFO_PROTO__INIT;
+  for (int i = 0; i < what->shape.rank; i++) {
+    onnx__tensor_shape_proto__dimension__init(&dims[i]);
+    dims[i].value_case = ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE;
+    dims[i].dim_value = what->shape.dim[i];
+    list[i] = &dims[i];
+  }
+  shape.n_dim = (size_t)what->shape.rank;
+  shape.dim = list;
+  tensor.elem_type = w->model->sources[initializer].proto->data_type;
+  tensor.has_elem_type = true;
+  tensor.shape = &shape;
+  type.value_case = ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE;
+  type.tensor_type = &tensor;
+  info.name = (char *)what->name;
+  info.type = &type;
+  size_t bytes = onnx__value_info_proto__get_packed_size(&info);
+  uint8_t *packed = arena_alloc(w->arena, bytes, 1);
+  if (!packed)
+    return status_code();
+  onnx__value_info_proto__pack(&info, packed);
+  TRY(put_prefix(w, GRAPH_INPUT, bytes));
+  return put(w, packed, bytes);
+}
+
+/* At the end of the main graph. */
+static Status put_new(Rewriter *w) {
+  for (int i = w->model->n_file_initializers; i < w->model->n_initializers; i++) {
+    size_t index = w->n_sizes;
+    uint64_t *size;
+    TRY(next_size(w, &size));
+    if (!w->out) {
+      uint64_t before = w->count;
+      TRY(put_new_tensor(w, i));
+      w->sizes[index] = w->count - before;
+    }
+    TRY(put_prefix(w, GRAPH_INITIALIZER, w->sizes[index]));
+    if (w->out)
+      TRY(put_new_tensor(w, i));
+    if (w->model->proto->ir_version < 4)
+      TRY(put_new_input(w, i));
+  }
+  return OK;
+}
+
+/* `changed`: the node that this message is, where its inputs are others than the file's. */
+static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *type, size_t begin, size_t end, int depth,
+                              const Onnx__NodeProto *changed) {
+  bool is_graph = depth == 1 && type == &onnx__graph_proto__descriptor; /* the main one */
+  if (changed)
+    TRY(put_inputs(w, changed));
   for (size_t at = begin; at < end;) {
     WireField field;
     TRY(wire_next(w->model->file, end, type->short_name, &at, &field));
     const ProtobufCFieldDescriptor *known = protobuf_c_message_descriptor_get_field(type, field.number);
-    if (known && known->type == PROTOBUF_C_TYPE_MESSAGE && is_entered(known->descriptor))
-      TRY(rewrite_field(w, known, &field, depth));
+    bool enters = known && known->type == PROTOBUF_C_TYPE_MESSAGE && is_entered(known->descriptor);
+    size_t node = is_graph && enters && known->descriptor == &onnx__node_proto__descriptor ? w->next_node++ : SIZE_MAX;
+    NodeChange change = node == SIZE_MAX ? NODE_KEPT : w->model->changes[node];
+    if (change == NODE_GONE || (changed && field.number == NODE_INPUT))
+      continue;
+    if (enters)
+      TRY(rewrite_field(w, known, &field, depth, change == NODE_INPUTS ? w->model->file_nodes[node] : NULL));
     else
       TRY(put_copy(w, &field));
   }
-  return OK;
+  return is_graph ? put_new(w) : OK;
 }
 
 static Status walk(Rewriter *w, FILE *out, FILE *data) {
@@ -228,7 +359,8 @@ static Status walk(Rewriter *w, FILE *out, FILE *data) {
   w->count = w->data_bytes = 0;
   w->n_sizes = 0;
   w->next_initializer = 0;
-  return rewrite_message(w, &onnx__model_proto__descriptor, 0, w->model->file_bytes, 0);
+  w->next_node = 0;
+  return rewrite_message(w, &onnx__model_proto__descriptor, 0, w->model->file_bytes, 0, NULL);
 }
 
 static Status fill(const Rewriter *w, const Place *place, const void *data, size_t bytes) {

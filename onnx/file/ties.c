@@ -153,10 +153,11 @@ static void tie_size(const Ties *ties, Candidate *group, int n) {
 }
 
 /* A node of the main graph reads an initializer: its module is one of the places where the initializer is used. */
-static Status add_place(const Ties *ties, Arena *arena, NameMap *modules, const Onnx__NodeProto *node, int *n) {
+static Status add_place(const Ties *ties, const Exported *exported, NameMap *modules, const Onnx__NodeProto *node,
+                        int *n) {
   const char *module;
   int number = -1;
-  TRY(exported_module(node, arena, &module));
+  TRY(exported_module(exported, node, &module));
   for (size_t k = 0; k < node->n_input && module; k++) {
     int i = model_find_initializer(ties->model, node->input[k]);
     if (i < 0 || ties->parts[i].n_modules == MOST_PLACES)
@@ -189,7 +190,7 @@ static Status find_parts(const Ties *ties, Arena *arena) {
   }
   TRY(names_create(arena, &modules));
   for (size_t i = 0; i < graph->n_node; i++)
-    TRY(add_place(ties, arena, &modules, graph->node[i], &n_modules));
+    TRY(add_place(ties, &exported, &modules, graph->node[i], &n_modules));
   return OK;
 }
 

@@ -5,6 +5,7 @@
 
 #include "onnx/file/exported.h"
 #include "onnx/file/reach.h"
+#include "onnx/file/separate.h"
 
 #define SIGNATURE_KEY "pkg.torch.export.ExportedProgram.graph_signature"
 #define KIND_KEY "pkg.torch.export.graph_signature.InputSpec.kind"
@@ -48,14 +49,16 @@ static Status decide(const Evidence *evidence, Initializer *initializer) {
   const char *kind = exported_kind(&evidence->exported, initializer->name);
   int bits = reached(&evidence->reach, initializer->name), sources, last;
   bool folded;
+  bool is_listed = exported_parameter(&evidence->exported, initializer->name) >= 0;
   TRY(exported_sources(&evidence->exported, initializer->name, &folded, &sources, &last));
+  initializer->trains = false;
   if (!dtype_is_float(initializer->dtype)) {
     initializer->rule = "not float";
   } else if (bits & REACHES_STATISTICS) {
     initializer->rule = "0";
-  } else if (kind) {
+  } else if (kind || is_listed) {
     initializer->rule = "1";
-    initializer->trains = strcmp(kind, "PARAMETER") == 0;
+    initializer->trains = !kind || strcmp(kind, "PARAMETER") == 0;
   } else if (folded && evidence->exported.n) {
     initializer->rule = "1f";
     initializer->trains = sources > 0;
@@ -101,13 +104,32 @@ static Status apply_globs(Model *model, const char *flag, const char *const *glo
   return OK;
 }
 
-Status train_rules_apply(Model *model, const TrainOptions *options) {
+static Status decide_all(Model *model, Arena *arena, Evidence *evidence) {
+  TRY(gather(model, arena, evidence));
+  for (int i = 0; i < model->n_initializers; i++)
+    TRY(decide(evidence, &model->initializers[i]));
+  return OK;
+}
+
+/* What was separated or restored is decided like the rest: a parameter by its name, a statistic by its use. */
+static Status apply(Model *model, Arena *arena) {
   Evidence evidence = {0};
+  bool changed;
+  TRY(decide_all(model, arena, &evidence));
+  TRY(separate(model, arena, &evidence.exported, &evidence.reach, &changed));
+  if (!changed)
+    return OK;
+  TRY(decide_all(model, arena, &evidence));
+  for (int i = model->n_file_initializers; i < model->n_initializers; i++)
+    if (model->initializers[i].trains)
+      model->initializers[i].rule = "6";
+  return OK;
+}
+
+Status train_rules_apply(Model *model, const TrainOptions *options) {
   model->is_dynamo = is_dynamo_file(model->proto->graph);
   Arena *arena = arena_create();
-  Status status = arena ? gather(model, arena, &evidence) : status_code();
-  for (int i = 0; i < model->n_initializers && status == OK; i++)
-    status = decide(&evidence, &model->initializers[i]);
+  Status status = arena ? apply(model, arena) : status_code();
   arena_destroy(arena);
   if (status != OK || !options)
     return status;

@@ -1,0 +1,31 @@
+/* Parameters that the exporter merged into one initializer, or dropped, for they were equal or zero when the model was
+ * exported: each becomes a tensor of its own again. Nobody outside onnx/ includes this. */
+#ifndef ONNX_FILE_SEPARATE_H
+#define ONNX_FILE_SEPARATE_H
+
+#include "onnx/file/edit.h"
+#include "onnx/file/exported.h"
+#include "onnx/file/reach.h"
+
+/* What is known of the file. Decisions of the rules stand in the model's table. */
+typedef struct {
+  Edit edit;
+  const Exported *exported;
+  const Reach *reach;
+  int *holder;    /* [PARAMETERs]: the initializer that is it; -1: none is */
+  bool *folded;   /* [PARAMETERs]: in a tensor that was folded from it */
+  bool *restored; /* [PARAMETERs] */
+  NameMap makers; /* of values: nodes, in file order */
+} Separation;
+
+/* Separates and restores; *changed says whether there was anything to do. */
+Status separate(Model *model, Arena *arena, const Exported *exported, const Reach *reach, bool *changed);
+
+/* Second part: what was dropped. */
+Status restore_dropped(Separation *separation);
+
+/* The PARAMETERs that a node's call or module has, in order, at most `most`; their number. */
+Status separate_candidates(const Separation *separation, const Onnx__NodeProto *node, int *parameters, int most,
+                           int *n);
+
+#endif
