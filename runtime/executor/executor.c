@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "graph/op.h"
 #include "runtime/executor/internal.h"
 
@@ -201,6 +202,7 @@ Status executor_give(Executor *e, ValueId value, const double *numbers, size_t n
 Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
   if (e->n_updates)
     TRY(executor_give(e, e->graph->step_scalars, scalars, STEP_SCALARS, 1 + e->graph->n_denominators));
+  double begun = clock_seconds();
   for (int i = 0; i < e->n_updates; i++)
     TRY(executor_call(e, &e->updates[i].call, 0));
   for (size_t i = 0; i < e->graph->n_groups; i++) {
@@ -208,5 +210,10 @@ Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
     if (v != NO_VALUE && executor_holds(e, v))
       TRY(e->backend->zero(e->stream, executor_persistent(e, v), graph_value_bytes(e->graph, v)));
   }
+  e->busy_seconds += clock_seconds() - begun;
   return e->backend->stream_wait(e->stream);
+}
+
+double executor_busy_seconds(const Executor *e) {
+  return e->backend->is_host ? e->busy_seconds : -1;
 }

@@ -63,6 +63,10 @@ Status executor_squares(Executor *executor, double *squares);
 /* Runs the update nodes of this rank's parameters, then zeroes its accumulators. */
 Status executor_update(Executor *executor, const double scalars[STEP_SCALARS]);
 
+/* Seconds that this rank's nodes have taken so far, waiting apart; negative where a device counts them and not the
+ * host. */
+double executor_busy_seconds(const Executor *executor);
+
 /* Persistent values (parameters, accumulators, states) of this rank: whether it has one, its contents. */
 bool executor_holds(const Executor *executor, ValueId value);
 Status executor_read(Executor *executor, ValueId value, void *data, size_t bytes);

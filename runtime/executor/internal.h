@@ -120,9 +120,10 @@ struct Executor {
   int in_flight;  /* tickets to be waited for */
   double *losses; /* [microbatches]: of this step; they come from the device when the host next waits */
   int n_losses, n_added;
-  double total;    /* of the first n_added */
-  double *given;   /* [1 + denominators + STEP_SCALARS]: what the host gives the device in a step, each once */
-  double *squares; /* [norms]: what it gets back */
+  double total;        /* of the first n_added */
+  double busy_seconds; /* in calls, since it was opened */
+  double *given;       /* [1 + denominators + STEP_SCALARS]: what the host gives the device in a step, each once */
+  double *squares;     /* [norms]: what it gets back */
 };
 
 /* What lies at this offset of memory->total_bytes, behind what is stored. */

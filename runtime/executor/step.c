@@ -6,14 +6,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "runtime/executor/internal.h"
 
 /* Adds up the losses that have come. */
 static Status add_losses(Executor *e) {
   for (; e->n_added < e->n_losses; e->n_added++) {
     double loss = e->losses[e->n_added];
-    if (!isfinite(loss))
+    if (!isfinite(loss)) {
+      e->total = loss;
       return fail(E_MODEL, "the loss of microbatch %d is %s", e->n_added, isnan(loss) ? "NaN" : "infinite");
+    }
     e->total += loss;
   }
   return OK;
@@ -119,11 +122,13 @@ static Status compute(Executor *e, Action action, const StepWork *work) {
   TRY(wait_before(e, action));
   if (action.kind == ACTION_F)
     TRY(feed_inputs(e, &run->feeds, work, m));
+  double begun = clock_seconds();
   for (int i = 0; i < calls->n; i++)
     if (executor_call(e, &calls->calls[i], m) != OK) {
       status_context("microbatch %d: ", m);
       return status_code();
     }
+  e->busy_seconds += clock_seconds() - begun;
   if (action.kind == ACTION_F) {
     if (e->loss.slots && stage == e->spec.plan->stages - 1)
       TRY(take_loss(e, m));

@@ -4,12 +4,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "runtime/training/trainer.h"
 
 Status report_create(Worker *w) {
-  size_t count = 1 + (size_t)w->n_updates;
+  size_t count = REPORT_SQUARES + (size_t)w->n_updates;
   int ranks = w->training->job->decided.ranks;
   TRY(ARENA_NEW(w->arena, w->squares, w->n_updates));
+  TRY(ARENA_NEW(w->arena, w->busy, w->rank ? 0 : ranks));
+  TRY(ARENA_NEW(w->arena, w->first_busy, w->rank ? 0 : ranks));
   for (int parity = 0; parity < 2; parity++) {
     StepReport *report = &w->reports[parity];
     TRY(ARENA_NEW(w->arena, report->numbers, count));
@@ -24,13 +27,14 @@ Status report_create(Worker *w) {
 Status report_post(Worker *w, int64_t step, double loss, double learning_rate, double seconds) {
   StepReport *report = &w->reports[step & 1];
   int ranks = w->training->job->decided.ranks;
-  size_t bytes = (1 + (size_t)w->n_updates) * sizeof(double);
+  size_t bytes = (REPORT_SQUARES + (size_t)w->n_updates) * sizeof(double);
   report->step = step;
   report->learning_rate = learning_rate;
   report->seconds = seconds;
-  report->numbers[0] = executor_has_loss(w->executor) ? loss : NAN;
+  report->numbers[REPORT_LOSS] = executor_has_loss(w->executor) ? loss : NAN;
+  report->numbers[REPORT_BUSY] = executor_busy_seconds(w->executor);
   if (w->n_updates)
-    memcpy(report->numbers + 1, w->squares, (size_t)w->n_updates * sizeof(double));
+    memcpy(report->numbers + REPORT_SQUARES, w->squares, (size_t)w->n_updates * sizeof(double));
   Endpoint *endpoint = w->link ? w->link->endpoints[CHANNEL_CONTROL] : NULL;
   if (w->rank) {
     Transfer send = {.peer = 0, .is_send = true, .data = report->numbers, .bytes = bytes};
@@ -70,6 +74,44 @@ static Status write_metrics(const Training *training, const OnnxpipeMetrics *m) 
   return OK;
 }
 
+/* The first step has what comes once: it counts only while there is no other. */
+static void take_times(Worker *w, const StepReport *report, int64_t step) {
+  for (int r = 0; r < w->training->job->decided.ranks; r++) {
+    double busy = r ? report->from[r][REPORT_BUSY] : report->numbers[REPORT_BUSY];
+    if (step == 0)
+      w->first_busy[r] = busy;
+    w->busy[r] = busy;
+  }
+  w->measured_seconds = step < 2 ? report->seconds : w->measured_seconds + report->seconds;
+}
+
+Status report_show(const Worker *w) {
+  const Training *training = w->training;
+  if (w->rank || !training->out || !w->steps_done)
+    return OK;
+  const JobDecisions *decided = &training->job->decided;
+  int64_t steps = w->steps_done > 1 ? w->steps_done - 1 : 1;
+  Text text = {0};
+  text_add(&text, "measured: %.3g ms a step, predicted were %.3g", 1e3 * w->measured_seconds / (double)steps,
+           1e3 * decided->plan.step_seconds);
+  for (int r = 0; r < decided->ranks; r++) {
+    double busy = w->busy[r] - (w->steps_done > 1 ? w->first_busy[r] : 0);
+    if (w->busy[r] >= 0)
+      text_add(&text, "%s%d %.0f %%", r ? ", " : "; busy: rank ", r, 100 * fmin(1, busy / w->measured_seconds));
+  }
+  Text wrapped = {0};
+  const char *whole = text_whole(&text);
+  if (whole) {
+    text_add_prose(&wrapped, whole, job_columns(), 0, 2);
+    whole = text_whole(&wrapped);
+  }
+  if (whole)
+    fputs(whole, training->out);
+  text_free(&text);
+  text_free(&wrapped);
+  return whole ? OK : status_code();
+}
+
 Status report_collect(Worker *w, int64_t step) {
   const Training *training = w->training;
   StepReport *report = &w->reports[step & 1];
@@ -78,18 +120,19 @@ Status report_collect(Worker *w, int64_t step) {
     return w->link->transport->wait(endpoint, report->tickets[0]);
   for (int r = 1; r < training->job->decided.ranks; r++) {
     TRY(w->link->transport->wait(endpoint, report->tickets[r]));
-    if (!isnan(report->from[r][0]))
-      report->numbers[0] = report->from[r][0];
-    merge(report->numbers + 1, report->from[r] + 1, w->n_updates);
+    if (!isnan(report->from[r][REPORT_LOSS]))
+      report->numbers[REPORT_LOSS] = report->from[r][REPORT_LOSS];
+    merge(report->numbers + REPORT_SQUARES, report->from[r] + REPORT_SQUARES, w->n_updates);
   }
   OnnxpipeMetrics *metrics = &w->last;
   *metrics = (OnnxpipeMetrics){.step = step + 1,
                                .steps = training->steps,
-                               .loss = report->numbers[0],
+                               .loss = report->numbers[REPORT_LOSS],
                                .learning_rate = report->learning_rate,
                                .seconds = report->seconds,
                                .samples_per_second = (double)training->job->decided.batch / report->seconds,
-                               .gradient_norm = sqrt(sum_squares(report->numbers + 1, w->n_updates))};
+                               .gradient_norm = sqrt(sum_squares(report->numbers + REPORT_SQUARES, w->n_updates))};
+  take_times(w, report, step);
   if (training->metrics)
     TRY(write_metrics(training, metrics));
   if (training->out && training->job->asked.options->verbose)
@@ -113,12 +156,12 @@ Status report_norm(Worker *w, double *norm) {
     TRY(link_send(w->link, 0, w->squares, bytes));
     return link_receive(w->link, 0, norm, sizeof *norm);
   }
-  double *all = w->reports[0].numbers + 1; /* both reports are free here: the step before was collected */
+  double *all = w->reports[0].numbers + REPORT_SQUARES; /* both reports are free here: the step before was collected */
   int ranks = w->training->job->decided.ranks;
   if (bytes)
     memcpy(all, w->squares, bytes);
   for (int r = 1; r < ranks; r++) {
-    double *from = w->reports[0].from[r] + 1;
+    double *from = w->reports[0].from[r] + REPORT_SQUARES;
     TRY(link_receive(w->link, r, from, bytes));
     merge(all, from, w->n_updates);
   }

@@ -7,9 +7,12 @@
 #include "runtime/onnxpipe.h"
 #include "runtime/training/denominators.h"
 
+enum { REPORT_LOSS, REPORT_BUSY, REPORT_SQUARES };
+
 /* What rank 0 is told of one step. Squares are those of update nodes, in graph order; negative: another rank's. */
 typedef struct {
-  double *numbers; /* [1 + n_updates]: the loss (NaN where the rank does not have it), then the squares */
+  double *numbers; /* [REPORT_SQUARES + n_updates]: the loss (NaN where the rank does not have it), the seconds that its
+                      nodes have taken since it was opened (negative: not known), the squares */
   Ticket *tickets; /* [ranks]: of sending it (rank 0: of receiving into `from`) */
   double **from;   /* rank 0: [ranks] */
   int64_t step;    /* from 0 */
@@ -42,8 +45,10 @@ typedef struct {
   Denominators denominators;
   void *targets; /* the batch's, where they decide the denominator; else NULL */
   int n_updates;
-  StepReport reports[2]; /* of even and odd steps */
-  double *squares;       /* [n_updates] */
+  StepReport reports[2];     /* of even and odd steps */
+  double *squares;           /* [n_updates] */
+  double *busy, *first_busy; /* rank 0: [ranks], of the last report and of the first */
+  double measured_seconds;   /* rank 0: of all steps that were reported, the first apart where there are more */
   int64_t steps_done;
   bool report_is_out;   /* of the last step: posted, not collected */
   OnnxpipeMetrics last; /* of the last report that rank 0 collected */
@@ -104,6 +109,8 @@ Status report_create(Worker *worker);
 Status report_post(Worker *worker, int64_t step, double loss, double learning_rate, double seconds);
 /* Rank 0: waits for every rank's numbers of the step, then metrics and progress. Others: until theirs were taken. */
 Status report_collect(Worker *worker, int64_t step);
+/* Rank 0: says to training->out what steps took, beside the plan's prediction, and how busy every rank was. */
+Status report_show(const Worker *worker);
 /* Rank 0's `last` to every rank. Collective. */
 Status report_metrics(Worker *worker);
 /* The global gradient norm of the step at hand, on every rank. Collective. */

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "graph/op.h"
+#include "runtime/data/blame.h"
 #include "runtime/training/trainer.h"
 
 Status worker_open(Worker *w) {
@@ -45,6 +46,29 @@ void worker_close(Worker *w) {
   arena_destroy(w->arena);
 }
 
+/* The denominator failed: names the target by its place in the file. */
+static Status blame_target(const Worker *w) {
+  const Job *job = w->training->job;
+  const LossSpec *loss = &job->decided.loss;
+  int64_t classes = graph_value(job->decided.graph, loss->output)->shape.dim[loss->class_axis], value;
+  char text[BLAME_BYTES];
+  if (blame_class(job->given.data.target, w->sampler.indices, job->decided.batch, classes, loss->ignore_index, &value,
+                  text))
+    fail(E_MODEL, "target %lld of %s is outside the %lld classes (0 to %lld)", (long long)value, text,
+         (long long)classes, (long long)classes - 1);
+  return status_code();
+}
+
+/* A loss or a gradient is not finite: says of which number in the file it may come. */
+static Status blame_data(const Worker *w, Status status) {
+  const Job *job = w->training->job;
+  char text[BLAME_BYTES], message[4096];
+  snprintf(message, sizeof message, "%s", status_message());
+  if (blame_not_finite(&job->given.data, w->sampler.indices, job->decided.batch, text))
+    return fail(status, "%s: %s in %s", message, text, job->given.data.file.path);
+  return fail(status, "%s; the data of its batch are finite", message);
+}
+
 /* 1 / the denominator of the batch at hand. Only the rank that has the loss uses it. */
 static Status loss_scale(Worker *w, double *scale) {
   const Job *job = w->training->job;
@@ -61,6 +85,8 @@ static Status loss_scale(Worker *w, double *scale) {
                             w->targets);
   if (status == OK)
     status = loss_denominator(decided->graph, &decided->loss, w->targets, (size_t)count, &denominator);
+  if (status == E_MODEL && w->targets)
+    status = blame_target(w);
   if (status != OK) {
     if (w->targets)
       status_context("%s: ", job->given.data.file.path);
@@ -100,7 +126,7 @@ static Status check_gradients(const Worker *w) {
   for (size_t i = 0; i < graph->n_nodes; i++) {
     const Node *node = graph->nodes[i];
     if (node->op == OP_SquaredNorm && !isfinite(w->squares[at++]))
-      return fail(E_MODEL, "the gradient of '%s' is not finite", node->name);
+      return blame_data(w, fail(E_MODEL, "the gradient of '%s' is not finite", node->name));
   }
   return OK;
 }
@@ -114,7 +140,9 @@ static Status run_step(Worker *w) {
   TRY(loss_scale(w, &work.loss_scale));
   TRY(denominators_count(&w->denominators, training->job->decided.microbatches, dataset_feed, &w->feeder));
   work.denominators = w->denominators.totals;
-  TRY(executor_run(w->executor, &work, &loss));
+  Status status = executor_run(w->executor, &work, &loss);
+  if (status != OK)
+    return status == E_MODEL && !isfinite(loss) ? blame_data(w, status) : status;
   TRY(collect(w));
   if (w->steps_done == 0 && o->dump_gradients)
     TRY(weights_dump_gradients(w, o->dump_gradients));
@@ -173,5 +201,7 @@ Status worker_save(Worker *w, const char *path, Outcome *outcome) {
 
 Status worker_end(Worker *w, Outcome *outcome) {
   Status status = collect(w);
+  if (status == OK)
+    status = report_show(w);
   return status == OK ? trainer_agree(w->link, OK, outcome) : withdraw(w, status);
 }

@@ -124,7 +124,22 @@ class BadData(CommandLineTest):
 
     def test_classes_out_of_range(self):
         self.target[5] = 3
-        self.refused_data(re.compile(r"step 1: .*d\.npz: target 3 .*3 classes"), x=self.x, target=self.target)
+        self.refused_data(re.compile(r"^step 1: .*d\.npz: target 3 of array 'target', sample 5 is outside the 3 classes \(0 to 2\)$"),
+                          x=self.x, target=self.target)
+        self.target[5] = -100  # ignored
+        self.target[[2, 6]] = 7
+        self.refused_data(re.compile(r"^step 2: .*d\.npz: target 7 of array 'target', sample 2 is "), x=self.x, target=self.target,
+                          options=["--batch", 2, "--quiet"])
+
+    def test_targets_of_many_axes(self):
+        """Also where the samples are shuffled, it is the file's own place that is said."""
+        with open(self.path("m.onnx"), "wb") as file:
+            file.write(small_model(LINEAR, {"w": np.ones((4, 3))}, inputs=(("x", ["N", 2, 5, 4]),)).SerializeToString())
+        target = np.zeros((8, 2, 5), np.int64)
+        target[6, 1, 3] = -2
+        for options in ([], ["--shuffle", "--batch", 2, "--steps", 4, "--quiet"]):
+            self.refused_data(re.compile(r": target -2 of array 'target', sample 6, element \[1,3\] is outside"), options=options,
+                              x=np.ones((8, 2, 5, 4), np.float32), target=target)
 
     def test_no_npz(self):
         with open(self.path("d.npz"), "w") as file:
@@ -165,7 +180,7 @@ class BadData(CommandLineTest):
         for mpi, ranks in ((0, 1), (2, 0)):
             options = ["--ranks", ranks] if ranks else []
             with self.subTest(mpi=mpi):
-                self.refused(1, "step 3: the loss of microbatch 0 is NaN", "train", self.path("m.onnx"), "--data", data, "--batch", 2,
+                self.refused(1, f"step 3: the loss of microbatch 0 is NaN: array 'x', sample 5, element [0] is NaN in {data}", "train", self.path("m.onnx"), "--data", data, "--batch", 2,
                              "--microbatches", 1, "--save", self.path("saved.onnx"), "--quiet", *options, mpi=mpi)
                 self.assertEqual(pathlib.Path(self.path("saved.onnx")).read_text(), "as it was")
                 self.assertEqual(sorted(os.listdir(self.folder)), ["d.npz", "m.onnx", "saved.onnx"])
@@ -175,7 +190,7 @@ class BadData(CommandLineTest):
         with open(self.path("m.onnx"), "wb") as file:
             file.write(small_model(LINEAR, {"w": np.full((4, 3), 1e-15)}).SerializeToString())
         data = self.write_arrays("d.npz", x=np.full((8, 4), 1e30, np.float32), target=np.full((8, 3), 1e16, np.float32))
-        self.refused(1, "step 1: the gradient of 'w' is not finite", "train", self.path("m.onnx"), "--data", data,
+        self.refused(1, "step 1: the gradient of 'w' is not finite; the data of its batch are finite", "train", self.path("m.onnx"), "--data", data,
                      "--steps", 1, "--save", self.path("saved.onnx"), "--quiet")
         self.assertFalse(os.path.exists(self.path("saved.onnx")))
 

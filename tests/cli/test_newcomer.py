@@ -100,6 +100,25 @@ class Options(CommandLineTest):
                           "the order of samples is drawn (seed 3)"])
 
 
+class Ends(CommandLineTest):
+    def test_measured_beside_predicted(self):
+        """The end of a run says what a step took, what was predicted, and how much of it every rank's nodes took."""
+        words = ["train", common.model_path("nanogpt"), "--data", common.model_path("nanogpt", "data.npz"), "--steps", 4, "--batch", 16]
+        number = r"[0-9.e+]+"
+        for ranks, how in ((1, {}), (3, {}), (2, {"mpi": 2})):
+            text = self.done(*words, *([] if how else ["--ranks", ranks]), **how)
+            line = re.search(rf"^measured: ({number}) ms a step, predicted were {number}; busy: rank (.*)$", text, re.M)
+            self.assertIsNotNone(line, text)
+            shares = [[int(n) for n in part.rstrip(" %").split()] for part in line.group(2).split(", ")]
+            self.assertEqual([rank for rank, _ in shares], list(range(ranks)))
+            for _, share in shares:
+                self.assertIn(share, range(1, 101))
+            printed = float(re.search(r"^4 steps in ([0-9.]+) s", text, re.M).group(1))
+            self.assertLess(3 * float(line.group(1)), 1e3 * printed + 100)
+        self.assertNotIn("measured", self.done(*words, "--quiet"))
+        self.assertNotIn("measured", self.done(*words, "--dry-run"))
+
+
 class Launchers(CommandLineTest):
     """Ranks that MPI does not see as one world would be copies of one another."""
 
