@@ -171,7 +171,7 @@ static Status rotary_embedding(Op *op) {
 
 const Lowering lowerings_attention[] = {
     {"Attention", 23, OPSET_LAST, 3, 6, 4, attention,
-     "is_causal:i kv_num_heads:i q_num_heads:i qk_matmul_output_mode:i scale:f softcap:f softmax_precision:i"},
-    {"RotaryEmbedding", 23, OPSET_LAST, 3, 4, 1, rotary_embedding, "interleaved:i num_heads:i rotary_embedding_dim:i"},
+     "is_causal:b kv_num_heads:i q_num_heads:i qk_matmul_output_mode:i scale:f softcap:f softmax_precision:d"},
+    {"RotaryEmbedding", 23, OPSET_LAST, 3, 4, 1, rotary_embedding, "interleaved:b num_heads:i rotary_embedding_dim:i"},
     {0},
 };

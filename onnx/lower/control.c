@@ -80,6 +80,6 @@ const Lowering lowerings_control[] = {
     {"Constant", 1, 10, 0, 0, 1, constant, "value:t"},
     {"Constant", 11, 11, 0, 0, 1, constant, "value:t"},
     {"Constant", 12, OPSET_LAST, 0, 0, 1, constant, "value:t value_int:i value_ints:I value_float:f value_floats:F"},
-    {"If", 1, OPSET_LAST, 1, 1, MANY, branch, "then_branch:g else_branch:g"},
+    {"If", 1, OPSET_LAST, 1, 1, MANY, branch, "then_branch:g! else_branch:g!"},
     {0},
 };

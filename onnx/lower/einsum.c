@@ -239,6 +239,6 @@ static Status einsum(Op *op) {
 }
 
 const Lowering lowerings_einsum[] = {
-    {"Einsum", 12, OPSET_LAST, 1, MANY, 1, einsum, "equation:s"},
+    {"Einsum", 12, OPSET_LAST, 1, MANY, 1, einsum, "equation:s!"},
     {0},
 };

@@ -104,7 +104,8 @@ typedef struct {
 } Op;
 
 /* One row of the table: the operator in the versions from … to. Attributes are "axis:i axes:I epsilon:f mode:s
- * value:t then_branch:g"; others are refused. */
+ * value:t then_branch:g", "keepdims:b" where the number is 0 or 1, "to:d" where it is one of ONNX's data types, with a
+ * "!" behind those that must be there; others are refused. */
 struct Lowering {
   const char *op;
   int from, to;

@@ -142,8 +142,8 @@ static Status space_to_depth(Op *op) {
 
 const Lowering lowerings_nn[] = {
     {"MatMul", 1, OPSET_LAST, 2, 2, 1, matmul, ""},
-    {"Gemm", 7, 10, 3, 3, 1, gemm, "alpha:f beta:f transA:i transB:i"},
-    {"Gemm", 11, OPSET_LAST, 2, 3, 1, gemm, "alpha:f beta:f transA:i transB:i"},
+    {"Gemm", 7, 10, 3, 3, 1, gemm, "alpha:f beta:f transA:b transB:b"},
+    {"Gemm", 11, OPSET_LAST, 2, 3, 1, gemm, "alpha:f beta:f transA:b transB:b"},
     {"Softmax", 1, 12, 1, 1, 1, softmax_flat, "axis:i"},
     {"Softmax", 13, OPSET_LAST, 1, 1, 1, softmax, "axis:i"},
     {"LogSoftmax", 1, 12, 1, 1, 1, softmax_flat, "axis:i"},
@@ -153,8 +153,8 @@ const Lowering lowerings_nn[] = {
     {"Dropout", 7, 9, 1, 1, 2, dropout, "ratio:f"},
     {"Dropout", 10, 11, 1, 1, 2, dropout, "ratio:f"},
     {"Dropout", 12, OPSET_LAST, 1, 3, 2, dropout, "seed:i"},
-    {"DepthToSpace", 1, 10, 1, 1, 1, depth_to_space, "blocksize:i"},
-    {"DepthToSpace", 11, OPSET_LAST, 1, 1, 1, depth_to_space, "blocksize:i mode:s"},
-    {"SpaceToDepth", 1, OPSET_LAST, 1, 1, 1, space_to_depth, "blocksize:i"},
+    {"DepthToSpace", 1, 10, 1, 1, 1, depth_to_space, "blocksize:i!"},
+    {"DepthToSpace", 11, OPSET_LAST, 1, 1, 1, depth_to_space, "blocksize:i! mode:s"},
+    {"SpaceToDepth", 1, OPSET_LAST, 1, 1, 1, space_to_depth, "blocksize:i!"},
     {0},
 };

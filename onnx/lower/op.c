@@ -72,6 +72,8 @@ Status op_axis(const Op *op, const char *name, int64_t absent, int rank, int *ax
 static Status need_known(Op *op, int i) {
   bool known;
   Term *term = op_in(op, i);
+  if (term->kind == TERM_ABSENT)
+    return fail(E_MODEL, "input %d is missing", i);
   TRY(term_known(op->lower, term, &known));
   if (known)
     return OK;

@@ -172,8 +172,8 @@ static Status reduce_prod(Op *op) {
 
 /* Axes by attribute in versions up to `last`, by input afterwards. */
 #define REDUCE(name, last, function)                                                                                   \
-  {#name, 1, last, 1, 1, 1, function, "axes:I keepdims:i"}, {                                                          \
-#name, last + 1, OPSET_LAST, 1, 2, 1, function, "keepdims:i noop_with_empty_axes:i"                                \
+  {#name, 1, last, 1, 1, 1, function, "axes:I keepdims:b"}, {                                                          \
+#name, last + 1, OPSET_LAST, 1, 2, 1, function, "keepdims:b noop_with_empty_axes:b"                                \
   }
 
 const Lowering lowerings_reduce[] = {

@@ -144,13 +144,13 @@ static Status concat_from_sequence(Op *op) {
   { #name, 11, OPSET_LAST, least, most, 1, lower, attributes }
 
 const Lowering lowerings_sequence[] = {
-    ROW(SplitToSequence, 1, 2, split_to_sequence, "axis:i keepdims:i"),
+    ROW(SplitToSequence, 1, 2, split_to_sequence, "axis:i keepdims:b"),
     ROW(SequenceAt, 2, 2, sequence_at, ""),
     ROW(SequenceLength, 1, 1, sequence_length, ""),
     ROW(SequenceConstruct, 1, MANY, sequence_construct, ""),
-    ROW(SequenceEmpty, 0, 0, sequence_empty, "dtype:i"),
+    ROW(SequenceEmpty, 0, 0, sequence_empty, "dtype:d"),
     ROW(SequenceInsert, 2, 3, sequence_insert, ""),
     ROW(SequenceErase, 1, 2, sequence_erase, ""),
-    ROW(ConcatFromSequence, 1, 1, concat_from_sequence, "axis:i new_axis:i"),
+    ROW(ConcatFromSequence, 1, 1, concat_from_sequence, "axis:i! new_axis:b"),
     {0},
 };
