@@ -3,10 +3,10 @@
 #include "graph/memory.h"
 
 #include <assert.h>
-#include <stdlib.h>
 
 #include "base/checked.h"
 #include "graph/op.h"
+#include "graph/pack.h"
 
 /* When a root and all its views live. Within an action time counts nodes; `end` of an action is behind them all. */
 typedef struct {
@@ -23,14 +23,6 @@ typedef struct {
   ValueId *root; /* [n_values] */
   Life *lives;   /* [n_values], of roots */
 } Layout;
-
-/* What shares the scratch region during one action. */
-typedef struct {
-  size_t bytes, offset;
-  int first, last;
-  ValueId value; /* NO_VALUE: the workspace of `node` */
-  NodeId node;
-} Piece;
 
 enum { ACTIONS = 3 }; /* F, B, W; a joined backward counts as B's */
 
@@ -187,42 +179,7 @@ static Status put_in_block(StageMemory *m, const Life *life, size_t bytes, Place
   return add(&m->blocks[b].bytes, bytes);
 }
 
-/* Larger first; the rest only makes the order total. */
-static int by_size(const void *a, const void *b) {
-  const Piece *x = a, *y = b;
-  if (x->bytes != y->bytes)
-    return x->bytes < y->bytes ? 1 : -1;
-  if (x->first != y->first)
-    return x->first < y->first ? -1 : 1;
-  if (x->value != y->value)
-    return x->value < y->value ? -1 : 1;
-  return x->node < y->node ? -1 : x->node > y->node;
-}
-
-/* Gives every piece the lowest offset where it meets none that lives at the same time and is placed already. */
-static Status pack(Arena *arena, Piece *pieces, int n, size_t *total) {
-  int *placed; /* by offset */
-  TRY(ARENA_NEW(arena, placed, n));
-  if (n)
-    qsort(pieces, (size_t)n, sizeof *pieces, by_size);
-  for (int i = 0; i < n; i++) {
-    Piece *piece = &pieces[i];
-    for (int k = 0; k < i && pieces[placed[k]].offset < piece->offset + piece->bytes; k++) {
-      const Piece *other = &pieces[placed[k]];
-      if (other->first <= piece->last && piece->first <= other->last && other->offset + other->bytes > piece->offset)
-        piece->offset = other->offset + other->bytes;
-    }
-    int at = i;
-    for (; at > 0 && pieces[placed[at - 1]].offset > piece->offset; at--)
-      placed[at] = placed[at - 1];
-    placed[at] = i;
-    size_t end = piece->offset;
-    TRY(add(&end, piece->bytes));
-    *total = end > *total ? end : *total;
-  }
-  return OK;
-}
-
+/* What shares the scratch region during one action. */
 typedef struct {
   Piece *pieces;
   size_t n, capacity;
@@ -285,7 +242,7 @@ static Status plan(Layout *w, Arena *arena, StageMemory *m) {
   TRY(place_roots(w, arena, m, lists));
   TRY(add_workspaces(w, arena, lists));
   for (int action = 0; action < ACTIONS; action++) {
-    TRY(pack(arena, lists[action].pieces, (int)lists[action].n, &m->scratch_bytes));
+    TRY(pack(lists[action].pieces, (int)lists[action].n, &m->scratch_bytes));
     for (size_t i = 0; i < lists[action].n; i++) {
       const Piece *piece = &lists[action].pieces[i];
       if (piece->value != NO_VALUE)
