@@ -223,10 +223,28 @@ static Status infer_gather(Graph *g, Node *n) {
   return OK;
 }
 
+/* What was looked up in row `row` hands no gradient on. */
+static Status drop_row(Graph *g, const Node *n, int64_t row, ValueId d_out, ValueId *masked) {
+  Shape indices = rule_in(g, n, 1)->shape, shape = graph_value(g, d_out)->shape;
+  int axis = (int)node_int(n, "axis", 0);
+  ValueId number, is_row, zero;
+  for (int i = 0; i < shape.rank; i++)
+    shape.dim[i] = i < axis || i >= axis + indices.rank ? 1 : indices.dim[i - axis];
+  TRY(emit_scalar(g, n->in[1], (double)row, &number));
+  TRY(emit2(g, OP_Equal, n->in[1], number, &is_row));
+  TRY(emit_reshape(g, is_row, shape, &is_row));
+  TRY(emit_scalar(g, d_out, 0, &zero));
+  return emit_where(g, is_row, zero, d_out, masked);
+}
+
 static Status gradient_gather(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  int64_t row = n->op == OP_Gather ? node_int(n, "no_gradient_row", -1) : -1;
+  ValueId gradient = d_out[0];
+  if (row >= 0)
+    TRY(drop_row(g, n, row, gradient, &gradient));
   Attr shape = attr_ints("shape", rule_in(g, n, 0)->shape.dim, rule_in(g, n, 0)->shape.rank);
   OpKind op = n->op == OP_Gather ? OP_GatherGrad : OP_GatherNDGrad;
-  return emit_like(g, n, op, (ValueId[]){d_out[0], n->in[1]}, 2, &shape, &d_in[0]);
+  return emit_like(g, n, op, (ValueId[]){gradient, n->in[1]}, 2, &shape, &d_in[0]);
 }
 
 static Status gathernd_shape(Graph *g, Node *n, Shape data, Shape *out) {

@@ -68,8 +68,13 @@ Status emit2(Graph *g, OpKind op, ValueId a, ValueId b, ValueId *out) {
 Status emit_scalar(Graph *g, ValueId like, double value, ValueId *out) {
   DType dtype = graph_value(g, like)->dtype;
   float narrow = (float)value;
-  const void *data = dtype == F64 ? (const void *)&value : (const void *)&narrow;
-  if (dtype != F64 && dtype != F32)
+  int64_t whole = (int64_t)value;
+  int32_t small = (int32_t)value;
+  const void *data = dtype == F64   ? (const void *)&value
+                     : dtype == I64 ? (const void *)&whole
+                     : dtype == I32 ? (const void *)&small
+                                    : (const void *)&narrow;
+  if (dtype != F64 && dtype != F32 && dtype != I64 && dtype != I32)
     return fail(E_UNSUPPORTED, "no gradient in %s", dtype_name(dtype));
   const char *name = arena_format(g->arena, "constant.%zu", g->n_values);
   return name ? graph_add_constant(g, name, dtype, (Shape){0}, data, out) : status_code();

@@ -217,7 +217,7 @@ bool exported_padding(const Onnx__NodeProto *node, int64_t *row) {
   if (!at || !strstr(call, "target=torch.ops.aten.embedding."))
     return false;
   for (int comma = 0; comma < 2; comma++)
-    if (!(at = strchr(at, ',')))
+    if (!(at = strchr(at + 1, ',')))
       return false;
   char *end;
   *row = strtoll(at + 1, &end, 10);

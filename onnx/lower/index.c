@@ -2,13 +2,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "onnx/file/exported.h"
 #include "onnx/lower/lower.h"
 
 static Status gather(Op *op) {
   int axis;
   TRY(op_axis(op, "axis", 0, op->in[0]->shape.rank, &axis));
-  Attr attr = attr_int("axis", axis);
-  return op_emit(op, OP_Gather, op->in, 2, &attr, 1, &op->out[0], 1);
+  Attr attrs[] = {attr_int("axis", axis), attr_int("no_gradient_row", 0)};
+  bool is_padded = axis == 0 && exported_padding(op->proto, &attrs[1].i);
+  return op_emit(op, OP_Gather, op->in, 2, attrs, is_padded ? 2 : 1, &op->out[0], 1);
 }
 
 static Status gather_nd(Op *op) {

@@ -12,7 +12,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 ONNXPIPE = os.environ["ONNXPIPE"]
 HAS_MPI = shutil.which("mpirun") is not None
 CASES = ["nanogpt", "surrogate", "branches", "dlrm"]
-MORE_CASES = ["gpt2", "gpt2_default_export", "gpt2_fixed_batch", "llama", "nanogpt_loss"]
+MORE_CASES = ["gpt2", "gpt2_default_export", "gpt2_fixed_batch", "llama", "nanogpt_loss", "padded_bag", "fresh_gpt2_default",
+              "fresh_surrogate_legacy"]
 
 
 def model_path(name, file="model.onnx"):

@@ -53,6 +53,11 @@ class Train(CommandLineTest):
                 self.assertEqual([m["gradient_norm"] for m in alone], [m["gradient_norm"] for m in ours])
                 self.assertEqual(alone_file, ours_file)
 
+    def test_a_padding_row_gets_no_gradient(self):
+        for ranks, microbatches in (1, 1), (2, 4):
+            metrics, _, _ = self.train("padded_bag", "--ranks", ranks, "--microbatches", microbatches)
+            self.check_losses("padded_bag", metrics)
+
     def test_metrics_and_printed_losses(self):
         metrics, _, out = self.train("branches", "--verbose", "--ranks", 2)
         self.check_losses("branches", metrics)

@@ -182,9 +182,20 @@ static inline void save_bytes(const char *path, Bytes model) {
   free(model.data);
 }
 
-static const char *const reference_cases[] = {"branches",         "dlrm",      "gpt2",    "gpt2_default_export",
-                                              "gpt2_fixed_batch", "llama",     "nanogpt", "nanogpt_loss",
-                                              "resnet",           "surrogate", "unet3d"};
+static const char *const reference_cases[] = {"branches",
+                                              "dlrm",
+                                              "gpt2",
+                                              "gpt2_default_export",
+                                              "gpt2_fixed_batch",
+                                              "llama",
+                                              "nanogpt",
+                                              "nanogpt_loss",
+                                              "resnet",
+                                              "surrogate",
+                                              "unet3d",
+                                              "fresh_gpt2_default",
+                                              "fresh_surrogate_legacy",
+                                              "padded_bag"};
 enum { N_REFERENCE_CASES = sizeof reference_cases / sizeof *reference_cases };
 
 static inline const char *reference_path(int i, const char *file) {

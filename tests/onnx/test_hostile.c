@@ -85,7 +85,8 @@ static void saves(const Model *model, const char *path) {
     return;
   }
   ASSERT_OK(model_open(saved_path, NULL, &saved));
-  assert_string_equal(saved->hash, model->hash);
+  if (model->n_initializers == model->n_file_initializers) /* else it is another structure */
+    assert_string_equal(saved->hash, model->hash);
   model_close(saved);
 }
 

@@ -47,7 +47,8 @@ static void *contents(const Model *model, int i, size_t *bytes) {
 /* `saved` is `model` with the weights of give(). */
 static void has_new_weights(const Model *model, const Model *saved) {
   assert_int_equal(saved->n_initializers, model->n_initializers);
-  assert_string_equal(saved->hash, model->hash);
+  if (model->n_initializers == model->n_file_initializers) /* else it is another structure */
+    assert_string_equal(saved->hash, model->hash);
   for (int i = 0; i < model->n_initializers; i++) {
     const Initializer *was = &model->initializers[i], *is = &saved->initializers[i];
     size_t bytes, old_bytes;
@@ -89,7 +90,7 @@ static void reference_models_are_saved(void **state) {
     ASSERT_OK(model_open(path, NULL, &saved));
     has_new_weights(model, saved);
     bool is_external = strcmp(reference_cases[c], "llama") == 0;
-    if (!is_external) {
+    if (!is_external && model->n_initializers == model->n_file_initializers) {
       /* the same length, and the same bytes outside of trained contents */
       assert_int_equal(saved->file_bytes, model->file_bytes);
       uint8_t *masked = malloc(saved->file_bytes), *original = malloc(saved->file_bytes);

@@ -1,5 +1,6 @@
 /* What exporters merged and dropped comes apart again, what is really shared does not, and the saved file says the
  * same. */
+#include "onnx/file/exported.h"
 #include "tests/onnx/build.h"
 
 static const char *const KIND = "pkg.torch.export.graph_signature.InputSpec.kind";
@@ -225,12 +226,36 @@ static void vectors_come_apart_by_use(void **state) {
   model_close(model);
 }
 
+/* The third argument of a lookup's call is the row that gets no gradient. */
+static void padding_rows_are_told(void **state) {
+  (void)state;
+  static const struct {
+    const char *target, *arguments;
+    int64_t row; /* -1: none */
+  } cases[] = {{"embedding", "%p_n_weight, %x, 0", 0},    {"embedding", "%p_n_weight, %x, 37, False", 37},
+               {"embedding", "%p_n_weight, %x", -1},      {"embedding", "%p_n_weight, %x, -1", -1},
+               {"index_select", "%p_n_weight, 0, 3", -1}, {"embedding", "%p_n_weight, %x, rows", -1}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Bytes graph = begin_graph();
+    put_message(&graph, 5, weight("n.weight", 40, 4, 1, 1));
+    put_message(&graph, 1, called("Gather", "n.weight,x", "y", cases[i].target, cases[i].arguments));
+    const char *folder = make_folder(), *path = in_folder(folder, "m.onnx");
+    Model *model;
+    int64_t row = -1;
+    save_bytes(path, model_of(10, 18, graph));
+    ASSERT_OK(model_open(path, NULL, &model));
+    assert_int_equal(exported_padding(model->file_nodes[0], &row), cases[i].row >= 0);
+    assert_int_equal(cases[i].row < 0 ? -1 : row, cases[i].row);
+    model_close(model);
+    remove_folder(folder);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(identities_are_tensors),
-      cmocka_unit_test(calls_tell_parameters),
-      cmocka_unit_test(what_calls_do_not_tell),
-      cmocka_unit_test(vectors_come_apart_by_use),
+      cmocka_unit_test(identities_are_tensors), cmocka_unit_test(calls_tell_parameters),
+      cmocka_unit_test(what_calls_do_not_tell), cmocka_unit_test(vectors_come_apart_by_use),
+      cmocka_unit_test(padding_rows_are_told),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

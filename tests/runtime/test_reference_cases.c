@@ -42,7 +42,9 @@ static const struct Case {
              {"gpt2_default_export", false},
              {"gpt2_fixed_batch", false},
              {"llama", false},
-             {"nanogpt_loss", false}};
+             {"nanogpt_loss", false},
+             {"fresh_surrogate_legacy", false},
+             {"fresh_gpt2_default", false}};
 enum { SAMPLE_STEPS = 2, MOST_RANKS = 4 };
 
 static bool sample;
