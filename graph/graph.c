@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "graph/batch.h"
 #include "graph/op.h"
 
 Status graph_create(Arena *arena, const char *name, Graph **graph) {
@@ -29,7 +30,6 @@ Status graph_add_value(Graph *graph, const char *name, DType dtype, Shape shape,
   *v = (Value){.name = arena_string(graph->arena, name),
                .dtype = dtype,
                .shape = shape,
-               .batch_axis = -1,
                .producer = NO_NODE,
                .role = role,
                .initializer = -1,
@@ -117,7 +117,7 @@ static Status build(Graph *graph, Node *node, const char *const *out_names, int 
       TRY(shape_bytes(v->shape, v->dtype, &bytes));
       v->producer = node->id;
     }
-  return OK;
+  return graph->building == PHASE_F ? batch_infer(graph, node) : OK;
 }
 
 Status graph_add_node(Graph *graph, OpKind op, const char *name, const ValueId *in, int n_in, const Attr *attrs,

@@ -34,11 +34,26 @@ typedef enum {
                       squared norms of gradients, read by it */
 } Role;
 
+/* Where the samples lie in a value: nowhere; along one axis; or everywhere, since samples have met, or a number came
+ * from how many there are. */
+typedef enum { BATCH_NONE, BATCH_AXIS, BATCH_MIXED } BatchKind;
+
+typedef struct {
+  BatchKind kind;
+  int axis;             /* of BATCH_AXIS: it has outer · samples · inner places, in this order of elements */
+  int64_t outer, inner; /* both 1 unless axes were merged: [L·N, D] has outer L */
+  bool uniform;         /* of BATCH_AXIS: every sample has the same contents */
+  int64_t step;         /* of integers along BATCH_AXIS: sample s has s · step more than it would have as sample 0 */
+  bool address;         /* that is so in the first place of the last axis alone, where GatherND looks for the sample */
+  bool grows;           /* of BATCH_MIXED: the shape comes from how many samples there are, too */
+  const char *by;       /* of BATCH_MIXED: "node 'h/mean' (ReduceMean)", where it began */
+} Batch;
+
 typedef struct {
   const char *name;
   DType dtype;
   Shape shape;
-  int batch_axis;  /* the axis that grows with the microbatch; -1: none */
+  Batch batch;     /* of forward values: graph/batch.h */
   NodeId producer; /* NO_NODE: not produced by a node */
   Role role;
   const void *data;    /* contents of a known constant (arena-owned, dense), else NULL */
@@ -113,6 +128,7 @@ typedef struct Graph {
   size_t n_nodes, nodes_capacity;
   ValueId *inputs, *outputs; /* of the model, in file order */
   size_t n_inputs, n_outputs, inputs_capacity, outputs_capacity;
+  int64_t samples; /* of a microbatch; 0 where nothing counts samples */
   /* Set by autodiff and loss; NO_VALUE before. */
   ValueId target;       /* ROLE_INPUT: the loss's target */
   ValueId loss_sum;     /* float64 scalar: the microbatch's loss, summed, not divided */

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "graph/batch.h"
 #include "graph/loss_model.h"
 #include "graph/op.h"
 
@@ -33,7 +34,8 @@ static bool lacks_axis(Shape target, Shape prediction, int axis) {
 
 /* The axis whose removal makes the prediction's shape the target's, never the batch's (which may be as long as there
  * are classes); checks one that was given. */
-static Status find_class_axis(Shape prediction, int batch_axis, Shape target, int *class_axis) {
+static Status find_class_axis(Shape prediction, const Batch *batch, Shape target, int *class_axis) {
+  int batch_axis = batch->kind == BATCH_AXIS ? batch->axis : -1;
   int found = -1, fits = 0;
   if (*class_axis >= prediction.rank)
     return fail(E_USAGE, "class axis %d is outside the prediction %s", *class_axis, SHAPE_STR(prediction));
@@ -70,7 +72,7 @@ static Status resolve(const Value *prediction, LossSpec *spec) {
   if (spec->kind == LOSS_CROSS_ENTROPY) {
     if (!integer)
       return fail(E_SHAPE, "cross_entropy needs integer targets, has %s", dtype_name(spec->target_dtype));
-    return find_class_axis(prediction->shape, prediction->batch_axis, spec->target_shape, &spec->class_axis);
+    return find_class_axis(prediction->shape, &prediction->batch, spec->target_shape, &spec->class_axis);
   }
   if (spec->target_dtype != prediction->dtype)
     return fail(E_SHAPE, "%s needs %s targets, has %s", loss_name(spec->kind), dtype_name(prediction->dtype),
@@ -81,13 +83,43 @@ static Status resolve(const Value *prediction, LossSpec *spec) {
   return OK;
 }
 
+/* A sum over elements is the sum of the microbatches' where each sample of the prediction meets its own of the target.
+ */
+static Status look_at_samples(Graph *graph, LossSpec *spec) {
+  const Value *prediction = graph_value(graph, spec->output);
+  const Batch *batch = &prediction->batch;
+  int classes = spec->kind == LOSS_CROSS_ENTROPY ? spec->class_axis : prediction->shape.rank;
+  const char *text = NULL;
+  if (batch->kind == BATCH_MIXED)
+    text = arena_format(graph->arena, "samples meet in %s", batch->by);
+  else if (batch->kind == BATCH_NONE)
+    text = arena_format(graph->arena, "output '%s' does not depend on the samples", prediction->name);
+  else if (batch->axis - (batch->axis > classes) != spec->target_batch_axis)
+    text = arena_format(graph->arena, "the samples lie along axis %d of output '%s' and along axis %d of the target",
+                        batch->axis, prediction->name, spec->target_batch_axis);
+  else
+    return OK;
+  if (!text)
+    return status_code();
+  spec->coupled = text;
+  return spec->microbatches > 1 ? loss_refuse(text) : OK;
+}
+
+Status loss_refuse(const char *coupled) {
+  return fail(E_UNSUPPORTED, "%s: the loss of a batch cannot be told from its microbatches; use --microbatches 1",
+              coupled);
+}
+
 Status loss_append(Graph *graph, LossSpec *spec) {
+  spec->coupled = NULL;
   TRY(graph_add_value(graph, "loss_scale", F64, (Shape){0}, ROLE_STEP, &graph->loss_scale));
   if (spec->kind == LOSS_MODEL)
     return loss_append_model(graph, spec);
   TRY(resolve(graph_value(graph, spec->output), spec));
   TRY(graph_add_value(graph, "target", spec->target_dtype, spec->target_shape, ROLE_INPUT, &graph->target));
-  graph_value(graph, graph->target)->batch_axis = spec->target_shape.rank ? 0 : -1;
+  if (spec->target_shape.rank > spec->target_batch_axis)
+    graph_value(graph, graph->target)->batch = batch_along(spec->target_batch_axis);
+  TRY(look_at_samples(graph, spec));
   ValueId in[] = {spec->output, graph->target};
   NodeId node;
   if (spec->kind == LOSS_CROSS_ENTROPY) {

@@ -7,37 +7,25 @@
  * traced back through linear nodes; a node that is neither is named. */
 #include "graph/loss_model.h"
 
+#include "graph/op.h"
 #include "graph/ops/rule.h"
 
 typedef struct {
   Graph *graph;
-  bool *batch; /* [n_values]: depends on the samples */
-  bool *done;  /* [n_nodes]: traced already */
+  bool *done;          /* [n_nodes]: traced already */
+  bool alone;          /* there is one microbatch: nothing is changed */
+  const char *coupled; /* why it is no mean over samples */
 } Trace;
 
-static Status mark_batch(Trace *t) {
-  Graph *g = t->graph;
-  TRY(ARENA_NEW(g->arena, t->batch, g->n_values));
-  TRY(ARENA_NEW(g->arena, t->done, g->n_nodes));
-  for (size_t v = 0; v < g->n_values; v++)
-    t->batch[v] = g->values[v]->role == ROLE_INPUT && g->values[v]->batch_axis >= 0;
-  for (size_t i = 0; i < g->n_nodes; i++) {
-    const Node *n = g->nodes[i];
-    bool any = false;
-    for (int k = 0; k < n->n_in; k++)
-      any |= n->in[k] != NO_VALUE && t->batch[n->in[k]];
-    for (int k = 0; k < n->n_out; k++)
-      if (n->out[k] != NO_VALUE)
-        t->batch[n->out[k]] = any;
-  }
-  return OK;
+static bool depends(const Trace *t, ValueId v) {
+  return graph_value(t->graph, v)->batch.kind != BATCH_NONE;
 }
 
-static Status refuse(const Node *n, const char *why) {
-  Status status =
-      fail(E_UNSUPPORTED, "%s: the loss of a batch cannot be told from its microbatches; use --microbatches 1", why);
-  node_context(n);
-  return status;
+/* Says why, once; OK unless memory is out. */
+static Status refuse(Trace *t, const Node *n, const char *why) {
+  if (!t->coupled)
+    t->coupled = arena_format(t->graph->arena, "node '%s' (%s): %s", n->name, op_def(n->op)->name, why);
+  return t->coupled ? OK : status_code();
 }
 
 /* The node that makes a value, through casts and reshapes; NULL where none does. */
@@ -68,15 +56,17 @@ static Status trace_ratio(Trace *t, Node *n) {
   const Node *sum = maker(g, n->in[0]), *count = maker(g, n->in[1]);
   ValueId total, counted = n->in[1];
   if (!count || count->op != OP_CountTargets)
-    return refuse(n, "divides by what depends on the samples");
+    return refuse(t, n, "divides by what depends on the samples");
   if (!sum || sum->op != OP_CrossEntropy)
-    return refuse(n, "divides what is not a sum over targets by their number");
+    return refuse(t, n, "divides what is not a sum over targets by their number");
   const char *name = arena_format(g->arena, "%s/denominator", n->name);
   if (!name)
     return status_code();
   const Value *v = graph_value(g, counted);
   if (v->dtype != F64 || v->shape.rank)
-    return refuse(n, "divides in another type than float64");
+    return refuse(t, n, "divides in another type than float64");
+  if (t->alone)
+    return OK;
   TRY(graph_add_value(g, name, F64, (Shape){0}, ROLE_STEP, &total));
   TRY(ARENA_RESERVE(g->arena, g->denominators, g->n_denominators, g->denominators_capacity, g->n_denominators + 1));
   g->denominators[g->n_denominators++] = (Denominator){.total = total, .count = counted};
@@ -94,29 +84,36 @@ static Status trace_all(Trace *t, const Node *n) {
 }
 
 static Status trace_product(Trace *t, const Node *n) {
-  if (t->batch[n->in[0]] && t->batch[n->in[1]])
-    return refuse(n, "multiplies two things that depend on the samples");
-  return trace(t, n->in[t->batch[n->in[0]] ? 0 : 1]);
+  if (depends(t, n->in[0]) && depends(t, n->in[1]))
+    return refuse(t, n, "multiplies two things that depend on the samples");
+  return trace(t, n->in[depends(t, n->in[0]) ? 0 : 1]);
 }
 
 static Status trace_reduction(Trace *t, const Node *n) {
-  int axis = rule_in(t->graph, n, 0)->batch_axis;
-  if (axis < 0)
+  const Batch *batch = &rule_in(t->graph, n, 0)->batch;
+  if (batch->kind != BATCH_AXIS)
     return trace(t, n->in[0]);
-  if (!reduces(n, axis))
-    return refuse(n, "keeps the samples apart");
-  return n->op == OP_ReduceMean ? OK : refuse(n, "sums over the samples");
+  if (!reduces(n, batch->axis))
+    return refuse(t, n, "keeps the samples apart");
+  return n->op == OP_ReduceMean ? OK : refuse(t, n, "sums over the samples");
 }
 
 /* v is linear in means over samples. */
 static Status trace(Trace *t, ValueId v) {
   Graph *g = t->graph;
-  if (!t->batch[v]) /* the same in every microbatch */
+  if (!depends(t, v)) /* the same in every microbatch */
     return OK;
-  if (graph_value(g, v)->producer == NO_NODE)
-    return fail(E_UNSUPPORTED, "the loss depends on input '%s' other than by a mean over samples; use --microbatches 1",
-                graph_value(g, v)->name);
+  if (graph_value(g, v)->producer == NO_NODE) {
+    if (!t->coupled)
+      t->coupled =
+          graph_value(g, v)->role == ROLE_INPUT
+              ? arena_format(g->arena, "input '%s' counts other than in a mean over samples", graph_value(g, v)->name)
+              : arena_format(g->arena, "samples meet in %s", graph_value(g, v)->batch.by);
+    return t->coupled ? OK : status_code();
+  }
   Node *n = graph_node(g, graph_value(g, v)->producer);
+  if (graph_value(g, v)->batch.grows)
+    return refuse(t, n, "has a size that comes from how many samples there are");
   if (t->done[n->id])
     return OK;
   t->done[n->id] = true;
@@ -133,16 +130,16 @@ static Status trace(Trace *t, ValueId v) {
   case OP_Mul:
     return trace_product(t, n);
   case OP_Div:
-    return t->batch[n->in[1]] ? trace_ratio(t, n) : trace(t, n->in[0]);
+    return depends(t, n->in[1]) ? trace_ratio(t, n) : trace(t, n->in[0]);
   case OP_ReduceMean:
   case OP_ReduceSum:
     return trace_reduction(t, n);
   default:
-    return refuse(n, "is no mean over the samples");
+    return refuse(t, n, "is no mean over the samples");
   }
 }
 
-Status loss_append_model(Graph *graph, const LossSpec *spec) {
+Status loss_append_model(Graph *graph, LossSpec *spec) {
   const Value *output = graph_value(graph, spec->output);
   Trace t = {.graph = graph};
   if (!dtype_is_float(output->dtype) || shape_elements(output->shape) != 1)
@@ -150,10 +147,12 @@ Status loss_append_model(Graph *graph, const LossSpec *spec) {
                 dtype_name(output->dtype), SHAPE_STR(output->shape));
   if (output->producer == NO_NODE)
     return fail(E_SHAPE, "output '%s' is computed by no node: nothing to train", output->name);
-  if (spec->microbatches > 1) {
-    TRY(mark_batch(&t));
-    TRY(trace(&t, spec->output));
-  }
+  t.alone = spec->microbatches == 1;
+  TRY(ARENA_NEW(graph->arena, t.done, graph->n_nodes));
+  TRY(trace(&t, spec->output));
+  if (t.coupled && !t.alone)
+    return loss_refuse(t.coupled);
+  spec->coupled = t.coupled;
   NodeId node;
   ValueId scalar;
   Attr shape = attr_ints("shape", NULL, 0), to = attr_int("to", F64);

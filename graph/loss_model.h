@@ -6,6 +6,6 @@
 
 /* Makes graph->loss_sum of spec->output and fills graph->denominators. Fails E_SHAPE where the output is no number,
  * E_UNSUPPORTED, naming the node, where spec->microbatches > 1 and the output is not linear in means over samples. */
-Status loss_append_model(Graph *graph, const LossSpec *spec);
+Status loss_append_model(Graph *graph, LossSpec *spec);
 
 #endif

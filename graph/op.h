@@ -25,6 +25,9 @@ typedef struct {
   Status (*gradient)(Graph *graph, const Node *node, const ValueId *d_out, ValueId *d_in);
   /* Floating-point operations and bytes moved. NULL: bytes of inputs and outputs, one operation an element. */
   Cost (*cost)(const Graph *graph, const Node *node);
+  /* Where the samples lie in every output (out [n_out], BATCH_NONE at first), given where they lie in the inputs (in
+   * [n_in]), of which some are BATCH_AXIS and none is BATCH_MIXED. NULL: what comes out is mixed. */
+  void (*batch)(const Graph *graph, const Node *node, const Batch *in, Batch *out);
 } OpDef;
 
 #define OP(name) extern const OpDef op_##name;

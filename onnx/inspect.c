@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph/loss.h"
+#include "graph/op.h"
 #include "onnx/lower/lower.h"
 #include "onnx/model.h"
 
@@ -193,6 +195,56 @@ static Status look_at_interface(Report *r) {
   return OK;
 }
 
+/* The nodes that lead to outputs which are neither sample by sample nor, as a loss, a mean over samples. */
+static Status mark_coupled(Graph *graph, Arena *arena, bool **marked) {
+  size_t n_nodes = graph->n_nodes;
+  bool *values;
+  TRY(ARENA_NEW(arena, *marked, n_nodes));
+  TRY(ARENA_NEW(arena, values, graph->n_values));
+  for (size_t i = 0; i < graph->n_outputs; i++) {
+    const Value *v = graph_value(graph, graph->outputs[i]);
+    LossSpec spec = {.kind = LOSS_MODEL, .output = graph->outputs[i], .microbatches = 1};
+    if (v->batch.kind != BATCH_MIXED)
+      continue;
+    if (dtype_is_float(v->dtype) && shape_elements(v->shape) == 1)
+      TRY(loss_append(graph, &spec));
+    else
+      spec.coupled = v->batch.by;
+    values[graph->outputs[i]] = spec.coupled != NULL;
+  }
+  for (size_t i = n_nodes; i-- > 0;) {
+    const Node *node = graph->nodes[i];
+    for (int k = 0; k < node->n_out; k++)
+      (*marked)[i] |= node->out[k] != NO_VALUE && values[node->out[k]];
+    for (int k = 0; k < node->n_in && (*marked)[i]; k++)
+      if (node->in[k] != NO_VALUE)
+        values[node->in[k]] = true;
+  }
+  return OK;
+}
+
+/* Where samples meet first: nodes with a mixed output and no mixed input that a node makes. */
+static Status list_coupled(Report *r, Graph *graph) {
+  const char *last = "";
+  size_t n_nodes = graph->n_nodes;
+  bool *marked;
+  TRY(mark_coupled(graph, r->arena, &marked));
+  for (size_t i = 0; i < n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    bool meets = marked[i] && node->n_out && node->out[0] != NO_VALUE &&
+                 graph_value(graph, node->out[0])->batch.kind == BATCH_MIXED;
+    for (int k = 0; k < node->n_in && meets; k++)
+      meets = node->in[k] == NO_VALUE || graph_value(graph, node->in[k])->producer == NO_NODE ||
+              graph_value(graph, node->in[k])->batch.kind != BATCH_MIXED;
+    if (!meets || strcmp(last, node->name) == 0)
+      continue;
+    last = node->name;
+    TRY(append(r->coupled, json_pack("{s:s, s:s, s:s}", "node", node->name, "operator", op_def(node->op)->name,
+                                     "reason", graph_value(graph, node->out[0])->batch.by)));
+  }
+  return OK;
+}
+
 /* Binds once, with few samples: what fails there would fail any run. Dimensions that only the data knows are no fault
  * of the file. */
 static Status try_binding(Report *r, const BindOptions *options) {
@@ -201,7 +253,9 @@ static Status try_binding(Report *r, const BindOptions *options) {
   if (!bind.batch)
     bind.batch = r->model->fixed_batch ? r->model->fixed_batch : 2;
   Status status = model_bind(r->model, &bind, r->arena, &graph);
-  if (status == OK || status == E_USAGE)
+  if (status == OK)
+    return list_coupled(r, graph);
+  if (status == E_USAGE)
     return OK;
   r->path_is_named = status == E_MEMORY || status == E_LIMIT;
   if (r->path_is_named)

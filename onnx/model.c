@@ -9,7 +9,7 @@ static Status open_checked(Model *model, const TrainOptions *options) {
   TRY(model_unpack(model));
   TRY(model_list_initializers(model));
   TRY(model_check(model));
-  TRY(model_list_ends(model));
+  TRY(model_list_ends(model, options));
   TRY(model_take_hash(model));
   TRY(train_rules_apply(model, options));
   return options && options->no_tie ? OK : ties_find(model);
@@ -40,6 +40,7 @@ Status model_open(const char *path, const TrainOptions *options, Model **out) {
 void model_close(Model *model) {
   if (!model)
     return;
+  batch_proofs_destroy(model->proofs);
   model_unmap(model);
   arena_destroy(model->arena);
 }

@@ -1,17 +1,20 @@
-/* Inference: one graph of a microbatch's size, and one of the uneven rest's. Invariant: sample i of an output comes
- * from sample i of the data, whatever the microbatch size. */
+/* Inference: one graph of a microbatch's size; an uneven rest fills its microbatch with copies of the last sample.
+ * Invariant: sample i of an output comes from sample i of the data, whatever the microbatch size; where samples meet on
+ * the way to an output, all of them are one microbatch. */
 #include "runtime/infer.h"
 
 #include <string.h>
 
+#include "base/checked.h"
 #include "runtime/executor/executor.h"
 #include "runtime/training/trainer.h"
 
 /* Outputs of all samples, as they fill up. */
 typedef struct {
   Array *arrays;
-  int *batch_axis;
+  const Batch *batches;
   int n;
+  int64_t samples;
 } Results;
 
 typedef struct {
@@ -24,15 +27,20 @@ typedef struct {
 /* Room for all samples of every output, by the graph of the first samples. */
 static Status results_create(Job *job, Results *results) {
   const Graph *graph = job->decided.graph;
+  Batch *batches;
   results->n = (int)graph->n_outputs;
   TRY(ARENA_NEW(job->arena, results->arrays, results->n));
-  TRY(ARENA_NEW(job->arena, results->batch_axis, results->n));
+  TRY(ARENA_NEW(job->arena, batches, results->n));
+  results->batches = batches;
+  results->samples = job->given.data.samples;
   for (int i = 0; i < results->n; i++) {
     const Value *value = graph_value(graph, graph->outputs[i]);
     Shape shape = value->shape;
-    int axis = results->batch_axis[i] = value->batch_axis;
-    if (axis >= 0)
-      shape.dim[axis] = shape.dim[axis] / job->decided.microbatch_size * job->given.data.samples;
+    batches[i] = value->batch;
+    if (batches[i].kind == BATCH_AXIS &&
+        (!checked_mul_i64(batches[i].outer * batches[i].inner, job->given.data.samples, &shape.dim[batches[i].axis])))
+      return fail(E_SHAPE, "output '%s' %s is too large for %lld samples", value->name, SHAPE_STR(value->shape),
+                  (long long)job->given.data.samples);
     size_t bytes;
     TRY(shape_bytes(shape, value->dtype, &bytes));
     void *data = arena_alloc(job->arena, bytes, 1);
@@ -43,17 +51,18 @@ static Status results_create(Job *job, Results *results) {
   return OK;
 }
 
-/* The run's part of one output to its place: rows along the batch axis, once for each index before it. */
-static void keep_rows(const Keeping *keeping, Array *array, int axis, const Value *value, const void *data) {
-  int64_t outer = 1, inner = (int64_t)dtype_bytes(value->dtype);
-  for (int i = 0; i < axis; i++)
+/* The run's part of one output to its place: samples, once for each place before them. */
+static void keep_samples(const Keeping *keeping, Array *array, const Batch *batch, const Value *value,
+                         const void *data) {
+  int64_t outer = batch->outer, bytes = batch->inner * (int64_t)dtype_bytes(value->dtype); /* of a sample */
+  for (int i = 0; i < batch->axis; i++)
     outer *= value->shape.dim[i];
-  for (int i = axis + 1; i < value->shape.rank; i++)
-    inner *= value->shape.dim[i];
-  int64_t rows = value->shape.dim[axis], per_sample = rows / keeping->size, all = array->shape.dim[axis];
+  for (int i = batch->axis + 1; i < value->shape.rank; i++)
+    bytes *= value->shape.dim[i];
+  int64_t all = keeping->results->samples;
   for (int64_t o = 0; o < outer; o++)
-    memcpy((char *)array->data + (size_t)((o * all + keeping->first * per_sample) * inner),
-           (const char *)data + (size_t)(o * rows * inner), (size_t)(keeping->count * per_sample * inner));
+    memcpy((char *)array->data + (o * all + keeping->first) * bytes, (const char *)data + o * keeping->size * bytes,
+           (size_t)(keeping->count * bytes));
 }
 
 static Status keep(void *context, ValueId output, int microbatch, const void *data, size_t bytes) {
@@ -63,8 +72,8 @@ static Status keep(void *context, ValueId output, int microbatch, const void *da
   for (int i = 0; i < keeping->results->n; i++) {
     if (keeping->graph->outputs[i] != output)
       continue;
-    if (keeping->results->batch_axis[i] >= 0)
-      keep_rows(keeping, &keeping->results->arrays[i], keeping->results->batch_axis[i], value, data);
+    if (keeping->results->batches[i].kind == BATCH_AXIS)
+      keep_samples(keeping, &keeping->results->arrays[i], &keeping->results->batches[i], value, data);
     else if (keeping->first == 0)
       memcpy((void *)keeping->results->arrays[i].data, data, bytes);
   }
@@ -117,35 +126,51 @@ static Status prepare(Job *job, int64_t size) {
   return status == OK ? job_plan(job, NULL) : status;
 }
 
-/* All samples, through two graphs of one store. */
-static Status run(Job *job, Store *store, Results *results, int64_t size) {
-  int64_t samples = job->given.data.samples,
-          even = model_fixed_batch(job->given.model) ? samples : samples / size * size;
-  TRY(pass(job, store, results, 0, even));
-  if (even == samples)
+/* An output on the way to which samples meet; NULL: there is none. */
+static const Value *mixed_output(const Graph *graph) {
+  for (size_t i = 0; i < graph->n_outputs; i++)
+    if (graph_value(graph, graph->outputs[i])->batch.kind == BATCH_MIXED)
+      return graph_value(graph, graph->outputs[i]);
+  return NULL;
+}
+
+/* The graph of a microbatch: of all samples where some output needs them at once. */
+static Status settle(Job *job, int64_t fixed, FILE *out) {
+  int64_t samples = job->given.data.samples, size = fixed                          ? fixed
+                                                    : job->decided.batch < samples ? job->decided.batch
+                                                                                   : samples;
+  TRY(prepare(job, size));
+  const Value *mixed = mixed_output(job->decided.graph);
+  if (!mixed || size == samples)
     return OK;
-  TRY(prepare(job, samples - even));
-  return pass(job, store, results, even, samples);
+  if (fixed)
+    return fail(E_SHAPE,
+                "%s: output '%s' is not sample by sample, since they meet in %s: it takes the %lld that the "
+                "file was exported for, %s has %lld",
+                job->asked.path, mixed->name, mixed->batch.by, (long long)fixed, job->asked.options->data,
+                (long long)samples);
+  if (out)
+    fprintf(out, "note          all %lld samples at once: output '%s' is not sample by sample, they meet in %s\n",
+            (long long)samples, mixed->name, mixed->batch.by);
+  return prepare(job, samples);
 }
 
 Status infer_run(Job *job, FILE *out) {
   if (!job->asked.options->data || !job->asked.options->out)
     return fail(E_USAGE, "run needs --data FILE.npz and --out FILE.npz");
   TRY(job_open(job));
-  int64_t samples = job->given.data.samples, fixed = model_fixed_batch(job->given.model);
-  int64_t size = fixed ? fixed : job->decided.batch < samples ? job->decided.batch : samples;
   Results results;
-  TRY(prepare(job, size));
+  TRY(settle(job, model_fixed_batch(job->given.model), job->asked.options->quiet ? NULL : out));
   TRY(results_create(job, &results));
   Store *store;
   const RankDevice *device = &job->decided.devices[0];
   TRY(store_open(device->backend, device->device, job->decided.threads, &store));
-  Status status = run(job, store, &results, size);
+  Status status = pass(job, store, &results, 0, job->given.data.samples);
   store_close(store);
   TRY(status);
   TRY(array_file_write(job->asked.options->out, results.arrays, results.n));
   if (!job->asked.options->quiet)
     fprintf(out, "%s: %d output%s of %lld samples\n", job->asked.options->out, results.n, results.n == 1 ? "" : "s",
-            (long long)samples);
+            (long long)job->given.data.samples);
   return OK;
 }

@@ -125,7 +125,9 @@ OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, O
                         .freeze = options->freeze.items,
                         .n_train = (int)options->train.n,
                         .n_freeze = (int)options->freeze.n,
-                        .no_tie = options->no_tie};
+                        .no_tie = options->no_tie,
+                        .batch_axis = options->batch_axis.items,
+                        .n_batch_axis = (int)options->batch_axis.n};
   Outcome outcome = {0};
   Status status = opened ? OK : fail(E_MEMORY, "out of memory");
   if (status == OK && !(opened->path = strdup(path)))

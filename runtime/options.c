@@ -40,6 +40,9 @@ static const OptionEntry table[] = {
      RANGE(1, INT64_MAX)},
     {"dim", "NAME=N", NULL, MODEL, "size of a symbolic dimension that the data does not give; may be repeated",
      OPTION_TEXTS, AT(dim), ANY},
+    {"batch-axis", "INPUT=A", NULL, MODEL,
+     "the axis of an input that counts samples (0), or `none`; also of the target; may be repeated", OPTION_TEXTS,
+     AT(batch_axis), ANY},
     /* work */
     {"batch", "B", "auto", " inspect plan train run profile ", "samples a step", OPTION_INTEGER, AT(batch),
      RANGE(1, INT32_MAX)},

@@ -207,8 +207,8 @@ static Cost cost_reduce(const Graph *g, const Node *n) {
                 .bytes = (double)graph_value_bytes(g, n->in[0]) + (double)graph_value_bytes(g, n->out[0])};
 }
 
-ENTRY(MatMul, 2, 2, 1, 1, 0, infer_matmul, gradient_matmul, cost_matmul)
-ENTRY(Gemm, 2, 3, 1, 1, 0, infer_gemm, gradient_gemm, cost_gemm)
-ENTRY(ReduceSum, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce)
-ENTRY(ReduceMean, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce)
-ENTRY(ReduceMax, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce_max, cost_reduce)
+ENTRY(MatMul, 2, 2, 1, 1, 0, infer_matmul, gradient_matmul, cost_matmul, batch_matmul)
+ENTRY(Gemm, 2, 3, 1, 1, 0, infer_gemm, gradient_gemm, cost_gemm, batch_gemm)
+ENTRY(ReduceSum, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce, batch_reduce)
+ENTRY(ReduceMean, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce, batch_reduce)
+ENTRY(ReduceMax, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce_max, cost_reduce, batch_reduce)

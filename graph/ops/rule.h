@@ -60,7 +60,13 @@ Status emit_unbroadcast(Graph *g, ValueId a, Shape shape, ValueId *out);
 Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in, const Attr *extra, ValueId *out);
 
 /* An operator's entry in the table: op_Name, named "Name". */
-#define ENTRY(op_name, least_in, most_in, least_out, most_out, traits, infer, grad, price)                             \
+/* Where the samples lie (graph/ops/batch.c), for entries of every file. */
+typedef void BatchRule(const Graph *g, const Node *n, const Batch *in, Batch *out);
+BatchRule batch_elementwise, batch_sum, batch_scale, batch_cast, batch_reshape, batch_transpose, batch_concat,
+    batch_split, batch_slice, batch_expand, batch_gather, batch_gathernd, batch_trilu, batch_line, batch_reduce,
+    batch_matmul, batch_gemm, batch_rows, batch_cross_entropy;
+
+#define ENTRY(op_name, least_in, most_in, least_out, most_out, traits, infer, grad, price, samples)                    \
   const OpDef op_##op_name = {.name = #op_name,                                                                        \
                               .min_in = least_in,                                                                      \
                               .max_in = most_in,                                                                       \
@@ -69,6 +75,7 @@ Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in
                               .flags = traits,                                                                         \
                               .infer_shape = infer,                                                                    \
                               .gradient = grad,                                                                        \
-                              .cost = price};
+                              .cost = price,                                                                           \
+                              .batch = samples};
 
 #endif

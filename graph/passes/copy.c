@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <limits.h>
 
+#include "graph/batch.h"
 #include "graph/op.h"
 #include "graph/passes/passes.h"
 
@@ -50,6 +51,7 @@ static Status finish_value(Copy *c, ValueId id) {
   copy->name = made.name;
   copy->data = made.data;
   copy->producer = made.producer;
+  TRY(batch_copy(c->to, c->values[id], &v->batch));
   return v->parameter == NO_VALUE ? OK : copy_source(c, v->parameter, &copy->parameter);
 }
 
@@ -161,6 +163,7 @@ Status graph_copy(const Graph *from, const Node *const *instead, Arena *arena, V
   if (!map)
     TRY(ARENA_NEW(from->arena, c.values, from->n_values));
   TRY(graph_create(arena, from->name, &c.to));
+  c.to->samples = from->samples;
   TRY(copy_all(&c));
   *to = c.to;
   return OK;

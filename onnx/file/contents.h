@@ -24,6 +24,8 @@ typedef struct {
   const char *const *train, *const *freeze; /* globs over initializer names */
   int n_train, n_freeze;
   bool no_tie;
+  const char *const *batch_axis; /* "INPUT=A", "INPUT=none": which axis of an input counts samples */
+  int n_batch_axis;
 } TrainOptions;
 
 /* As it was opened. */
@@ -43,7 +45,7 @@ typedef struct {
   int rank; /* -1 unknown */
   int64_t dim[MAX_RANK];
   const char *dim_name[MAX_RANK];
-  int batch_axis; /* 0 or -1 */
+  int batch_axis; /* which counts samples; -1: none */
 } ModelInput;
 const ModelInput *model_inputs(const Model *model, int *count);
 const ModelInput *model_outputs(const Model *model, int *count);

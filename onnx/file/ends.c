@@ -37,41 +37,7 @@ static Status read_input(const Onnx__ValueInfoProto *info, bool is_input, ModelI
   return OK;
 }
 
-/* Whether some input has this symbolic dimension elsewhere than in front. */
-static bool is_inner_dim(const Model *model, const char *dim_name) {
-  for (int i = 0; i < model->n_inputs; i++)
-    for (int k = 1; k < model->inputs[i].rank; k++)
-      if (model->inputs[i].dim_name[k] && *dim_name && strcmp(model->inputs[i].dim_name[k], dim_name) == 0)
-        return true;
-  return false;
-}
-
-/* The batch is the symbolic dimensions in front of inputs, unless their name is also that of a later dimension (a
- * length). Where all in front are numbers, it is the first input's, and that of those that have the same. */
-static void find_batch(Model *model) {
-  bool symbolic = false;
-  for (int i = 0; i < model->n_inputs; i++) {
-    ModelInput *input = &model->inputs[i];
-    if (input->rank < 0 || (input->rank && input->dim_name[0] && !is_inner_dim(model, input->dim_name[0])))
-      input->batch_axis = 0;
-    symbolic |= input->batch_axis == 0;
-  }
-  for (int i = 0; i < model->n_inputs && !symbolic; i++) {
-    ModelInput *input = &model->inputs[i];
-    if (input->rank > 0 && !model->fixed_batch && input->dim[0] > 0)
-      model->fixed_batch = input->dim[0];
-    if (input->rank > 0 && input->dim[0] > 0 && input->dim[0] == model->fixed_batch)
-      input->batch_axis = 0;
-  }
-  for (int i = 0; i < model->n_outputs; i++) {
-    ModelInput *output = &model->outputs[i];
-    if (output->rank > 0)
-      output->batch_axis =
-          symbolic == (output->dim_name[0] != NULL) && (symbolic || output->dim[0] == model->fixed_batch) ? 0 : -1;
-  }
-}
-
-Status model_list_ends(Model *model) {
+Status model_list_ends(Model *model, const TrainOptions *options) {
   const Onnx__GraphProto *graph = model->proto->graph;
   TRY(ARENA_NEW(model->arena, model->inputs, graph->n_input));
   TRY(ARENA_NEW(model->arena, model->outputs, graph->n_output));
@@ -82,8 +48,7 @@ Status model_list_ends(Model *model) {
     TRY(read_input(graph->output[i], false, &model->outputs[model->n_outputs++]));
   if (!model->n_outputs)
     return fail(E_MODEL, "the graph has no outputs");
-  find_batch(model);
-  return OK;
+  return samples_find(model, options);
 }
 
 int64_t model_fixed_batch(const Model *model) {

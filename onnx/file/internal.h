@@ -49,11 +49,12 @@ struct Model {
   ModelInput *inputs, *outputs; /* inputs without those that are initializers */
   int n_inputs, n_outputs;
   int64_t fixed_batch;
-  size_t data_bytes;   /* of the model file and of the external files that are there, each once */
-  double weight_bytes; /* that the initializers claim, there or not */
-  int64_t n_inlined;   /* nodes, once functions are inlined */
-  bool is_dynamo;      /* torch's dynamo exporter wrote it */
-  bool ties_unknown;   /* weights of candidates are absent */
+  size_t data_bytes;         /* of the model file and of the external files that are there, each once */
+  double weight_bytes;       /* that the initializers claim, there or not */
+  int64_t n_inlined;         /* nodes, once functions are inlined */
+  bool is_dynamo;            /* torch's dynamo exporter wrote it */
+  bool ties_unknown;         /* weights of candidates are absent */
+  struct BatchProof *proofs; /* onnx/lower/batch.c: a list */
 
   const Onnx__FunctionProto **functions; /* sorted, for model_function */
 };
@@ -128,8 +129,10 @@ Status model_list_initializers(Model *model);
  * model->functions. */
 Status model_check(Model *model);
 
-/* Inputs and outputs, and which of their axes is the batch. */
-Status model_list_ends(Model *model);
+/* Inputs and outputs, and which of their axes is the batch. E_USAGE for --batch-axis. */
+Status model_list_ends(Model *model, const TrainOptions *options);
+/* The second half of it: which axis of each input counts samples; fills fixed_batch. */
+Status samples_find(Model *model, const TrainOptions *options);
 /* model->hash. */
 Status model_take_hash(Model *model);
 /* Decides for every initializer whether it trains and by which rule; fills trains and rule. */

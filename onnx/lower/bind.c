@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "graph/batch.h"
 #include "graph/op.h"
 #include "graph/passes/passes.h"
 #include "onnx/lower/lower.h"
@@ -239,12 +240,13 @@ static Status bind_input(Lower *lower, Scope *scope, const ModelInput *input) {
     return status;
   }
   TRY(graph_add_input(lower->graph, term->value));
-  graph_value(lower->graph, term->value)->batch_axis = input->batch_axis;
+  if (input->batch_axis >= 0)
+    graph_value(lower->graph, term->value)->batch = batch_along(input->batch_axis);
   term->dtype = input->dtype;
   term->shape = shape;
-  if (input->batch_axis >= 0 && !lower->samples) {
-    lower->samples = shape.dim[input->batch_axis];
-    budget_samples(&lower->budget, lower->samples);
+  if (input->batch_axis >= 0 && !lower->graph->samples) {
+    lower->graph->samples = shape.dim[input->batch_axis];
+    budget_samples(&lower->budget, lower->graph->samples);
   }
   return scope_put(scope, input->name, term);
 }
@@ -316,7 +318,8 @@ static Status bind_output(Lower *lower, const Scope *scope, const Frame *frame, 
   return graph_add_output(lower->graph, id);
 }
 
-static Status bind(Lower *lower, Arena *result, Graph **graph) {
+/* The whole graph, with what no output needs. */
+static Status lower_model(Lower *lower) {
   const Onnx__ModelProto *proto = lower->model->proto;
   const Onnx__GraphProto *g = proto->graph;
   Frame frame = {.imports = proto->opset_import, .n_imports = proto->n_opset_import, .prefix = ""};
@@ -335,19 +338,29 @@ static Status bind(Lower *lower, Arena *result, Graph **graph) {
   TRY(lower_body(lower, &scope, &frame, g->node, g->n_node));
   for (int i = 0; i < n; i++)
     TRY(bind_output(lower, &scope, &frame, outputs[i].name));
-  TRY(findings_fail(&lower->findings));
-  return lower->options->no_fuse ? graph_copy(lower->graph, NULL, result, NULL, graph)
-                                 : graph_fuse(lower->graph, result, graph);
+  return findings_fail(&lower->findings);
+}
+
+Status bind_lower(Model *model, const BindOptions *options, Arena *arena, Lower *lower) {
+  *lower = (Lower){.model = model, .options = options, .arena = arena, .budget = budget_of(model)};
+  arena_limit(arena, lower->budget.arena_bytes, "importing a file of this size");
+  return lower_model(lower);
+}
+
+static Status bind(Model *model, const BindOptions *options, Arena *scratch, Arena *result, Graph **graph) {
+  Lower lower;
+  TRY(bind_lower(model, options, scratch, &lower));
+  TRY(bind_batches(&lower));
+  return options->no_fuse ? graph_copy(lower.graph, NULL, result, NULL, graph) : graph_fuse(lower.graph, result, graph);
 }
 
 Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph **graph) {
-  Lower lower = {.model = model, .options = options, .arena = arena_create(), .budget = budget_of(model)};
-  if (!lower.arena)
+  Arena *scratch = arena_create();
+  if (!scratch)
     return status_code();
-  arena_limit(lower.arena, lower.budget.arena_bytes, "importing a file of this size");
-  Status status = bind(&lower, arena, graph);
+  Status status = bind(model, options, scratch, arena, graph);
   if (status != OK)
     status_context("%s: ", model->path);
-  arena_destroy(lower.arena);
+  arena_destroy(scratch);
   return status;
 }

@@ -4,6 +4,8 @@
 
 #include "onnx/file/contents.h"
 
+struct BatchProof;
+
 /* Evaluates one node whose inputs are known; handed in because onnx/ knows no backend. */
 typedef Status Evaluate(void *context, const Node *node, const Tensor *in, const Tensor *out);
 
@@ -22,8 +24,12 @@ typedef struct {
 } BindOptions;
 
 /* Binds every symbolic dimension, inlines, lowers to canonical operators (graph/ops.def), infers shapes and folds
- * what depends only on constants and shapes. The result lives in `arena`. Values keep the file's names. batch_axis
- * is set on every value. Fails E_UNSUPPORTED naming all unsupported operators at once, E_SHAPE, E_MODEL. */
+ * what depends only on constants and shapes. The result lives in `arena`. Values keep the file's names; each says
+ * where the samples lie in it, as proved by binding at two other counts (graph/batch.h). Fails E_UNSUPPORTED naming all
+ * unsupported operators at once, E_SHAPE, E_MODEL. */
 Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph **graph);
+
+/* Frees what binding keeps in the model. */
+void batch_proofs_destroy(struct BatchProof *proofs);
 
 #endif

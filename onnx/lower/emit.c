@@ -80,8 +80,9 @@ Status term_value(Op *op, Term *term, ValueId *value) {
   }
   Shape compact = compact_shape(term), sample = term->shape;
   size_t bytes;
-  if (sample.rank && sample.dim[0] == lower->samples && compact.dim[0] == 1)
-    sample.dim[0] = 1; /* the choice is the same for any number of samples */
+  for (int i = 0; i < sample.rank; i++) /* the choice is the same for any number of samples */
+    if (sample.dim[i] == lower->graph->samples && compact.dim[i] == 1)
+      sample.dim[i] = 1;
   TRY(shape_bytes(sample, term->dtype, &bytes));
   if (bytes <= WRITE_OUT_BYTES || shape_equal(compact, term->shape)) {
     TRY(place_constant(lower, term->constant, term->shape, &term->value));
@@ -121,13 +122,23 @@ static Status elementwise_values(Op *op, Term *const *in, int n_in, ValueId *val
   return OK;
 }
 
+/* Where the batch is fixed, an exporter may have written contents once for each sample. */
+static bool repeats_samples(const Lower *lower, const Term *term) {
+  for (int i = 0; lower->model->fixed_batch && i < term->shape.rank; i++)
+    if (term->shape.dim[i] == lower->model->fixed_batch)
+      return true;
+  return false;
+}
+
 static Status input_values(Op *op, OpKind kind, Term *const *in, int n_in, ValueId *values) {
   for (int i = 0; i < n_in; i++) {
     bool known;
     values[i] = NO_VALUE;
     if (in[i]->kind == TERM_TENSOR && in[i]->initializer >= 0 && !in[i]->constant &&
-        (size_t)shape_elements(in[i]->shape) * dtype_bytes(in[i]->dtype) <= INLINE_BYTES)
-      TRY(term_known(op->lower, in[i], &known)); /* gradient rules like to see numbers */
+        ((size_t)shape_elements(in[i]->shape) * dtype_bytes(in[i]->dtype) <=
+             INLINE_BYTES || /* gradients like numbers */
+         repeats_samples(op->lower, in[i])))
+      TRY(term_known(op->lower, in[i], &known));
   }
   if (kind <= OP_Where)
     TRY(elementwise_values(op, in, n_in, values));
@@ -148,13 +159,9 @@ Status op_emit(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs
   TRY(ARENA_NEW(lower->arena, values, n_in));
   TRY(input_values(op, kind, in, n_in, values));
   TRY(graph_add_node(lower->graph, kind, op->name, values, n_in, attrs, n_attrs, NULL, n_out, &id));
-  const Node *node = graph_node(lower->graph, id);
-  TRY(budget_node(lower, node));
-  for (int i = 0; i < n_out; i++) {
-    Value *v = graph_value(lower->graph, node->out[i]);
-    v->batch_axis = batch_axis_of(lower->graph, node, v, lower->samples);
-    TRY(term_of(lower, node->out[i], &out[i]));
-  }
+  TRY(budget_node(lower, graph_node(lower->graph, id)));
+  for (int i = 0; i < n_out; i++)
+    TRY(term_of(lower, graph_node(lower->graph, id)->out[i], &out[i]));
   return OK;
 }
 
@@ -247,14 +254,14 @@ static bool is_transpose(const Node *node) {
 
 Status op_transpose(Op *op, Term *a, const int64_t *perm, Term **out) {
   int rank = a->shape.rank, last = -1, n;
-  int batch_axis = a->value == NO_VALUE ? -1 : graph_value(op->lower->graph, a->value)->batch_axis;
+  const Batch none = {0}, *batch = a->value == NO_VALUE ? &none : &graph_value(op->lower->graph, a->value)->batch;
   int64_t both[MAX_RANK];
   bool ordered = true, identity = true;
   Shape shape = {.rank = rank};
   for (int i = 0; i < rank; i++) {
     identity &= perm[i] == i;
     shape.dim[i] = a->shape.dim[perm[i]];
-    if (shape.dim[i] != 1 || perm[i] == batch_axis) {
+    if (shape.dim[i] != 1 || (batch->kind == BATCH_AXIS && perm[i] == batch->axis)) {
       ordered &= perm[i] > last;
       last = (int)perm[i];
     }

@@ -75,12 +75,11 @@ typedef struct {
 } Budget;
 
 typedef struct {
-  const Model *model;
+  Model *model;
   const BindOptions *options;
-  Arena *arena;    /* of everything here; the result is copied out of it */
-  Graph *graph;    /* nodes that stay */
-  Graph *probe;    /* shapes of nodes that fold; emptied after each */
-  int64_t samples; /* of the microbatch; 0 where no input has a batch axis */
+  Arena *arena; /* of everything here; the result is copied out of it */
+  Graph *graph; /* nodes that stay */
+  Graph *probe; /* shapes of nodes that fold; emptied after each */
   Map *constants, *folded, *placed, *named;
   Budget budget;
   bool *fixed; /* of each value of the graph: no input of the model reaches it */
@@ -134,6 +133,8 @@ Status model_unsupported(Model *model, json_t *array);
 const char *node_label(Arena *arena, const Onnx__NodeProto *node, size_t index);
 
 /* bind.c */
+/* Lowers the whole model into a graph in the arena. */
+Status bind_lower(Model *model, const BindOptions *options, Arena *arena, Lower *lower);
 /* Lowers nodes in order; the names that they define go into `scope`. */
 Status lower_body(Lower *lower, Scope *scope, const Frame *frame, Onnx__NodeProto *const *nodes, size_t n_nodes);
 Term *scope_find(const Scope *scope, const char *name);
@@ -239,7 +240,8 @@ Status op_iota(Op *op, int64_t count, Term **out);
 
 /* ---- batch.c ---- */
 
-/* The axis of a node's output that grows with the microbatch, of `samples` now, given its inputs'; -1: none. */
-int batch_axis_of(const Graph *graph, const Node *node, const Value *out, int64_t samples);
+/* Where the samples lie in the lowered graph of a model, found at two sample counts; kept in the model for the next
+ * graph of the same sizes of other dimensions. */
+Status bind_batches(Lower *lower);
 
 #endif

@@ -52,19 +52,19 @@ static bool converts(DType from, DType to) {
   return from == to || floats || integers;
 }
 
-static Status check_input(const ModelInput *input, const Array *array, bool *by_sample) {
+static Status check_input(const ModelInput *input, const Array *array, int *axis) {
   char shape[256];
   if (!converts(array->dtype, input->dtype))
     return fail(E_SHAPE, "array '%s' is %s, the model's input '%s' %s", array->name, dtype_name(array->dtype),
                 input->name, dtype_name(input->dtype));
-  *by_sample = input->batch_axis == 0;
+  *axis = input->batch_axis;
   if (input->rank < 0) {
-    *by_sample = array->shape.rank > 0;
+    *axis = array->shape.rank > *axis ? *axis : -1;
     return OK;
   }
   bool fits = array->shape.rank == input->rank;
   for (int i = 0; fits && i < input->rank; i++)
-    fits = (i == 0 && *by_sample) || input->dim[i] < 0 || input->dim[i] == array->shape.dim[i];
+    fits = i == *axis || input->dim[i] < 0 || input->dim[i] == array->shape.dim[i];
   if (!fits)
     return fail(E_SHAPE, "array '%s' is %s, the model's input '%s' %s", array->name, SHAPE_STR(array->shape),
                 input->name, input_shape(input, shape, sizeof shape));
@@ -72,10 +72,10 @@ static Status check_input(const ModelInput *input, const Array *array, bool *by_
 }
 
 /* Takes the sizes of symbolic dimensions from the array; two arrays must not differ. */
-static Status bind_dims(Dataset *data, const ModelInput *input, const Array *array, bool by_sample) {
-  for (int i = by_sample ? 1 : 0; i < input->rank; i++) {
+static Status bind_dims(Dataset *data, const ModelInput *input, const Array *array, int axis) {
+  for (int i = 0; i < input->rank; i++) {
     const char *name = input->dim_name[i];
-    if (input->dim[i] >= 0 || !name)
+    if (input->dim[i] >= 0 || !name || i == axis)
       continue;
     int k = 0;
     while (k < data->n_dims && strcmp(data->dims[k].name, name) != 0)
@@ -90,17 +90,19 @@ static Status bind_dims(Dataset *data, const ModelInput *input, const Array *arr
 }
 
 /* Every array that counts samples counts the same number. */
-static Status check_length(Dataset *data, const Array *array, const Array **first) {
-  if (array->shape.rank == 0)
-    return fail(E_SHAPE, "array '%s' has no axis that counts samples", array->name);
+static Status check_length(Dataset *data, const Array *array, int axis, const Array **first) {
+  if (array->shape.rank <= axis)
+    return fail(E_SHAPE, "array '%s' %s has no axis %d that counts samples", array->name, SHAPE_STR(array->shape),
+                axis);
+  int64_t samples = array->shape.dim[axis];
   if (!*first) {
     *first = array;
-    data->samples = array->shape.dim[0];
+    data->samples = samples;
     return data->samples ? OK
                          : fail(E_SHAPE, "array '%s' has no samples: it is %s", array->name, SHAPE_STR(array->shape));
   }
-  if (array->shape.dim[0] != data->samples)
-    return fail(E_SHAPE, "array '%s' has %lld samples, array '%s' %lld", array->name, (long long)array->shape.dim[0],
+  if (samples != data->samples)
+    return fail(E_SHAPE, "array '%s' has %lld samples, array '%s' %lld", array->name, (long long)samples,
                 (*first)->name, (long long)data->samples);
   return OK;
 }
@@ -113,17 +115,17 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
   for (int i = 0; i < data->n_inputs; i++)
     n_dims += inputs[i].rank > 0 ? inputs[i].rank : 0;
   TRY(ARENA_NEW(arena, data->arrays, data->n_inputs));
-  TRY(ARENA_NEW(arena, data->by_sample, data->n_inputs));
+  TRY(ARENA_NEW(arena, data->axis, data->n_inputs));
   TRY(ARENA_NEW(arena, data->dims, n_dims));
   for (int i = 0; i < data->n_inputs; i++) {
     const Array *array = array_find(&data->file, inputs[i].name);
     if (!array)
       return fail(E_SHAPE, "no array for the model's input '%s': the file has %s", inputs[i].name,
                   array_names(&data->file, has, sizeof has));
-    TRY(check_input(&inputs[i], array, &data->by_sample[i]));
-    TRY(bind_dims(data, &inputs[i], array, data->by_sample[i]));
-    if (data->by_sample[i])
-      TRY(check_length(data, array, &first));
+    TRY(check_input(&inputs[i], array, &data->axis[i]));
+    TRY(bind_dims(data, &inputs[i], array, data->axis[i]));
+    if (data->axis[i] >= 0)
+      TRY(check_length(data, array, data->axis[i], &first));
     data->arrays[i] = array;
   }
   data->target = array_find(&data->file, "target");
@@ -131,7 +133,7 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
     if (data->arrays[i] == data->target)
       data->target = NULL; /* an input of that name */
   if (data->target)
-    TRY(check_length(data, data->target, &first));
+    TRY(check_length(data, data->target, data->target_axis, &first));
   if (data->target && data->target->dtype == BOOL)
     return fail(E_SHAPE, "array 'target' is bool: save it as float32, or as int64 where it numbers classes");
   for (int i = 0; i < data->file.n_arrays; i++) {
@@ -146,8 +148,8 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
   return first ? OK : fail(E_SHAPE, "no array counts samples");
 }
 
-Status dataset_open(const char *path, const Model *model, Dataset *data) {
-  *data = (Dataset){0};
+Status dataset_open(const char *path, const Model *model, int target_axis, Dataset *data) {
+  *data = (Dataset){.target_axis = target_axis};
   TRY(array_file_open(path, &data->file));
   const ModelInput *inputs = model_inputs(model, &data->n_inputs);
   Status status = check_arrays(data, inputs);
@@ -170,23 +172,26 @@ void dataset_close(Dataset *data) {
   *data = (Dataset){0};
 }
 
-Shape dataset_shape(const Array *array, int64_t samples) {
+Shape dataset_shape(const Array *array, int axis, int64_t samples) {
   Shape shape = array->shape;
-  shape.dim[0] = samples;
+  shape.dim[axis] = samples;
   return shape;
 }
 
-Status dataset_gather(const Array *array, const int64_t *indices, int64_t count, DType dtype, void *data) {
-  int64_t row = shape_elements(dataset_shape(array, 1));
+Status dataset_gather(const Array *array, int axis, const int64_t *indices, int64_t count, DType dtype, void *data) {
+  int64_t outer = 1, row = 1, all = array->shape.dim[axis];
   char *to = data;
-  for (int64_t i = 0; i < count;) {
-    int64_t run = 1; /* neighbours go in one piece */
-    while (i + run < count && indices[i + run] == indices[i] + run)
-      run++;
-    TRY(array_convert(array, indices[i] * row, run * row, dtype, to));
-    to += (size_t)(run * row) * dtype_bytes(dtype);
-    i += run;
-  }
+  for (int i = 0; i < array->shape.rank; i++)
+    *(i < axis ? &outer : &row) *= i == axis ? 1 : array->shape.dim[i];
+  for (int64_t o = 0; o < outer; o++)
+    for (int64_t i = 0; i < count;) {
+      int64_t run = 1; /* neighbours go in one piece */
+      while (i + run < count && indices[i + run] == indices[i] + run)
+        run++;
+      TRY(array_convert(array, (o * all + indices[i]) * row, run * row, dtype, to));
+      to += (size_t)(run * row) * dtype_bytes(dtype);
+      i += run;
+    }
   return OK;
 }
 
@@ -194,24 +199,23 @@ Status dataset_feed(void *context, ValueId input, int microbatch, void *data, si
   const Feeder *feeder = context;
   const Value *value = graph_value(feeder->graph, input);
   const Array *array = input == feeder->graph->target ? feeder->data->target : NULL;
-  bool by_sample = array != NULL;
-  int n;
+  int n, axis = feeder->data->target_axis;
   const ModelInput *inputs = model_inputs(feeder->model, &n);
   for (int i = 0; i < n && !array; i++)
     if (strcmp(inputs[i].name, value->name) == 0) {
       array = feeder->data->arrays[i];
-      by_sample = feeder->data->by_sample[i];
+      axis = feeder->data->axis[i];
     }
   if (!array)
     return fail(E_MODEL, "no array feeds the input '%s'", value->name);
-  int64_t count = by_sample ? feeder->microbatch_size : 1;
-  Shape shape = by_sample ? dataset_shape(array, count) : array->shape;
+  int64_t count = feeder->microbatch_size;
+  Shape shape = axis >= 0 ? dataset_shape(array, axis, count) : array->shape;
   if ((size_t)shape_elements(shape) * dtype_bytes(value->dtype) != bytes)
     return fail(E_SHAPE, "array '%s' gives %s, the graph's input '%s' is %s", array->name, SHAPE_STR(shape),
                 value->name, SHAPE_STR(value->shape));
-  Status status = by_sample
-                      ? dataset_gather(array, feeder->indices + (int64_t)microbatch * count, count, value->dtype, data)
-                      : array_convert(array, 0, shape_elements(shape), value->dtype, data);
+  const int64_t *indices = feeder->indices + (int64_t)microbatch * count;
+  Status status = axis >= 0 ? dataset_gather(array, axis, indices, count, value->dtype, data)
+                            : array_convert(array, 0, shape_elements(shape), value->dtype, data);
   if (status != OK)
     status_context("%s: ", feeder->data->file.path);
   return status;

@@ -10,24 +10,25 @@ typedef struct {
   ArrayFile file;
   int64_t samples;
   const Array *target; /* NULL: there is none */
-  /* For model input i (model_inputs): its array and whether its first axis counts samples. */
+  int target_axis;     /* that counts samples */
+  /* For model input i (model_inputs): its array and which of its axes counts samples; -1: none. */
   const Array **arrays;
-  bool *by_sample;
+  int *axis;
   int n_inputs;
   DimBinding *dims; /* symbolic dimensions, batch apart, whose sizes the arrays tell */
   int n_dims;
 } Dataset;
 
-/* Opens the file and checks it: an array for every model input, of a type that converts and a shape that fits, perhaps
- * `target`, nothing else, the same number of samples in all. Fails E_IO, E_MODEL, E_SHAPE, E_USAGE with the file
- * and both names in one line. */
-Status dataset_open(const char *path, const Model *model, Dataset *data);
+/* Opens the file and checks it, the target's samples along target_axis: an array for every model input, of a type that
+ * converts and a shape that fits, perhaps `target`, nothing else, the same number of samples in all. Fails E_IO,
+ * E_MODEL, E_SHAPE, E_USAGE with the file and both names in one line. */
+Status dataset_open(const char *path, const Model *model, int target_axis, Dataset *data);
 /* Fails E_SHAPE where there is no target. */
 Status dataset_need_target(const Dataset *data);
 void dataset_close(Dataset *data);
 
-/* Samples' elements of an array without its first axis, with this many samples in front. */
-Shape dataset_shape(const Array *array, int64_t samples);
+/* The array's shape with this many samples along the axis that counts them. */
+Shape dataset_shape(const Array *array, int axis, int64_t samples);
 
 /* Which samples each batch has: position p of the stream is sample p modulo the epoch's length, or a permutation of
  * each epoch's own where shuffled. */
@@ -46,8 +47,8 @@ Status sampler_create(Arena *arena, int64_t samples, int64_t epoch_length, int64
 /* Sets indices to those of step k, from 0. */
 void sampler_batch(Sampler *sampler, int64_t step);
 
-/* `count` samples of the array, those of indices, converted to dtype, into data. */
-Status dataset_gather(const Array *array, const int64_t *indices, int64_t count, DType dtype, void *data);
+/* `count` samples along the axis of the array, those of indices, converted to dtype, into data. */
+Status dataset_gather(const Array *array, int axis, const int64_t *indices, int64_t count, DType dtype, void *data);
 
 /* What feeds a graph's inputs (executor's Feed; context: a Feeder): microbatch m gets the samples of indices from
  * m · microbatch_size on. */

@@ -139,10 +139,37 @@ static Status plan_chunks(Job *job, const int *chunks, int n) {
   return job_plan(job, NULL);
 }
 
+/* Where the batch's loss is not that of its microbatches, there is one. *n: how many numbers are open. */
+static Status one_if_coupled(Job *job, int *n, const char **coupled) {
+  Arena *arena = arena_create();
+  if (!arena)
+    return status_code();
+  Job trial = *job;
+  trial.arena = arena;
+  trial.decided.lines = NULL;
+  trial.decided.n_lines = trial.decided.lines_capacity = 0;
+  trial.decided.microbatches = 1;
+  trial.decided.microbatch_size = job->decided.batch;
+  Status status = job_bind(&trial);
+  if (status == OK)
+    status = job_differentiate(&trial);
+  if (status == OK && trial.decided.loss.coupled) {
+    *n = 1;
+    *coupled = arena_string(job->arena, trial.decided.loss.coupled);
+    if (!*coupled)
+      status = status_code();
+  }
+  arena_destroy(arena);
+  return status;
+}
+
 Status job_choose(Job *job) {
   int microbatches[MOST_MICROBATCHES], chunks[MOST_CHUNKS], n_chunks, n = list_microbatches(job, microbatches);
   Search search = {0};
+  const char *coupled = NULL;
   TRY(list_chunks(job, chunks, &n_chunks));
+  if (n > 1)
+    TRY(one_if_coupled(job, &n, &coupled));
   if (n > 1 || n_chunks > 1) {
     TRY(search_all(job, microbatches, n, chunks, n_chunks, &search));
     job->decided.microbatches = search.microbatches;
@@ -160,6 +187,8 @@ Status job_choose(Job *job) {
                  job->decided.microbatches == 1 ? "" : "es", (long long)job->decided.microbatch_size,
                  search.tried > 1 ? ", the fastest by simulation of " : "", tried,
                  n == 1 && model_fixed_batch(job->given.model) ? ", the batch it was exported with" : ""));
+  if (coupled)
+    TRY(job_decide(job, "note", "one microbatch: %s", coupled));
   TRY(job_bind(job));
   TRY(job_differentiate(job));
   return n_chunks > 1 ? plan_chunks(job, chunks, n_chunks) : job_plan(job, NULL);

@@ -189,7 +189,8 @@ static Status append_loss(Job *job) {
     TRY(dataset_need_target(&job->given.data));
   if (target) {
     loss->target_dtype = has_classes(target) ? I64 : output->dtype;
-    loss->target_shape = dataset_shape(target, job->decided.microbatch_size);
+    loss->target_shape = dataset_shape(target, job->given.data.target_axis, job->decided.microbatch_size);
+    loss->target_batch_axis = job->given.data.target_axis;
     if (target->dtype != loss->target_dtype)
       TRY(job_decide(job, "note", "array 'target' is %s: converted to %s", dtype_name(target->dtype),
                      dtype_name(loss->target_dtype)));

@@ -213,10 +213,48 @@ static Status choose_sizes(Job *job) {
   return OK;
 }
 
+/* The axis of the target that counts samples: --batch-axis target=A. */
+static Status target_axis(const Options *o, int *axis) {
+  static const char name[] = "target=";
+  *axis = 0;
+  for (size_t i = 0; i < o->batch_axis.n; i++) {
+    const char *text = o->batch_axis.items[i];
+    char *end;
+    if (strncmp(text, name, strlen(name)) != 0)
+      continue;
+    long asked = strtol(text + strlen(name), &end, 10);
+    if (end == text + strlen(name) || *end || asked < 0 || asked >= MAX_RANK)
+      return fail(E_USAGE, "--batch-axis %s: not an axis from 0 to %d", text, MAX_RANK - 1);
+    *axis = (int)asked;
+  }
+  return OK;
+}
+
+/* "axis 1 ('batch') of 'x', axis 0 of 'mask'" */
+static Status say_samples(Job *job) {
+  int n, said = 0;
+  const ModelInput *inputs = model_inputs(job->given.model, &n);
+  const char *text = "";
+  for (int i = 0; i < n && text; i++) {
+    const ModelInput *input = &inputs[i];
+    int axis = job->given.data.axis[i];
+    if (axis < 0)
+      continue;
+    const char *name = input->rank > 0 && input->dim_name[axis] ? input->dim_name[axis] : "";
+    text = arena_format(job->arena, "%s%s%s%d%s%s%s of '%s'", text, said ? ", " : " along ", "axis ", axis,
+                        *name ? " ('" : "", name, *name ? "')" : "", input->name);
+    said++;
+  }
+  return text ? job_decide(job, "data", "%s: %s samples%s", job->asked.options->data,
+                           COUNT_STR(job->given.data.samples), text)
+              : status_code();
+}
+
 static Status open_data(Job *job) {
-  TRY(dataset_open(job->asked.options->data, job->given.model, &job->given.data));
-  TRY(job_decide(job, "data", "%s: %s samples", job->asked.options->data, COUNT_STR(job->given.data.samples)));
-  int n;
+  int n, axis;
+  TRY(target_axis(job->asked.options, &axis));
+  TRY(dataset_open(job->asked.options->data, job->given.model, axis, &job->given.data));
+  TRY(say_samples(job));
   const ModelInput *inputs = model_inputs(job->given.model, &n);
   for (int i = 0; i < n; i++)
     if (inputs[i].dtype != job->given.data.arrays[i]->dtype)

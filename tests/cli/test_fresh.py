@@ -1,6 +1,7 @@
 """Models exported as they are born, by both of PyTorch's exporters without options."""
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -76,6 +77,10 @@ class Fresh(CommandLineTest):
                 expected = self.expected(folder)
                 report = json.loads(self.done("inspect", fresh_path(folder), "--json"))
                 self.assertEqual(report["unsupported"], [])
+                if folder == "vit_dynamo":  # its token was written once for each of the 4 samples: trained apart, they couple
+                    self.refused(1, re.compile("node_cat"), "train", fresh_path(folder), "--data", fresh_path(folder, "data.npz"),
+                               "--batch", 8, "--steps", 1)
+                    continue
                 np.testing.assert_allclose(self.train(folder)["loss"], expected["first_loss_float64"], rtol=1e-5)
 
 

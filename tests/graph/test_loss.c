@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "graph/autodiff.h"
+#include "graph/batch.h"
 #include "graph/loss.h"
 #include "tests/ops/cases.h"
 #include "tests/test.h"
@@ -36,7 +37,7 @@ static void resolves(Shape prediction, DType target, Shape shape, LossKind kind,
   ValueId output;
   Graph *g = with_prediction(arena, F32, prediction, &output);
   LossSpec spec = spec_of(LOSS_AUTO, output, target, shape);
-  graph_value(g, output)->batch_axis = 0;
+  graph_value(g, output)->batch = batch_along(0);
   ASSERT_OK(loss_append(g, &spec));
   assert_int_equal(spec.kind, kind);
   if (kind == LOSS_CROSS_ENTROPY)
@@ -74,7 +75,8 @@ static void the_batch_axis_holds_no_classes(void **state) {
   ValueId output;
   Graph *g = with_prediction(arena, F32, (Shape){2, {8, 8}}, &output);
   LossSpec spec = spec_of(LOSS_AUTO, output, I64, (Shape){1, {8}});
-  spec.class_axis = graph_value(g, output)->batch_axis = 0;
+  spec.class_axis = 0;
+  graph_value(g, output)->batch = batch_along(0);
   ASSERT_FAILS(E_USAGE, "class axis 0 is the batch axis of the prediction [8,8]", loss_append(g, &spec));
   arena_destroy(arena);
 }
@@ -131,7 +133,7 @@ static void microbatch(const double *logits, const int64_t *targets, int first, 
   size_t unreached;
   CaseGraph run = {.graph = with_prediction(arena, F64, (Shape){2, {n, 3}}, &output)};
   LossSpec spec = spec_of(LOSS_AUTO, output, I64, (Shape){1, {n}});
-  graph_value(run.graph, output)->batch_axis = 0;
+  graph_value(run.graph, output)->batch = batch_along(0);
   ASSERT_OK(loss_append(run.graph, &spec));
   ASSERT_OK(autodiff_append(run.graph, &unreached));
   assert_int_equal(autodiff_gradients(run.graph, output, accumulators), 1);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "graph/autodiff.h"
+#include "graph/batch.h"
 #include "graph/loss.h"
 #include "graph/op.h"
 #include "tests/test.h"
@@ -18,9 +19,7 @@ static ValueId add(Model *m, OpKind op, const char *name, const ValueId *in, int
                    int n_out) {
   NodeId node;
   ASSERT_OK(graph_add_node(m->g, op, name, in, n_in, attrs, n_attrs, NULL, n_out, &node));
-  ValueId out = graph_node(m->g, node)->out[0];
-  graph_value(m->g, out)->batch_axis = graph_value(m->g, out)->shape.rank ? 0 : -1;
-  return out;
+  return graph_node(m->g, node)->out[0];
 }
 
 static Model model(void) {
@@ -30,7 +29,7 @@ static Model model(void) {
   ASSERT_OK(graph_create(m.arena, "m", &m.g));
   ASSERT_OK(graph_add_value(m.g, "x", F32, shape_of(2, wide), ROLE_INPUT, &x));
   ASSERT_OK(graph_add_value(m.g, "labels", I64, shape_of(1, labels), ROLE_INPUT, &m.labels));
-  graph_value(m.g, x)->batch_axis = graph_value(m.g, m.labels)->batch_axis = 0;
+  graph_value(m.g, x)->batch = graph_value(m.g, m.labels)->batch = batch_along(0);
   ASSERT_OK(graph_add_value(m.g, "w", F32, shape_of(2, weight), ROLE_PARAMETER, &w));
   m.logits = add(&m, OP_MatMul, "head", (ValueId[]){x, w}, 2, NULL, 0, 1);
   Attr attrs[] = {attr_int("class_axis", 1), attr_int("ignore_index", -100)};

@@ -77,7 +77,8 @@ static inline void print_graph(const Graph *graph) {
     for (int k = 0; k < node->n_out; k++)
       if (node->out[k] != NO_VALUE) {
         const Value *v = graph_value(graph, node->out[k]);
-        printf(" %s%s b%d", v->name, SHAPE_STR(v->shape), v->batch_axis);
+        printf(" %s%s b%d", v->name, SHAPE_STR(v->shape),
+               v->batch.kind == BATCH_AXIS ? v->batch.axis : -(int)v->batch.kind);
       }
     for (int k = 0; k < node->n_attrs; k++) {
       const Attr *a = &node->attrs[k];

@@ -236,7 +236,7 @@ static void shape_arithmetic_disappears(void **state) {
   Bound b = net_bind_ok(&net, "y", 4);
   assert_int_equal(b.graph->n_nodes, 1); /* a reshape and its inverse are nothing */
   assert_string_equal(b.graph->nodes[0]->name, "minus");
-  assert_int_equal(graph_value(b.graph, b.graph->outputs[0])->batch_axis, 0);
+  assert_int_equal(graph_value(b.graph, b.graph->outputs[0])->batch.axis, 0);
   bound_end(&b);
 }
 

@@ -111,7 +111,8 @@ static void check_graph(const Case *c, const Model *model, const Graph *graph, i
   const Value *out = graph_value(graph, graph->outputs[0]);
   if (out->shape.rank) {
     assert_int_equal(out->shape.dim[0], batch);
-    assert_int_equal(out->batch_axis, 0);
+    assert_int_equal(out->batch.kind, BATCH_AXIS);
+    assert_int_equal(out->batch.axis, 0);
   }
   for (size_t i = 0; i < graph->n_values; i++) {
     const Value *v = graph->values[i];
@@ -138,9 +139,11 @@ static void check_batch_axes(Arena *arena, const Graph *graph, int64_t batch) {
         continue;
       const Value *v = graph_value(graph, node->out[k]);
       depends[node->out[k]] = any;
-      if (any != (v->batch_axis >= 0 || v->shape.rank == 0) ||
-          (any && v->shape.rank && v->shape.dim[v->batch_axis] % batch))
-        FAIL_TEST("'%s' %s: batch axis %d", v->name, SHAPE_STR(v->shape), v->batch_axis);
+      bool has_axis = v->batch.kind == BATCH_AXIS;
+      if ((any && !has_axis && v->shape.rank) || (has_axis && !any && !v->batch.uniform) ||
+          (has_axis && v->shape.dim[v->batch.axis] != v->batch.outer * batch * v->batch.inner))
+        FAIL_TEST("'%s' %s: batch axis %d, by %s", v->name, SHAPE_STR(v->shape), v->batch.axis,
+                  v->batch.by ? v->batch.by : "nothing");
     }
   }
 }

@@ -27,19 +27,19 @@ static void assert_refused(const Array *arrays, int n, const char *message) {
   char full[1024];
   ASSERT_OK(array_file_write(path, arrays, n));
   snprintf(full, sizeof full, "%s: %s", path, message);
-  ASSERT_FAILS(E_SHAPE, full, dataset_open(path, model, &data));
+  ASSERT_FAILS(E_SHAPE, full, dataset_open(path, model, 0, &data));
 }
 
 static void the_reference_data_fits(void **state) {
   (void)state;
   Dataset data;
-  ASSERT_OK(dataset_open(SOURCE_DIR "/models/branches/data.npz", model, &data));
+  ASSERT_OK(dataset_open(SOURCE_DIR "/models/branches/data.npz", model, 0, &data));
   assert_int_equal(data.samples, data.target->shape.dim[0]);
-  assert_true(data.by_sample[0] && data.by_sample[1]);
+  assert_true(data.axis[0] == 0 && data.axis[1] == 0);
   float rows[2 * 12], again[12];
   int64_t width = data.arrays[0]->shape.dim[1];
   assert_in_range(width, 1, 12);
-  ASSERT_OK(dataset_gather(data.arrays[0], (int64_t[]){5, 2}, 2, F32, rows));
+  ASSERT_OK(dataset_gather(data.arrays[0], 0, (int64_t[]){5, 2}, 2, F32, rows));
   ASSERT_OK(array_convert(data.arrays[0], 2 * width, width, F32, again));
   assert_memory_equal(rows + width, again, (size_t)width * sizeof(float));
   dataset_close(&data);
@@ -60,7 +60,7 @@ static void arrays_that_do_not_fit_are_named(void **state) {
                  "no array for the model's input 'input_1': the file has 'input_0' and 'target'");
   Dataset data;
   ASSERT_OK(array_file_write(path, (Array[]){x0, x1}, 2));
-  ASSERT_OK(dataset_open(path, model, &data));
+  ASSERT_OK(dataset_open(path, model, 0, &data));
   snprintf(message, sizeof message, "%s: no array 'target': the file has 'input_0' and 'input_1'", path);
   ASSERT_FAILS(E_SHAPE, message, dataset_need_target(&data));
   dataset_close(&data);

@@ -1,0 +1,337 @@
+/* The rules of the operators, applied and proved. Invariant: after batch_prove a value is BATCH_NONE or BATCH_AXIS only
+ * where its shape and its known contents in both graphs say so, too. */
+#include "graph/batch.h"
+
+#include <string.h>
+
+#include "graph/op.h"
+
+Status batch_copy(Graph *graph, ValueId value, const Batch *batch) {
+  Batch *to = &graph_value(graph, value)->batch;
+  *to = *batch;
+  if (to->by)
+    to->by = arena_string(graph->arena, to->by);
+  return batch->by && !to->by ? status_code() : OK;
+}
+
+static Status set_mixed(Graph *graph, ValueId value, const char *by) {
+  Batch mixed = {.kind = BATCH_MIXED, .by = by};
+  return batch_copy(graph, value, &mixed);
+}
+
+static Status describe(Graph *graph, const Node *node, const char *format, const char **text) {
+  *text = arena_format(graph->arena, format, node->name, op_def(node->op)->name);
+  return *text ? OK : status_code();
+}
+
+static Status mix_outputs(Graph *graph, const Node *node, const char *by) {
+  for (int i = 0; i < node->n_out; i++)
+    if (node->out[i] != NO_VALUE)
+      TRY(set_mixed(graph, node->out[i], by));
+  return OK;
+}
+
+/* By the rule alone. */
+Status batch_infer(Graph *graph, const Node *node) {
+  const OpDef *def = op_def(node->op);
+  bool any = false, uniform = true;
+  Batch *in, *out;
+  TRY(ARENA_NEW(graph->arena, in, node->n_in));
+  TRY(ARENA_NEW(graph->arena, out, node->n_out));
+  for (int i = 0; i < node->n_in; i++) {
+    if (node->in[i] == NO_VALUE)
+      continue;
+    in[i] = graph_value(graph, node->in[i])->batch;
+    if (in[i].kind == BATCH_MIXED)
+      return mix_outputs(graph, node, in[i].by);
+    any |= in[i].kind == BATCH_AXIS;
+    uniform &= in[i].kind != BATCH_AXIS || in[i].uniform;
+  }
+  if (any && !def->batch) {
+    for (int i = 0; i < node->n_out; i++)
+      out[i].kind = BATCH_MIXED;
+  } else if (any) {
+    def->batch(graph, node, in, out);
+  }
+  for (int i = 0; i < node->n_out; i++) {
+    if (node->out[i] == NO_VALUE)
+      continue;
+    Value *v = graph_value(graph, node->out[i]);
+    v->batch = out[i];
+    if (out[i].kind == BATCH_AXIS) {
+      v->batch.uniform = uniform;
+      if (out[i].axis >= v->shape.rank ||
+          (graph->samples && v->shape.dim[out[i].axis] != out[i].outer * graph->samples * out[i].inner))
+        v->batch.kind = BATCH_MIXED;
+    }
+    if (v->batch.kind == BATCH_MIXED)
+      TRY(describe(graph, node, "node '%s' (%s)", &v->batch.by));
+  }
+  return OK;
+}
+
+/* The one axis in which two shapes of a value differ, as the numbers of samples do: it has *each places a sample. */
+static bool grown_axis(const Graph *a, Shape in_a, const Graph *b, Shape in_b, int *axis, int64_t *each) {
+  *axis = -1;
+  if (in_a.rank != in_b.rank)
+    return false;
+  for (int i = 0; i < in_a.rank; i++) {
+    if (in_a.dim[i] == in_b.dim[i])
+      continue;
+    *each = in_a.dim[i] / a->samples;
+    if (*axis >= 0 || in_a.dim[i] != *each * a->samples || in_b.dim[i] != *each * b->samples)
+      return false;
+    *axis = i;
+  }
+  return *axis >= 0;
+}
+
+/* Whether every sample has the same contents, `each` rows along the axis. */
+static bool is_uniform(const Value *v, int axis, int64_t each) {
+  size_t row = dtype_bytes(v->dtype) * (size_t)each;
+  int64_t outer = 1, samples = v->shape.dim[axis] / each;
+  for (int i = axis + 1; i < v->shape.rank; i++)
+    row *= (size_t)v->shape.dim[i];
+  for (int i = 0; i < axis; i++)
+    outer *= v->shape.dim[i];
+  for (int64_t o = 0; o < outer; o++)
+    for (int64_t s = 1; s < samples; s++) {
+      const char *first = (const char *)v->data + (size_t)(o * samples) * row;
+      if (memcmp(first, first + (size_t)s * row, row) != 0)
+        return false;
+    }
+  return true;
+}
+
+/* Whether the first sample has the same contents in both. */
+static bool same_first(const Value *a, const Value *b, int axis, int64_t each) {
+  size_t row = dtype_bytes(a->dtype) * (size_t)each, all_a = (size_t)(a->shape.dim[axis] / each),
+         all_b = (size_t)(b->shape.dim[axis] / each);
+  int64_t outer = 1;
+  for (int i = axis + 1; i < a->shape.rank; i++)
+    row *= (size_t)a->shape.dim[i];
+  for (int i = 0; i < axis; i++)
+    outer *= a->shape.dim[i];
+  for (int64_t o = 0; o < outer; o++)
+    if (memcmp((const char *)a->data + (size_t)o * all_a * row, (const char *)b->data + (size_t)o * all_b * row, row) !=
+        0)
+      return false;
+  return true;
+}
+
+/* Contents that grow with the samples: the same for each of them, or more by a step, and so in both graphs? */
+static bool read_samples(const Value *a, const Value *b, int axis, int64_t each, Batch *batch) {
+  Batch twin;
+  if (!same_first(a, b, axis, each))
+    return false;
+  *batch = (Batch){.kind = BATCH_AXIS, .axis = axis, .outer = 1, .inner = each, .uniform = true};
+  if (is_uniform(a, axis, each) && is_uniform(b, axis, each))
+    return true;
+  return batch_read_steps(a, axis, each, batch) && batch_read_steps(b, axis, each, &twin) && batch->step == twin.step &&
+         batch->address == twin.address;
+}
+
+/* A value that no node makes, as an input of `node`. */
+static Status prove_source(Graph *graph, const Node *node, ValueId id, const Graph *other, ValueId twin) {
+  Value *a = graph_value(graph, id);
+  const Value *b = graph_value(other, twin);
+  bool same_shape = shape_equal(a->shape, b->shape);
+  int axis;
+  int64_t each = 0;
+  if (a->role == ROLE_INPUT || (!a->data && !b->data && same_shape))
+    return OK;
+  a->batch = (Batch){0};
+  if (a->data && b->data && a->dtype == b->dtype) {
+    if (same_shape && memcmp(a->data, b->data, graph_value_bytes(graph, id)) == 0)
+      return OK;
+    if (grown_axis(graph, a->shape, other, b->shape, &axis, &each) && each && read_samples(a, b, axis, each, &a->batch))
+      return OK;
+  }
+  const char *by;
+  TRY(describe(graph, node, "node '%s' (%s), by a number that comes from how many samples there are", &by));
+  return set_mixed(graph, id, by);
+}
+
+static bool attribute_equal(const Attr *a, const Attr *b) {
+  if (strcmp(a->name, b->name) != 0 || a->kind != b->kind || a->n != b->n)
+    return false;
+  switch (a->kind) {
+  case ATTR_INT:
+    return a->i == b->i;
+  case ATTR_FLOAT:
+    return memcmp(&a->f, &b->f, sizeof a->f) == 0;
+  case ATTR_STRING:
+    return strcmp(a->s, b->s) == 0;
+  case ATTR_INTS:
+    return a->n == 0 || memcmp(a->ints, b->ints, (size_t)a->n * sizeof *a->ints) == 0;
+  case ATTR_FLOATS:
+    return a->n == 0 || memcmp(a->floats, b->floats, (size_t)a->n * sizeof *a->floats) == 0;
+  }
+  return false;
+}
+
+/* Whether both compute the same but for shapes, which are compared elsewhere. */
+static bool attributes_equal(const Node *a, const Node *b) {
+  for (int i = 0; i < a->n_attrs; i++) {
+    bool is_shape = strcmp(a->attrs[i].name, "shape") == 0;
+    if (is_shape ? strcmp(b->attrs[i].name, "shape") != 0 : !attribute_equal(&a->attrs[i], &b->attrs[i]))
+      return false;
+  }
+  return true;
+}
+
+/* The same place of both graphs: the operator, and what of each input is there and made by a node, which one. */
+static bool corresponds(const Graph *a, const Node *node, const Graph *b, size_t index) {
+  if (index >= b->n_nodes)
+    return false;
+  const Node *twin = b->nodes[index];
+  if (node->op != twin->op || node->n_in != twin->n_in || node->n_out != twin->n_out || node->n_attrs != twin->n_attrs)
+    return false;
+  for (int i = 0; i < node->n_in; i++) {
+    if ((node->in[i] == NO_VALUE) != (twin->in[i] == NO_VALUE))
+      return false;
+    if (node->in[i] == NO_VALUE)
+      continue;
+    const Value *v = graph_value(a, node->in[i]), *w = graph_value(b, twin->in[i]);
+    if (v->producer != w->producer || v->role != w->role || v->initializer != w->initializer ||
+        (v->role == ROLE_INPUT && strcmp(v->name, w->name) != 0))
+      return false;
+  }
+  return true;
+}
+
+/* What the rule said, against both shapes. */
+static Status prove_output(Graph *graph, const Node *node, int i, const Graph *other) {
+  Value *a = graph_value(graph, node->out[i]);
+  const Value *b = graph_value(other, other->nodes[node->id]->out[i]);
+  int axis;
+  int64_t each = 0;
+  bool grown = grown_axis(graph, a->shape, other, b->shape, &axis, &each), good = true;
+  if (a->batch.kind == BATCH_MIXED) {
+    a->batch.grows = !shape_equal(a->shape, b->shape);
+    return OK;
+  }
+  if (a->batch.kind == BATCH_AXIS)
+    good = grown && axis == a->batch.axis && each == a->batch.outer * a->batch.inner;
+  else if (grown && node->op == OP_Expand)
+    a->batch = (Batch){.kind = BATCH_AXIS, .axis = axis, .outer = 1, .inner = each, .uniform = true};
+  else
+    good = shape_equal(a->shape, b->shape);
+  if (good)
+    return OK;
+  const char *by;
+  TRY(describe(graph, node, "node '%s' (%s), whose shape comes from how many samples there are", &by));
+  TRY(set_mixed(graph, node->out[i], by));
+  a->batch.grows = true;
+  return OK;
+}
+
+static Status prove_node(Graph *graph, const Node *node, const Graph *other) {
+  const Node *twin = other->nodes[node->id];
+  for (int i = 0; i < node->n_in; i++)
+    if (node->in[i] != NO_VALUE && graph_value(graph, node->in[i])->producer == NO_NODE)
+      TRY(prove_source(graph, node, node->in[i], other, twin->in[i]));
+  TRY(batch_infer(graph, node));
+  for (int i = 0; i < node->n_out; i++)
+    if (node->out[i] != NO_VALUE)
+      TRY(prove_output(graph, node, i, other));
+  if (attributes_equal(node, twin))
+    return OK;
+  const char *by;
+  TRY(describe(graph, node, "node '%s' (%s), by a number that comes from how many samples there are", &by));
+  TRY(mix_outputs(graph, node, by));
+  for (int i = 0; i < node->n_out; i++)
+    if (node->out[i] != NO_VALUE)
+      TRY(prove_output(graph, node, i, other));
+  return OK;
+}
+
+/* Everything from a node on. */
+static Status mix_from(Graph *graph, size_t first) {
+  const char *by;
+  if (first >= graph->n_nodes)
+    return OK;
+  TRY(describe(graph, graph->nodes[first], "node '%s' (%s), which is another with other numbers of samples", &by));
+  for (size_t i = first; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    TRY(mix_outputs(graph, node, by));
+    for (int k = 0; k < node->n_out; k++)
+      if (node->out[k] != NO_VALUE)
+        graph_value(graph, node->out[k])->batch.grows = true;
+  }
+  return OK;
+}
+
+Status batch_prove(Graph *graph, const Graph *other) {
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    if (!other)
+      TRY(batch_infer(graph, node));
+    else if (!corresponds(graph, node, other, i))
+      return mix_from(graph, i);
+    else
+      TRY(prove_node(graph, node, other));
+  }
+  return OK;
+}
+
+/* The size at `samples` of an axis that has these sizes in two graphs; -1 where it is no whole number. */
+static int64_t size_at(int64_t in_a, const Graph *a, int64_t in_b, const Graph *b, int64_t samples) {
+  int64_t change = (in_b - in_a) * (samples - a->samples), step = b->samples - a->samples;
+  return change % step ? -1 : in_a + change / step;
+}
+
+static bool shape_as_proved(const Graph *a, const Value *in_a, const Graph *b, const Value *in_b, const Graph *graph,
+                            const Value *v) {
+  if (v->shape.rank != in_a->shape.rank || v->shape.rank != in_b->shape.rank)
+    return false;
+  for (int i = 0; i < v->shape.rank; i++)
+    if (v->shape.dim[i] != size_at(in_a->shape.dim[i], a, in_b->shape.dim[i], b, graph->samples))
+      return false;
+  return true;
+}
+
+static Status transfer_source(const Graph *proved, ValueId from, Graph *graph, ValueId to) {
+  const Batch *batch = &graph_value(proved, from)->batch;
+  if (graph_value(graph, to)->batch.kind == BATCH_MIXED)
+    return OK;
+  return batch_copy(graph, to, batch);
+}
+
+Status batch_transfer(const Graph *proved, const Graph *other, Graph *graph) {
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    if (i >= proved->n_nodes || !corresponds(graph, node, proved, i))
+      return mix_from(graph, i);
+    const Node *known = proved->nodes[i];
+    bool same = i < other->n_nodes && other->nodes[i]->n_out == node->n_out;
+    for (int k = 0; k < node->n_in; k++)
+      if (node->in[k] != NO_VALUE && graph_value(graph, node->in[k])->producer == NO_NODE)
+        TRY(transfer_source(proved, known->in[k], graph, node->in[k]));
+    for (int k = 0; k < node->n_out && same; k++) {
+      if (node->out[k] == NO_VALUE)
+        continue;
+      const Value *in_proved = graph_value(proved, known->out[k]);
+      if (in_proved->batch.kind != BATCH_MIXED)
+        same = shape_as_proved(proved, in_proved, other, graph_value(other, other->nodes[i]->out[k]), graph,
+                               graph_value(graph, node->out[k]));
+      TRY(batch_copy(graph, node->out[k], &in_proved->batch));
+    }
+    if (!same)
+      return mix_from(graph, i);
+  }
+  return OK;
+}
+
+Status batch_doubt(Graph *graph, const char *why) {
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    TRY(batch_infer(graph, node));
+    for (int k = 0; k < node->n_out; k++)
+      if (node->out[k] != NO_VALUE && graph_value(graph, node->out[k])->batch.kind != BATCH_NONE) {
+        TRY(set_mixed(graph, node->out[k], why));
+        graph_value(graph, node->out[k])->batch.grows = true;
+      }
+  }
+  return OK;
+}
