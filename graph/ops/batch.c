@@ -171,12 +171,21 @@ static void unless_along(int axis, Batch result, Batch *out) {
   *out = result.kind == BATCH_AXIS && result.axis == axis ? mixed : result;
 }
 
+static Batch look_into(const Graph *g, const Value *indices, Batch in);
+
 /* Parts of one step keep it; in front of others along the last axis, the sample's own number makes an address. */
-void batch_concat(const Graph *g, const Node *n, const Batch *in, Batch *out) {
-  int axis = (int)node_int(n, "axis", 0), last = rule_out(g, n, 0)->shape.rank - 1;
+void batch_concat(const Graph *g, const Node *n, const Batch *given, Batch *out) {
+  int axis = (int)node_int(n, "axis", 0), last = rule_out(g, n, 0)->shape.rank - 1, parts = n->n_in;
   bool same = true, rest = false;
+  Batch in[MAX_RANK]; /* an address has as many parts as what it points into has axes */
+  if (parts > MAX_RANK || axis != last) {
+    unless_along(axis, counts_samples(n, given) ? mixed : broadcast(g, n, given, last + 1), out);
+    return;
+  }
+  for (int i = 0; i < parts; i++)
+    in[i] = i ? given[i] : look_into(g, rule_in(g, n, 0), given[0]);
   unless_along(axis, broadcast(g, n, in, last + 1), out);
-  for (int i = 0; i < n->n_in; i++) {
+  for (int i = 0; i < parts; i++) {
     same &= in[i].step == in[0].step && !in[i].address;
     rest |= i && in[i].step;
   }
@@ -184,7 +193,7 @@ void batch_concat(const Graph *g, const Node *n, const Batch *in, Batch *out) {
     return;
   if (same)
     out->step = in[0].step;
-  else if (axis == last && in[0].step == 1 && !in[0].address && rule_in(g, n, 0)->shape.dim[last] == 1 && !rest)
+  else if (in[0].step == 1 && !in[0].address && rule_in(g, n, 0)->shape.dim[last] == 1 && !rest)
     out->step = out->address = true;
   else
     *out = mixed;
