@@ -5,6 +5,7 @@
 
 #include "graph/loss.h"
 #include "graph/op.h"
+#include "onnx/file/exported.h"
 #include "onnx/lower/lower.h"
 #include "onnx/model.h"
 
@@ -73,6 +74,10 @@ static Status list_parameters(Report *r) {
     TRY(append(list, entry));
     if (p->tied_to >= 0)
       TRY(set(entry, "tied_transposed", json_boolean(p->tied_transposed)));
+    if (p->split_from >= 0)
+      TRY(set(entry, "split_from", json_string(model->initializers[p->split_from].name)));
+    if (p->restored)
+      TRY(set(entry, "restored", json_true()));
     if (p->trains && p->tied_to < 0) {
       tensors++;
       elements += shape_elements(p->shape);
@@ -147,6 +152,38 @@ static Status look_at_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n) 
       for (size_t g = 0; g < attribute->n_graphs; g++)
         TRY(look_at_graph(r, attribute->graphs[g]));
     }
+  }
+  return OK;
+}
+
+/* What became of tensors that the exporter merged, dropped or wrote twice. */
+static Status look_at_parameters(Report *r) {
+  const Model *model = r->model;
+  for (int i = 0; i < model->n_initializers; i++) {
+    const Initializer *p = &model->initializers[i];
+    if (p->tied_to >= 0)
+      TRY(find(r, "tied", p->name,
+               arena_format(r->arena, "the same parameter as '%s'%s, which the exporter wrote twice (--no-tie)",
+                            model->initializers[p->tied_to].name, p->tied_transposed ? " transposed" : "")));
+    if (p->split_from >= 0)
+      TRY(find(r, "split", p->name,
+               arena_format(r->arena, "a tensor of its own again: the exporter had merged it into '%s', its equal",
+                            model->initializers[p->split_from].name)));
+    if (p->restored)
+      TRY(find(r, "restored", p->name, "zeros that the exporter had dropped, a parameter again"));
+  }
+  for (int i = 0; i < model->n_absent; i++)
+    TRY(find(
+        r, "parameter_absent", model->absent[i],
+        "the exporter lists this parameter, but no node has it: it was dropped or folded for good, is unused, or is a "
+        "tied tensor's other name"));
+  for (size_t n = 0; n < model->n_file_nodes; n++) {
+    const Onnx__NodeProto *node = model->file_nodes[n];
+    int64_t row;
+    if (strcmp(proto_text(node->op_type), "Gather") == 0 && node->n_input && exported_padding(node, &row))
+      TRY(find(r, "padding_row", node->input[0],
+               arena_format(r->arena, "row %lld gets no gradient through node '%s' (padding_idx)", (long long)row,
+                            proto_text(node->name))));
   }
   return OK;
 }
@@ -285,6 +322,7 @@ static Status fill(Report *r, const BindOptions *options) {
   for (size_t i = 0; i < proto->n_functions; i++)
     TRY(look_at_nodes(r, proto->functions[i]->node, proto->functions[i]->n_node));
   TRY(look_at_interface(r));
+  TRY(look_at_parameters(r));
   TRY(look_at_weights(r));
   return json_array_size(unsupported) || !options || !options->evaluate ? OK : try_binding(r, options);
 }

@@ -19,9 +19,9 @@ void model_close(Model *model);
 /* What `inspect --json` prints: ir_version, opset, producer, hash, fixed_batch (null: open), inputs and outputs (name,
  * dtype, shape with names for open dimensions and null for nameless ones, batch_axis), operators (name → count over
  * graph, subgraphs and functions), unsupported (node, operator, reason), parameters (every float initializer: name,
- * dtype, shape, elements, trains, rule, tied_to or null), trained_tensors, trained_elements, batch_coupled (node,
- * operator), findings (id, tensor, text). With `options` that hold an evaluator it also binds once and reports what
- * fails. The caller decrefs. */
+ * dtype, shape, elements, trains, rule, tied_to or null, split_from, restored), trained_tensors, trained_elements,
+ * batch_coupled (node, operator), findings (id, tensor, text). With `options` that hold an evaluator it also binds once
+ * and reports what fails. The caller decrefs. */
 Status model_inspect(Model *model, const BindOptions *options, json_t **report);
 
 #endif

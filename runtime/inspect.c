@@ -69,6 +69,10 @@ static void print_parameters(const json_t *report, FILE *out) {
     print_shape(json_object_get(p, "shape"), out);
     if (json_is_string(json_object_get(p, "tied_to")))
       fprintf(out, "  tied to %s", text_of(p, "tied_to"));
+    if (json_object_get(p, "split_from"))
+      fprintf(out, "  split from %s", text_of(p, "split_from"));
+    if (json_object_get(p, "restored"))
+      fprintf(out, "  restored: the exporter had dropped these zeros");
     fprintf(out, "\n");
   }
 }
@@ -87,9 +91,13 @@ static void print_report(const json_t *report, const char *path, FILE *out) {
   json_array_foreach(json_object_get(report, "batch_coupled"), i, entry)
       fprintf(out, "%smixes the samples of a microbatch: %s\n", i ? "" : "\n",
               json_is_string(entry) ? json_string_value(entry) : text_of(entry, "node"));
+  bool is_first = true;
   json_array_foreach(json_object_get(report, "findings"), i, entry) {
-    const char *tensor = text_of(entry, "tensor");
-    fprintf(out, "%s%s%s%s\n", i ? "" : "\n", tensor, *tensor ? ": " : "", text_of(entry, "text"));
+    const char *tensor = text_of(entry, "tensor"), *id = text_of(entry, "id");
+    if (strcmp(id, "tied") == 0 || strcmp(id, "split") == 0 || strcmp(id, "restored") == 0)
+      continue; /* the list of parameters says it */
+    fprintf(out, "%s%s%s%s\n", is_first ? "\n" : "", tensor, *tensor ? ": " : "", text_of(entry, "text"));
+    is_first = false;
   }
 }
 

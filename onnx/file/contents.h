@@ -34,6 +34,8 @@ const char *model_path(const Model *model);
 const char *model_hash(const Model *model);
 /* The main graph's, in file order. */
 const Initializer *model_initializers(const Model *model, int *count);
+/* Parameters that the exporter lists and no node has: dropped for good, unused, or a tied tensor's other name. */
+const char *const *model_absent(const Model *model, int *count);
 /* Whether tensors that the exporter wrote twice could not be told, since weights are absent. */
 bool model_ties_unknown(const Model *model);
 /* Samples that the file was exported with when its batch is a number; 0 when symbolic. */

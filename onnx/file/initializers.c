@@ -65,3 +65,8 @@ Status model_read_initializer(const Model *model, int initializer, void *data, s
     status_context("%s: ", model->path);
   return status;
 }
+
+const char *const *model_absent(const Model *model, int *count) {
+  *count = model->n_absent;
+  return model->absent;
+}

@@ -44,6 +44,8 @@ struct Model {
   Initializer *initializers; /* of the main graph, in file order; behind them those that were split or restored */
   TensorSource *sources;     /* [n_initializers] */
   int n_initializers, n_file_initializers;
+  const char **absent; /* see model_absent */
+  int n_absent;
   NameMap initializer_names; /* → index */
 
   ModelInput *inputs, *outputs; /* inputs without those that are initializers */

@@ -97,3 +97,35 @@ Status restore_dropped(Separation *s) {
     TRY(restore_at(s, (int)n));
   return OK;
 }
+
+/* A node of the module `transformer.wte` that reads the weight `lm_head.weight` tells that transformer.wte.weight is
+ * the same tensor under another name: such names go into `names`. */
+static Status list_other_names(Separation *s, const Onnx__NodeProto *node, NameMap *names) {
+  int candidates[MOST_ARGUMENTS], n = exported_arguments(s->exported, node, candidates, MOST_ARGUMENTS);
+  const char *module;
+  TRY(exported_module(s->exported, node, &module));
+  for (int i = 0; i < n && module; i++) {
+    const char *name = s->exported->names[candidates[i]], *dot = strrchr(name, '.');
+    const char *other = arena_format(s->edit.arena, "%s.%s", module, dot ? dot + 1 : name);
+    TRY(other ? names_put(names, other, 1) : status_code());
+    TRY(names_put(&s->called, name, 1));
+  }
+  return OK;
+}
+
+Status list_absent(Separation *s) {
+  Model *model = s->edit.model;
+  NameMap names;
+  TRY(names_create(s->edit.arena, &names));
+  TRY(ARENA_NEW(model->arena, model->absent, s->exported->n));
+  for (size_t n = 0; n < model->n_file_nodes; n++)
+    TRY(list_other_names(s, model->file_nodes[n], &names));
+  for (int p = 0; p < s->exported->n; p++) {
+    const char *name = s->exported->names[p];
+    bool is_called = names_find(&s->called, name) >= 0;
+    bool is_here = s->holder[p] >= 0 || s->folded[p] || (!is_called && names_find(&names, name) >= 0);
+    if (!is_here && !(model->absent[model->n_absent++] = arena_string(model->arena, name)))
+      return status_code();
+  }
+  return OK;
+}

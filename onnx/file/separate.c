@@ -357,6 +357,7 @@ static Status begin(Separation *s, Model *model, Arena *arena, const Exported *e
   TRY(ARENA_NEW(arena, s->folded, exported->n));
   TRY(ARENA_NEW(arena, s->restored, exported->n));
   TRY(names_create(arena, &s->makers));
+  TRY(names_create(arena, &s->called));
   for (size_t n = 0; n < model->n_file_nodes; n++)
     for (size_t k = 0; k < model->file_nodes[n]->n_output; k++)
       TRY(names_put(&s->makers, model->file_nodes[n]->output[k], (int)n));
@@ -373,6 +374,7 @@ Status separate(Model *model, Arena *arena, const Exported *exported, const Reac
   if (exported->n) {
     TRY(separate_told(&s));
     TRY(restore_dropped(&s));
+    TRY(list_absent(&s));
   } else {
     TRY(separate_named(&s));
     if (!tells_names(&s))

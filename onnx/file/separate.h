@@ -15,6 +15,7 @@ typedef struct {
   int *holder;    /* [PARAMETERs]: the initializer that is it; -1: none is */
   bool *folded;   /* [PARAMETERs]: in a tensor that was folded from it */
   bool *restored; /* [PARAMETERs] */
+  NameMap called; /* PARAMETERs that some node's call has */
   NameMap makers; /* of values: nodes, in file order */
 } Separation;
 
@@ -23,6 +24,8 @@ Status separate(Model *model, Arena *arena, const Exported *exported, const Reac
 
 /* Second part: what was dropped. */
 Status restore_dropped(Separation *separation);
+/* Third: what is nowhere even so. */
+Status list_absent(Separation *separation);
 
 /* The PARAMETERs that a node's call or module has, in order, at most `most`; their number. */
 Status separate_candidates(const Separation *separation, const Onnx__NodeProto *node, int *parameters, int most,

@@ -292,8 +292,7 @@ Status job_differentiate(Job *job) {
     return status;
   }
   TRY(job_decide(job, "trains", "%s tensors of %s elements", COUNT_STR(tensors), COUNT_STR(elements)));
-  if (n_unreached)
-    TRY(job_decide(job, "note", "no gradient reaches %s of them", COUNT_STR((int64_t)n_unreached)));
+  TRY(job_tell_parameters(job));
   const char *why = strcmp(job->asked.options->loss, "auto") != 0  ? ""
                     : planned_loss(job) != LOSS_AUTO               ? ", as the plan has"
                     : job->decided.loss.kind == LOSS_MODEL         ? ", for there is no target and it is one number"

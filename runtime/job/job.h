@@ -96,6 +96,9 @@ Status job_dims(Arena *arena, const Options *options, const Model *model, const 
 
 /* The forward graph of one microbatch, bound to the data's or the options' sizes, in the order that will be cut. */
 Status job_bind(Job *job);
+/* A line for each tensor, or kind of tensors, that is tied, split, restored, held fixed or without gradient, by name.
+ */
+Status job_tell_parameters(Job *job);
 /* Loss, backward pass and update appended; checked against the backend; workspaces known. */
 Status job_differentiate(Job *job);
 /* Settles microbatches and stages a rank, where they are open, then binds, differentiates and plans (rank 0). */

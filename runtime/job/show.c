@@ -42,15 +42,20 @@ bool job_colours(FILE *out) {
 
 Status job_decide(Job *job, const char *what, const char *format, ...) {
   JobDecisions *decided = &job->decided;
-  char text[1024];
   va_list args;
   va_start(args, format);
-  vsnprintf(text, sizeof text, format, args);
+  int length = vsnprintf(NULL, 0, format, args);
+  va_end(args);
+  size_t bytes = length < 0 ? 1 : (size_t)length + 1;
+  char *text = arena_alloc(job->arena, bytes, 1);
+  if (!text)
+    return status_code();
+  va_start(args, format);
+  vsnprintf(text, bytes, format, args);
   va_end(args);
   TRY(ARENA_RESERVE(job->arena, decided->lines, decided->n_lines, decided->lines_capacity, decided->n_lines + 1));
-  const char *copy = arena_string(job->arena, text);
-  decided->lines[decided->n_lines++] = (Decision){what, copy};
-  return copy ? OK : status_code();
+  decided->lines[decided->n_lines++] = (Decision){what, text};
+  return OK;
 }
 
 enum { LABEL = 14 };

@@ -52,6 +52,25 @@ class Fresh(CommandLineTest):
                 self.compare(dict(np.load(fresh_path(folder, "first_gradients.npz"))), dict(np.load(gradients)), parameters)
                 self.accept(saved)
 
+    def test_what_became_of_tensors_is_printed(self):
+        words = ["train", fresh_path("gpt2_dynamo"), "--data", fresh_path("gpt2_dynamo", "data.npz"), "--batch", 8, "--dry-run"]
+        lines = self.done(*words, "--freeze", "*.ln_f.*").splitlines()
+        said = lambda what: [l[14:] for l in lines if l.startswith(what + " ")]
+        self.assertEqual(said("tied"), ["val_313 = model.lm_head.weight transposed"])
+        self.assertIn("model.transformer.h.0.ln_2.weight, model.transformer.h.1.ln_1.weight", said("split")[0])
+        self.assertIn("merged into its equal model.transformer.h.0.ln_1.weight", said("split")[0])
+        self.assertIn("model.transformer.h.1.mlp.c_fc.bias", said("restored")[0])
+        self.assertIn("model.transformer.ln_f.weight, model.transformer.ln_f.bias: --freeze", said("held fixed"))
+        self.assertTrue([l for l in said("held fixed") if l.startswith("val_7, ") and l.endswith(": scalars (rule 4)")])
+        report = json.loads(self.done("inspect", fresh_path("gpt2_dynamo"), "--json"))
+        found = {(f["id"], f["tensor"]) for f in report["findings"]}
+        self.assertLessEqual({("tied", "val_313"), ("split", "model.transformer.ln_f.bias"),
+                              ("restored", "model.transformer.h.0.attn.c_attn.bias")}, found)
+        parameters = {p["name"]: p for p in report["parameters"]}
+        self.assertEqual(parameters["model.transformer.ln_f.bias"]["split_from"], "model.transformer.h.0.ln_1.bias")
+        self.assertEqual(parameters["model.transformer.ln_f.bias"]["rule"], "6")
+        self.assertTrue(parameters["model.transformer.h.0.attn.c_attn.bias"]["restored"])
+
     def compare(self, expected, found, parameters):
         """By name; where folding changed a tensor and its name, some other one is it, perhaps turned."""
         others = {n: g for n, g in found.items() if n not in expected and not parameters.get(n, {}).get("tied_to")}

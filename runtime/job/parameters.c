@@ -1,0 +1,120 @@
+/* What is said of a model's tensors before it trains. Invariant: whatever differs from "each initializer is a
+ * parameter" is named. */
+#include <string.h>
+
+#include "base/text.h"
+#include "graph/autodiff.h"
+#include "runtime/job/job.h"
+
+enum { MOST_NAMES = 16 }; /* of what is held fixed: inspect lists them all */
+
+/* A line of names, if there are any. The text is freed. */
+static Status decide_names(Job *job, const char *what, Text *names, const char *why) {
+  const char *whole = text_whole(names);
+  Status status = !whole ? status_code() : *whole ? job_decide(job, what, "%s%s", whole, why) : OK;
+  text_free(names);
+  return status;
+}
+
+static void add_name(Text *names, const char *name) {
+  text_add(names, "%s%s", names->length ? ", " : "", name);
+}
+
+static Status tell_ties(Job *job, const Initializer *table, int n) {
+  for (int i = 0; i < n; i++)
+    if (table[i].tied_to >= 0)
+      TRY(job_decide(job, "tied", "%s = %s%s", table[i].name, table[table[i].tied_to].name,
+                     table[i].tied_transposed ? " transposed" : ""));
+  return OK;
+}
+
+/* A line for each initializer that the exporter had merged others into. */
+static Status tell_splits(Job *job, const Initializer *table, int n) {
+  Text *names;
+  Status status = OK;
+  TRY(ARENA_NEW(job->arena, names, n));
+  for (int i = 0; i < n; i++)
+    if (table[i].split_from >= 0)
+      add_name(&names[table[i].split_from], table[i].name);
+  for (int i = 0; i < n; i++) {
+    if (names[i].length && status == OK)
+      status = job_decide(job, "split", "%s, which the exporter had merged into its equal %s", text_whole(&names[i]),
+                          table[i].name);
+    text_free(&names[i]);
+  }
+  return status;
+}
+
+static Status tell_restored(Job *job, const Initializer *table, int n) {
+  Text names = {0};
+  for (int i = 0; i < n; i++)
+    if (table[i].restored)
+      add_name(&names, table[i].name);
+  return decide_names(job, "restored", &names, ": zeros that the exporter had dropped");
+}
+
+static Status tell_absent(Job *job) {
+  Text names = {0};
+  int n;
+  const char *const *absent = model_absent(job->given.model, &n);
+  for (int i = 0; i < n; i++)
+    add_name(&names, absent[i]);
+  return decide_names(
+      job, "not restored", &names,
+      ": the exporter lists them, no node has them (dropped, folded, unused, or another name of a tied one)");
+}
+
+static Status tell_fixed(Job *job, const Initializer *table, int n) {
+  static const struct {
+    const char *rule, *why;
+  } reasons[] = {{"0", "statistics (rule 0)"},
+                 {"1", "no parameters, as the exporter recorded (rule 1)"},
+                 {"1f", "folded from constants (rule 1f)"},
+                 {"3", "neither a layer's weight nor an operand with a given name (rule 3)"},
+                 {"4", "scalars (rule 4)"},
+                 {"--freeze", "--freeze"}};
+  for (size_t r = 0; r < sizeof reasons / sizeof *reasons; r++) {
+    Text names = {0};
+    int count = 0;
+    for (int i = 0; i < n; i++)
+      if (!table[i].trains && dtype_is_float(table[i].dtype) && strcmp(table[i].rule, reasons[r].rule) == 0 &&
+          count++ < MOST_NAMES)
+        add_name(&names, table[i].name);
+    if (count > MOST_NAMES)
+      text_add(&names, " and %d more", count - MOST_NAMES);
+    if (count)
+      text_add(&names, ": %s", reasons[r].why);
+    TRY(decide_names(job, "held fixed", &names, ""));
+  }
+  return OK;
+}
+
+/* Parameters that the loss does not depend on, and rows that get none. */
+static Status tell_without_gradient(Job *job) {
+  const Graph *graph = job->decided.graph;
+  ValueId gradients[MAX_GROUPS];
+  Text names = {0};
+  for (ValueId v = 0; v < graph->n_values; v++)
+    if (graph_value(graph, v)->role == ROLE_PARAMETER && !autodiff_gradients(graph, v, gradients))
+      add_name(&names, graph_value(graph, v)->name);
+  TRY(decide_names(job, "no gradient", &names, ": the loss does not depend on them"));
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    int64_t row = node->op == OP_Gather ? node_int(node, "no_gradient_row", -1) : -1;
+    if (row >= 0)
+      TRY(job_decide(job, "no gradient", "row %lld of %s, through node %s (padding_idx)", (long long)row,
+                     graph_value(graph, node->in[0])->name, node->name));
+  }
+  return OK;
+}
+
+Status job_tell_parameters(Job *job) {
+  int n;
+  const Initializer *table = model_initializers(job->given.model, &n);
+  TRY(tell_ties(job, table, n));
+  TRY(tell_splits(job, table, n));
+  TRY(tell_restored(job, table, n));
+  TRY(tell_absent(job));
+  TRY(tell_fixed(job, table, n));
+  return tell_without_gradient(job);
+}
