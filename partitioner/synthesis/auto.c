@@ -47,8 +47,10 @@ static bool still_open(const Contest *contests, int i, int best) {
 
 static Status run_contests(Arena *scratch, Contest *contests, int n) {
   for (int i = 0; i < n; i++)
-    if (contests[i].fits)
+    if (contests[i].fits) {
+      TRY(search_rounds(contests[i].search));
       TRY(search_named(contests[i].search, effort(&contests[i])));
+    }
   for (int round = 0; round < ROUNDS; round++)
     for (int i = 0; i < n; i++) {
       int best = leader(contests, n);

@@ -127,8 +127,10 @@ typedef struct Search Search;
 Status search_make(Arena *arena, const Problem *problem, uint64_t seed, Search **search);
 /* Tries recipes until `operations` more were placed or the bound is reached. */
 void search_run(Search *search, double operations);
-/* Begins with what rounds make, and with the named schedules of the placement that fit into memory, improved until
- * about so many `operations` were placed. */
+/* Begins with what rounds make. */
+Status search_rounds(Search *search);
+/* Goes on with the named schedules of the placement that fit into memory, improved until about so many `operations`
+ * were placed. */
 Status search_named(Search *search, double operations);
 /* Turns the best recipes into orders and improves them and the best, for `operations` more timed, and about `placed`
  * more placed. */
@@ -141,12 +143,9 @@ const Order *search_best(const Search *search);
 Status improve_order(Arena *arena, const Problem *problem, Clock *clock, Random *random, double operations,
                      Order *order);
 
-/* Orders made in rounds (rounds.c), one after the other in `order`, until about so many `operations` were placed:
- * each is timed and handed to `taker`. None where the placement is neither a line of one stage a rank nor a V of two,
- * or no rhythm fits into the memory. */
-typedef void OrderTaker(void *context, const Order *order);
-Status rounds_orders(Arena *arena, const Problem *problem, Clock *clock, Order *order, double operations,
-                     OrderTaker *taker, void *context);
+/* One order made in rounds (rounds.c), timed. Its value is INFINITY where the placement is no V of two stages a rank,
+ * or the rhythm does not fit into the memory. */
+Status rounds_order(Arena *arena, const Problem *problem, Clock *clock, Order *order);
 
 /* A proved lower bound of the objective for any order. */
 Status bound_find(Arena *arena, const Problem *problem, double *seconds);

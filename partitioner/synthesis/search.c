@@ -439,8 +439,13 @@ static void forth_and_back(Search *s, double most, Order *order) {
   }
 }
 
-static void keep_of_rounds(void *context, const Order *order) {
-  keep_best(context, order);
+Status search_rounds(Search *s) {
+  Arena *scratch = arena_create();
+  Status status = scratch ? rounds_order(scratch, s->problem, &s->clock, &s->trial) : status_code();
+  if (status == OK)
+    keep_best(s, &s->trial);
+  arena_destroy(scratch);
+  return status;
 }
 
 Status search_named(Search *s, double operations) {
@@ -448,7 +453,7 @@ Status search_named(Search *s, double operations) {
   Arena *scratch = arena_create();
   if (!scratch)
     return status_code();
-  Status status = rounds_orders(scratch, p, &s->clock, &s->trial, 2 * operations, keep_of_rounds, s);
+  Status status = OK;
   int n = 0;
   while (schedule_names[n])
     n++;
