@@ -12,7 +12,7 @@
 static void roff(const char *text, FILE *out) {
   static const struct {
     const char *utf8, *escape;
-  } table[] = {{"…", "\\[u2026]"}, {"-", "\\-"},    {"\\", "\\[rs]"},   {"`", "\\[ga]"},    {"'", "\\[aq]"},
+  } table[] = {{"…", "\\&..."}, {"-", "\\-"},    {"\\", "\\[rs]"},   {"`", "\\[ga]"},    {"'", "\\[aq]"},
                {"^", "\\[ha]"},    {"~", "\\[ti]"}, {"·", "\\[u00B7]"}, {"−", "\\[u2212]"}, {".", "\\&."}};
   for (const char *c = text; *c;) {
     size_t i = 0, length = 1;
