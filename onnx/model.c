@@ -12,6 +12,7 @@ static Status open_checked(Model *model, const TrainOptions *options) {
   TRY(model_list_ends(model, options));
   TRY(model_take_hash(model));
   TRY(train_rules_apply(model, options));
+  TRY(copies_find(model));
   return options && options->no_tie ? OK : ties_find(model);
 }
 

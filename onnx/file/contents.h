@@ -18,6 +18,7 @@ typedef struct {
   bool tied_transposed;
   int split_from; /* the exporter had merged it into this initializer, else -1 */
   bool restored;  /* the exporter had dropped it: zeros */
+  int64_t copies; /* the file has it so many times, one after the other, along axis 0, which is 1 in `shape`; else 0 */
 } Initializer;
 
 typedef struct {

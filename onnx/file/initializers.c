@@ -1,5 +1,8 @@
 /* The initializers of the main graph. Invariant: names are unique, and every shape and type was checked against the
  * bytes that are there. */
+#include <stdlib.h>
+#include <string.h>
+
 #include "onnx/file/internal.h"
 
 /* How large the file is, for the budget of its import. */
@@ -54,13 +57,33 @@ int model_find_initializer(const Model *model, const char *name) {
   return names_find(&model->initializer_names, name);
 }
 
+size_t initializer_file_bytes(const Model *model, int i) {
+  const Initializer *what = &model->initializers[i];
+  size_t bytes = (size_t)shape_elements(what->shape) * dtype_bytes(what->dtype);
+  return what->copies ? (size_t)what->copies * bytes : bytes;
+}
+
+/* One of the copies that the file has. */
+static Status read_copy(const Model *model, int initializer, void *data, size_t bytes) {
+  size_t all = initializer_file_bytes(model, initializer);
+  void *whole = malloc(all);
+  if (!whole)
+    return fail(E_MEMORY, "out of memory: %zu bytes", all);
+  Status status = tensor_source_read(model, &model->sources[initializer], whole, all);
+  if (status == OK)
+    memcpy(data, whole, bytes);
+  free(whole);
+  return status;
+}
+
 Status model_read_initializer(const Model *model, int initializer, void *data, size_t bytes) {
   const Initializer *what = &model->initializers[initializer];
   size_t size;
   TRY(shape_bytes(what->shape, what->dtype, &size));
   if (bytes != size)
     return fail(E_SHAPE, "%s: initializer '%s' has %zu bytes, not %zu", model->path, what->name, size, bytes);
-  Status status = tensor_source_read(model, &model->sources[initializer], data, bytes);
+  Status status = what->copies ? read_copy(model, initializer, data, bytes)
+                               : tensor_source_read(model, &model->sources[initializer], data, bytes);
   if (status != OK)
     status_context("%s: ", model->path);
   return status;

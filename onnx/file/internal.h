@@ -140,6 +140,12 @@ Status model_take_hash(Model *model);
 /* Decides for every initializer whether it trains and by which rule; fills trains and rule. */
 Status train_rules_apply(Model *model, const TrainOptions *options);
 
+/* Finds trained tensors that the exporter wrote once for each sample of a fixed batch (fills copies, shape); reads
+ * their contents. Leaves them alone where these are absent. */
+Status copies_find(Model *model);
+/* Bytes of an initializer as the file has it, copies and all. */
+size_t initializer_file_bytes(const Model *model, int initializer);
+
 /* Finds ties among trained tensors (fills tied_to and tied_transposed); reads the weights of candidates. Leaves them
  * alone where weights are absent. */
 Status ties_find(Model *model);

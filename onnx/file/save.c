@@ -85,13 +85,9 @@ static bool is_contents(uint32_t field) {
          field == TENSOR_INT64_DATA || field == TENSOR_DOUBLE_DATA || field == TENSOR_UINT64_DATA;
 }
 
-static size_t initializer_bytes(const Model *model, int i) {
-  return (size_t)shape_elements(model->initializers[i].shape) * dtype_bytes(model->initializers[i].dtype);
-}
-
 /* The contents of a trained initializer become raw_data, where its first contents stood; they are filled in last. */
 static Status put_trained(Rewriter *w, int initializer) {
-  size_t bytes = initializer_bytes(w->model, initializer);
+  size_t bytes = initializer_file_bytes(w->model, initializer);
   TRY(put_prefix(w, TENSOR_RAW_DATA, bytes));
   w->places[initializer] = (Place){.stream = w->out, .offset = w->count, .next_tied = -1};
   w->count += bytes;
@@ -249,7 +245,7 @@ static Status put_inputs(Rewriter *w, const Onnx__NodeProto *node) {
 
 /* Contents that no training changes. */
 static Status put_contents(Rewriter *w, int initializer) {
-  size_t bytes = initializer_bytes(w->model, initializer);
+  size_t bytes = initializer_file_bytes(w->model, initializer);
   TRY(put_prefix(w, TENSOR_RAW_DATA, bytes));
   if (!w->out) {
     w->count += bytes;
@@ -363,10 +359,12 @@ static Status walk(Rewriter *w, FILE *out, FILE *data) {
   return rewrite_message(w, &onnx__model_proto__descriptor, 0, w->model->file_bytes, 0, NULL);
 }
 
-static Status fill(const Rewriter *w, const Place *place, const void *data, size_t bytes) {
-  if (fseeko(place->stream, (off_t)place->offset, SEEK_SET) || fwrite(data, 1, bytes, place->stream) != bytes)
-    return fail_write(w);
-  return OK;
+/* Once, or as often as the file has it. */
+static Status fill(const Rewriter *w, const Place *place, const void *data, size_t bytes, int64_t copies) {
+  bool good = fseeko(place->stream, (off_t)place->offset, SEEK_SET) == 0;
+  for (int64_t k = 0; good && k < (copies ? copies : 1); k++)
+    good = fwrite(data, 1, bytes, place->stream) == bytes;
+  return good ? OK : fail_write(w);
 }
 
 /* B [columns, rows] from A [rows, columns]. */
@@ -379,7 +377,7 @@ static void transpose(const char *a, char *b, int64_t rows, int64_t columns, siz
 /* Asks for one parameter and writes it everywhere it stands. */
 static Status fill_parameter(Rewriter *w, int i, WeightSource *source, void *context) {
   const Initializer *owner = &w->model->initializers[i];
-  size_t bytes = initializer_bytes(w->model, i), width = dtype_bytes(owner->dtype);
+  size_t bytes = (size_t)shape_elements(owner->shape) * dtype_bytes(owner->dtype), width = dtype_bytes(owner->dtype);
   char *data = malloc(bytes ? bytes : 1), *turned = NULL;
   Status status = data ? source(context, i, data, bytes) : fail(E_MEMORY, "out of memory: %zu bytes", bytes);
   for (int at = i; at >= 0 && status == OK && bytes; at = w->places[at].next_tied) {
@@ -387,7 +385,7 @@ static Status fill_parameter(Rewriter *w, int i, WeightSource *source, void *con
     if (transposed && !turned && (turned = malloc(bytes)))
       transpose(data, turned, owner->shape.dim[0], owner->shape.dim[1], width);
     status = transposed && !turned ? fail(E_MEMORY, "out of memory: %zu bytes", bytes)
-                                   : fill(w, &w->places[at], transposed ? turned : data, bytes);
+                                   : fill(w, &w->places[at], transposed ? turned : data, bytes, owner->copies);
   }
   free(data);
   free(turned);

@@ -204,7 +204,7 @@ static Status find_ties(Model *model, Arena *arena) {
   for (int i = 0; i < model->n_initializers; i++) {
     const Initializer *initializer = &model->initializers[i];
     int64_t elements = shape_elements(initializer->shape);
-    if (initializer->trains && initializer->shape.rank >= 2 && elements > 0)
+    if (initializer->trains && initializer->shape.rank >= 2 && elements > 0 && !initializer->copies)
       all[n++] = (Candidate){.initializer = i,
                              .is_given = name_is_given(model, initializer->name),
                              .elements = elements,

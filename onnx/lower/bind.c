@@ -284,6 +284,12 @@ static Status bind_initializers(Lower *lower, Scope *scope, const Frame *frame) 
       if (list[i].tied_transposed)
         TRY(op_transpose(&op, term, swap, &term));
     }
+    if (list[i].copies) {
+      Op op = {.lower = lower, .scope = scope, .frame = frame, .name = list[i].name};
+      Shape whole = list[i].shape;
+      whole.dim[0] = list[i].copies;
+      TRY(op_expand(&op, term, whole, &term));
+    }
     TRY(scope_put(scope, list[i].name, term));
   }
   return OK;

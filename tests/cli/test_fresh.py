@@ -1,14 +1,15 @@
 """Models exported as they are born, by both of PyTorch's exporters without options."""
 import json
 import os
-import re
 import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import common
 from common import ROOT, CommandLineTest, read_metrics
 
+onnxruntime.set_default_logger_severity(3)
 FRESH = os.path.join(ROOT, "models", "fresh")
 FOLDERS = sorted(f for f in os.listdir(FRESH) if os.path.isdir(os.path.join(FRESH, f)))
 
@@ -39,8 +40,6 @@ class Fresh(CommandLineTest):
 
     def test_what_trains_is_what_pytorch_trains(self):
         for folder in FOLDERS:
-            if folder == "vit_dynamo":
-                continue  # its token lies there once for each of four samples
             with self.subTest(folder):
                 expected = self.expected(folder)
                 tensors, elements, parameters = self.trained(fresh_path(folder))
@@ -96,11 +95,25 @@ class Fresh(CommandLineTest):
                 expected = self.expected(folder)
                 report = json.loads(self.done("inspect", fresh_path(folder), "--json"))
                 self.assertEqual(report["unsupported"], [])
-                if folder == "vit_dynamo":  # its token was written once for each of the 4 samples: trained apart, they couple
-                    self.refused(1, re.compile("node_cat"), "train", fresh_path(folder), "--data", fresh_path(folder, "data.npz"),
-                               "--batch", 8, "--steps", 1)
-                    continue
                 np.testing.assert_allclose(self.train(folder)["loss"], expected["first_loss_float64"], rtol=1e-5)
+
+    def test_what_trained_is_in_the_saved_file(self):
+        """onnxruntime computes with it what onnxpipe does, and it trains on as so many tensors."""
+        for folder in FOLDERS:
+            with self.subTest(folder):
+                expected, saved = self.expected(folder), self.path("saved.onnx")
+                self.done("train", fresh_path(folder), "--data", fresh_path(folder, "data.npz"), "--batch", 8, "--steps", 2, "--lr", 0.01,
+                          "--quiet", "--save", saved)
+                report = json.loads(self.done("inspect", saved, "--json"))
+                self.assertEqual((report["trained_tensors"], report["trained_elements"]),
+                                 (expected["trained_tensors"], expected["trained_elements"]))
+                with np.load(fresh_path(folder, "data.npz")) as data:
+                    inputs = {n: data[n] for n in data.files if n != "target"}
+                theirs = [onnxruntime.InferenceSession(saved).run(None, {n: x[k:k + 4] for n, x in inputs.items()})[0] for k in (0, 4)]
+                np.savez(self.path("inputs.npz"), **inputs)
+                self.done("run", saved, "--data", self.path("inputs.npz"), "--out", self.path("out.npz"))
+                with np.load(self.path("out.npz")) as ours:
+                    np.testing.assert_allclose(ours[report["outputs"][0]["name"]], np.concatenate(theirs), rtol=1e-4, atol=1e-5)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ static void roff(const char *text, FILE *out) {
   static const struct {
     const char *utf8, *escape;
   } table[] = {{"…", "\\&..."}, {"-", "\\-"},    {"\\", "\\[rs]"},   {"`", "\\[ga]"},    {"'", "\\[aq]"},
-               {"^", "\\[ha]"},    {"~", "\\[ti]"}, {"·", "\\[u00B7]"}, {"−", "\\[u2212]"}, {".", "\\&."}};
+               {"^", "\\[ha]"}, {"~", "\\[ti]"}, {"·", "\\[u00B7]"}, {"−", "\\[u2212]"}, {".", "\\&."}};
   for (const char *c = text; *c;) {
     size_t i = 0, length = 1;
     while (i < sizeof table / sizeof *table && strncmp(c, table[i].utf8, strlen(table[i].utf8)) != 0)
