@@ -246,6 +246,13 @@ static Status prove_node(Graph *graph, const Node *node, const Graph *other) {
   return OK;
 }
 
+/* An output that other nodes make with other numbers of samples. */
+static Status mix_output(Graph *graph, ValueId id) {
+  TRY(set_mixed(graph, id, "nodes that are others with other numbers of samples"));
+  graph_value(graph, id)->batch.grows = true;
+  return OK;
+}
+
 /* Everything from a node on. */
 static Status mix_from(Graph *graph, size_t first) {
   const char *by;
@@ -272,6 +279,9 @@ Status batch_prove(Graph *graph, const Graph *other) {
     else
       TRY(prove_node(graph, node, other));
   }
+  for (size_t i = 0; other && i < graph->n_outputs; i++)
+    if (graph_value(graph, graph->outputs[i])->producer != graph_value(other, other->outputs[i])->producer)
+      TRY(mix_output(graph, graph->outputs[i]));
   return OK;
 }
 
@@ -291,35 +301,89 @@ static bool shape_as_proved(const Graph *a, const Value *in_a, const Graph *b, c
   return true;
 }
 
-static Status transfer_source(const Graph *proved, ValueId from, Graph *graph, ValueId to) {
-  const Batch *batch = &graph_value(proved, from)->batch;
-  if (graph_value(graph, to)->batch.kind == BATCH_MIXED)
+/* Whether the samples of v are what `batch` says of those of a. */
+static bool same_samples(const Value *a, const Value *v, const Batch *batch) {
+  int64_t each = batch->outer * batch->inner, n = v->shape.dim[batch->axis] / each;
+  Batch read;
+  if (!same_first(a, v, batch->axis, each))
+    return false;
+  if (batch->uniform)
+    return is_uniform(v, batch->axis, each);
+  return n < 2 ||
+         (batch_read_steps(v, batch->axis, each, &read) && read.step == batch->step && read.address == batch->address);
+}
+
+/* Known contents at this number of samples are what they are at the others. */
+static bool contents_as_proved(const Graph *a, const Value *in_a, const Graph *b, const Value *in_b, const Graph *graph,
+                               const Value *v) {
+  if (!in_a->data != !v->data || v->dtype != in_a->dtype || !shape_as_proved(a, in_a, b, in_b, graph, v))
+    return false;
+  if (!v->data)
+    return true;
+  if (in_a->batch.kind == BATCH_AXIS)
+    return same_samples(in_a, v, &in_a->batch);
+  return memcmp(in_a->data, v->data, shape_elements(v->shape) * dtype_bytes(v->dtype)) == 0;
+}
+
+/* A value that no node makes, as an input of `node`. */
+static Status transfer_source(const Graph *proved, ValueId from, const Graph *other, ValueId twin, Graph *graph,
+                              const Node *node, ValueId to) {
+  const Value *known = graph_value(proved, from), *v = graph_value(graph, to);
+  const char *by;
+  if (v->batch.kind == BATCH_MIXED)
     return OK;
-  return batch_copy(graph, to, batch);
+  if (known->batch.kind == BATCH_MIXED || contents_as_proved(proved, known, other, graph_value(other, twin), graph, v))
+    return batch_copy(graph, to, &known->batch);
+  TRY(describe(graph, node, "node '%s' (%s), by a number that comes from how many samples there are", &by));
+  return set_mixed(graph, to, by);
+}
+
+/* What was proved of the node's outputs, where it holds for this number of samples. */
+static Status transfer_node(const Graph *proved, const Graph *other, Graph *graph, const Node *node) {
+  const Node *known = proved->nodes[node->id], *twin = other->nodes[node->id];
+  const char *by = NULL;
+  for (int k = 0; k < node->n_in; k++) {
+    if (node->in[k] == NO_VALUE)
+      continue;
+    if (graph_value(graph, node->in[k])->producer == NO_NODE)
+      TRY(transfer_source(proved, known->in[k], other, twin->in[k], graph, node, node->in[k]));
+    const Batch *batch = &graph_value(graph, node->in[k])->batch;
+    if (!by && batch->kind == BATCH_MIXED && graph_value(proved, known->in[k])->batch.kind != BATCH_MIXED)
+      by = batch->by;
+  }
+  bool same = attributes_equal(node, known);
+  for (int k = 0; k < node->n_out && same; k++)
+    if (node->out[k] != NO_VALUE && graph_value(proved, known->out[k])->batch.kind != BATCH_MIXED)
+      same = shape_as_proved(proved, graph_value(proved, known->out[k]), other, graph_value(other, twin->out[k]), graph,
+                             graph_value(graph, node->out[k]));
+  if (!by && !same)
+    TRY(describe(graph, node, "node '%s' (%s), which is another with other numbers of samples", &by));
+  for (int k = 0; k < node->n_out; k++) {
+    if (node->out[k] == NO_VALUE)
+      continue;
+    const Batch *batch = &graph_value(proved, known->out[k])->batch;
+    if (!by || batch->kind == BATCH_MIXED) {
+      TRY(batch_copy(graph, node->out[k], batch));
+      continue;
+    }
+    TRY(set_mixed(graph, node->out[k], by));
+    graph_value(graph, node->out[k])->batch.grows = batch->kind == BATCH_AXIS;
+  }
+  return OK;
 }
 
 Status batch_transfer(const Graph *proved, const Graph *other, Graph *graph) {
-  for (size_t i = 0; i < graph->n_nodes; i++) {
-    const Node *node = graph->nodes[i];
-    if (i >= proved->n_nodes || !corresponds(graph, node, proved, i))
-      return mix_from(graph, i);
-    const Node *known = proved->nodes[i];
-    bool same = i < other->n_nodes && other->nodes[i]->n_out == node->n_out;
-    for (int k = 0; k < node->n_in; k++)
-      if (node->in[k] != NO_VALUE && graph_value(graph, node->in[k])->producer == NO_NODE)
-        TRY(transfer_source(proved, known->in[k], graph, node->in[k]));
-    for (int k = 0; k < node->n_out && same; k++) {
-      if (node->out[k] == NO_VALUE)
-        continue;
-      const Value *in_proved = graph_value(proved, known->out[k]);
-      if (in_proved->batch.kind != BATCH_MIXED)
-        same = shape_as_proved(proved, in_proved, other, graph_value(other, other->nodes[i]->out[k]), graph,
-                               graph_value(graph, node->out[k]));
-      TRY(batch_copy(graph, node->out[k], &in_proved->batch));
-    }
-    if (!same)
-      return mix_from(graph, i);
-  }
+  size_t same = 0;
+  while (same < graph->n_nodes && same < other->n_nodes && corresponds(graph, graph->nodes[same], proved, same) &&
+         corresponds(graph, graph->nodes[same], other, same))
+    same++;
+  for (size_t i = 0; i < same; i++)
+    TRY(transfer_node(proved, other, graph, graph->nodes[i]));
+  TRY(mix_from(graph, same));
+  for (size_t i = 0; i < graph->n_outputs; i++) /* nodes may be missing at the end, too */
+    if (i >= proved->n_outputs ||
+        graph_value(graph, graph->outputs[i])->producer != graph_value(proved, proved->outputs[i])->producer)
+      TRY(mix_output(graph, graph->outputs[i]));
   return OK;
 }
 

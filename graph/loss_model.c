@@ -59,6 +59,15 @@ static Status trace_ratio(Trace *t, Node *n) {
     return refuse(t, n, "divides by what depends on the samples");
   if (!sum || sum->op != OP_CrossEntropy)
     return refuse(t, n, "divides what is not a sum over targets by their number");
+  const Batch *logits = &rule_in(g, sum, 0)->batch, *labels = &rule_in(g, sum, 1)->batch;
+  int classes = (int)node_int(sum, "class_axis", 0);
+  if (logits->kind == BATCH_MIXED || labels->kind == BATCH_MIXED) {
+    t->coupled = arena_format(g->arena, "samples meet in %s", logits->kind == BATCH_MIXED ? logits->by : labels->by);
+    return t->coupled ? OK : status_code();
+  }
+  if (logits->kind == BATCH_AXIS && labels->kind == BATCH_AXIS &&
+      (logits->axis == classes || logits->axis - (logits->axis > classes) != labels->axis))
+    return refuse(t, sum, "has the samples of its scores and of its labels along different axes");
   const char *name = arena_format(g->arena, "%s/denominator", n->name);
   if (!name)
     return status_code();

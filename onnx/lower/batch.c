@@ -16,6 +16,7 @@ typedef struct BatchProof {
   DimBinding *dims; /* that it holds for */
   int n_dims;
   Graph *proved, *other;
+  Replay replay;     /* of `proved` */
   const char *doubt; /* NULL: proved */
 } BatchProof;
 
@@ -40,16 +41,20 @@ static BatchProof *find_proof(const Model *model, const BindOptions *options) {
 }
 
 /* The model at one count; *why says where it does not bind. What fails for the machine's sake fails. */
-static Status bind_at(Model *model, BindOptions options, int64_t samples, Arena *arena, Graph **graph,
-                      const char **why) {
-  Lower lower;
+static Status bind_at(Model *model, BindOptions options, int64_t samples, BatchProof *proof, Graph **graph) {
+  Arena *scratch = arena_create();
+  if (!scratch)
+    return status_code();
   options.batch = samples;
-  Status status = bind_lower(model, &options, arena, &lower);
-  *graph = lower.graph;
-  if (status == OK || status == E_MEMORY || status == E_IO)
+  proof->replay.at = 0;
+  Status status = bind_graph(model, &options, &proof->replay, scratch, proof->arena, graph);
+  if (status == OK || status == E_MEMORY || status == E_IO) {
+    arena_destroy(scratch);
     return status;
-  *why = arena_format(arena, "%s with %lld samples", status_message(), (long long)samples);
-  return *why ? OK : status_code();
+  }
+  proof->doubt = arena_format(proof->arena, "%s with %lld samples", status_message(), (long long)samples);
+  arena_destroy(scratch);
+  return proof->doubt ? OK : status_code();
 }
 
 static Status prove(Model *model, const BindOptions *options, BatchProof *proof) {
@@ -60,9 +65,11 @@ static Status prove(Model *model, const BindOptions *options, BatchProof *proof)
       return status_code();
     proof->dims[proof->n_dims] = dim;
   }
-  TRY(bind_at(model, *options, COUNT_A, proof->arena, &proof->proved, &proof->doubt));
+  proof->replay.arena = proof->arena;
+  TRY(bind_at(model, *options, COUNT_A, proof, &proof->proved));
+  proof->replay.replaying = true;
   if (!proof->doubt)
-    TRY(bind_at(model, *options, COUNT_B, proof->arena, &proof->other, &proof->doubt));
+    TRY(bind_at(model, *options, COUNT_B, proof, &proof->other));
   return proof->doubt ? OK : batch_prove(proof->proved, proof->other);
 }
 
@@ -84,15 +91,21 @@ static Status make_proof(Model *model, const BindOptions *options, BatchProof **
   return OK;
 }
 
-Status bind_batches(Lower *lower) {
-  Model *model = lower->model;
-  if (!lower->graph->samples)
+Status bind_with_samples(Model *model, const BindOptions *options, Arena *scratch, Arena *result, Graph **graph) {
+  BatchProof *proof = NULL;
+  int n;
+  const ModelInput *inputs = model_inputs(model, &n);
+  bool counts = false;
+  for (int i = 0; i < n; i++)
+    counts |= inputs[i].batch_axis >= 0;
+  if (counts && !model->fixed_batch && !(proof = find_proof(model, options)))
+    TRY(make_proof(model, options, &proof));
+  if (proof)
+    proof->replay.at = 0;
+  TRY(bind_graph(model, options, proof ? &proof->replay : NULL, scratch, result, graph));
+  if (!(*graph)->samples)
     return OK;
-  if (model->fixed_batch)
-    return batch_prove(lower->graph, NULL);
-  BatchProof *proof = find_proof(model, lower->options);
   if (!proof)
-    TRY(make_proof(model, lower->options, &proof));
-  return proof->doubt ? batch_doubt(lower->graph, proof->doubt)
-                      : batch_transfer(proof->proved, proof->other, lower->graph);
+    return batch_prove(*graph, NULL);
+  return proof->doubt ? batch_doubt(*graph, proof->doubt) : batch_transfer(proof->proved, proof->other, *graph);
 }

@@ -347,16 +347,11 @@ static Status lower_model(Lower *lower) {
   return findings_fail(&lower->findings);
 }
 
-Status bind_lower(Model *model, const BindOptions *options, Arena *arena, Lower *lower) {
-  *lower = (Lower){.model = model, .options = options, .arena = arena, .budget = budget_of(model)};
-  arena_limit(arena, lower->budget.arena_bytes, "importing a file of this size");
-  return lower_model(lower);
-}
-
-static Status bind(Model *model, const BindOptions *options, Arena *scratch, Arena *result, Graph **graph) {
-  Lower lower;
-  TRY(bind_lower(model, options, scratch, &lower));
-  TRY(bind_batches(&lower));
+Status bind_graph(Model *model, const BindOptions *options, Replay *replay, Arena *scratch, Arena *result,
+                  Graph **graph) {
+  Lower lower = {.model = model, .options = options, .arena = scratch, .replay = replay, .budget = budget_of(model)};
+  arena_limit(scratch, lower.budget.arena_bytes, "importing a file of this size");
+  TRY(lower_model(&lower));
   return options->no_fuse ? graph_copy(lower.graph, NULL, result, NULL, graph) : graph_fuse(lower.graph, result, graph);
 }
 
@@ -364,7 +359,7 @@ Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph 
   Arena *scratch = arena_create();
   if (!scratch)
     return status_code();
-  Status status = bind(model, options, scratch, arena, graph);
+  Status status = bind_with_samples(model, options, scratch, arena, graph);
   if (status != OK)
     status_context("%s: ", model->path);
   arena_destroy(scratch);

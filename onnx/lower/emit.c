@@ -21,6 +21,21 @@ static Node *producer(const Op *op, const Term *term) {
   return id == NO_NODE ? NULL : graph_node(op->lower->graph, id);
 }
 
+Status op_leaves_out(Op *op, bool possible, bool *leaves) {
+  Replay *r = op->lower->replay;
+  *leaves = possible;
+  if (!r)
+    return OK;
+  if (r->replaying) {
+    *leaves = possible && (r->at >= r->n || r->idle[r->at]);
+    r->at++;
+    return OK;
+  }
+  TRY(ARENA_RESERVE(r->arena, r->idle, r->n, r->capacity, r->n + 1));
+  r->idle[r->n++] = possible;
+  return OK;
+}
+
 /* A value for an initializer: a parameter, or a constant that is read when the model runs. */
 static Status place_initializer(Lower *lower, int index, DType dtype, Shape shape, ValueId *value) {
   const Initializer *init = &lower->model->initializers[index];
@@ -80,11 +95,13 @@ Status term_value(Op *op, Term *term, ValueId *value) {
   }
   Shape compact = compact_shape(term), sample = term->shape;
   size_t bytes;
+  bool idle;
   for (int i = 0; i < sample.rank; i++) /* the choice is the same for any number of samples */
     if (sample.dim[i] == lower->graph->samples && compact.dim[i] == 1)
       sample.dim[i] = 1;
   TRY(shape_bytes(sample, term->dtype, &bytes));
-  if (bytes <= WRITE_OUT_BYTES || shape_equal(compact, term->shape)) {
+  TRY(op_leaves_out(op, bytes <= WRITE_OUT_BYTES || shape_equal(compact, term->shape), &idle));
+  if (idle) {
     TRY(place_constant(lower, term->constant, term->shape, &term->value));
   } else {
     ValueId small;
@@ -102,6 +119,7 @@ Status term_value(Op *op, Term *term, ValueId *value) {
 /* Constants of elementwise nodes stay small where the other inputs broadcast them. */
 static Status elementwise_values(Op *op, Term *const *in, int n_in, ValueId *values) {
   Shape used[3], whole = {0}, result;
+  bool idle;
   for (int i = 0; i < n_in; i++) {
     used[i] = in[i]->shape;
     if (!shape_broadcast(whole, used[i], &whole))
@@ -114,7 +132,8 @@ static Status elementwise_values(Op *op, Term *const *in, int n_in, ValueId *val
     result = (Shape){0};
     for (int j = 0; j < n_in; j++)
       shape_broadcast(result, used[j], &result);
-    if (shape_equal(result, whole))
+    TRY(op_leaves_out(op, shape_equal(result, whole), &idle));
+    if (idle)
       TRY(place_constant(op->lower, in[i]->constant, used[i], &values[i]));
     else
       used[i] = in[i]->shape;
@@ -218,9 +237,10 @@ static Status reshape_known(Op *op, const Term *a, Shape shape, Term **out) {
 }
 
 Status op_reshape(Op *op, Term *a, Shape shape, Term **out) {
-  bool known;
+  bool known, idle;
   size_t bytes;
-  if (shape_equal(a->shape, shape)) {
+  TRY(op_leaves_out(op, shape_equal(a->shape, shape), &idle));
+  if (idle) {
     *out = a;
     return OK;
   }
@@ -231,7 +251,8 @@ Status op_reshape(Op *op, Term *a, Shape shape, Term **out) {
   const Node *before = producer(op, a);
   if (before && before->op == OP_Reshape) {
     TRY(term_of(op->lower, before->in[0], &a));
-    if (shape_equal(a->shape, shape)) {
+    TRY(op_leaves_out(op, shape_equal(a->shape, shape), &idle));
+    if (idle) {
       *out = a;
       return OK;
     }
@@ -256,7 +277,7 @@ Status op_transpose(Op *op, Term *a, const int64_t *perm, Term **out) {
   int rank = a->shape.rank, last = -1, n;
   const Batch none = {0}, *batch = a->value == NO_VALUE ? &none : &graph_value(op->lower->graph, a->value)->batch;
   int64_t both[MAX_RANK];
-  bool ordered = true, identity = true;
+  bool ordered = true, identity = true, idle;
   Shape shape = {.rank = rank};
   for (int i = 0; i < rank; i++) {
     identity &= perm[i] == i;
@@ -270,7 +291,8 @@ Status op_transpose(Op *op, Term *a, const int64_t *perm, Term **out) {
     *out = a;
     return OK;
   }
-  if (ordered) /* only axes of size 1 move */
+  TRY(op_leaves_out(op, ordered, &idle));
+  if (idle) /* only axes of size 1 move */
     return op_reshape(op, a, shape, out);
   const Node *before = producer(op, a);
   if (is_transpose(before)) {
@@ -299,7 +321,9 @@ Status op_expand(Op *op, Term *a, Shape shape, Term **out) {
 
 Status op_slice(Op *op, Term *a, int axis, int64_t start, int64_t end, Term **out) {
   int64_t axis64 = axis, step = 1;
-  if (start == 0 && end == a->shape.dim[axis]) {
+  bool idle;
+  TRY(op_leaves_out(op, start == 0 && end == a->shape.dim[axis], &idle));
+  if (idle) {
     *out = a;
     return OK;
   }

@@ -74,12 +74,22 @@ typedef struct {
   size_t values;                 /* of the graph, in all */
 } Budget;
 
+/* Whether a step had nothing to do, in the order in which that was asked: with one sample more steps seem to have
+ * nothing to do than with many ([N,1] to [1,N]), and nodes of two graphs would not correspond. */
+typedef struct {
+  Arena *arena; /* of `idle` */
+  bool *idle;
+  size_t n, capacity, at;
+  bool replaying; /* a step is left out where it was and where it may be; else it is set down */
+} Replay;
+
 typedef struct {
   Model *model;
   const BindOptions *options;
-  Arena *arena; /* of everything here; the result is copied out of it */
-  Graph *graph; /* nodes that stay */
-  Graph *probe; /* shapes of nodes that fold; emptied after each */
+  Replay *replay; /* NULL: none */
+  Arena *arena;   /* of everything here; the result is copied out of it */
+  Graph *graph;   /* nodes that stay */
+  Graph *probe;   /* shapes of nodes that fold; emptied after each */
   Map *constants, *folded, *placed, *named;
   Budget budget;
   bool *fixed; /* of each value of the graph: no input of the model reaches it */
@@ -133,8 +143,9 @@ Status model_unsupported(Model *model, json_t *array);
 const char *node_label(Arena *arena, const Onnx__NodeProto *node, size_t index);
 
 /* bind.c */
-/* Lowers the whole model into a graph in the arena. */
-Status bind_lower(Model *model, const BindOptions *options, Arena *arena, Lower *lower);
+/* The whole model as a graph in `result`; `scratch` holds what only lowering needs. `replay` may be NULL. */
+Status bind_graph(Model *model, const BindOptions *options, Replay *replay, Arena *scratch, Arena *result,
+                  Graph **graph);
 /* Lowers nodes in order; the names that they define go into `scope`. */
 Status lower_body(Lower *lower, Scope *scope, const Frame *frame, Onnx__NodeProto *const *nodes, size_t n_nodes);
 Term *scope_find(const Scope *scope, const char *name);
@@ -211,6 +222,8 @@ Status op_fold(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs
 /* ---- emit.c: what a lowering writes. Each folds where it can, and forwards where nothing would happen, for any
  * number of samples: the nodes of two graphs of one file correspond. ---- */
 
+/* Whether a step that may be left out here is: it may not where it may not be for other numbers of samples. */
+Status op_leaves_out(Op *op, bool possible, bool *leaves);
 /* The term in the graph. */
 Status term_value(Op *op, Term *term, ValueId *value);
 Status op_emit(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out, int n_out);
@@ -240,8 +253,8 @@ Status op_iota(Op *op, int64_t count, Term **out);
 
 /* ---- batch.c ---- */
 
-/* Where the samples lie in the lowered graph of a model, found at two sample counts; kept in the model for the next
- * graph of the same sizes of other dimensions. */
-Status bind_batches(Lower *lower);
+/* The graph, and where the samples lie in it, found at two sample counts; what was found is kept in the model for the
+ * next graph of the same sizes of other dimensions. */
+Status bind_with_samples(Model *model, const BindOptions *options, Arena *scratch, Arena *result, Graph **graph);
 
 #endif

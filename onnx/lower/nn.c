@@ -45,13 +45,15 @@ static Status softmax_flat(Op *op) {
 /* Scale or bias with exactly the shape of the normalised axes. */
 static Status norm_operand(Op *op, int i, Shape tail, Term **term) {
   Shape both;
+  bool whole;
   *term = op_in(op, i);
   if ((*term)->kind == TERM_ABSENT)
     return OK;
   if (!shape_broadcast((*term)->shape, tail, &both) || shape_elements(both) != shape_elements(tail))
     return fail(E_SHAPE, "'%s' is %s, the normalised axes of %s are %s", op->proto->input[i], SHAPE_STR((*term)->shape),
                 SHAPE_STR(op->in[0]->shape), SHAPE_STR(tail));
-  if (shape_elements((*term)->shape) == shape_elements(tail))
+  TRY(op_leaves_out(op, shape_elements((*term)->shape) == shape_elements(tail), &whole));
+  if (whole)
     return op_reshape(op, *term, tail, term);
   return op_expand(op, *term, tail, term);
 }

@@ -69,7 +69,8 @@ static Status blame_data(const Worker *w, Status status) {
   return fail(status, "%s; the data of its batch are finite", message);
 }
 
-/* 1 / the denominator of the batch at hand. Only the rank that has the loss uses it. */
+/* 1 / the denominator of the batch at hand. Only the rank that has the loss uses it; where the loss is the model's own,
+ * a stage before it may, when the loss's last node is a view. */
 static Status loss_scale(Worker *w, double *scale) {
   const Job *job = w->training->job;
   const JobDecisions *decided = &job->decided;
@@ -77,7 +78,7 @@ static Status loss_scale(Worker *w, double *scale) {
   int64_t count = target ? decided->batch * shape_elements(dataset_shape(target, job->given.data.target_axis, 1)) : 0;
   double denominator;
   *scale = 1;
-  if (!executor_has_loss(w->executor))
+  if (!executor_has_loss(w->executor) && decided->loss.kind != LOSS_MODEL)
     return OK;
   Status status = OK;
   if (w->targets)

@@ -1,0 +1,99 @@
+/* Where the samples lie in bound models, in the cases that random ones (tests/batch) found hard. */
+#include "graph/loss.h"
+#include "tests/onnx/build_net.h"
+
+static const Batch *output_batch(const Bound *b, size_t i) {
+  return &graph_value(b->graph, b->graph->outputs[i])->batch;
+}
+
+/* [N] to [1,N] to [N,1]: with one sample all three look alike. */
+static Net turned(void) {
+  Net net = net_of(18);
+  NET_INPUT(&net, "x", -1);
+  NET_INTS(&net, "axis", 0);
+  Bytes turn = node("turn", "Transpose", "row", "y");
+  net_node(&net, "lift", "Unsqueeze", "x,axis", "row");
+  PUT_INTS(&turn, "perm", 1, 0);
+  net_add(&net, turn);
+  return net;
+}
+
+static void one_sample_lies_where_many_do(void **state) {
+  (void)state;
+  for (int64_t samples = 1; samples < 4; samples++) {
+    Net net = turned();
+    Bound b = net_bind_ok(&net, "y", samples);
+    assert_int_equal(output_batch(&b, 0)->kind, BATCH_AXIS);
+    assert_int_equal(output_batch(&b, 0)->axis, 0);
+    bound_end(&b);
+  }
+}
+
+/* Another function with few samples than with many. */
+static Net with_many(void) {
+  Net net = net_of(18);
+  NET_INPUT(&net, "x", -1, 2);
+  NET_INT(&net, "first", 0);
+  NET_INT(&net, "few", 3);
+  net_node(&net, "shape", "Shape", "x", "s");
+  net_node(&net, "samples", "Gather", "s,first", "n");
+  net_node(&net, "many", "Greater", "n,few", "yes");
+  Bytes choice = node("choice", "If", "yes", "y");
+  for (int k = 0; k < 2; k++) {
+    Bytes branch = {0}, info = {0};
+    put_message(&branch, 1, node("", k ? "Identity" : "Tanh", "x", k ? "b" : "a"));
+    put_text(&branch, 2, "branch");
+    put_text(&info, 1, k ? "b" : "a");
+    put_message(&branch, 12, info);
+    put_attribute_graph(&choice, k ? "else_branch" : "then_branch", branch);
+  }
+  net_add(&net, choice);
+  return net;
+}
+
+static void what_was_proved_holds_at_the_number_at_hand(void **state) {
+  (void)state;
+  for (int64_t samples = 2; samples < 10; samples += 6) {
+    Net net = with_many();
+    Bound b = net_bind_ok(&net, "y", samples);
+    assert_int_equal(output_batch(&b, 0)->kind, samples > 3 ? BATCH_AXIS : BATCH_MIXED);
+    bound_end(&b);
+  }
+}
+
+/* Scores from which the samples' mean was taken: a mean over what counts is no mean of the microbatches'. */
+static void mixed_scores_have_no_mean_loss(void **state) {
+  (void)state;
+  for (int microbatches = 1; microbatches < 3; microbatches++) {
+    Net net = net_of(17);
+    Bytes mean = node("mean", "ReduceMean", "x", "m"), loss = node("loss", "SoftmaxCrossEntropyLoss", "h,labels", "l");
+    NET_INPUT(&net, "x", -1, 4);
+    NET_INPUT(&net, "z", -1);
+    PUT_INTS(&mean, "axes", 0);
+    put_attribute_int(&loss, "ignore_index", 1);
+    net_add(&net, mean);
+    net_node(&net, "centre", "Sub", "x,m", "h");
+    Bytes cast = node("cast", "Cast", "z", "labels");
+    put_attribute_int(&cast, "to", 7);
+    net_add(&net, cast);
+    net_add(&net, loss);
+    Bound b = net_bind_ok(&net, "l", 6);
+    LossSpec spec = {.kind = LOSS_MODEL, .output = b.graph->outputs[0], .microbatches = microbatches, .class_axis = -1};
+    Status status = loss_append(b.graph, &spec);
+    assert_int_equal(status, microbatches > 1 ? E_UNSUPPORTED : OK);
+    if (microbatches > 1)
+      assert_non_null(strstr(status_message(), "node 'mean' (ReduceMean)"));
+    else
+      assert_non_null(spec.coupled);
+    bound_end(&b);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(one_sample_lies_where_many_do),
+      cmocka_unit_test(what_was_proved_holds_at_the_number_at_hand),
+      cmocka_unit_test(mixed_scores_have_no_mean_loss),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
