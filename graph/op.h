@@ -8,7 +8,7 @@
 
 enum {
   OP_VIEW = 1,          /* the output shares in[0]'s bytes: no kernel runs where both lie in one stage */
-  OP_MUTATES_FIRST = 2, /* writes in[0] (an accumulator): Accumulate */
+  OP_MUTATES_FIRST = 2, /* writes in[0], an accumulator */
   OP_UPDATE = 4         /* an optimizer step: writes its parameter and states */
 };
 

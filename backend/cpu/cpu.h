@@ -89,6 +89,7 @@ struct Stream {
   VISIT(Gather)                                                                                                        \
   VISIT(GatherGrad)                                                                                                    \
   VISIT(MatMul)                                                                                                        \
+  VISIT(AccumulateMatMul)                                                                                              \
   VISIT(Gemm)
 
 #define DECLARE(op_name) extern const KernelDef cpu_##op_name;

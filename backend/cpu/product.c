@@ -1,5 +1,6 @@
-/* MatMul and Gemm over threads. Invariant: an element of a product is the sum, block by block of K_BLOCK along k, of
- * each block's own left-to-right sum: bits depend on k and the instruction set.
+/* MatMul, Gemm and products that are added to an accumulator over threads. Invariant: an element of a product is the
+ * sum, block by block of K_BLOCK along k, of each block's own left-to-right sum, beginning with the accumulator's where
+ * there is one: bits depend on k and the instruction set.
  *
  * One product: for each block along n and k, B's part is packed once into the workspace, by all threads; then each task
  * packs a block of A's rows into its thread's scratch and multiplies it with a range of B's columns. Many small
@@ -29,6 +30,7 @@ typedef struct {
   int64_t j, n, l, k;     /* the block along n and k */
   int64_t m_task, n_task; /* rows and columns of a task */
   const Tensor *in, *out; /* of many products */
+  bool adds;              /* to what is in C */
 } Job;
 
 #define T float
@@ -44,13 +46,22 @@ typedef struct {
 #undef S
 
 /* A block of B, packed; for any instruction set and number of threads. */
-static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
-  (void)budget;
-  Tensor in[] = {kernel_input(graph, node, 0), kernel_input(graph, node, 1)};
+static size_t packed_bytes(const Graph *graph, const Node *node, int first) {
+  Tensor in[] = {kernel_input(graph, node, first), kernel_input(graph, node, first + 1)};
   Product p = product_of(node, in);
   size_t size = dtype_bytes(in->dtype);
   int64_t n = round_up(least(p.n, N_BLOCK), WIDEST / (int64_t)size);
   return (size_t)(n * least(p.k, K_BLOCK)) * size;
+}
+
+static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return packed_bytes(graph, node, 0);
+}
+
+static size_t accumulate_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return packed_bytes(graph, node, 1);
 }
 
 /* The state: the Product. */
@@ -65,22 +76,38 @@ static Status product_prepare(Stream *stream, const Node *node, const Tensor *in
   return OK;
 }
 
-#define PRODUCT .accepts = takes_floats, .workspace = product_workspace, .prepare = product_prepare, .release = free
+static Status accumulate_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                                 size_t workspace_bytes, void **state) {
+  return product_prepare(stream, node, in + 1, out, workspace_bytes, state);
+}
 
-CPU_KERNEL(MatMul, PRODUCT) {
+/* in: A and B. */
+static Status multiply(Stream *stream, const Node *node, const Product *p, const Tensor *in, const Tensor *out,
+                       bool adds, void *workspace) {
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
-  const Product *p = state;
-  Job job = {.p = p, .isa = stream->isa, .packed = workspace, .in = in, .out = out};
+  Job job = {.p = p, .isa = stream->isa, .packed = workspace, .in = in, .out = out, .adds = adds};
   size_t size = dtype_bytes(in->dtype);
   job.columns = 2 * stream->isa->vector_bytes / (int64_t)size;
-  if (p->m * p->n * p->batches == 0)
+  if (p->m * p->n * p->batches == 0 || (p->k == 0 && adds))
     return OK;
   if (p->k == 0) {
     memset(out->data, 0, (size_t)(p->m * p->n * p->batches) * size);
     return OK;
   }
   return size == 4 ? product_f32(&job, stream->pool) : product_f64(&job, stream->pool);
+}
+
+#define PRODUCT .accepts = takes_floats, .workspace = product_workspace, .prepare = product_prepare, .release = free
+
+CPU_KERNEL(MatMul, PRODUCT) {
+  return multiply(stream, node, state, in, out, false, workspace);
+}
+
+CPU_KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = accumulate_workspace, .prepare = accumulate_prepare,
+           .release = free) {
+  (void)out;
+  return multiply(stream, node, state, in + 1, in, true, workspace);
 }
 
 CPU_KERNEL(Gemm, PRODUCT) {

@@ -234,15 +234,15 @@ Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, const voi
   const BlasProduct *p = &plan->product;
   Descriptors d = plan->descriptors; /* the library's arguments are not const */
   int64_t operand = (int64_t)dtype_bytes(p->type), result = p->type == F64 ? 8 : 4;
-  float alpha = (float)p->alpha, nothing = 0;
-  double wide_nothing = 0;
+  float alpha = (float)p->alpha, kept = p->adds;
+  double wide_kept = p->adds;
   bool wide = p->type == F64;
   for (int64_t i = 0; i < plan->apart; i++)
-    TRY(check(
-        lt.Matmul(blas->handle, &d.product, wide ? &p->alpha : (const void *)&alpha,
-                  (const char *)b + i * plan->b_step * operand, &d.b, (const char *)a + i * plan->a_step * operand,
-                  &d.a, wide ? &wide_nothing : (const void *)&nothing, (char *)c + i * p->m * p->n * result, &d.c,
-                  (char *)c + i * p->m * p->n * result, &d.c, &plan->algorithm, workspace, p->workspace_bytes, stream),
-        "a product"));
+    TRY(check(lt.Matmul(blas->handle, &d.product, wide ? &p->alpha : (const void *)&alpha,
+                        (const char *)b + i * plan->b_step * operand, &d.b,
+                        (const char *)a + i * plan->a_step * operand, &d.a, wide ? &wide_kept : (const void *)&kept,
+                        (char *)c + i * p->m * p->n * result, &d.c, (char *)c + i * p->m * p->n * result, &d.c,
+                        &plan->algorithm, workspace, p->workspace_bytes, stream),
+              "a product"));
   return OK;
 }

@@ -12,7 +12,7 @@ typedef struct Blas Blas;
 /* Where workspaces begin, and how many products a call does: more than cuBLASLt and the grids of its kernels take. */
 enum { BLAS_ALIGNMENT = 256, BLAS_BATCHES = 32768 };
 
-/* C [m,n] = alpha A [m,k] B [k,n], row-major and dense, read transposed where it says so; `batches` (at most
+/* C [m,n] = or += alpha A [m,k] B [k,n], row-major and dense, read transposed where it says so; `batches` (at most
  * BLAS_BATCHES) times, the matrices a_step, b_step, m n elements apart (0: the same one). m, n, k, batches are not 0.
  */
 typedef struct {
@@ -21,6 +21,7 @@ typedef struct {
   bool transpose_a, transpose_b;
   int64_t m, n, k, batches, a_step, b_step;
   double alpha;
+  bool adds;              /* to what is in C */
   size_t alignment;       /* of where A, B and C begin, bytes */
   size_t workspace_bytes; /* what cuBLASLt may use beside them */
 } BlasProduct;

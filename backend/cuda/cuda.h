@@ -91,6 +91,7 @@ struct Stream {
   VISIT(BinaryCrossEntropy)                                                                                            \
   VISIT(BinaryCrossEntropyGrad)                                                                                        \
   VISIT(Accumulate)                                                                                                    \
+  VISIT(AccumulateMatMul)                                                                                              \
   VISIT(SquaredNorm)                                                                                                   \
   VISIT(SgdUpdate)                                                                                                     \
   VISIT(AdamUpdate)

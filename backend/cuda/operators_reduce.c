@@ -61,9 +61,9 @@ static bool is_nothing(const Product *p) {
   return !p->k || !p->batches || !p->m || !p->n;
 }
 
-/* The operands' copies are needed; cuBLASLt does with the budget. */
-static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
-  Tensor in[] = {kernel_input(graph, node, 0), kernel_input(graph, node, 1)};
+/* A and B are inputs `first` and first + 1. Their copies are needed; cuBLASLt does with the budget. */
+static size_t product_bytes(const Graph *graph, const Node *node, int first, size_t budget) {
+  Tensor in[] = {kernel_input(graph, node, first), kernel_input(graph, node, first + 1)};
   Product p = product_of(node, in);
   BlasProduct row = blas_product(node, in, &p);
   size_t wish = blas_workspace_bytes(&row);
@@ -93,17 +93,19 @@ static Status prepare_part(Stream *stream, const Prepared *r, int64_t batches, s
   return batches ? blas_prepare(stream->blas, &part, plan) : OK;
 }
 
-static Status product_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                              size_t workspace_bytes, void **state) {
-  (void)out;
+/* in: A and B. */
+static Status prepare(Stream *stream, const Node *node, const Tensor *in, bool adds, size_t workspace_bytes,
+                      void **state) {
   Prepared *r = calloc(1, sizeof *r);
   if (!r)
     return fail(E_MEMORY, "out of memory");
   r->product = product_of(node, in);
   *state = r;
+  r->row.adds = adds;
   if (is_nothing(&r->product))
     return OK;
   r->row = blas_product(node, in, &r->product);
+  r->row.adds = adds;
   r->room = room_of(node, in);
   size_t room = workspace_bytes - r->room.blas - ALIGNING;
   Status status = cuda_enter(stream);
@@ -118,6 +120,26 @@ static Status product_prepare(Stream *stream, const Node *node, const Tensor *in
   return status;
 }
 
+static Status product_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                              size_t workspace_bytes, void **state) {
+  (void)out;
+  return prepare(stream, node, in, false, workspace_bytes, state);
+}
+
+static Status accumulate_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                                 size_t workspace_bytes, void **state) {
+  (void)out;
+  return prepare(stream, node, in + 1, true, workspace_bytes, state);
+}
+
+static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
+  return product_bytes(graph, node, 0, budget);
+}
+
+static size_t accumulate_workspace(const Graph *graph, const Node *node, size_t budget) {
+  return product_bytes(graph, node, 1, budget);
+}
+
 #define PRODUCT                                                                                                        \
   .accepts = takes_floats, .workspace = product_workspace, .prepare = product_prepare, .release = product_release
 
@@ -129,12 +151,15 @@ static void reduce_operands(Stream *stream, const Tensor *in, const Room *room, 
   launch_reduce_precision(stream->cuda, shape_elements(in[1].shape), in[1].data, workspace + room->b);
 }
 
-KERNEL(MatMul, PRODUCT) {
+/* in: A and B. */
+static Status multiply(Stream *stream, const Node *node, const Prepared *r, const Tensor *in, const Tensor *out,
+                       void *workspace) {
   TAKES(in->dtype, is_float(in->dtype));
-  const Prepared *r = state;
   const Product *p = &r->product;
   int64_t size = (int64_t)dtype_bytes(in->dtype), results = p->batches * p->m * p->n;
   if (!results)
+    return OK;
+  if (!p->k && r->row.adds)
     return OK;
   if (!p->k)
     return backend_cuda.zero(stream, out->data, (size_t)(results * size));
@@ -155,6 +180,16 @@ KERNEL(MatMul, PRODUCT) {
     }
   }
   return cuda_launched(stream, node);
+}
+
+KERNEL(MatMul, PRODUCT) {
+  return multiply(stream, node, state, in, out, workspace);
+}
+
+KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = accumulate_workspace, .prepare = accumulate_prepare,
+       .release = product_release) {
+  (void)out;
+  return multiply(stream, node, state, in + 1, in, workspace);
 }
 
 KERNEL(Gemm, PRODUCT) {

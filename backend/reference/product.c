@@ -1,5 +1,6 @@
-/* MatMul and Gemm, row by row. Invariant: every element of a product is the sum along k from left to right: bits depend
- * on k alone, not on the other dimensions, batches or instruction set. */
+/* MatMul, Gemm and products that are added to an accumulator, row by row. Invariant: every element is the sum along k
+ * from left to right, beginning with the accumulator's where there is one: bits depend on k alone, not on the other
+ * dimensions, batches or instruction set. */
 #include <string.h>
 
 #include "backend/reference/kernel.h"
@@ -62,9 +63,8 @@ void product_batch(const Product *p, int64_t i, int64_t *a, int64_t *b) {
   *b = at[1] + step * p->batch.stride[1][last];
 }
 
-size_t reference_workspace(const Node *node, const Tensor *in) {
-  if (node->op != OP_MatMul && node->op != OP_Gemm)
-    return 0;
+/* Bytes of B, where it is read transposed. */
+static size_t transposed_bytes(const Node *node, const Tensor *in) {
   Product p = product_of(node, in);
   return p.b.column == 1 ? 0 : (size_t)(p.k * p.n) * dtype_bytes(in->dtype);
 }
@@ -72,18 +72,34 @@ size_t reference_workspace(const Node *node, const Tensor *in) {
 static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
   (void)budget;
   Tensor in[] = {kernel_input(graph, node, 0), kernel_input(graph, node, 1)};
-  return reference_workspace(node, in);
+  return transposed_bytes(node, in);
+}
+
+static size_t accumulate_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  Tensor in[] = {kernel_input(graph, node, 1), kernel_input(graph, node, 2)};
+  return transposed_bytes(node, in);
+}
+
+/* in: A and B. */
+static Status multiply(const Node *node, const Tensor *in, const Tensor *out, bool adds, void *workspace) {
+  Product p = product_of(node, in);
+  switch (in->dtype) {
+    CASE(F32, product_f32(&p, in, out, adds, workspace))
+    CASE(F64, product_f64(&p, in, out, adds, workspace))
+  default:
+    return unsupported_type(node, in->dtype);
+  }
 }
 
 KERNEL(MatMul, .accepts = takes_floats, .workspace = product_workspace) {
   (void)stream, (void)state;
-  Product p = product_of(node, in);
-  switch (in->dtype) {
-    CASE(F32, product_f32(&p, in, out, workspace))
-    CASE(F64, product_f64(&p, in, out, workspace))
-  default:
-    return unsupported_type(node, in->dtype);
-  }
+  return multiply(node, in, out, false, workspace);
+}
+
+KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = accumulate_workspace) {
+  (void)stream, (void)state, (void)out;
+  return multiply(node, in + 1, in, true, workspace);
 }
 
 Status product_finish(const Node *node, const Tensor *in, const Tensor *out) {

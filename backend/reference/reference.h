@@ -23,10 +23,6 @@ bool takes_powers(const Graph *graph, const Node *node);
 /* Type and shape of in[i], which is there. */
 Tensor kernel_input(const Graph *graph, const Node *node, int i);
 
-/* Bytes of workspace that a kernel of the reference needs (B of a product, where it is read transposed), from types and
- * shapes of its inputs. */
-size_t reference_workspace(const Node *node, const Tensor *in);
-
 /* The host's memory and events, for the tables of host backends. Work is done when a kernel returns: there is nothing
  * to wait for. */
 Status host_wait(Stream *stream);

@@ -10,8 +10,9 @@ static Shape as_matrix(Shape s, bool left) {
   return s;
 }
 
-static Status infer_matmul(Graph *g, Node *n) {
-  Shape a0 = rule_in(g, n, 0)->shape, b0 = rule_in(g, n, 1)->shape;
+/* The product of inputs `first` and first + 1. */
+static Status matmul_shape(Graph *g, Node *n, int first, Shape *c) {
+  Shape a0 = rule_in(g, n, first)->shape, b0 = rule_in(g, n, first + 1)->shape;
   bool ta = node_int(n, "transA", 0), tb = node_int(n, "transB", 0);
   TRY(rule_one_type(g, n));
   TRY(rule_float(g, n, 0));
@@ -30,7 +31,23 @@ static Status infer_matmul(Graph *g, Node *n) {
     batch.dim[batch.rank++] = rows;
   if (b0.rank > 1)
     batch.dim[batch.rank++] = columns;
-  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, batch);
+  *c = batch;
+  return OK;
+}
+
+static Status infer_matmul(Graph *g, Node *n) {
+  Shape c;
+  TRY(matmul_shape(g, n, 0, &c));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, c);
+  return OK;
+}
+
+/* Accumulator, A, B: the accumulator is as their product. */
+static Status infer_accumulate_matmul(Graph *g, Node *n) {
+  Shape c;
+  TRY(matmul_shape(g, n, 1, &c));
+  if (!shape_equal(c, rule_in(g, n, 0)->shape))
+    return fail(E_SHAPE, "the accumulator is %s, the product %s", SHAPE_STR(rule_in(g, n, 0)->shape), SHAPE_STR(c));
   return OK;
 }
 
@@ -94,6 +111,15 @@ static Cost product_cost(const Graph *g, const Node *n, int64_t k) {
     if (rule_has_in(n, i))
       cost.bytes += (double)graph_value_bytes(g, n->in[i]);
   return cost;
+}
+
+/* Reads and writes the accumulator. */
+static Cost cost_accumulate_matmul(const Graph *g, const Node *n) {
+  Shape a = as_matrix(rule_in(g, n, 1)->shape, true);
+  int64_t k = a.dim[a.rank - (node_int(n, "transA", 0) ? 2 : 1)];
+  return (Cost){.flops = 2.0 * (double)shape_elements(rule_in(g, n, 0)->shape) * (double)k,
+                .bytes = 2.0 * (double)graph_value_bytes(g, n->in[0]) + (double)graph_value_bytes(g, n->in[1]) +
+                         (double)graph_value_bytes(g, n->in[2])};
 }
 
 static Cost cost_matmul(const Graph *g, const Node *n) {
@@ -208,6 +234,7 @@ static Cost cost_reduce(const Graph *g, const Node *n) {
 }
 
 ENTRY(MatMul, 2, 2, 1, 1, 0, infer_matmul, gradient_matmul, cost_matmul, batch_matmul)
+ENTRY(AccumulateMatMul, 3, 3, 0, 0, OP_MUTATES_FIRST, infer_accumulate_matmul, NULL, cost_accumulate_matmul, NULL)
 ENTRY(Gemm, 2, 3, 1, 1, 0, infer_gemm, gradient_gemm, cost_gemm, batch_gemm)
 ENTRY(ReduceSum, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce, batch_reduce)
 ENTRY(ReduceMean, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce, batch_reduce)

@@ -200,7 +200,7 @@ template <class T> static T end_of(const T *first, const Layout &l) {
 /* Sums in double, a column of D at a time. */
 template <class T, class R>
 __attribute__((no_sanitize("address", "undefined"), optimize("O3"))) static void
-multiply(const Product &p, double alpha, const T *a, const Layout &la, const T *b, const Layout &lb, R *d,
+multiply(const Product &p, double alpha, double beta, const T *a, const Layout &la, const T *b, const Layout &lb, R *d,
          const Layout &ld) {
   bool tf32 = p.compute == CUBLAS_COMPUTE_32F_FAST_TF32, ta = p.a == CUBLAS_OP_T, tb = p.b == CUBLAS_OP_T;
   int64_t m = (int64_t)ld.rows, n = (int64_t)ld.columns, k = (int64_t)(ta ? la.rows : la.columns);
@@ -218,18 +218,18 @@ multiply(const Product &p, double alpha, const T *a, const Layout &la, const T *
           sum[i] += rows[l * m + i] * x;
       }
       for (int64_t i = 0; i < m; i++)
-        d[i + j * ld.leading] = (R)(alpha * sum[i]);
+        d[i + j * ld.leading] = (R)(alpha * sum[i] + (beta != 0 ? beta * (double)d[i + j * ld.leading] : 0));
     }
   }
 }
 
 template <class T, class R>
-static void run(const Product &p, double alpha, const void *a, const Layout &la, const void *b, const Layout &lb,
-                void *d, const Layout &ld) {
+static void run(const Product &p, double alpha, double beta, const void *a, const Layout &la, const void *b,
+                const Layout &lb, void *d, const Layout &ld) {
   end_of((const T *)a, la);
   end_of((const T *)b, lb);
   end_of((const R *)d, ld);
-  multiply(p, alpha, (const T *)a, la, (const T *)b, lb, (R *)d, ld);
+  multiply(p, alpha, beta, (const T *)a, la, (const T *)b, lb, (R *)d, ld);
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
@@ -250,16 +250,18 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                algorithm.alignment[i] < size_of(i < 2 ? la.type : ld.type),
            "matrices that are not aligned as was said");
   double factor = p.scale == CUDA_R_64F ? *(const double *)alpha : (double)*(const float *)alpha;
-  refuse((p.scale == CUDA_R_64F ? *(const double *)beta : (double)*(const float *)beta) != 0, "beta is not 0");
+  double kept = p.scale == CUDA_R_64F ? *(const double *)beta : (double)*(const float *)beta;
+  refuse(kept != 0 && kept != 1, "beta is neither 0 nor 1");
+  refuse(kept != 0 && c != d, "C is another than D");
   uint64_t uses = algorithm.workspace;
   emulated_enqueue(stream, [=] {
     memset(workspace, 0xa5, uses);
     if (la.type == CUDA_R_16BF)
-      run<uint16_t, float>(p, factor, a, la, b, lb, d, ld);
+      run<uint16_t, float>(p, factor, kept, a, la, b, lb, d, ld);
     else if (la.type == CUDA_R_32F)
-      run<float, float>(p, factor, a, la, b, lb, d, ld);
+      run<float, float>(p, factor, kept, a, la, b, lb, d, ld);
     else
-      run<double, double>(p, factor, a, la, b, lb, d, ld);
+      run<double, double>(p, factor, kept, a, la, b, lb, d, ld);
   });
   return CUBLAS_STATUS_SUCCESS;
 }

@@ -1,6 +1,7 @@
 /* Naive definitions of movement, reductions, products and normalisations: one output element at a time, from its
  * position. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/ops/oracle.h"
@@ -220,6 +221,22 @@ void oracle_MatMul(const OracleCall *c) {
       c->out[0][i] += matrix_element(c->in[0], a, batch, at, ta, i / n % m, l) *
                       matrix_element(c->in[1], b, batch, at, tb, l, i % n);
   }
+}
+
+void oracle_AccumulateMatMul(const OracleCall *c) {
+  OracleCall product = *c;
+  int64_t n = shape_elements(c->in_shape[0]);
+  double *y = calloc((size_t)n + 1, sizeof *y);
+  for (int i = 0; i < 2; i++) {
+    product.in[i] = c->in[i + 1];
+    product.in_shape[i] = c->in_shape[i + 1];
+  }
+  product.out[0] = y;
+  product.out_shape[0] = c->in_shape[0];
+  oracle_MatMul(&product);
+  for (int64_t i = 0; i < n; i++)
+    c->in[0][i] += y[i];
+  free(y);
 }
 
 void oracle_Gemm(const OracleCall *c) {

@@ -211,11 +211,14 @@ static void draw_product(Draw *d) {
     swap_last(&a);
   if (tb)
     swap_last(&b);
+  if (d->c->op == OP_AccumulateMatMul)
+    input(d, y);
   input(d, a);
   input(d, b);
   if (gemm && between(d, 0, 2))
     input(d, part_of(d, y));
-  output(d, y);
+  if (d->c->op != OP_AccumulateMatMul)
+    output(d, y);
   put_int(d, "transA", ta);
   put_int(d, "transB", tb);
 }
@@ -383,6 +386,7 @@ bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
     return true;
   case OP_MatMul:
   case OP_Gemm:
+  case OP_AccumulateMatMul:
     draw_product(&d);
     return true;
   case OP_LayerNormalization:

@@ -313,8 +313,8 @@ double case_tolerance(const CaseGraph *built) {
   double product = 0;
   if (built->tensor[node->in[0]].dtype == F64)
     return 1e-11;
-  if (node->op == OP_MatMul || node->op == OP_Gemm) {
-    int64_t results = shape_elements(built->tensor[node->out[0]].shape);
+  if (node->op == OP_MatMul || node->op == OP_Gemm || node->op == OP_AccumulateMatMul) {
+    int64_t results = shape_elements(built->tensor[node->n_out ? node->out[0] : node->in[0]].shape);
     product = op_cost(built->graph, node).flops / 2 / (double)(results ? results : 1);
   }
   return 2e-5 + 2e-6 * product;
