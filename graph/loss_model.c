@@ -92,6 +92,14 @@ static Status trace_all(Trace *t, const Node *n) {
   return OK;
 }
 
+/* Whether this output is mixed and no input is. */
+static bool samples_meet_in(const Trace *t, const Node *n, ValueId output) {
+  for (int k = 0; k < n->n_in; k++)
+    if (n->in[k] != NO_VALUE && graph_value(t->graph, n->in[k])->batch.kind == BATCH_MIXED)
+      return false;
+  return graph_value(t->graph, output)->batch.kind == BATCH_MIXED;
+}
+
 static Status trace_product(Trace *t, const Node *n) {
   if (depends(t, n->in[0]) && depends(t, n->in[1]))
     return refuse(t, n, "multiplies two things that depend on the samples");
@@ -126,26 +134,16 @@ static Status trace(Trace *t, ValueId v) {
   if (t->done[n->id])
     return OK;
   t->done[n->id] = true;
-  switch (n->op) {
-  case OP_Cast:
-  case OP_Reshape:
-  case OP_Neg:
-  case OP_Expand:
-  case OP_Transpose:
-  case OP_Concat:
-  case OP_Add:
-  case OP_Sub:
-    return trace_all(t, n);
-  case OP_Mul:
-    return trace_product(t, n);
-  case OP_Div:
-    return depends(t, n->in[1]) ? trace_ratio(t, n) : trace(t, n->in[0]);
-  case OP_ReduceMean:
-  case OP_ReduceSum:
+  unsigned traits = op_def(n->op)->traits;
+  if (n->op == OP_ReduceMean || n->op == OP_ReduceSum)
     return trace_reduction(t, n);
-  default:
-    return refuse(t, n, "is no mean over the samples");
-  }
+  if (n->op == OP_Div)
+    return depends(t, n->in[1]) ? trace_ratio(t, n) : trace(t, n->in[0]);
+  if (traits & OP_BILINEAR)
+    return trace_product(t, n);
+  if (traits & OP_LINEAR && !samples_meet_in(t, n, v))
+    return trace_all(t, n);
+  return refuse(t, n, "is no mean over the samples");
 }
 
 Status loss_append_model(Graph *graph, LossSpec *spec) {

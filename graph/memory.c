@@ -70,7 +70,7 @@ static void walk_action(Layout *w, const NodeId *nodes, int n, Point born, Point
     for (int k = 0; k < node->n_out; k++) {
       if (node->out[k] == NO_VALUE)
         continue;
-      if (op_def(node->op)->flags & OP_VIEW)
+      if (op_def(node->op)->traits & OP_VIEW)
         w->root[node->out[k]] = w->root[node->in[0]];
       else
         be_born(w, node->out[k], born, at);

@@ -56,7 +56,7 @@ static Status place_persistent(const Graph *g, const Stages *s, const bool *here
 static void place_views(const Graph *g, const StageMemory *stage_memory, const bool *here, RankMemory *m) {
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *node = g->nodes[i];
-    if (node->phase != PHASE_UPDATE && here[node->stage] && (op_def(node->op)->flags & OP_VIEW) &&
+    if (node->phase != PHASE_UPDATE && here[node->stage] && (op_def(node->op)->traits & OP_VIEW) &&
         stage_memory[node->stage].places[node->out[0]].kind == PLACE_PERSISTENT)
       m->persistent_offset[node->out[0]] = m->persistent_offset[node->in[0]];
   }

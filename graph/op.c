@@ -22,7 +22,7 @@ OpKind op_find(const char *name) {
 
 Cost op_cost(const Graph *graph, const Node *node) {
   const OpDef *def = op_def(node->op);
-  if (def->flags & OP_VIEW)
+  if (def->traits & OP_VIEW)
     return (Cost){0, 0};
   if (def->cost)
     return def->cost(graph, node);
@@ -40,11 +40,10 @@ Cost op_cost(const Graph *graph, const Node *node) {
 
 double op_seconds(const Graph *graph, const Node *node, const DeviceSpec *device) {
   DeviceSpec own = *device;
-  bool product = node->op == OP_MatMul || node->op == OP_Gemm;
   double reduced = node->precision == PRECISION_TF32   ? own.tf32_flops_per_second
                    : node->precision == PRECISION_BF16 ? own.bf16_flops_per_second
                                                        : 0;
-  if (product && reduced > 0 && graph_value(graph, node->in[0])->dtype == F32)
+  if (op_def(node->op)->traits & OP_PRODUCT && reduced > 0 && graph_value(graph, node->in[0])->dtype == F32)
     own.flops_per_second = reduced;
   return cost_seconds(op_cost(graph, node), &own);
 }

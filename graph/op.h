@@ -6,16 +6,24 @@
 #include "graph/cost.h"
 #include "graph/graph.h"
 
+/* What others ask of an operator, beside its rules; nothing lists operators or goes by their order. */
 enum {
   OP_VIEW = 1,          /* the output shares in[0]'s bytes: no kernel runs where both lie in one stage */
-  OP_MUTATES_FIRST = 2, /* writes in[0], an accumulator */
-  OP_UPDATE = 4         /* an optimizer step: writes its parameter and states */
+  OP_MUTATES_FIRST = 2, /* writes in[0], which is persistent: an accumulator, a buffer */
+  OP_UPDATE = 4,        /* an optimizer step: writes its parameter and states */
+  OP_ELEMENTWISE = 8,   /* an element follows from those at its place; inputs broadcast to the output */
+  OP_PERMUTES = 16,     /* the output's axes are the input's, in some order */
+  OP_LINEAR = 32,       /* in all its inputs together */
+  OP_BILINEAR = 64,     /* in each of its first two inputs */
+  OP_PRODUCT = 128,     /* of matrices: heeds Node.precision */
+  OP_SCALES = 256,      /* a vector among its first two inputs multiplies: ones leave things as they are */
+  OP_DIVIDES = 512      /* by in[1], in which a whole 0 has no meaning */
 };
 
 typedef struct {
   const char *name;
   int min_in, max_in, min_out, max_out;
-  unsigned flags;
+  unsigned traits;
   /* Sets dtype and shape of every present output. Called with the inputs' count and presence checked. */
   Status (*infer_shape)(Graph *graph, Node *node);
   /* Emits nodes that compute the cotangents. d_out[i] is NO_VALUE when output i has none. d_in[i] arrives as

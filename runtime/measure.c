@@ -2,6 +2,7 @@
 #include "runtime/measure.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "graph/op.h"
 
@@ -16,7 +17,8 @@ typedef struct {
 
 static int by_seconds(const void *a, const void *b) {
   const Row *x = a, *y = b;
-  return x->seconds != y->seconds ? (x->seconds < y->seconds ? 1 : -1) : (int)x->op - (int)y->op;
+  return x->seconds != y->seconds ? (x->seconds < y->seconds ? 1 : -1)
+                                  : strcmp(op_def(x->op)->name, op_def(y->op)->name);
 }
 
 static void add_up(const Graph *graph, const double *seconds, Row rows[OP_COUNT]) {

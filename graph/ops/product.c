@@ -233,9 +233,10 @@ static Cost cost_reduce(const Graph *g, const Node *n) {
                 .bytes = (double)graph_value_bytes(g, n->in[0]) + (double)graph_value_bytes(g, n->out[0])};
 }
 
-ENTRY(MatMul, 2, 2, 1, 1, 0, infer_matmul, gradient_matmul, cost_matmul, batch_matmul)
-ENTRY(AccumulateMatMul, 3, 3, 0, 0, OP_MUTATES_FIRST, infer_accumulate_matmul, NULL, cost_accumulate_matmul, NULL)
-ENTRY(Gemm, 2, 3, 1, 1, 0, infer_gemm, gradient_gemm, cost_gemm, batch_gemm)
+ENTRY(MatMul, 2, 2, 1, 1, OP_BILINEAR | OP_PRODUCT, infer_matmul, gradient_matmul, cost_matmul, batch_matmul)
+ENTRY(AccumulateMatMul, 3, 3, 0, 0, OP_MUTATES_FIRST | OP_PRODUCT, infer_accumulate_matmul, NULL,
+      cost_accumulate_matmul, NULL)
+ENTRY(Gemm, 2, 3, 1, 1, OP_PRODUCT, infer_gemm, gradient_gemm, cost_gemm, batch_gemm)
 ENTRY(ReduceSum, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce, batch_reduce)
 ENTRY(ReduceMean, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce, batch_reduce)
 ENTRY(ReduceMax, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce_max, cost_reduce, batch_reduce)

@@ -66,13 +66,13 @@ BatchRule batch_elementwise, batch_sum, batch_scale, batch_cast, batch_reshape, 
     batch_split, batch_slice, batch_expand, batch_gather, batch_gathernd, batch_trilu, batch_line, batch_reduce,
     batch_matmul, batch_gemm, batch_rows, batch_cross_entropy;
 
-#define ENTRY(op_name, least_in, most_in, least_out, most_out, traits, infer, grad, price, samples)                    \
+#define ENTRY(op_name, least_in, most_in, least_out, most_out, is, infer, grad, price, samples)                        \
   const OpDef op_##op_name = {.name = #op_name,                                                                        \
                               .min_in = least_in,                                                                      \
                               .max_in = most_in,                                                                       \
                               .min_out = least_out,                                                                    \
                               .max_out = most_out,                                                                     \
-                              .flags = traits,                                                                         \
+                              .traits = is,                                                                            \
                               .infer_shape = infer,                                                                    \
                               .gradient = grad,                                                                        \
                               .cost = price,                                                                           \

@@ -78,7 +78,7 @@ static Status charge_fixed(Lower *lower, const Node *node) {
   double bytes = 0, flops = op_cost(lower->graph, node).flops;
   for (int i = 0; i < node->n_out; i++)
     bytes += (double)graph_value_bytes(lower->graph, node->out[i]);
-  if (op_def(node->op)->flags & OP_VIEW)
+  if (op_def(node->op)->traits & OP_VIEW)
     bytes = flops = 0;
   if (bytes > budget->kept_bytes || flops > budget->kept_flops)
     return fail(

@@ -159,7 +159,7 @@ static Status input_values(Op *op, OpKind kind, Term *const *in, int n_in, Value
          repeats_samples(op->lower, in[i])))
       TRY(term_known(op->lower, in[i], &known));
   }
-  if (kind <= OP_Where)
+  if (n_in > 1 && op_def(kind)->traits & OP_ELEMENTWISE)
     TRY(elementwise_values(op, in, n_in, values));
   for (int i = 0; i < n_in; i++)
     if (values[i] == NO_VALUE)

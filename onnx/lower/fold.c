@@ -11,7 +11,7 @@ enum { MAX_OUTPUTS = 64 };
 
 /* Operators under which a repeat along an axis stays one. */
 static bool keeps_repeats(OpKind kind) {
-  return kind <= OP_Cast || kind == OP_Transpose;
+  return op_def(kind)->traits & (OP_ELEMENTWISE | OP_PERMUTES);
 }
 
 static size_t key_bytes(const Attr *attrs, int n_attrs, int n_in) {

@@ -39,7 +39,7 @@ static Status add_node(Arena *arena, const Graph *g, PlanWindow *w, const ValueI
     if (w->persistent[v] ? graph_value(g, v)->role != ROLE_GRADIENT : node->phase != PHASE_F && w->wanted[v])
       TRY(touch(arena, w, v));
   }
-  for (int k = 0; k < node->n_out && !(op_def(node->op)->flags & OP_VIEW); k++)
+  for (int k = 0; k < node->n_out && !(op_def(node->op)->traits & OP_VIEW); k++)
     if (node->out[k] != NO_VALUE && !w->wanted[node->out[k]])
       peak += memory_units(graph_value_bytes(g, node->out[k]));
   item->peak = peak > item->peak ? peak : item->peak;
@@ -102,7 +102,7 @@ Status plan_window_create(Arena *arena, const Graph *graph, const PlanItems *ite
   TRY(ARENA_NEW(arena, w->peaks, items->n));
   for (ValueId v = 0; v < graph->n_values; v++) {
     NodeId producer = graph_value(graph, v)->producer;
-    bool view = producer != NO_NODE && (op_def(graph_node(graph, producer)->op)->flags & OP_VIEW);
+    bool view = producer != NO_NODE && (op_def(graph_node(graph, producer)->op)->traits & OP_VIEW);
     root[v] = view ? root[graph_node(graph, producer)->in[0]] : v; /* ids of outputs are above those of inputs */
     w->persistent[v] = memory_is_persistent(graph, v);
   }

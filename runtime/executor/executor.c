@@ -88,7 +88,7 @@ static Status check_workspaces(const ExecutorSpec *spec) {
 static void enter_views(Executor *e) {
   for (size_t i = 0; i < e->graph->n_nodes; i++) {
     const Node *node = e->graph->nodes[i];
-    if ((op_def(node->op)->flags & OP_VIEW) && e->memory->persistent_offset[node->out[0]] != SIZE_MAX)
+    if ((op_def(node->op)->traits & OP_VIEW) && e->memory->persistent_offset[node->out[0]] != SIZE_MAX)
       e->entries[node->out[0]] = e->entries[node->in[0]];
   }
 }

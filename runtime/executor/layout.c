@@ -66,7 +66,7 @@ static Status make_calls(Executor *e, int stage, const NodeId *nodes, int n, Cal
   TRY(ARENA_NEW(e->arena, calls->calls, n));
   for (int i = 0; i < n; i++) {
     const Node *node = graph_node(e->graph, nodes[i]);
-    if (!(op_def(node->op)->flags & OP_VIEW)) /* a view has its root's place */
+    if (!(op_def(node->op)->traits & OP_VIEW)) /* a view has its root's place */
       TRY(make_call(e, stage, node, &calls->calls[calls->n++]));
   }
   return OK;

@@ -72,7 +72,7 @@ static Status find_kinds(Profiler *p, Arena *arena, const DeviceSpec *device) {
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *node = g->nodes[i];
     p->kind_of[i] = -1;
-    if (op_def(node->op)->flags & OP_VIEW)
+    if (op_def(node->op)->traits & OP_VIEW)
       continue;
     int k = last[node->op];
     while (k >= 0 && !same_kind(g, g->nodes[p->kinds[k].first], node))
@@ -100,7 +100,7 @@ static int by_weight(const void *a, const void *b) {
 /* Numbers that no operator minds: floats around 1; integers 0, which is an index wherever there is one, but 1 where it
  * divides. */
 static void make_up(const Node *node, int input, Tensor *tensor, char *data, size_t bytes) {
-  bool divides = input == 1 && (node->op == OP_Div || node->op == OP_Mod);
+  bool divides = input == 1 && op_def(node->op)->traits & OP_DIVIDES;
   size_t n = (size_t)shape_elements(tensor->shape), wide = dtype_bytes(tensor->dtype);
   memset(data, 0, bytes);
   for (size_t i = 0; i < n && tensor->dtype == F32; i++)

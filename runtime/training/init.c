@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph/op.h"
 #include "runtime/training/trainer.h"
 
 Status init_parse(const char *text, double *deviation) {
@@ -45,8 +46,8 @@ static void store(void *data, DType dtype, int64_t i, double value) {
 static double neutral(const Graph *graph, ValueId value) {
   for (size_t i = 0; i < graph->n_nodes; i++) {
     const Node *node = graph->nodes[i];
-    bool scales = node->op == OP_Mul || node->op == OP_LayerNormalization || node->op == OP_RMSNormalization;
-    for (int k = 0; scales && node->phase == PHASE_F && k < (node->op == OP_Mul ? 2 : node->n_in < 2 ? 0 : 2); k++)
+    bool scales = node->phase == PHASE_F && op_def(node->op)->traits & OP_SCALES;
+    for (int k = 0; scales && k < 2; k++)
       if (node->in[k] == value)
         return 1;
   }

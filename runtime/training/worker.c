@@ -26,7 +26,7 @@ Status worker_open(Worker *w) {
   w->feeder =
       (Feeder){&job->given.data, job->given.model, decided->graph, decided->microbatch_size, w->sampler.indices};
   for (size_t i = 0; i < decided->graph->n_nodes; i++)
-    w->n_updates += (op_def(decided->graph->nodes[i]->op)->flags & OP_UPDATE) != 0;
+    w->n_updates += (op_def(decided->graph->nodes[i]->op)->traits & OP_UPDATE) != 0;
   TRY(report_create(w));
   TRY(denominators_create(w->arena, decided->graph, &w->denominators));
   TRY(store_open(decided->devices[w->rank].backend, decided->devices[w->rank].device, decided->threads, &w->store));

@@ -178,7 +178,7 @@ static void update_nodes_read_as_documented(void **state) {
     assert_string_equal(square->name, "w/squared_norm");
     assert_int_equal(square->role, ROLE_STEP);
     assert_int_equal(square->dtype, F64);
-    assert_true(op_def(update->op)->flags & OP_UPDATE);
+    assert_true(op_def(update->op)->traits & OP_UPDATE);
     assert_int_equal(update->phase, PHASE_UPDATE);
     assert_string_equal(update->name, "w");
     assert_int_equal(update->origin, NO_NODE);

@@ -268,7 +268,7 @@ void case_release(CaseGraph *built) {
 }
 
 int case_results(const Node *node, ValueId value[CASE_INPUTS]) {
-  bool writes_inputs = op_def(node->op)->flags & (OP_MUTATES_FIRST | OP_UPDATE);
+  bool writes_inputs = op_def(node->op)->traits & (OP_MUTATES_FIRST | OP_UPDATE);
   int n = 0;
   for (int i = 0; i < (writes_inputs ? node->n_in : node->n_out); i++)
     value[n++] = writes_inputs ? node->in[i] : node->out[i];
@@ -295,7 +295,7 @@ int case_oracle(const CaseGraph *built, Arena *arena, double *result[CASE_INPUTS
     call.out[i] = as_doubles(&built->tensor[node->out[i]], arena);
   }
   oracles[node->op](&call);
-  bool writes_inputs = op_def(node->op)->flags & (OP_MUTATES_FIRST | OP_UPDATE);
+  bool writes_inputs = op_def(node->op)->traits & (OP_MUTATES_FIRST | OP_UPDATE);
   int n = writes_inputs ? node->n_in : node->n_out;
   for (int i = 0; i < n; i++)
     result[i] = writes_inputs ? call.in[i] : call.out[i];
@@ -313,7 +313,7 @@ double case_tolerance(const CaseGraph *built) {
   double product = 0;
   if (built->tensor[node->in[0]].dtype == F64)
     return 1e-11;
-  if (node->op == OP_MatMul || node->op == OP_Gemm || node->op == OP_AccumulateMatMul) {
+  if (op_def(node->op)->traits & OP_PRODUCT) {
     int64_t results = shape_elements(built->tensor[node->n_out ? node->out[0] : node->in[0]].shape);
     product = op_cost(built->graph, node).flops / 2 / (double)(results ? results : 1);
   }

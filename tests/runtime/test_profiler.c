@@ -44,7 +44,7 @@ static void every_node_of_a_training_graph_is_measured(void **state) {
       ASSERT_OK(profile_nodes(g, &backend, 0, 1, 10, seconds));
       for (size_t i = 0; i < g->n_nodes; i++) {
         assert_true(seconds[i] >= 0);
-        if (op_def(g->nodes[i]->op)->flags & OP_VIEW)
+        if (op_def(g->nodes[i]->op)->traits & OP_VIEW)
           assert_true(seconds[i] == 0);
       }
       arena_destroy(arena);
