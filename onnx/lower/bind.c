@@ -286,9 +286,7 @@ static Status bind_initializers(Lower *lower, Scope *scope, const Frame *frame) 
     }
     if (list[i].copies) {
       Op op = {.lower = lower, .scope = scope, .frame = frame, .name = list[i].name};
-      Shape whole = list[i].shape;
-      whole.dim[0] = list[i].copies;
-      TRY(op_expand(&op, term, whole, &term));
+      TRY(op_expand(&op, term, list[i].file_shape, &term));
     }
     TRY(scope_put(scope, list[i].name, term));
   }

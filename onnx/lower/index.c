@@ -5,12 +5,35 @@
 #include "onnx/file/exported.h"
 #include "onnx/lower/lower.h"
 
+/* Where all rows of known indices are equal, one is looked up. */
+static Shape index_shape(const Term *indices) {
+  Shape shape = indices->shape;
+  const Shape *stored = indices->constant ? &indices->constant->stored : NULL;
+  for (int i = 0; stored && i < shape.rank; i++) {
+    int j = i - (shape.rank - stored->rank);
+    if (j < 0 || stored->dim[j] == 1)
+      shape.dim[i] = shape.dim[i] ? 1 : 0;
+  }
+  return shape;
+}
+
 static Status gather(Op *op) {
   int axis;
+  Term *indices = op->in[1];
   TRY(op_axis(op, "axis", 0, op->in[0]->shape.rank, &axis));
   Attr attrs[] = {attr_int("axis", axis), attr_int("no_gradient_row", 0)};
   bool is_padded = axis == 0 && exported_padding(op->proto, &attrs[1].i);
-  return op_emit(op, OP_Gather, op->in, 2, attrs, is_padded ? 2 : 1, &op->out[0], 1);
+  Shape small = index_shape(indices), whole = op->in[0]->shape;
+  if (shape_equal(small, indices->shape))
+    return op_emit(op, OP_Gather, op->in, 2, attrs, is_padded ? 2 : 1, &op->out[0], 1);
+  if (whole.rank - 1 + small.rank > MAX_RANK)
+    return fail(E_UNSUPPORTED, "rank %d is above %d", whole.rank - 1 + small.rank, MAX_RANK);
+  TRY(term_broadcast(op->lower, indices->constant, small, &indices));
+  TRY(op_emit(op, OP_Gather, (Term *[]){op->in[0], indices}, 2, attrs, is_padded ? 2 : 1, &op->out[0], 1));
+  whole = op->out[0]->shape;
+  for (int i = 0; i < small.rank; i++)
+    whole.dim[axis + i] = op->in[1]->shape.dim[i];
+  return op_expand(op, op->out[0], whole, &op->out[0]);
 }
 
 static Status gather_nd(Op *op) {

@@ -251,11 +251,32 @@ static void padding_rows_are_told(void **state) {
   }
 }
 
+/* One row of a table, looked up for every sample and position of a fixed batch, is one row. */
+static void a_row_looked_up_everywhere_is_one(void **state) {
+  (void)state;
+  enum { COPIES = 6 };
+  float rows[COPIES][4];
+  for (int i = 0; i < COPIES * 4; i++)
+    rows[i / 4][i % 4] = (float)(i % 4);
+  Bytes graph = begin_graph(), t = tensor("embedding_1", 1, 3, (int64_t[]){2, 3, 4});
+  put_bytes(&t, TENSOR_RAW_DATA, rows, sizeof rows);
+  put_message(&graph, 5, t);
+  put_message(&graph, 1, node("", "Add", "x,embedding_1", "y"));
+  put_kind(&graph, "embedding_1", FOLDED, "['n.weight', 'expand']");
+  put_message(&graph, 16, property(SIGNATURE, program));
+  Model *model = opened(model_of(10, 18, graph), "embedding_1");
+  const Initializer *row = &model->initializers[find(model, "embedding_1")];
+  assert_int_equal(row->copies, COPIES);
+  assert_true(shape_equal(row->shape, shape_of(3, (int64_t[]){1, 1, 4})));
+  assert_true(shape_equal(row->file_shape, shape_of(3, (int64_t[]){2, 3, 4})));
+  model_close(model);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(identities_are_tensors), cmocka_unit_test(calls_tell_parameters),
       cmocka_unit_test(what_calls_do_not_tell), cmocka_unit_test(vectors_come_apart_by_use),
-      cmocka_unit_test(padding_rows_are_told),
+      cmocka_unit_test(padding_rows_are_told),  cmocka_unit_test(a_row_looked_up_everywhere_is_one),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
