@@ -12,6 +12,7 @@ typedef struct {
   Shape shape;
   char *data;
   bool filled;
+  int turn; /* in which it was taken last */
 } Entry;
 
 /* Memory of what one graph brought. */
@@ -30,6 +31,7 @@ struct Store {
   size_t n_entries, entries_capacity;
   int *chains; /* [n_chains]: the first entry of an initializer; -1: none */
   size_t n_chains, chains_capacity;
+  int turn; /* counts store_take */
 };
 
 Status store_open(const Backend *backend, int device, int threads, Store **out) {
@@ -144,6 +146,11 @@ static Status take(Store *store, const Graph *g, const RankMemory *memory, int *
     int initializer = is_state ? graph_value(g, value->parameter)->initializer : value->initializer;
     assert(initializer >= 0);
     TRY(find_or_append(store, initializer, state, value, &entries[v]));
+    Entry *entry = &store->entries[entries[v]];
+    if (entry->turn == store->turn && value->role != ROLE_CONSTANT) /* it would be updated twice */
+      return fail(E_USAGE, "'%s' is not the only parameter of the graph that has initializer %d", value->name,
+                  initializer);
+    entry->turn = store->turn;
   }
   return OK;
 }
@@ -153,6 +160,7 @@ Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemo
   size_t first = store->n_entries;
   TRY(ARENA_NEW(arena, *entries, graph->n_values));
   TRY(ARENA_NEW(arena, states, graph->n_values));
+  store->turn++;
   TRY(take(store, graph, memory, *entries, states));
   return give_memory(store, first);
 }

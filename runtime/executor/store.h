@@ -1,6 +1,6 @@
 /* What a rank keeps from step to step, once, whichever graphs compute with it: parameters, the optimizer's states of
- * them, and the constants that lie in the model's file. Training, inference and an uneven rest are graphs of their own
- * over one store; a checkpoint needs none.
+ * them, and the constants that lie in the model's file. Training and inference are graphs of their own over one store;
+ * what is saved is read from the store, without a graph.
  *
  * Invariant: a tensor of the store is known by its initializer, not by a graph's value; it is dense, of one type and
  * shape in every graph, and is filled once. */
@@ -26,7 +26,7 @@ int store_device(const Store *store);
 
 /* Places for what the store keeps of a graph (memory_is_stored) on the rank of this memory: entries [n_values], in the
  * arena, -1 elsewhere. What no graph had before gets memory, in one piece, that holds zeros. Fails E_MEMORY; E_USAGE
- * where type or shape are not those that another graph has. */
+ * where type or shape are not those that another graph has, or two parameters of the graph have one initializer. */
 Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, int **entries);
 /* Fills those of a graph's entries that are not filled yet: states with zeros, all else by `load`. */
 Status store_fill(Store *store, const Graph *graph, const int *entries, Load *load, void *context);

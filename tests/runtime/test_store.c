@@ -168,11 +168,33 @@ static void a_graph_of_other_shapes_is_refused(void **state) {
   arena_destroy(arena);
 }
 
+static void two_parameters_of_one_initializer_are_refused(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Store *store;
+  Executor *executor;
+  Plan plan;
+  Graph *g = random_forward(arena, 1, STEPS_OF_GRAPH).g;
+  CaseData given = {.graph = g};
+  case_set_workspaces(g, &backend_reference);
+  for (ValueId v = 0; v < g->n_values; v++)
+    if (graph_value(g, v)->role == ROLE_PARAMETER)
+      graph_value(g, v)->initializer = graph_value(g, v)->shape.rank; /* one for all rows, one for all squares */
+  assert_true(case_plan(arena, g, "forward", 1, 1, 1, 1, &plan));
+  ASSERT_OK(store_open(&backend_reference, 0, 1, &store));
+  ExecutorSpec spec = {.plan = &plan, .store = store, .load = case_load, .load_context = &given};
+  assert_int_equal(executor_open(&spec, &executor), E_USAGE);
+  assert_non_null(strstr(status_message(), "is not the only parameter of the graph that has initializer"));
+  store_close(store);
+  arena_destroy(arena);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(what_trains_is_what_another_graph_computes_with),
       cmocka_unit_test(what_is_stored_outlives_its_executors),
       cmocka_unit_test(a_graph_of_other_shapes_is_refused),
+      cmocka_unit_test(two_parameters_of_one_initializer_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
