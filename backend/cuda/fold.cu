@@ -31,13 +31,13 @@ struct Wrapping {
   DEVICE uint64_t join(uint64_t a, uint64_t b) const { return a + b; }
 };
 
-template <class Wide> struct Largest {
+template <class T, class Wide> struct Largest {
   typedef Wide Total;
   DEVICE Wide start() const {
     if constexpr (std::is_floating_point<Wide>::value)
       return -(Wide)INFINITY;
     else
-      return (Wide)((uint64_t)1 << 63);
+      return (Wide)(T)((uint64_t)1 << (8 * sizeof(T) - 1)); /* the least of T */
   }
   DEVICE Wide join(Wide a, Wide b) const { return b > a || b != b ? b : a; }
 };
@@ -124,7 +124,7 @@ static void reduce(cudaStream_t s, Reduction reduction, const Steps *kept, const
   typedef typename std::conditional<std::is_floating_point<T>::value, double, int64_t>::type Wide;
   typedef typename std::conditional<std::is_floating_point<T>::value, Adding, Wrapping>::type Sum;
   if (reduction == REDUCTION_MAX)
-    run_fold<Largest<Wide>>(s, term, finish, kept->n, reduced->n, along, partial);
+    run_fold<Largest<T, Wide>>(s, term, finish, kept->n, reduced->n, along, partial);
   else
     run_fold<Sum>(s, term, finish, kept->n, reduced->n, along, partial);
 }

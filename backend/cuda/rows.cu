@@ -50,7 +50,8 @@ template <class T> GLOBAL void softmax(bool is_log, Lines l, int lanes, const T 
   }
 }
 
-/* dX = Y (dY - sum dY Y); of the logarithm: dY - exp(Y) sum dY. */
+/* dX = Y (dY - sum dY Y); of the logarithm: dY - exp(Y) sum dY. Where nothing is asked of a line, its Y has no say: it
+ * may be no number. */
 template <class T>
 GLOBAL void softmax_grad(bool is_log, Lines l, int lanes, const T *cotangent, const T *result, T *to) {
   FOR_LINES(line, lane, lanes, l.outer * l.inner) {
@@ -58,11 +59,14 @@ GLOBAL void softmax_grad(bool is_log, Lines l, int lanes, const T *cotangent, co
     const T *dy = cotangent + at, *y = result + at;
     double sum = 0;
     for (int64_t i = lane; i < l.size; i += lanes)
-      sum += is_log ? (double)dy[i * l.inner] : (double)dy[i * l.inner] * (double)y[i * l.inner];
+      if (dy[i * l.inner] != 0)
+        sum += is_log ? (double)dy[i * l.inner] : (double)dy[i * l.inner] * (double)y[i * l.inner];
     T total = (T)sum_lanes(sum, lanes);
     for (int64_t i = lane; i < l.size; i += lanes) {
       T d = dy[i * l.inner], v = y[i * l.inner];
-      to[at + i * l.inner] = is_log ? d - exp(v) * total : v * (d - total);
+      T scaled = is_log ? total : d - total;
+      scaled = scaled == 0 ? scaled : (is_log ? (T)exp(v) : v) * scaled;
+      to[at + i * l.inner] = is_log ? d - scaled : scaled;
     }
   }
 }

@@ -1,5 +1,6 @@
 /* Sums, means and maxima over any axes. Invariant: the order of a sum depends on the shape alone: along a reduced last
  * axis in lanes (LANE_SUM), over the other reduced axes in row-major order. */
+#include <math.h>
 #include <string.h>
 
 #include "backend/reference/kernel.h"
@@ -118,7 +119,7 @@ void reduce_part(const Node *node, const Tensor *in, const Tensor *out, int64_t 
     sum_f64(&f, in, out, first, end, divisor);
 }
 
-/* One result at a time, in row-major order: integers and maxima. */
+/* One result at a time, in row-major order: integers and maxima. Of nothing, the least number is the largest. */
 #define FOLD(name, T, A, FIRST, STEP)                                                                                  \
   static Status name(const Node *node, const Tensor *in, const Tensor *out) {                                          \
     Fold f;                                                                                                            \
@@ -138,10 +139,10 @@ void reduce_part(const Node *node, const Tensor *in, const Tensor *out, int64_t 
   }
 FOLD(sum_i64, int64_t, uint64_t, 0, all += (uint64_t)next)
 FOLD(sum_i32, int32_t, uint32_t, 0, all += (uint32_t)next)
-FOLD(max_f32, float, float, x[0], all = next > all || next != next ? next : all)
-FOLD(max_f64, double, double, x[0], all = next > all || next != next ? next : all)
-FOLD(max_i64, int64_t, int64_t, x[0], all = next > all ? next : all)
-FOLD(max_i32, int32_t, int32_t, x[0], all = next > all ? next : all)
+FOLD(max_f32, float, float, -INFINITY, all = next > all || next != next ? next : all)
+FOLD(max_f64, double, double, -INFINITY, all = next > all || next != next ? next : all)
+FOLD(max_i64, int64_t, int64_t, INT64_MIN, all = next > all ? next : all)
+FOLD(max_i32, int32_t, int32_t, INT32_MIN, all = next > all ? next : all)
 
 KERNEL(ReduceSum, .accepts = takes_numbers) {
   UNUSED;

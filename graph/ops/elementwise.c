@@ -102,6 +102,50 @@ static Status gradient_div(Graph *g, const Node *n, const ValueId *d_out, ValueI
   return OK;
 }
 
+/* Whether the value is a sum (or mean) of powers of what has a sign, as below the root of a norm. Views and what bounds
+ * it from below may lie between. */
+static bool is_sum_of_powers(const Graph *g, ValueId id) {
+  double exponent;
+  for (int steps = 0; steps < 8; steps++) {
+    const Value *v = graph_value(g, id);
+    if (v->producer == NO_NODE)
+      return false;
+    const Node *n = graph_node(g, v->producer);
+    switch (n->op) {
+    case OP_Reshape:
+    case OP_Transpose:
+    case OP_Cast:
+    case OP_Expand:
+    case OP_Relu:
+    case OP_ReduceSum:
+    case OP_ReduceMean:
+      id = n->in[0];
+      break;
+    case OP_Max: /* with a bound */
+      id = graph_value(g, n->in[0])->producer == NO_NODE ? n->in[1] : n->in[0];
+      break;
+    case OP_Where: /* a clip: bound or value */
+      id = graph_value(g, n->in[1])->producer == NO_NODE ? n->in[2] : n->in[1];
+      break;
+    case OP_Mul:
+      return n->in[0] == n->in[1];
+    case OP_Pow:
+      return rule_scalar(g, n->in[1], &exponent) && exponent > 1;
+    default:
+      return false;
+    }
+  }
+  return false;
+}
+
+/* The cotangent below a root at 0: a norm has the subgradient 0 there. */
+static Status emit_root(Graph *g, ValueId root, ValueId d, ValueId *out) {
+  ValueId zero, is_zero;
+  TRY(emit_scalar(g, d, 0, &zero));
+  TRY(emit2(g, OP_Equal, root, zero, &is_zero));
+  return emit_where(g, is_zero, zero, d, out);
+}
+
 /* A^exponent where the exponent is one number; A itself for 1. */
 static Status emit_power(Graph *g, ValueId a, double exponent, ValueId *out) {
   ValueId scalar;
@@ -122,6 +166,8 @@ static Status gradient_base(Graph *g, const Node *n, ValueId dY, ValueId *dA) {
   if (rule_scalar(g, n->in[1], &exponent) && exponent != 0) {
     TRY(emit_power(g, A, exponent - 1, &t));
     TRY(emit_scale(g, t, exponent, &t));
+    if (exponent > 0 && exponent < 1 && is_sum_of_powers(g, A))
+      TRY(emit_root(g, A, t, &t));
     return emit2(g, OP_Mul, dY, t, dA);
   }
   TRY(emit_cast(g, n->in[1], rule_in(g, n, 0)->dtype, &B));
@@ -200,7 +246,8 @@ static Status gradient_abs(Graph *g, const Node *n, const ValueId *d_out, ValueI
 static Status gradient_sqrt(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   ValueId t; /* dX = dY / 2 / Y */
   TRY(emit_scale(g, d_out[0], 0.5, &t));
-  return emit2(g, OP_Div, t, n->out[0], &d_in[0]);
+  TRY(emit2(g, OP_Div, t, n->out[0], &d_in[0]));
+  return is_sum_of_powers(g, n->in[0]) ? emit_root(g, n->out[0], d_in[0], &d_in[0]) : OK;
 }
 
 static Status gradient_exp(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {

@@ -188,8 +188,6 @@ static Status infer_reduce(Graph *g, Node *n) {
   TRY(kept_shape(g, n, &kept));
   if (n->op == OP_ReduceMean)
     TRY(rule_float(g, n, 0));
-  if (n->op == OP_ReduceMax && shape_elements(rule_in(g, n, 0)->shape) == 0)
-    return fail(E_SHAPE, "no largest element of %s", SHAPE_STR(rule_in(g, n, 0)->shape));
   for (int i = 0, next = 0; i < kept.rank; i++)
     if (next < count && axes[next] == i)
       next++;

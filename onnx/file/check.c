@@ -52,8 +52,9 @@ static Status fail_cycle(Onnx__NodeProto *const *nodes, size_t i, const size_t *
               proto_text(nodes[i]->name));
 }
 
-/* Node i uses `name`, which is not defined before it: says whether nobody makes it, or a later node does, and whether
- * that one depends on node i: the walk goes back from the later node through all that is made at or behind node i. */
+/* Node i uses `name`, which is not defined before it: says whether nobody makes it, or a later node does, which then
+ * depends on node i, for the nodes are sorted: the walk goes back from the later node through all that is made at or
+ * behind node i. */
 static Status diagnose(Arena *arena, Onnx__NodeProto *const *nodes, size_t n, size_t i, const char *name) {
   size_t maker = find_producer(nodes, n, name), pending = 0, *stack, *user;
   if (maker == n)
@@ -80,7 +81,7 @@ static Status diagnose(Arena *arena, Onnx__NodeProto *const *nodes, size_t n, si
       }
     }
   }
-  return fail(E_MODEL, "input '%s' is made only later, by node '%s'; ONNX wants nodes in order", name,
+  return fail(E_MODEL, "the nodes form a cycle: input '%s' is made by node '%s', which needs this one", name,
               proto_text(nodes[maker]->name));
 }
 
@@ -131,6 +132,7 @@ static Status check_graph(Arena *arena, const Onnx__GraphProto *graph, const Sco
       TRY(define(&scope, name, "initializer"));
     TRY(names_put(&scope.names, name, 1));
   }
+  TRY(nodes_sort(arena, graph->node, graph->n_node));
   TRY(check_nodes(arena, graph->node, graph->n_node, &scope));
   for (size_t i = 0; i < graph->n_output; i++)
     if (!is_visible(&scope, proto_text(graph->output[i]->name)))
@@ -252,6 +254,7 @@ static Status check_function(Arena *arena, const Onnx__FunctionProto *function) 
   TRY(names_create(arena, &scope.names));
   for (size_t i = 0; i < function->n_input; i++)
     TRY(define(&scope, function->input[i], "input"));
+  TRY(nodes_sort(arena, function->node, function->n_node));
   TRY(check_nodes(arena, function->node, function->n_node, &scope));
   for (size_t i = 0; i < function->n_output; i++)
     if (!is_visible(&scope, function->output[i]))

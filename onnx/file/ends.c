@@ -27,8 +27,9 @@ static Status read_input(const Onnx__ValueInfoProto *info, bool is_input, ModelI
   for (int k = 0; k < input->rank; k++) {
     const Onnx__TensorShapeProto__Dimension *dim = tensor->shape->dim[k];
     bool fixed = dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE;
-    if (fixed && dim->dim_value < 0)
+    if (fixed && dim->dim_value < -1)
       return fail(E_MODEL, "%s '%s': dimension %d is %lld", what, name, k, (long long)dim->dim_value);
+    fixed = fixed && dim->dim_value >= 0; /* -1: some exporters' word for open */
     input->dim[k] = fixed ? dim->dim_value : -1;
     if (!fixed)
       input->dim_name[k] =

@@ -127,8 +127,11 @@ void model_unmap(Model *model);
 Status model_unpack(Model *model);
 /* Name, type, shape and place of every initializer; which of them train is decided later. */
 Status model_list_initializers(Model *model);
-/* SSA over graph, subgraphs and functions; inputs defined, nodes sorted; functions that do not call themselves. Fills
- * model->functions. */
+/* Puts nodes that stand before the makers of what they read behind these; the others keep their order. */
+Status nodes_sort(Arena *arena, Onnx__NodeProto **nodes, size_t n);
+
+/* Sorts nodes, then checks: SSA over graph, subgraphs and functions; inputs defined, no cycle; functions that do not
+ * call themselves. Fills model->functions. */
 Status model_check(Model *model);
 
 /* Inputs and outputs, and which of their axes is the batch. E_USAGE for --batch-axis. */

@@ -90,15 +90,16 @@ static bool parse_size(const char *text, uint64_t *value) {
   return *text != '\0';
 }
 
-/* Relative, and no component empty, "." or "..". */
+/* Relative, and no component empty or ".."; the last one is a name. */
 static bool location_stays_inside(const char *location) {
   for (const char *part = location;; part++) {
     size_t n = strcspn(part, "/\\");
-    if (n == 0 || part[n] == '\\' || (n == 1 && part[0] == '.') || (n == 2 && part[0] == '.' && part[1] == '.'))
+    bool here = n == 1 && part[0] == '.';
+    if (n == 0 || part[n] == '\\' || (n == 2 && part[0] == '.' && part[1] == '.'))
       return false;
     part += n;
     if (!*part)
-      return true;
+      return !here;
   }
 }
 
@@ -190,7 +191,60 @@ Status tensor_locate(const Model *model, const Onnx__TensorProto *proto, Arena *
   return count == elements ? OK : bytes_differ(source, dtype, shape, count, elements, "numbers");
 }
 
-/* Opens external data below the model's folder, following no link. */
+static bool same_file(const struct stat *a, const struct stat *b) {
+  return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* The folder REPOSITORY/blobs of a Hugging Face cache where `folder` is below REPOSITORY/snapshots; -1. */
+static int open_blobs(int folder) {
+  enum { MOST_LEVELS = 16 };
+  struct stat here, snapshots;
+  int at = dup(folder);
+  for (int level = 0; at >= 0 && level < MOST_LEVELS; level++) {
+    int up = openat(at, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool found = up >= 0 && fstat(at, &here) == 0 && fstatat(up, "snapshots", &snapshots, AT_SYMLINK_NOFOLLOW) == 0 &&
+                 same_file(&here, &snapshots);
+    close(at);
+    at = up;
+    if (found && level == 0) /* beside the revisions, not in one */
+      break;
+    if (!found)
+      continue;
+    int blobs = openat(at, "blobs", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    close(at);
+    return blobs;
+  }
+  if (at >= 0)
+    close(at);
+  return -1;
+}
+
+/* The Hugging Face cache keeps files as links into the blobs of the same repository: such a link is followed, no other.
+ * -1 with errno ELOOP where it leads elsewhere. */
+static int open_blob(int folder, const char *link) {
+  char target[4096];
+  ssize_t n = readlinkat(folder, link, target, sizeof target - 1);
+  int blobs = n > 0 && n < (ssize_t)sizeof target - 1 ? open_blobs(folder) : -1, file = -1;
+  struct stat is, should;
+  if (blobs < 0)
+    return errno = ELOOP, -1;
+  target[n] = '\0';
+  char *slash = strrchr(target, '/'), *name = slash ? slash + 1 : target;
+  if (slash && *name && strcmp(name, ".") != 0 && strcmp(name, "..") != 0) {
+    *slash = '\0';
+    int to = openat(folder, slash == target ? "/" : target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (to >= 0 && fstat(to, &is) == 0 && fstat(blobs, &should) == 0 && same_file(&is, &should))
+      file = openat(blobs, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (to >= 0)
+      close(to);
+  }
+  close(blobs);
+  if (file < 0)
+    errno = ELOOP;
+  return file;
+}
+
+/* Opens external data below the model's folder, following no link but those of a Hugging Face cache. */
 static Status open_external(const Model *model, const TensorSource *source, int *file) {
   const char *name = proto_text(source->proto->name), *slash = strrchr(model->path, '/');
   char folder[4096] = ".";
@@ -208,6 +262,8 @@ static Status open_external(const Model *model, const TensorSource *source, int 
     snprintf(component, sizeof component, "%.*s", n < sizeof component ? (int)n : 0, part);
     part += n;
     int next = openat(at, component, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | (*part ? O_DIRECTORY : 0));
+    if (next < 0 && errno == ELOOP && !*part)
+      next = open_blob(at, component);
     int reason = errno;
     close(at);
     errno = reason;

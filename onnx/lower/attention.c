@@ -41,15 +41,58 @@ static Status forbid(Op *op, Term *scores, Term *allowed, Term **out) {
   return op_where(op, allowed, scores, minus, out);
 }
 
-/* Query i sees keys 0 … i. */
-static Status forbid_later(Op *op, Term *scores, Term **out) {
-  Shape s = scores->shape;
-  Term *query, *key, *allowed;
-  TRY(op_iota(op, s.dim[2], &query));
-  TRY(op_iota(op, s.dim[3], &key));
-  TRY(op_reshape(op, query, (Shape){2, {s.dim[2], 1}}, &query));
-  TRY(op_emit2(op, OP_LessOrEqual, key, query, &allowed));
-  return forbid(op, scores, allowed, out);
+/* Query i sees keys 0 … i: [queries, keys]. */
+static Status earlier(Op *op, Shape scores, Term **allowed) {
+  Term *query, *key;
+  TRY(op_iota(op, scores.dim[2], &query));
+  TRY(op_iota(op, scores.dim[3], &key));
+  TRY(op_reshape(op, query, (Shape){2, {scores.dim[2], 1}}, &query));
+  return op_emit2(op, OP_LessOrEqual, key, query, allowed);
+}
+
+/* Which queries see no key at all, [.., queries, 1], by the mask; NULL where it is known that there is none. */
+static Status blind_queries(Op *op, Shape scores, Term **blind) {
+  Term *mask = op_in(op, 3), *allowed, *minus;
+  int64_t last = mask->shape.rank - 1;
+  *blind = NULL;
+  if (mask->kind != TERM_TENSOR)
+    return OK; /* a query sees the first key at least */
+  if (last < 0) {
+    last = 0;
+    TRY(op_reshape(op, mask, (Shape){1, {1}}, &mask));
+  }
+  TRY(op_scalar(op, op->in[0], -INFINITY, &minus));
+  if (mask->dtype == BOOL) {
+    Term *zero;
+    TRY(op_scalar(op, op->in[0], 0, &zero));
+    TRY(op_where(op, mask, zero, minus, &mask));
+  }
+  if (op_int(op, "is_causal", 0)) {
+    TRY(earlier(op, scores, &allowed));
+    TRY(op_where(op, allowed, mask, minus, &mask));
+    last = mask->shape.rank - 1;
+  }
+  TRY(op_reduce(op, OP_ReduceMax, mask, &last, 1, true, &mask));
+  TRY(op_emit2(op, OP_Equal, mask, minus, &mask));
+  bool known, any = false;
+  TRY(term_known(op->lower, mask, &known));
+  for (int64_t i = 0; known && i < shape_elements(mask->constant->stored); i++)
+    any |= ((const uint8_t *)mask->constant->data)[i] != 0;
+  if (!known || any)
+    *blind = mask;
+  return OK;
+}
+
+/* Softmax over the keys; 0 for a query that sees none. */
+static Status attention_weights(Op *op, Term *scores, Term **out) {
+  Attr axis = attr_int("axis", 3);
+  Term *blind, *zero;
+  TRY(blind_queries(op, scores->shape, &blind));
+  TRY(op_emit(op, OP_Softmax, &scores, 1, &axis, 1, out, 1));
+  if (!blind)
+    return OK;
+  TRY(op_scalar(op, *out, 0, &zero));
+  return op_where(op, blind, zero, *out, out);
 }
 
 static Status attention_scores(Op *op, Term *q, Term *k, Term **out) {
@@ -62,8 +105,11 @@ static Status attention_scores(Op *op, Term *q, Term *k, Term **out) {
     TRY(op_emit1(op, OP_Tanh, scores, &scores));
     TRY(op_with_number(op, OP_Mul, scores, cap, &scores));
   }
-  if (op_int(op, "is_causal", 0))
-    TRY(forbid_later(op, scores, &scores));
+  if (op_int(op, "is_causal", 0)) {
+    Term *allowed;
+    TRY(earlier(op, scores->shape, &allowed));
+    TRY(forbid(op, scores, allowed, &scores));
+  }
   if (mask->kind == TERM_TENSOR && mask->dtype == BOOL)
     TRY(forbid(op, scores, mask, &scores));
   else if (mask->kind == TERM_TENSOR)
@@ -74,7 +120,6 @@ static Status attention_scores(Op *op, Term *q, Term *k, Term **out) {
 
 static Status attention(Op *op) {
   Term *q, *k, *v, *scores, *y;
-  Attr axis = attr_int("axis", 3);
   if (op_has(op, 4) || op_has(op, 5) || op_wants(op, 1) || op_wants(op, 2) || op_wants(op, 3))
     return fail(E_UNSUPPORTED, "keys and values of the past, or outputs but the first");
   int64_t precision = op_int(op, "softmax_precision", 0);
@@ -91,7 +136,7 @@ static Status attention(Op *op) {
   TRY(repeat_heads(op, k, group, &k));
   TRY(repeat_heads(op, v, group, &v));
   TRY(attention_scores(op, q, k, &scores));
-  TRY(op_emit(op, OP_Softmax, &scores, 1, &axis, 1, &scores, 1));
+  TRY(attention_weights(op, scores, &scores));
   TRY(op_matmul(op, scores, false, v, false, &y));
   return op->in[0]->shape.rank == 3 ? join_heads(op, y, &op->out[0]) : (op->out[0] = y, OK);
 }

@@ -192,7 +192,7 @@ Status lower_body(Lower *lower, Scope *scope, const Frame *frame, Onnx__NodeProt
 /* ---- the graph's ends ---- */
 
 static const char *dim_name(Lower *lower, const ModelInput *input, int axis) {
-  if (input->dim_name[axis])
+  if (*proto_text(input->dim_name[axis]))
     return input->dim_name[axis];
   return arena_format(lower->arena, "%s.%d", input->name, axis);
 }
@@ -206,18 +206,18 @@ static Status bind_dim(Lower *lower, const ModelInput *input, int axis, int64_t 
   if (!name)
     return status_code();
   bool is_batch = axis == input->batch_axis;
-  for (int i = 0; i < n && !is_batch && input->dim_name[axis]; i++)
+  for (int i = 0; i < n && !is_batch && *proto_text(input->dim_name[axis]); i++)
     is_batch = inputs[i].batch_axis >= 0 && inputs[i].dim_name[inputs[i].batch_axis] &&
                strcmp(inputs[i].dim_name[inputs[i].batch_axis], name) == 0;
-  *dim = is_batch ? options->batch : 0;
+  *dim = is_batch && options->batch ? options->batch : -1;
   for (int i = 0; i < options->n_dims; i++)
     if (strcmp(options->dims[i].name, name) == 0) {
-      if (*dim && *dim != options->dims[i].value)
+      if (*dim >= 0 && *dim != options->dims[i].value)
         return fail(E_USAGE, "dimension '%s' counts the %lld samples of a microbatch, --dim says %lld", name,
                     (long long)*dim, (long long)options->dims[i].value);
       *dim = options->dims[i].value;
     }
-  if (*dim < 1)
+  if (*dim < 0)
     return fail(E_USAGE, "dimension '%s' (axis %d of input '%s') is open: give --dim %s=N", name, axis, input->name,
                 name);
   return OK;

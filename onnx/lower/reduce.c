@@ -1,4 +1,5 @@
 /* Reductions. Invariant: axes reach the graph sorted, counted from the front and never empty. */
+#include <math.h>
 #include <string.h>
 
 #include "onnx/lower/lower.h"
@@ -42,11 +43,20 @@ static Status reduce_max(Op *op) {
   return reduce(op, OP_ReduceMax, op->in[0], &op->out[0]);
 }
 
+/* The order turned round: -x, and -1 - x of integers, which have a least number without a counterpart. */
+static Status turn(Op *op, Term *x, Term **out) {
+  Term *minus;
+  if (x->dtype == F32 || x->dtype == F64)
+    return op_emit1(op, OP_Neg, x, out);
+  TRY(op_scalar(op, x, -1, &minus));
+  return op_emit2(op, OP_Sub, minus, x, out);
+}
+
 static Status reduce_min(Op *op) {
   Term *t;
-  TRY(op_emit1(op, OP_Neg, op->in[0], &t));
+  TRY(turn(op, op->in[0], &t));
   TRY(reduce(op, OP_ReduceMax, t, &t));
-  return op_emit1(op, OP_Neg, t, &op->out[0]);
+  return turn(op, t, &op->out[0]);
 }
 
 static Status sum_square(Op *op, Term **out) {
@@ -77,16 +87,39 @@ static Status reduce_log_sum(Op *op) {
   return op_emit1(op, OP_Log, t, &op->out[0]);
 }
 
-/* m + log(sum(exp(x - m))) with the largest element m. */
+/* log(x); of 0 minus infinity, without a gradient. */
+static Status log_or_nothing(Op *op, Term *x, Term **out) {
+  Term *zero, *one, *minus, *nothing;
+  TRY(op_scalar(op, x, 0, &zero));
+  TRY(op_scalar(op, x, 1, &one));
+  TRY(op_scalar(op, x, -INFINITY, &minus));
+  TRY(op_emit2(op, OP_Equal, x, zero, &nothing));
+  TRY(op_where(op, nothing, one, x, &x));
+  TRY(op_emit1(op, OP_Log, x, &x));
+  return op_where(op, nothing, minus, x, out);
+}
+
+/* x, or 0 where it is infinite. */
+static Status finite_or_zero(Op *op, Term *x, Term **out) {
+  Term *zero, *infinity, *size;
+  TRY(op_scalar(op, x, 0, &zero));
+  TRY(op_scalar(op, x, INFINITY, &infinity));
+  TRY(op_emit1(op, OP_Abs, x, &size));
+  TRY(op_emit2(op, OP_Equal, size, infinity, &size));
+  return op_where(op, size, zero, x, out);
+}
+
+/* m + log(sum(exp(x - m))) with the largest element m; where that is infinite, m is 0. */
 static Status reduce_log_sum_exp(Op *op) {
   Axes a;
   Term *largest, *t;
   TRY(axes_of(op, &a));
   TRY(op_reduce(op, OP_ReduceMax, op->in[0], a.axes, a.n, true, &largest));
+  TRY(finite_or_zero(op, largest, &largest));
   TRY(op_emit2(op, OP_Sub, op->in[0], largest, &t));
   TRY(op_emit1(op, OP_Exp, t, &t));
   TRY(op_reduce(op, OP_ReduceSum, t, a.axes, a.n, true, &t));
-  TRY(op_emit1(op, OP_Log, t, &t));
+  TRY(log_or_nothing(op, t, &t));
   TRY(op_emit2(op, OP_Add, t, largest, &t));
   if (a.keepdims)
     return op->out[0] = t, OK;

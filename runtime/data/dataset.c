@@ -77,6 +77,8 @@ static Status bind_dims(Dataset *data, const ModelInput *input, const Array *arr
     const char *name = input->dim_name[i];
     if (input->dim[i] >= 0 || !name || i == axis)
       continue;
+    if (!*name && !(name = arena_format(data->file.arena, "%s.%d", input->name, i)))
+      return status_code();
     int k = 0;
     while (k < data->n_dims && strcmp(data->dims[k].name, name) != 0)
       k++;

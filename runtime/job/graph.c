@@ -13,8 +13,8 @@ static Status parse_dim(Arena *arena, const char *text, DimBinding *dim) {
   const char *equals = strrchr(text, '=');
   char *end = NULL;
   dim->value = equals ? strtoll(equals + 1, &end, 10) : 0;
-  if (!equals || equals == text || *end || dim->value < 1)
-    return fail(E_USAGE, "--dim: '%s' is not NAME=N with a size of at least 1", text);
+  if (!equals || equals == text || end == equals + 1 || *end || dim->value < 0)
+    return fail(E_USAGE, "--dim: '%s' is not NAME=N with a size of at least 0", text);
   char *name = arena_string(arena, text);
   if (!name)
     return status_code();
@@ -35,8 +35,9 @@ static Status open_dims(Arena *arena, const Model *model, const char ***names, i
     for (int k = 0; k < inputs[i].rank; k++) {
       if (inputs[i].dim[k] >= 0)
         continue;
-      const char *name =
-          inputs[i].dim_name[k] ? inputs[i].dim_name[k] : arena_format(arena, "%s.%d", inputs[i].name, k);
+      const char *name = inputs[i].dim_name[k] && *inputs[i].dim_name[k]
+                             ? inputs[i].dim_name[k]
+                             : arena_format(arena, "%s.%d", inputs[i].name, k);
       if (!name)
         return status_code();
       (*names)[(*n)++] = name;

@@ -268,7 +268,7 @@ class BadCommandLines(CommandLineTest):
             ("--precision bf16 needs a GPU (--device cuda): cpu computes in float32", [*train, "--precision", "bf16"]),
             ("3 stages need 2 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 3]),
             ("4096 stages need 4095 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 4096]),
-            ("--dim: 'T' is not NAME=N with a size of at least 1", [*train, "--dim", "T"]),
+            ("--dim: 'T' is not NAME=N with a size of at least 0", [*train, "--dim", "T"]),
             (re.compile("--output: .* has no output 'logits', it has 'output'"), [*train, "--output", "logits"]),
         ]:
             with self.subTest(line):
