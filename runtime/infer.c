@@ -134,6 +134,28 @@ static const Value *mixed_output(const Graph *graph) {
   return NULL;
 }
 
+/* An output of all samples at once on the way to which they meet, though they do not where there are fewer of them (a
+ * branch that asks how many there are); *name is NULL where there is none, or where all at once are too many to ask. */
+static Status ask_whole(const Job *job, const char **name, const char **by) {
+  Arena *arena = arena_create();
+  if (!arena)
+    return status_code();
+  Job trial = *job;
+  trial.arena = arena;
+  trial.decided.lines = NULL;
+  trial.decided.n_lines = trial.decided.lines_capacity = 0;
+  trial.decided.microbatch_size = trial.decided.batch = job->given.data.samples;
+  Status status = job_bind(&trial);
+  const Value *mixed = status == OK ? mixed_output(trial.decided.graph) : NULL;
+  if (mixed) {
+    *name = arena_string(job->arena, mixed->name);
+    *by = arena_string(job->arena, mixed->batch.by);
+    status = *name && *by ? OK : status_code();
+  }
+  arena_destroy(arena);
+  return status == E_LIMIT ? OK : status;
+}
+
 /* The graph of a microbatch: of all samples where some output needs them at once. */
 static Status settle(Job *job, int64_t fixed, FILE *out) {
   int64_t samples = job->given.data.samples, size = fixed                          ? fixed
@@ -141,17 +163,19 @@ static Status settle(Job *job, int64_t fixed, FILE *out) {
                                                                                    : samples;
   TRY(prepare(job, size));
   const Value *mixed = mixed_output(job->decided.graph);
-  if (!mixed || size == samples)
+  const char *name = mixed ? mixed->name : NULL, *by = mixed ? mixed->batch.by : NULL;
+  if (!mixed && !fixed && size < samples)
+    TRY(ask_whole(job, &name, &by));
+  if (!name || size == samples)
     return OK;
   if (fixed)
     return fail(E_SHAPE,
                 "%s: output '%s' is not sample by sample, since they meet in %s: it takes the %lld that the "
                 "file was exported for, %s has %lld",
-                job->asked.path, mixed->name, mixed->batch.by, (long long)fixed, job->asked.options->data,
-                (long long)samples);
+                job->asked.path, name, by, (long long)fixed, job->asked.options->data, (long long)samples);
   if (out)
     fprintf(out, "note          all %lld samples at once: output '%s' is not sample by sample, they meet in %s\n",
-            (long long)samples, mixed->name, mixed->batch.by);
+            (long long)samples, name, by);
   return prepare(job, samples);
 }
 

@@ -168,8 +168,17 @@ Status job_choose(Job *job) {
   Search search = {0};
   const char *coupled = NULL;
   TRY(list_chunks(job, chunks, &n_chunks));
-  if (n > 1)
-    TRY(one_if_coupled(job, &n, &coupled));
+  bool many = n > 1 || (microbatches[0] > 1 && !model_fixed_batch(job->given.model));
+  if (many) {
+    Status status = one_if_coupled(job, &n, &coupled);
+    if (status != OK && (n > 1 || status != E_LIMIT)) /* as one microbatch it may not fit: then it is not asked */
+      return status;
+  }
+  if (coupled && microbatches[0] > 1) {
+    Status status = loss_refuse(coupled);
+    status_context("%s: ", job->asked.path);
+    return status;
+  }
   if (n > 1 || n_chunks > 1) {
     TRY(search_all(job, microbatches, n, chunks, n_chunks, &search));
     job->decided.microbatches = search.microbatches;
