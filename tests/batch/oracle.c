@@ -276,6 +276,7 @@ static bool layout_holds(Answer (*runs)[MOST_OUTPUTS], int output, int64_t filli
 static Status join_runs(Oracle *oracle, const DrawnData *data, int output, int axis, int64_t outer, int64_t inner,
                         Answer *joined) {
   int64_t n = oracle->fixed, all = data->samples, before = outer, behind = inner;
+  *joined = (Answer){0};
   for (int64_t first = 0; first < all; first += n) {
     int64_t samples[MOST_SAMPLES];
     Answer run[MOST_OUTPUTS];
