@@ -472,23 +472,55 @@ static void dimensions_by_name(void **state) {
   arena_destroy(arena);
 }
 
-/* docs/onnx.md names every operator of the tables. */
+static const Lowering *const tables[] = {lowerings_math,     lowerings_reduce, lowerings_shape,     lowerings_index,
+                                         lowerings_nn,       lowerings_einsum, lowerings_attention, lowerings_loss,
+                                         lowerings_sequence, lowerings_control};
+enum { TABLES = sizeof tables / sizeof *tables };
+
+static bool has_word(const char *text, const char *name) {
+  char word[64];
+  snprintf(word, sizeof word, " %s ", name);
+  return strstr(text, word);
+}
+
+static char *read_text(const char *path) {
+  size_t bytes;
+  char *text = (char *)read_file(path, &bytes);
+  text[bytes] = 0;
+  return text;
+}
+
+/* docs/onnx.md names every operator of the tables; docs/operators.md those of the graph that have another meaning or
+ * name than ONNX's. */
 static void operators_are_documented(void **state) {
   (void)state;
-  static const Lowering *const tables[] = {lowerings_math,     lowerings_reduce, lowerings_shape,     lowerings_index,
-                                           lowerings_nn,       lowerings_einsum, lowerings_attention, lowerings_loss,
-                                           lowerings_sequence, lowerings_control};
-  size_t bytes;
-  char *text = (char *)read_file(SOURCE_DIR "/docs/onnx.md", &bytes);
-  text[bytes] = 0;
-  for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
-    for (const Lowering *row = tables[t]; row->op; row++) {
-      char word[64];
-      snprintf(word, sizeof word, " %s ", row->op);
-      if (!strstr(text, word))
+  char *onnx = read_text(SOURCE_DIR "/docs/onnx.md"), *canonical = read_text(SOURCE_DIR "/docs/operators.md");
+  for (size_t t = 0; t < TABLES; t++)
+    for (const Lowering *row = tables[t]; row->op; row++)
+      if (!has_word(onnx, row->op))
         FAIL_TEST("docs/onnx.md lacks %s", row->op);
-    }
-  free(text);
+  for (int op = 0; op < OP_COUNT; op++) {
+    const OpDef *def = op_def((OpKind)op);
+    bool as_onnx = def->traits & OP_ELEMENTWISE && has_word(onnx, def->name);
+    if (!as_onnx && !has_word(canonical, def->name))
+      FAIL_TEST("docs/operators.md lacks %s", def->name);
+  }
+  free(onnx);
+  free(canonical);
+}
+
+/* What is computed element by element has ONNX's name. */
+static void elementwise_operators_are_read(void **state) {
+  (void)state;
+  for (int op = 0; op < OP_COUNT; op++) {
+    const char *name = op_def((OpKind)op)->name;
+    bool found = !(op_def((OpKind)op)->traits & OP_ELEMENTWISE);
+    for (size_t t = 0; t < TABLES; t++)
+      for (const Lowering *row = tables[t]; row->op; row++)
+        found |= strcmp(row->op, name) == 0;
+    if (!found)
+      FAIL_TEST("operator %s has no row in onnx/lower/math.c", name);
+  }
 }
 
 static void shapes_are_checked(void **state) {
@@ -538,6 +570,7 @@ int main(void) {
       cmocka_unit_test(dimensions_must_be_bound),
       cmocka_unit_test(dimensions_by_name),
       cmocka_unit_test(operators_are_documented),
+      cmocka_unit_test(elementwise_operators_are_read),
       cmocka_unit_test(shapes_are_checked),
       cmocka_unit_test(structure_from_data_is_refused),
   };

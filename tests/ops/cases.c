@@ -13,6 +13,7 @@
 /* Inputs: of the case's type, and of types of their own. */
 #define X(...)                                                                                                         \
   { .present = true, .shape = DIMS(__VA_ARGS__) }
+#define ANY(...) X(__VA_ARGS__)
 #define POSITIVE(...)                                                                                                  \
   { .present = true, .shape = DIMS(__VA_ARGS__), .fill = FILL_POSITIVE }
 #define DISTINCT(...)                                                                                                  \
@@ -70,7 +71,7 @@
     }                                                                                                                  \
   }
 
-#define UNARY(op, types, IN)                                                                                           \
+#define ONE_INPUT(op, types, IN)                                                                                       \
   {op, types, {IN(3, 5)}, {Y(3, 5)}}, {op, types, {IN()}, {Y()}}, {op, types, {IN(0)}, {Y(0)}}, {                      \
     op, types, {IN(67)}, {                                                                                             \
       Y(67)                                                                                                            \
@@ -135,26 +136,17 @@ const OpCase op_cases[] = {
     COMPARES(OP_LessOrEqual),
     BROADCASTS(OP_And, TYPES_BOOL, X),
     BROADCASTS(OP_Or, TYPES_BOOL, X),
-    UNARY(OP_Not, TYPES_BOOL, X),
+    ONE_INPUT(OP_Not, TYPES_BOOL, X),
     {OP_Where, ALL, {OF(BOOL, 3, 4), X(3, 4), X(3, 4)}, {Y(3, 4)}},
     {OP_Where, ALL, {OF(BOOL, 4, 1), X(3), X(2, 1, 1)}, {Y(2, 4, 3)}},
     {OP_Where, ALL, {OF(BOOL), X(3, 4), X()}, {Y(3, 4)}},
     {OP_Where, ALL, {OF(BOOL, 0), X(1), X(0)}, {Y(0)}},
-    UNARY(OP_Neg, NUMBERS, X),
-    UNARY(OP_Abs, NUMBERS, X),
-    UNARY(OP_Sqrt, FLOATS, POSITIVE),
-    UNARY(OP_Exp, FLOATS, X),
-    UNARY(OP_Log, FLOATS, POSITIVE),
-    UNARY(OP_Erf, FLOATS, X),
-    UNARY(OP_Sin, FLOATS, X),
-    UNARY(OP_Cos, FLOATS, X),
-    UNARY(OP_Reciprocal, FLOATS, X),
-    UNARY(OP_Tanh, FLOATS, X),
-    UNARY(OP_Sigmoid, FLOATS, X),
-    UNARY(OP_Relu, FLOATS, X),
-    UNARY(OP_LeakyRelu, FLOATS, X),
+#define UNARY(op_name, types, fill, x) ONE_INPUT(OP_##op_name, TYPES_##types, fill),
+#include "tests/ops/unary.def"
+#undef UNARY
+    ONE_INPUT(OP_LeakyRelu, FLOATS, X),
     {OP_LeakyRelu, FLOATS, {X(9)}, {Y(9)}, {REAL("alpha", 0.25)}},
-    UNARY(OP_Gelu, FLOATS, X),
+    ONE_INPUT(OP_Gelu, FLOATS, X),
     {OP_Gelu, FLOATS, {X(35)}, {Y(35)}, {WORD("approximate", "tanh")}},
     {OP_Cast, NUMBERS, {X(3, 5)}, {Y(3, 5)}, {INT("to", F32)}},
     {OP_Cast, NUMBERS, {X(300)}, {Y(300)}, {INT("to", F64)}},

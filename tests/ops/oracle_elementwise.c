@@ -1,5 +1,5 @@
 /* Naive definitions of the elementwise operators, losses and optimizer steps, and the table of all oracles: the build
- * names an operator that has none. */
+ * names an operator that has none, oracle_Name. */
 #include <math.h>
 #include <string.h>
 
@@ -73,18 +73,9 @@ ELEMENTWISE(And, x != 0 && y != 0)
 ELEMENTWISE(Or, x != 0 || y != 0)
 ELEMENTWISE(Not, x == 0)
 ELEMENTWISE(Where, x != 0 ? y : z)
-ELEMENTWISE(Neg, -x)
-ELEMENTWISE(Abs, fabs(x))
-ELEMENTWISE(Sqrt, sqrt(x))
-ELEMENTWISE(Exp, exp(x))
-ELEMENTWISE(Log, log(x))
-ELEMENTWISE(Erf, erf(x))
-ELEMENTWISE(Sin, sin(x))
-ELEMENTWISE(Cos, cos(x))
-ELEMENTWISE(Reciprocal, 1 / x)
-ELEMENTWISE(Tanh, tanh(x))
-ELEMENTWISE(Sigmoid, 1 / (1 + exp(-x)))
-ELEMENTWISE(Relu, fmax(x, 0))
+#define UNARY(op_name, types, fill, EXPR) ELEMENTWISE(op_name, EXPR)
+#include "tests/ops/unary.def"
+#undef UNARY
 
 static double alpha_of(const OracleCall *c) {
   return node_float(c->node, "alpha", 0.01);

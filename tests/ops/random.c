@@ -318,20 +318,13 @@ static bool draw_elementwise(Draw *d, OpKind op) {
     draw_broadcast(d, 3, FILL_ANY);
     c->in[0].dtype = BOOL;
     return true;
-  case OP_Sqrt:
-  case OP_Log:
-    draw_same(d, 1, FILL_POSITIVE);
+#define UNARY(op_name, of, fill, x)                                                                                    \
+  case OP_##op_name:                                                                                                   \
+    c->types = TYPES_##of;                                                                                             \
+    draw_same(d, 1, FILL_##fill);                                                                                      \
     return true;
-  case OP_Neg:
-  case OP_Abs:
-  case OP_Exp:
-  case OP_Erf:
-  case OP_Sin:
-  case OP_Cos:
-  case OP_Reciprocal:
-  case OP_Tanh:
-  case OP_Sigmoid:
-  case OP_Relu:
+#include "tests/ops/unary.def"
+#undef UNARY
   case OP_LeakyRelu:
   case OP_Gelu:
     draw_same(d, 1, FILL_ANY);
