@@ -280,6 +280,14 @@ static Status gradient_cos(Graph *g, const Node *n, const ValueId *d_out, ValueI
   return emit1(g, OP_Neg, t, &d_in[0]);
 }
 
+static Status gradient_atan(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId one, t; /* dX = dY / (1 + X²) */
+  TRY(emit_scalar(g, n->in[0], 1, &one));
+  TRY(emit2(g, OP_Mul, n->in[0], n->in[0], &t));
+  TRY(emit2(g, OP_Add, one, t, &t));
+  return emit2(g, OP_Div, d_out[0], t, &d_in[0]);
+}
+
 static Status gradient_reciprocal(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   ValueId t; /* dX = -dY Y² */
   TRY(emit2(g, OP_Mul, n->out[0], n->out[0], &t));
@@ -356,6 +364,7 @@ ENTRY(Log, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_log, cost_fun
 ENTRY(Erf, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_erf, cost_function, batch_elementwise)
 ENTRY(Sin, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_sin, cost_function, batch_elementwise)
 ENTRY(Cos, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_cos, cost_function, batch_elementwise)
+ENTRY(Atan, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_atan, cost_function, batch_elementwise)
 ENTRY(Reciprocal, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_reciprocal, NULL, batch_elementwise)
 ENTRY(Tanh, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_tanh, cost_function, batch_elementwise)
 ENTRY(Sigmoid, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_sigmoid, cost_function, batch_elementwise)

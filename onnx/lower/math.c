@@ -295,6 +295,7 @@ const Lowering lowerings_math[] = {
     UNARY(Erf, 9),
     UNARY(Sin, 7),
     UNARY(Cos, 7),
+    UNARY(Atan, 7),
     UNARY(Reciprocal, 6),
     UNARY(Tanh, 6),
     UNARY(Sigmoid, 6),

@@ -503,7 +503,7 @@ static void operators_are_documented(void **state) {
     const OpDef *def = op_def((OpKind)op);
     bool as_onnx = def->traits & OP_ELEMENTWISE && has_word(onnx, def->name);
     if (!as_onnx && !has_word(canonical, def->name))
-      FAIL_TEST("docs/operators.md lacks %s", def->name);
+      FAIL_TEST("docs/%s.md lacks %s", def->traits & OP_ELEMENTWISE ? "onnx" : "operators", def->name);
   }
   free(onnx);
   free(canonical);
