@@ -44,6 +44,7 @@ struct Stream {
   VISIT(Log)                                                                                                           \
   VISIT(Sin)                                                                                                           \
   VISIT(Cos)                                                                                                           \
+  VISIT(Atan)                                                                                                          \
   VISIT(Reciprocal)                                                                                                    \
   VISIT(Relu)                                                                                                          \
   VISIT(LeakyRelu)                                                                                                     \

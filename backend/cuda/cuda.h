@@ -42,6 +42,7 @@ struct Stream {
   VISIT(Erf)                                                                                                           \
   VISIT(Sin)                                                                                                           \
   VISIT(Cos)                                                                                                           \
+  VISIT(Atan)                                                                                                          \
   VISIT(Reciprocal)                                                                                                    \
   VISIT(Tanh)                                                                                                          \
   VISIT(Sigmoid)                                                                                                       \

@@ -58,6 +58,8 @@ template <class T> struct Unary {
       return sin(x);
     case UNARY_Cos:
       return cos(x);
+    case UNARY_Atan:
+      return atan(x);
     case UNARY_Reciprocal:
       return 1 / x;
     case UNARY_Tanh:

@@ -50,6 +50,7 @@ typedef enum {
   UNARY_Erf,
   UNARY_Sin,
   UNARY_Cos,
+  UNARY_Atan,
   UNARY_Reciprocal,
   UNARY_Tanh,
   UNARY_Sigmoid,

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "graph/op.h"
+
 #define INPUT(i) (1u << (i))
 #define ANY_INPUT (~0u)
 
@@ -47,28 +49,10 @@ static const Uses uses[] = {
     {.op = "Concat", .through = ANY_INPUT},
     {.op = "Expand", .through = INPUT(0)},
     {.op = "Identity", .through = INPUT(0)},
-    {.op = "Add", .elementwise = ANY_INPUT},
-    {.op = "Sub", .elementwise = ANY_INPUT},
-    {.op = "Mul", .elementwise = ANY_INPUT},
-    {.op = "Div", .elementwise = ANY_INPUT},
-    {.op = "Pow", .elementwise = ANY_INPUT},
-    {.op = "Max", .elementwise = ANY_INPUT},
-    {.op = "Min", .elementwise = ANY_INPUT},
     {.op = "Sum", .elementwise = ANY_INPUT},
     {.op = "Mean", .elementwise = ANY_INPUT},
     {.op = "Where", .elementwise = INPUT(1) | INPUT(2)},
-    {.op = "Neg", .elementwise = INPUT(0)},
-    {.op = "Abs", .elementwise = INPUT(0)},
-    {.op = "Exp", .elementwise = INPUT(0)},
-    {.op = "Log", .elementwise = INPUT(0)},
-    {.op = "Sqrt", .elementwise = INPUT(0)},
-    {.op = "Reciprocal", .elementwise = INPUT(0)},
-    {.op = "Sigmoid", .elementwise = INPUT(0)},
-    {.op = "Tanh", .elementwise = INPUT(0)},
-    {.op = "Relu", .elementwise = INPUT(0)},
     {.op = "Softplus", .elementwise = INPUT(0)},
-    {.op = "Sin", .elementwise = INPUT(0)},
-    {.op = "Cos", .elementwise = INPUT(0)},
 };
 
 /* Operators whose output carries no gradient to their inputs. */
@@ -112,11 +96,14 @@ static Status mark(Reach *reach, const char *name, int bits) {
   return OK;
 }
 
+/* By its row; an elementwise operator of the graph with a gradient needs none. */
 static const Uses *find_uses(const Onnx__NodeProto *node) {
+  static const Uses arithmetic = {.elementwise = ANY_INPUT};
   for (size_t i = 0; i < sizeof uses / sizeof *uses; i++)
     if (strcmp(uses[i].op, node->op_type) == 0)
       return &uses[i];
-  return NULL;
+  OpKind op = op_find(node->op_type);
+  return op < OP_COUNT && op_def(op)->traits & OP_ELEMENTWISE && op_def(op)->gradient ? &arithmetic : NULL;
 }
 
 static bool casts_to_integer(const Onnx__NodeProto *node) {

@@ -258,7 +258,8 @@ static void every_operator_has_a_row(void **state) {
     for (size_t i = 0; i < n_op_cases; i++)
       rows += op_cases[i].op == (OpKind)op;
     if (!rows)
-      FAIL_TEST("operator %s has no row in tests/ops/cases.c, or line in tests/ops/unary.def", op_def((OpKind)op)->name);
+      FAIL_TEST("operator %s has no row in tests/ops/cases.c, or line in tests/ops/unary.def",
+                op_def((OpKind)op)->name);
     if (!reference_kernels[op])
       FAIL_TEST("operator %s has no reference kernel", op_def((OpKind)op)->name);
   }
