@@ -172,6 +172,9 @@ static Status look_at_parameters(Report *r) {
     if (p->restored)
       TRY(find(r, "restored", p->name, "zeros that the exporter had dropped, a parameter again"));
   }
+  for (int i = 0; i < model->n_frozen_rows; i++)
+    TRY(find(r, "frozen_row", model->initializers[model->frozen_rows[i].initializer].name,
+             arena_format(r->arena, "row %lld stays as it is (--freeze-row)", (long long)model->frozen_rows[i].row)));
   for (int i = 0; i < model->n_absent; i++)
     TRY(find(
         r, "parameter_absent", model->absent[i],

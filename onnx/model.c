@@ -13,7 +13,9 @@ static Status open_checked(Model *model, const TrainOptions *options) {
   TRY(model_take_hash(model));
   TRY(train_rules_apply(model, options));
   TRY(copies_find(model));
-  return options && options->no_tie ? OK : ties_find(model);
+  if (!options || !options->no_tie)
+    TRY(ties_find(model));
+  return frozen_rows_take(model, options);
 }
 
 Status model_open(const char *path, const TrainOptions *options, Model **out) {

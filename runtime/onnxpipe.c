@@ -123,6 +123,8 @@ OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, O
   OnnxpipeModel *opened = *model = calloc(1, sizeof *opened);
   TrainOptions train = {.train = options->train.items,
                         .freeze = options->freeze.items,
+                        .freeze_row = options->freeze_row.items,
+                        .n_freeze_row = (int)options->freeze_row.n,
                         .n_train = (int)options->train.n,
                         .n_freeze = (int)options->freeze.n,
                         .no_tie = options->no_tie,

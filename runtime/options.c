@@ -92,6 +92,8 @@ static const OptionEntry table[] = {
     {"train", "GLOB", NULL, MODEL, "train these initializers, whatever the rules say; may be repeated", OPTION_TEXTS,
      AT(train), ANY},
     {"freeze", "GLOB", NULL, MODEL, "do not train these initializers; may be repeated", OPTION_TEXTS, AT(freeze), ANY},
+    {"freeze-row", "TENSOR=ROW", NULL, MODEL, "this row of a trained table stays as it is; may be repeated",
+     OPTION_TEXTS, AT(freeze_row), ANY},
     {"no-tie", NULL, NULL, MODEL, "equal weights stay apart", OPTION_FLAG, AT(no_tie), ANY},
     {"no-fuse", NULL, NULL, " plan train run profile ", "compute each node as the file has it: no GELU made of several",
      OPTION_FLAG, AT(no_fuse), ANY},

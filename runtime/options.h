@@ -32,7 +32,7 @@ typedef struct OnnxpipeOptions {
   double lr, momentum, beta1, beta2, eps, weight_decay, clip_norm;
   bool shuffle, nesterov, no_tie, no_fuse, quiet, verbose, dry_run, json;
   int64_t memory_limit; /* bytes */
-  TextList train, freeze, dim, batch_axis;
+  TextList train, freeze, freeze_row, dim, batch_axis;
 
   NumberList forward_ms, backward_input_ms, backward_weight_ms, memory_limit_microbatches;
   double p2p_ms, backward_input_frees;

@@ -24,7 +24,8 @@ typedef struct {
 
 typedef struct {
   const char *const *train, *const *freeze; /* globs over initializer names */
-  int n_train, n_freeze;
+  const char *const *freeze_row;            /* "TENSOR=ROW" */
+  int n_train, n_freeze, n_freeze_row;
   bool no_tie;
   const char *const *batch_axis; /* "INPUT=A", "INPUT=none": which axis of an input counts samples */
   int n_batch_axis;
@@ -36,6 +37,15 @@ const char *model_path(const Model *model);
 const char *model_hash(const Model *model);
 /* The main graph's, in file order. */
 const Initializer *model_initializers(const Model *model, int *count);
+/* A row (along axis 0) of a trained initializer that stays as it is in the file. */
+typedef struct {
+  int initializer;
+  int64_t row;
+  const void *contents; /* zeros where the weights are absent */
+  size_t bytes;
+} FrozenRow;
+const FrozenRow *model_frozen_rows(const Model *model, int *count);
+
 /* Parameters that the exporter lists and no node has: dropped for good, unused, or a tied tensor's other name. */
 const char *const *model_absent(const Model *model, int *count);
 /* Whether tensors that the exporter wrote twice could not be told, since weights are absent. */

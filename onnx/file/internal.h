@@ -44,6 +44,8 @@ struct Model {
   Initializer *initializers; /* of the main graph, in file order; behind them those that were split or restored */
   TensorSource *sources;     /* [n_initializers] */
   int n_initializers, n_file_initializers;
+  FrozenRow *frozen_rows;
+  int n_frozen_rows;
   const char **absent; /* see model_absent */
   int n_absent;
   NameMap initializer_names; /* → index */
@@ -152,5 +154,7 @@ size_t initializer_file_bytes(const Model *model, int initializer);
 /* Finds ties among trained tensors (fills tied_to and tied_transposed); reads the weights of candidates. Leaves them
  * alone where weights are absent. */
 Status ties_find(Model *model);
+/* --freeze-row: fills frozen_rows, of owners where tensors are tied. E_USAGE on what names no row that trains. */
+Status frozen_rows_take(Model *model, const TrainOptions *options);
 
 #endif

@@ -380,6 +380,11 @@ static Status fill_parameter(Rewriter *w, int i, WeightSource *source, void *con
   size_t bytes = (size_t)shape_elements(owner->shape) * dtype_bytes(owner->dtype), width = dtype_bytes(owner->dtype);
   char *data = malloc(bytes ? bytes : 1), *turned = NULL;
   Status status = data ? source(context, i, data, bytes) : fail(E_MEMORY, "out of memory: %zu bytes", bytes);
+  for (int k = 0; status == OK && k < w->model->n_frozen_rows; k++) {
+    const FrozenRow *frozen = &w->model->frozen_rows[k];
+    if (frozen->initializer == i)
+      memcpy(data + (size_t)frozen->row * frozen->bytes, frozen->contents, frozen->bytes);
+  }
   for (int at = i; at >= 0 && status == OK && bytes; at = w->places[at].next_tied) {
     bool transposed = w->model->initializers[at].tied_transposed;
     if (transposed && !turned && (turned = malloc(bytes)))

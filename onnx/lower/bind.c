@@ -263,6 +263,32 @@ static Status bind_inputs(Lower *lower, Scope *scope) {
   return OK;
 }
 
+/* A trained tensor with frozen rows: these come from constants, so that no gradient reaches them. */
+static Status freeze_rows(Op *op, int initializer, Term *parameter, Term **masked) {
+  const Model *model = op->lower->model;
+  Term *term = parameter;
+  for (int k = 0; k < model->n_frozen_rows; k++) {
+    const FrozenRow *frozen = &model->frozen_rows[k];
+    Shape rows = {.rank = parameter->shape.rank}, row = parameter->shape;
+    Term *is_row, *contents;
+    uint8_t *flags;
+    if (frozen->initializer != initializer)
+      continue;
+    for (int i = 0; i < rows.rank; i++)
+      rows.dim[i] = i ? 1 : parameter->shape.dim[0];
+    row.dim[0] = 1;
+    TRY(ARENA_NEW(op->lower->arena, flags, rows.dim[0]));
+    flags[frozen->row] = 1;
+    TRY(term_make(op->lower, NULL, BOOL, rows, flags, &is_row));
+    TRY(term_make(op->lower, NULL, parameter->dtype, row, frozen->contents, &contents));
+    TRY(op_where(op, is_row, contents, term, &term));
+  }
+  *masked = term;
+  if (term != parameter)
+    term->unmasked = parameter;
+  return OK;
+}
+
 /* Initializers are placed when somebody reads them; a tied one is the other, perhaps transposed. */
 static Status bind_initializers(Lower *lower, Scope *scope, const Frame *frame) {
   int n;
@@ -274,6 +300,10 @@ static Status bind_initializers(Lower *lower, Scope *scope, const Frame *frame) 
     terms[i]->dtype = list[i].dtype;
     terms[i]->shape = list[i].shape;
     terms[i]->initializer = i;
+  }
+  for (int i = 0; i < n && lower->model->n_frozen_rows; i++) {
+    Op op = {.lower = lower, .scope = scope, .frame = frame, .name = list[i].name};
+    TRY(freeze_rows(&op, i, terms[i], &terms[i]));
   }
   for (int i = 0; i < n; i++) {
     Term *term = terms[i];

@@ -17,23 +17,53 @@ static Shape index_shape(const Term *indices) {
   return shape;
 }
 
-static Status gather(Op *op) {
-  int axis;
+static Status look_up(Op *op, Term *data, int axis, Term **out) {
   Term *indices = op->in[1];
-  TRY(op_axis(op, "axis", 0, op->in[0]->shape.rank, &axis));
   Attr attrs[] = {attr_int("axis", axis), attr_int("no_gradient_row", 0)};
   bool is_padded = axis == 0 && exported_padding(op->proto, &attrs[1].i);
-  Shape small = index_shape(indices), whole = op->in[0]->shape;
+  Shape small = index_shape(indices), whole = data->shape;
   if (shape_equal(small, indices->shape))
-    return op_emit(op, OP_Gather, op->in, 2, attrs, is_padded ? 2 : 1, &op->out[0], 1);
+    return op_emit(op, OP_Gather, (Term *[]){data, indices}, 2, attrs, is_padded ? 2 : 1, out, 1);
   if (whole.rank - 1 + small.rank > MAX_RANK)
     return fail(E_UNSUPPORTED, "rank %d is above %d", whole.rank - 1 + small.rank, MAX_RANK);
   TRY(term_broadcast(op->lower, indices->constant, small, &indices));
-  TRY(op_emit(op, OP_Gather, (Term *[]){op->in[0], indices}, 2, attrs, is_padded ? 2 : 1, &op->out[0], 1));
-  whole = op->out[0]->shape;
+  TRY(op_emit(op, OP_Gather, (Term *[]){data, indices}, 2, attrs, is_padded ? 2 : 1, out, 1));
+  whole = (*out)->shape;
   for (int i = 0; i < small.rank; i++)
     whole.dim[axis + i] = op->in[1]->shape.dim[i];
-  return op_expand(op, op->out[0], whole, &op->out[0]);
+  return op_expand(op, *out, whole, out);
+}
+
+/* Where a frozen row was looked up, its contents: cheaper than a whole table with that row. */
+static Status keep_row(Op *op, const FrozenRow *frozen, const Term *table, Term **out) {
+  Shape shape = op->in[1]->shape, row = {.rank = table->shape.rank - 1};
+  Term *number, *is_row, *from_end, *contents;
+  TRY(op_scalar(op, op->in[1], (double)frozen->row, &number));
+  TRY(op_emit2(op, OP_Equal, op->in[1], number, &is_row));
+  TRY(op_scalar(op, op->in[1], (double)(frozen->row - table->shape.dim[0]), &number));
+  TRY(op_emit2(op, OP_Equal, op->in[1], number, &from_end));
+  TRY(op_emit2(op, OP_Or, is_row, from_end, &is_row));
+  for (int i = 0; i < row.rank; i++) {
+    row.dim[i] = table->shape.dim[i + 1];
+    shape.dim[shape.rank++] = 1;
+  }
+  TRY(op_reshape(op, is_row, shape, &is_row));
+  TRY(term_make(op->lower, NULL, table->dtype, row, frozen->contents, &contents));
+  return op_where(op, is_row, contents, *out, out);
+}
+
+static Status gather(Op *op) {
+  const Model *model = op->lower->model;
+  Term *table = op->in[0]->unmasked;
+  int axis;
+  TRY(op_axis(op, "axis", 0, op->in[0]->shape.rank, &axis));
+  if (!table || axis)
+    return look_up(op, op->in[0], axis, &op->out[0]);
+  TRY(look_up(op, table, axis, &op->out[0]));
+  for (int k = 0; k < model->n_frozen_rows; k++)
+    if (model->frozen_rows[k].initializer == table->initializer)
+      TRY(keep_row(op, &model->frozen_rows[k], table, &op->out[0]));
+  return OK;
 }
 
 static Status gather_nd(Op *op) {

@@ -36,7 +36,8 @@ typedef struct Term {
   const Constant *constant; /* known contents, else NULL */
   int initializer;          /* of the main graph, not read so far, else -1 */
   ValueId value;            /* in the graph; NO_VALUE until somebody needs it there */
-  struct Term **parts;      /* of a sequence */
+  struct Term *unmasked; /* of a tensor with frozen rows: the parameter, whose own rows there do not count; else NULL */
+  struct Term **parts;   /* of a sequence */
   int n_parts;
 } Term;
 

@@ -89,6 +89,15 @@ static Status tell_fixed(Job *job, const Initializer *table, int n) {
   return OK;
 }
 
+static Status tell_frozen_rows(Job *job, const Initializer *table) {
+  int n;
+  const FrozenRow *rows = model_frozen_rows(job->given.model, &n);
+  for (int i = 0; i < n; i++)
+    TRY(job_decide(job, "held fixed", "row %lld of %s: --freeze-row", (long long)rows[i].row,
+                   table[rows[i].initializer].name));
+  return OK;
+}
+
 /* Parameters that the loss does not depend on, and rows that get none. */
 static Status tell_without_gradient(Job *job) {
   const Graph *graph = job->decided.graph;
@@ -116,5 +125,6 @@ Status job_tell_parameters(Job *job) {
   TRY(tell_restored(job, table, n));
   TRY(tell_absent(job));
   TRY(tell_fixed(job, table, n));
+  TRY(tell_frozen_rows(job, table));
   return tell_without_gradient(job);
 }

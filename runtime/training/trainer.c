@@ -77,6 +77,8 @@ static Status settle_steps(Training *training) {
     return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)decided->batch,
                 (long long)job->given.data.samples, o->data);
   double deviation;
+  if (o->init && o->freeze_row.n)
+    return fail(E_USAGE, "--freeze-row %s keeps a row of the file, --init draws them all anew", o->freeze_row.items[0]);
   if (o->init) {
     TRY(init_parse(o->init, &deviation));
     TRY(job_decide(job, "init", "matrices drawn from a normal distribution of deviation %g, seed %lld", deviation,

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnxruntime
 import common
 from common import CASES, CommandLineTest, case_options, model_path, read_case, read_metrics
@@ -57,6 +58,31 @@ class Train(CommandLineTest):
         for ranks, microbatches in (1, 1), (2, 4):
             metrics, _, _ = self.train("padded_bag", "--ranks", ranks, "--microbatches", microbatches)
             self.check_losses("padded_bag", metrics)
+
+    def test_a_frozen_row_stays_as_it_is(self):
+        """Through the lookup alone (padded_bag), and where the table is the head, too (gpt2)."""
+        for name, table, row in ("padded_bag", "e.weight", 3), ("gpt2", "m.lm_head.weight", 5):
+            case, files = read_case(name), []
+            for ranks in 1, 2:
+                saved, gradients = self.path(f"{ranks}.onnx"), self.path("g.npz")
+                out = self.done("train", model_path(name), "--data", model_path(name, "data.npz"), "--batch", case["batch_size"],
+                                "--microbatches", 2, "--ranks", ranks, "--steps", 2, "--lr", 0.1, "--freeze-row", f"{table}={row}",
+                                "--save", saved, "--dump-gradients", gradients)
+                self.assertIn(f"held fixed    row {row} of {table}: --freeze-row", out)
+                with open(saved, "rb") as file:
+                    files.append(file.read())
+            self.assertEqual(files[0], files[1])
+            read = lambda path: {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}[table]
+            before, after, gradient = read(model_path(name)), read(saved), np.load(gradients)[table]
+            self.assertEqual(before[row].tobytes(), after[row].tobytes())
+            self.assertFalse(gradient[row].any())
+            self.assertTrue(np.delete(before != after, row, 0).any(axis=1).all())
+        model, data = model_path("padded_bag"), ["--data", model_path("padded_bag", "data.npz")]
+        for words, message in ((["e.weight=40"], "'e.weight' is [40,16], row 40 is outside"), (["e.weight"], "is not TENSOR=ROW"),
+                               (["x.weight=1"], "has no initializer 'x.weight'"),
+                               (["e.weight=1", "--freeze", "e.*"], "'e.weight' does not train anyway"),
+                               (["e.weight=1", "--init", "normal:1"], "--init draws them all anew")):
+            self.refused(2, re.compile(".*" + re.escape(message)), "train", model, *data, "--freeze-row", *words)
 
     def test_metrics_and_printed_losses(self):
         metrics, _, out = self.train("branches", "--verbose", "--ranks", 2)
