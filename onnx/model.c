@@ -15,7 +15,8 @@ static Status open_checked(Model *model, const TrainOptions *options) {
   TRY(copies_find(model));
   if (!options || !options->no_tie)
     TRY(ties_find(model));
-  return frozen_rows_take(model, options);
+  TRY(frozen_rows_take(model, options));
+  return model_sound(model);
 }
 
 Status model_open(const char *path, const TrainOptions *options, Model **out) {

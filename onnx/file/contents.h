@@ -67,12 +67,17 @@ const ModelInput *model_outputs(const Model *model, int *count);
 /* Reads the file's contents of an initializer, `bytes` of them (checked), into memory. Thread-safe. */
 Status model_read_initializer(const Model *model, int initializer, void *data, size_t bytes);
 
+/* OK while the model file and those of its weights are what they were when it was opened; else E_IO, naming the one
+ * that is not. */
+Status model_unchanged(const Model *model);
+
 /* Contents to write for initializer i (bytes of its dense tensor) into `data`; called in table order, only for
  * initializers that train. */
 typedef Status WeightSource(void *context, int initializer, void *data, size_t bytes);
 
 /* Writes the imported file again with the weights that `source` gives, all else byte for byte as it was (external
- * data goes to PATH.data beside it). Written aside, synced, renamed: an existing file is whole at any moment. */
+ * data goes beside it, to PATH.data or PATH.1.data …, the first name that is free). Written aside, synced, renamed, the
+ * model last: an existing model is whole at any moment, with its own data, which goes when nothing refers to it. */
 Status model_save(const Model *model, const char *path, WeightSource *source, void *context);
 
 #endif

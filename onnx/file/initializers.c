@@ -17,6 +17,7 @@ static Status measure(Model *model) {
     if (!source->external || names_find(&known, source->external) >= 0)
       continue;
     TRY(names_put(&known, source->external, 0));
+    TRY(model_note_external(model, source));
     if (__builtin_add_overflow(model->data_bytes, tensor_external_bytes(model, source), &model->data_bytes))
       model->data_bytes = SIZE_MAX / 2;
   }

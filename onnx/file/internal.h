@@ -5,8 +5,11 @@
 #ifndef ONNX_FILE_INTERNAL_H
 #define ONNX_FILE_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "onnx.pb-c.h"
 
+#include "base/mapped.h"
 #include "onnx/file/contents.h"
 #include "onnx/file/names.h"
 #include "onnx/file/wire.h"
@@ -23,6 +26,13 @@ typedef struct {
   uint64_t offset, bytes; /* of external data or of the cut; bytes as they are stored */
 } TensorSource;
 
+/* A file of weights. */
+typedef struct {
+  const char *location; /* as the model says it */
+  FileStamp stamp;
+  int kept; /* descriptor, where the file lost its name since; else -1 */
+} External;
+
 /* What saving does with a node of the main graph: as the file has it, with the skeleton's inputs, not at all. */
 typedef enum { NODE_KEPT, NODE_INPUTS, NODE_GONE } NodeChange;
 
@@ -30,8 +40,15 @@ struct Model {
   Arena *arena;
   const char *path;
   int descriptor;      /* of the file, for reading weights; -1 before it is open */
-  const uint8_t *file; /* mapped, `file_bytes` long */
+  FileStamp stamp;     /* of the file, when it was opened */
+  const uint8_t *file; /* mapped, `file_bytes` long, or copied: then nothing else of the file is read */
   size_t file_bytes;
+  Mapped mapped;
+  bool copied;
+  atomic_bool damaged; /* a view of the file or of an external one was */
+  External *externals; /* those that were there when the model was opened */
+  int n_externals;
+  size_t externals_capacity;
   Onnx__ModelProto *proto;
   WireCut *cuts; /* see wire_cut_index */
   char hash[17];
@@ -99,9 +116,11 @@ Status tensor_source_read(const Model *model, const TensorSource *source, void *
  * until then the pages that were looked at count as this process's memory. */
 typedef struct {
   const void *data;
-  void *mapped;
-  size_t mapped_bytes;
+  Mapped mapped;
+  atomic_bool *damaged; /* the model's: set where the view turns out to be */
 } TensorView;
+/* Opens the file of an external tensor, which must be what it was when the model was opened. */
+Status tensor_open_external(const Model *model, const TensorSource *source, int *file);
 Status tensor_map(const Model *model, const TensorSource *source, TensorView *view);
 void tensor_unmap(TensorView *view);
 
@@ -122,9 +141,15 @@ bool name_is_given(const Model *model, const char *name);
 
 /* The steps of opening, in this order: each takes what those before it filled in. */
 
-/* Maps the file. model_unmap undoes it, and is fine where it was not. */
+/* Maps the file, or copies a small one. model_unmap undoes it, and is fine where it was not. */
 Status model_map(Model *model);
 void model_unmap(Model *model);
+/* Takes down what an external file is now, where it is there: from then on it may not change. */
+Status model_note_external(Model *model, const TensorSource *source);
+/* NULL where there was none when the model was opened. */
+External *model_find_external(const Model *model, const char *location);
+/* Whether what was read of the model file and through views is what was there when it was opened: E_IO. */
+Status model_sound(const Model *model);
 /* proto, cuts and opset: the skeleton, of an IR and opset version that this room knows. model_unmap frees it. */
 Status model_unpack(Model *model);
 /* Name, type, shape and place of every initializer; which of them train is decided later. */

@@ -1,36 +1,10 @@
 /* From bytes to a skeleton. Invariant: protobuf-c sees only what the wire scanner has let pass. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "onnx/file/internal.h"
 
 enum { IR_OLDEST = 3, IR_NEWEST = 14, TEXT_PROBE = 512 };
-
-Status model_map(Model *model) {
-  size_t bytes;
-  TRY(file_open(model->path, &model->descriptor, &bytes));
-  if (bytes == 0)
-    return fail(E_MODEL, "the file is empty");
-  void *mapped = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, model->descriptor, 0);
-  if (mapped == MAP_FAILED)
-    return fail(E_IO, "cannot be mapped: %s", strerror(errno));
-  model->file = mapped;
-  model->file_bytes = bytes;
-  return OK;
-}
-
-void model_unmap(Model *model) {
-  if (model->proto)
-    onnx__model_proto__free_unpacked(model->proto, NULL);
-  if (model->file)
-    munmap((void *)model->file, model->file_bytes);
-  if (model->descriptor >= 0)
-    close(model->descriptor);
-}
 
 /* A model begins with binary tags; what has none of their bytes is a page, a script or a pointer to a file. */
 static Status refuse_text(const uint8_t *file, size_t bytes) {

@@ -1,14 +1,17 @@
 /* Writes the imported file again with trained weights. Invariant: every byte that is not the contents of a trained
  * initializer, the place of external data, a tensor that was split or restored, the inputs of the nodes that read such
  * ones, or a length around them is the imported file's; and both files are
- * complete on the disk before either takes its place. */
+ * complete on the disk before either takes its place: the weights under a new name, so that whenever it is ended there
+ * is the old model or the new one. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/file.h"
+#include "onnx/file/beside.h"
 #include "onnx/file/internal.h"
 
 enum {
@@ -66,7 +69,7 @@ static Status put_prefix(Rewriter *w, int field, uint64_t length) {
 static Status put_copy(Rewriter *w, const WireField *field) {
   Status status = put(w, w->model->file + field->begin, field->end - field->begin);
   size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = (field->begin + page - 1) / page * page;
-  if (w->out && field->end > begin + MAPPED_BYTES) /* what was copied need not stay in memory */
+  if (w->out && !w->model->copied && field->end > begin + MAPPED_BYTES) /* what was copied need not stay in memory */
     madvise((void *)(w->model->file + begin), field->end - begin, MADV_DONTNEED);
   return status;
 }
@@ -398,7 +401,12 @@ static Status fill_parameter(Rewriter *w, int i, WeightSource *source, void *con
 }
 
 static Status write_both(Rewriter *w, FILE *out, FILE *data, WeightSource *source, void *context) {
-  TRY(walk(w, out, data));
+  Status status = walk(w, out, data), sound = model_sound(w->model);
+  if (sound != OK) { /* then what was read, or could not be, is nothing to go by */
+    status_context("%s: ", w->model->path);
+    return sound;
+  }
+  TRY(status);
   for (int i = w->model->n_initializers - 1; i >= 0; i--) {
     int owner = w->model->initializers[i].tied_to;
     if (owner >= 0) {
@@ -419,10 +427,11 @@ static Status settle(FileReplace *file) {
   return OK;
 }
 
+/* The weights first, under a name that nothing had: until the model takes its place the old one has its own. */
 static Status replace_files(Rewriter *w, const char *data_path, WeightSource *source, void *context) {
   FileReplace file = {0}, data = {0};
   TRY(file_replace_begin(w->path, &file));
-  bool has_data = w->data_bytes > 0;
+  bool has_data = w->data_bytes > 0, placed = false;
   Status status = has_data ? file_replace_begin(data_path, &data) : OK;
   if (status == OK)
     status = write_both(w, file.stream, data.stream, source, context);
@@ -431,25 +440,52 @@ static Status replace_files(Rewriter *w, const char *data_path, WeightSource *so
   if (status == OK)
     status = settle(&file);
   if (status == OK && has_data)
-    status = file_replace_commit(&data);
-  if (status == OK)
-    return file_replace_commit(&file);
+    placed = (status = file_replace_commit(&data)) == OK;
+  if (status == OK && (status = file_replace_commit(&file)) == OK)
+    return OK;
   file_replace_abandon(&data);
   file_replace_abandon(&file);
+  if (placed)
+    unlink(data_path);
   return status;
 }
 
+/* The weights of the model that was replaced. Where this very run reads from them, it goes on doing so. */
+static void remove_replaced(const Model *model, Arena *arena, const char *path, const char *name) {
+  External *external = NULL;
+  for (int i = 0; i < model->n_externals && !external; i++) {
+    char *source = beside_path(arena, model->path, model->externals[i].location);
+    char *replaced = beside_path(arena, path, name);
+    if (!source || !replaced)
+      return;
+    if (file_same(source, replaced))
+      external = &model->externals[i];
+  }
+  if (external && external->kept < 0) {
+    char *source = beside_path(arena, model->path, external->location);
+    external->kept = source ? open(source, O_RDONLY | O_CLOEXEC) : -1;
+    if (external->kept < 0)
+      return;
+  }
+  beside_remove(arena, path, name);
+}
+
 static Status save(const Model *model, Arena *arena, const char *path, WeightSource *source, void *context) {
-  const char *slash = strrchr(path, '/'), *data_path = arena_format(arena, "%s.data", path);
   Rewriter w = {.model = model, .arena = arena, .path = path};
-  w.location = arena_format(arena, "%s.data", slash ? slash + 1 : path);
-  if (!data_path || !w.location)
+  const char *data_path, **replaced;
+  int n_replaced;
+  TRY(beside_choose(arena, path, &w.location));
+  if (!(data_path = beside_path(arena, path, w.location)))
     return status_code();
+  TRY(beside_list(arena, path, &replaced, &n_replaced));
   TRY(ARENA_NEW(arena, w.places, model->n_initializers));
   for (int i = 0; i < model->n_initializers; i++)
     w.places[i].next_tied = -1;
   TRY(walk(&w, NULL, NULL));
-  return replace_files(&w, data_path, source, context);
+  TRY(replace_files(&w, data_path, source, context));
+  for (int i = 0; i < n_replaced; i++)
+    remove_replaced(model, arena, path, replaced[i]);
+  return OK;
 }
 
 Status model_save(const Model *model, const char *path, WeightSource *source, void *context) {

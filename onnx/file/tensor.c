@@ -245,7 +245,12 @@ static int open_blob(int folder, const char *link) {
 }
 
 /* Opens external data below the model's folder, following no link but those of a Hugging Face cache. */
-static Status open_external(const Model *model, const TensorSource *source, int *file) {
+Status tensor_open_external(const Model *model, const TensorSource *source, int *file) {
+  const External *known = model_find_external(model, source->external);
+  if (known && known->kept >= 0) {
+    *file = fcntl(known->kept, F_DUPFD_CLOEXEC, 0);
+    return *file >= 0 ? OK : fail(E_IO, "external data '%s' cannot be opened: %s", source->external, strerror(errno));
+  }
   const char *name = proto_text(source->proto->name), *slash = strrchr(model->path, '/');
   char folder[4096] = ".";
   if (slash) {
@@ -285,6 +290,12 @@ static Status open_external(const Model *model, const TensorSource *source, int 
                 source->external, (long long)info.st_size, (unsigned long long)source->offset,
                 (unsigned long long)source->bytes);
   }
+  Status status = known ? file_unchanged(at, &known->stamp) : OK;
+  if (status != OK) {
+    status_context("tensor '%s': external data '%s': ", name, source->external);
+    close(at);
+    return status;
+  }
   *file = at;
   return OK;
 }
@@ -292,7 +303,7 @@ static Status open_external(const Model *model, const TensorSource *source, int 
 size_t tensor_external_bytes(const Model *model, const TensorSource *source) {
   int file;
   struct stat info;
-  if (open_external(model, source, &file) != OK)
+  if (tensor_open_external(model, source, &file) != OK)
     return 0;
   size_t bytes = fstat(file, &info) == 0 && info.st_size > 0 ? (size_t)info.st_size : 0;
   close(file);
@@ -316,7 +327,7 @@ static Status read_at(int file, const TensorSource *source, void *data) {
 
 static Status read_external(const Model *model, const TensorSource *source, void *data) {
   int file;
-  TRY(open_external(model, source, &file));
+  TRY(tensor_open_external(model, source, &file));
   Status status = read_at(file, source, data);
   close(file);
   return status;
@@ -399,7 +410,12 @@ Status tensor_source_read(const Model *model, const TensorSource *source, void *
   } else if (source->field != TENSOR_RAW_DATA && dtype != F32 && dtype != F64) {
     return read_integers(model, source, dtype, data, bytes / dtype_bytes(dtype));
   } else if (source->in_file) {
-    TRY(read_at(model->descriptor, source, data));
+    if (model->copied) {
+      memcpy(data, model->file + source->offset, (size_t)source->bytes);
+    } else {
+      TRY(read_at(model->descriptor, source, data));
+      TRY(model_sound(model));
+    }
   } else {
     memcpy(data, contents_in_proto(source), bytes);
   }
@@ -418,24 +434,29 @@ Status tensor_map(const Model *model, const TensorSource *source, TensorView *vi
     view->data = is_plain ? contents_in_proto(source) : NULL;
     return OK;
   }
+  if (!source->external && model->copied) {
+    view->data = model->file + source->offset;
+    return OK;
+  }
   if (source->external)
-    TRY(open_external(model, source, &file));
-  uint64_t front = source->offset % (uint64_t)sysconf(_SC_PAGESIZE);
-  size_t bytes = (size_t)(source->bytes + front);
-  void *mapped = bytes ? mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, file, (off_t)(source->offset - front)) : NULL;
-  int reason = errno;
+    TRY(tensor_open_external(model, source, &file));
+  Status status = mapped_open(file, source->offset, (size_t)source->bytes, &view->mapped);
   if (source->external)
     close(file);
-  if (mapped == MAP_FAILED)
-    return fail(E_IO, "tensor '%s' cannot be mapped: %s", proto_text(source->proto->name), strerror(reason));
-  *view = (TensorView){.data = (const char *)mapped + front, .mapped = mapped, .mapped_bytes = bytes};
+  if (status != OK) {
+    status_context("tensor '%s': ", proto_text(source->proto->name));
+    return status;
+  }
+  view->data = view->mapped.data;
+  view->damaged = &((Model *)model)->damaged;
   return OK;
 }
 
 void tensor_unmap(TensorView *view) {
-  if (view->mapped)
-    munmap(view->mapped, view->mapped_bytes);
-  *view = (TensorView){0};
+  if (mapped_damaged(&view->mapped))
+    atomic_store(view->damaged, true);
+  mapped_close(&view->mapped);
+  view->data = NULL;
 }
 
 Status tensor_read(const Model *model, const Onnx__TensorProto *proto, Arena *arena, DType *dtype, Shape *shape,
@@ -447,7 +468,7 @@ Status tensor_read(const Model *model, const Onnx__TensorProto *proto, Arena *ar
   TRY(shape_bytes(*shape, *dtype, &bytes));
   if (source.external) { /* the file must be there before memory is taken for what it claims */
     int file;
-    TRY(open_external(model, &source, &file));
+    TRY(tensor_open_external(model, &source, &file));
     close(file);
   }
   void *contents = arena_alloc(arena, bytes, 1);

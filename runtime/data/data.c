@@ -111,8 +111,8 @@ static Status inflate(Arena *arena, zip_t *zip, zip_uint64_t index, uint64_t siz
 
 /* What a member may take, before anything is allocated for it. */
 static Status check_size(const zip_stat_t *stat, const ArrayFile *file, uint64_t *total) {
-  if (stat->comp_size > file->map_bytes)
-    return fail(E_MODEL, "states %llu bytes in a file of %zu", (unsigned long long)stat->comp_size, file->map_bytes);
+  if (stat->comp_size > file->map.bytes)
+    return fail(E_MODEL, "states %llu bytes in a file of %zu", (unsigned long long)stat->comp_size, file->map.bytes);
   if (stat->comp_method != ZIP_CM_STORE && stat->size / DEFLATE_RATIO > stat->comp_size + 1)
     return fail(E_MODEL, "states %llu bytes, more than %llu deflated ones can hold", (unsigned long long)stat->size,
                 (unsigned long long)stat->comp_size);
@@ -145,9 +145,9 @@ static Status read_member(ArrayFile *file, zip_t *zip, zip_uint64_t index, uint6
   const unsigned char *bytes = NULL;
   Status status;
   bool mapped =
-      offset && stat.comp_size == stat.size && offset <= file->map_bytes && stat.size <= file->map_bytes - offset;
+      offset && stat.comp_size == stat.size && offset <= file->map.bytes && stat.size <= file->map.bytes - offset;
   if (mapped) {
-    bytes = (const unsigned char *)file->map + offset;
+    bytes = file->map.data + offset;
     status = OK;
   } else {
     status = check_size(&stat, file, total);
@@ -173,25 +173,17 @@ static Status read_members(ArrayFile *file, zip_t *zip) {
   uint64_t *offset, total = 0;
   TRY(ARENA_NEW(file->arena, file->arrays, n));
   TRY(ARENA_NEW(file->arena, offset, n));
-  find_stored(file->map, file->map_bytes, n, offset);
+  find_stored(file->map.data, file->map.bytes, n, offset);
   for (zip_int64_t i = 0; i < n; i++)
     TRY(read_member(file, zip, (zip_uint64_t)i, offset[i], &total));
   return OK;
 }
 
 static Status map_file(ArrayFile *file) {
-  int descriptor;
-  TRY(file_open(file->path, &descriptor, &file->map_bytes));
-  Status status = file->map_bytes ? OK : fail(E_MODEL, "is empty");
-  if (status == OK) {
-    file->map = mmap(NULL, file->map_bytes, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    if (file->map == MAP_FAILED) {
-      file->map = NULL;
-      status = fail(E_IO, "cannot be mapped: %s", strerror(errno));
-    }
-  }
-  close(descriptor);
-  return status;
+  size_t bytes;
+  TRY(file_open(file->path, &file->descriptor, &bytes));
+  file->stamp = file_stamp(file->descriptor);
+  return bytes ? mapped_open(file->descriptor, 0, bytes, &file->map) : fail(E_MODEL, "is empty");
 }
 
 static Status open_file(ArrayFile *file) {
@@ -199,7 +191,7 @@ static Status open_file(ArrayFile *file) {
   zip_error_t error;
   zip_error_init(&error);
   errno = 0;
-  zip_source_t *source = zip_source_buffer_create(file->map, file->map_bytes, 0, &error);
+  zip_source_t *source = zip_source_buffer_create(file->map.data, file->map.bytes, 0, &error);
   zip_t *zip = source ? zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, &error) : NULL;
   if (!zip) {
     Status status = fail_zip(E_MODEL, "is no whole .npz file", zip_error_strerror(&error));
@@ -207,14 +199,16 @@ static Status open_file(ArrayFile *file) {
     zip_error_fini(&error);
     return status;
   }
-  Status status = read_members(file, zip);
+  Status status = read_members(file, zip), unchanged = array_file_unchanged(file);
+  if (unchanged != OK)
+    status = unchanged;
   zip_discard(zip);
   zip_error_fini(&error);
   return status;
 }
 
 Status array_file_open(const char *path, ArrayFile *file) {
-  *file = (ArrayFile){.arena = arena_create()};
+  *file = (ArrayFile){.arena = arena_create(), .descriptor = -1, .map.guard = -1};
   if (!file->arena)
     return status_code();
   Status status = (file->path = arena_string(file->arena, path)) ? open_file(file) : status_code();
@@ -226,10 +220,18 @@ Status array_file_open(const char *path, ArrayFile *file) {
 }
 
 void array_file_close(ArrayFile *file) {
-  if (file->map)
-    munmap(file->map, file->map_bytes);
+  if (file->arena && file->descriptor >= 0)
+    close(file->descriptor);
+  mapped_close(&file->map);
   arena_destroy(file->arena);
   *file = (ArrayFile){0};
+}
+
+Status array_file_unchanged(const ArrayFile *file) {
+  if (!file->map.base)
+    return OK;
+  TRY(file_unchanged(file->descriptor, &file->stamp));
+  return mapped_damaged(&file->map) ? fail(E_IO, "became shorter while it was in use") : OK;
 }
 
 const Array *array_find(const ArrayFile *file, const char *name) {

@@ -5,6 +5,7 @@
 #define RUNTIME_DATA_DATA_H
 
 #include "base/arena.h"
+#include "base/mapped.h"
 #include "graph/tensor.h"
 
 typedef struct {
@@ -19,8 +20,9 @@ typedef struct {
   const char *path;
   Array *arrays;
   int n_arrays;
-  void *map;
-  size_t map_bytes;
+  int descriptor;
+  FileStamp stamp; /* when it was opened */
+  Mapped map;
 } ArrayFile;
 
 /* Names are those of the members without ".npy". Memory stays within the sizes that the members state, which may not
@@ -28,6 +30,9 @@ typedef struct {
  * front: not a zip, no .npy inside, big-endian, Fortran order, an unknown type, a size that differs from the shape. */
 Status array_file_open(const char *path, ArrayFile *file);
 void array_file_close(ArrayFile *file);
+/* OK while the file is what it was when it was opened, else E_IO with the reason alone: what was read since then may be
+ * anything. Cheap. */
+Status array_file_unchanged(const ArrayFile *file);
 /* NULL where there is none of that name. */
 const Array *array_find(const ArrayFile *file, const char *name);
 /* Elements of `array` from element `first` on, `count` of them, converted to `dtype` (integers among themselves with a

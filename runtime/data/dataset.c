@@ -218,6 +218,9 @@ Status dataset_feed(void *context, ValueId input, int microbatch, void *data, si
   const int64_t *indices = feeder->indices + (int64_t)microbatch * count;
   Status status = axis >= 0 ? dataset_gather(array, axis, indices, count, value->dtype, data)
                             : array_convert(array, 0, shape_elements(shape), value->dtype, data);
+  Status unchanged = array_file_unchanged(&feeder->data->file);
+  if (unchanged != OK) /* before what was read is found wrong */
+    status = unchanged;
   if (status != OK)
     status_context("%s: ", feeder->data->file.path);
   return status;

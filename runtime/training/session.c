@@ -191,10 +191,24 @@ bool session_failed(const Session *s) {
   return s->status != OK;
 }
 
+/* A step that would read from a file that is another one by now is not begun, so that what was trained can be saved. In
+ * one process everybody reads from the same; ranks of an MPI world fail where they read. */
+static Status check_data(const Session *s) {
+  const Job *job = s->training.job;
+  Status status = job->asked.world->mpi ? OK : array_file_unchanged(&job->given.data.file);
+  if (status != OK)
+    status_context("%s: ", job->given.data.file.path);
+  return status;
+}
+
 Status session_step(Session *s) {
   TRY(still_good(s));
+  TRY(check_data(s));
   issue(s, COMMAND_STEP);
-  return finish(s, worker_step(&s->locals[0].worker));
+  Status status = worker_step(&s->locals[0].worker);
+  if (status != OK && !s->links && !s->training.job->asked.world->mpi && check_data(s) != OK)
+    return status_code(); /* alone, and before the weights were updated: they are the last step's */
+  return finish(s, status);
 }
 
 Status session_metrics(Session *s, OnnxpipeMetrics *metrics) {

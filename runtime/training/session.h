@@ -15,6 +15,7 @@ Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *conte
                     Outcome *outcome);
 /* Steps that the options ask for. */
 int64_t session_steps(const Session *session);
+/* E_IO where the data file is not what it was when it was opened: in one process the session can still save then. */
 Status session_step(Session *session);
 /* Of the last step, the same on every rank of an MPI world; before the first one, zeros and `steps`. */
 Status session_metrics(Session *session, OnnxpipeMetrics *metrics);

@@ -112,34 +112,18 @@ static Status serve(Worker *w, Holding holding, Reader *reader) {
   return status;
 }
 
-/* model_save's source. */
-static Status trained_contents(void *context, int initializer, void *data, size_t bytes) {
-  Worker *w = context;
-  const Job *job = w->training->job;
-  Holding holding = find_holding(job, initializer);
-  if (holding.owner < 0)
-    return model_read_initializer(job->given.model, initializer, data, bytes);
-  return fetch(w, holding, read_parameter, data, bytes);
-}
-
-Status weights_save(Worker *w, const char *path) {
-  const Job *job = w->training->job;
-  int n;
-  const Initializer *table = model_initializers(job->given.model, &n);
-  if (w->rank == 0)
-    return model_save(job->given.model, path, trained_contents, w);
-  for (int i = 0; i < n; i++)
-    if (table[i].trains)
-      TRY(serve(w, find_holding(job, i), read_parameter));
-  return OK;
-}
-
 static bool has_gradient(const Job *job, Holding holding) {
   ValueId gradients[MAX_GROUPS];
   return holding.owner >= 0 && autodiff_gradients(job->decided.graph, holding.parameter, gradients) > 0;
 }
 
-static Status collect_gradients(Worker *w, Arena *arena, const char *path) {
+static bool has_parameter(const Job *job, Holding holding) {
+  (void)job;
+  return holding.owner >= 0;
+}
+
+/* Rank 0: what the reader has of every trained tensor, where there is any, into an .npz. */
+static Status collect(Worker *w, Arena *arena, const char *path, bool (*has)(const Job *, Holding), Reader *reader) {
   const Job *job = w->training->job;
   int n, count = 0;
   const Initializer *table = model_initializers(job->given.model, &n);
@@ -147,16 +131,63 @@ static Status collect_gradients(Worker *w, Arena *arena, const char *path) {
   TRY(ARENA_NEW(arena, arrays, n));
   for (int i = 0; i < n; i++) {
     Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
-    if (!has_gradient(job, holding))
+    if (!has(job, holding))
       continue;
     size_t bytes = graph_value_bytes(job->decided.graph, holding.parameter);
     void *data = arena_alloc(arena, bytes, 1);
     if (!data)
       return status_code();
-    TRY(fetch(w, holding, read_gradient, data, bytes));
+    TRY(fetch(w, holding, reader, data, bytes));
     arrays[count++] = (Array){table[i].name, table[i].dtype, table[i].shape, data};
   }
   return array_file_write(path, arrays, count);
+}
+
+/* model_save's source. */
+typedef struct {
+  Worker *worker;
+  bool asked; /* for the first tensor: other ranks have begun to send */
+} Saving;
+
+static Status trained_contents(void *context, int initializer, void *data, size_t bytes) {
+  Saving *saving = context;
+  const Job *job = saving->worker->training->job;
+  Holding holding = find_holding(job, initializer);
+  saving->asked = true;
+  if (holding.owner < 0)
+    return model_read_initializer(job->given.model, initializer, data, bytes);
+  return fetch(saving->worker, holding, read_parameter, data, bytes);
+}
+
+/* The model cannot be written again, for it is not what it was: what was trained is, by itself. Fails with both. */
+static Status save_apart(Worker *w, const char *path) {
+  Arena *arena = arena_create();
+  char *why = arena ? arena_string(arena, status_message()) : NULL;
+  char *apart = why ? arena_format(arena, "%s.npz", path) : NULL;
+  Status status = apart ? collect(w, arena, apart, has_parameter, read_parameter) : status_code();
+  if (status == OK)
+    status = fail(E_IO, "%s; the trained tensors are in %s, by name", why, apart);
+  arena_destroy(arena);
+  return status;
+}
+
+Status weights_save(Worker *w, const char *path) {
+  const Job *job = w->training->job;
+  int n;
+  const Initializer *table = model_initializers(job->given.model, &n);
+  Saving saving = {.worker = w};
+  if (w->rank == 0) {
+    Status status = model_save(job->given.model, path, trained_contents, &saving);
+    if (status == OK || saving.asked)
+      return status;
+    char message[1024];
+    snprintf(message, sizeof message, "%s", status_message());
+    return model_unchanged(job->given.model) == OK ? status_adopt(status, message) : save_apart(w, path);
+  }
+  for (int i = 0; i < n; i++)
+    if (table[i].trains)
+      TRY(serve(w, find_holding(job, i), read_parameter));
+  return OK;
 }
 
 Status weights_dump_gradients(Worker *w, const char *path) {
@@ -172,7 +203,7 @@ Status weights_dump_gradients(Worker *w, const char *path) {
     return OK;
   }
   Arena *arena = arena_create();
-  Status status = arena ? collect_gradients(w, arena, path) : status_code();
+  Status status = arena ? collect(w, arena, path, has_gradient, read_gradient) : status_code();
   arena_destroy(arena);
   return status;
 }

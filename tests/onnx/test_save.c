@@ -1,6 +1,9 @@
 /* Saving: the same file with other weights, for every way in which a file may hold them. */
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/onnx/build.h"
 
@@ -111,7 +114,9 @@ static void reference_models_are_saved(void **state) {
       free(masked);
       free(original);
     }
-    assert_int_equal(access(in_folder(folder, "llama.onnx.data"), F_OK) == 0, is_external || c > 5);
+    /* the second save's weights have a name of their own, and the first one's are gone */
+    assert_int_equal(access(in_folder(folder, "llama.onnx.1.data"), F_OK) == 0, is_external || c > 5);
+    assert_int_not_equal(access(in_folder(folder, "llama.onnx.data"), F_OK), 0);
     model_close(saved);
     model_close(model);
   }
@@ -313,11 +318,167 @@ static void a_model_saves_over_itself(void **state) {
   remove_folder(folder);
 }
 
+/* What a save does to names and disks, step by step: the program's own functions, which a test lets end the process
+ * before a step, behind it, or fail in its place. */
+typedef enum { GO_ON, END_BEFORE, END_BEHIND, FAIL } Fate;
+static Fate fate;
+static int fated_step, steps_taken;
+
+static bool step_fails(void) {
+  bool now = fate != GO_ON && ++steps_taken == fated_step;
+  if (now && fate == END_BEFORE)
+    _exit(9);
+  if (now && fate == FAIL)
+    errno = EIO;
+  return now && fate == FAIL;
+}
+
+static int step_done(int result) {
+  if (fate == END_BEHIND && steps_taken == fated_step)
+    _exit(9);
+  return result;
+}
+
+int rename(const char *from, const char *to) {
+  return step_fails() ? -1 : step_done(renameat(AT_FDCWD, from, AT_FDCWD, to));
+}
+
+int unlink(const char *path) {
+  return step_fails() ? -1 : step_done(unlinkat(AT_FDCWD, path, 0));
+}
+
+int fsync(int descriptor) {
+  return step_fails() ? -1 : step_done(fdatasync(descriptor));
+}
+
+enum { OLD_WEIGHT = 7 };
+
+static Status give_old(void *context, int i, void *data, size_t bytes) {
+  (void)context;
+  (void)i;
+  memset(data, OLD_WEIGHT, bytes);
+  return OK;
+}
+
+/* Whether the model at the path is all new; else it must be all old. */
+static bool is_new(const Model *model, const char *path) {
+  Model *saved;
+  ASSERT_OK(model_open(path, NULL, &saved));
+  size_t bytes;
+  int i = 0;
+  while (!model->initializers[i].trains || model->initializers[i].tied_to >= 0)
+    i++;
+  unsigned char *data = contents(saved, i, &bytes);
+  bool old = data[0] == OLD_WEIGHT && data[1] == OLD_WEIGHT;
+  free(data);
+  for (; old && i < saved->n_initializers; i++) {
+    if (!model->initializers[i].trains)
+      continue;
+    data = contents(saved, i, &bytes);
+    for (size_t k = 0; k < bytes; k++)
+      assert_int_equal(data[k], OLD_WEIGHT);
+    free(data);
+  }
+  if (!old)
+    has_new_weights(model, saved);
+  model_close(saved);
+  return !old;
+}
+
+/* A save over a model with a file of weights that is killed or fails at any of its steps: there is the old model whole,
+ * or the new one. */
+static void a_save_that_ends_anywhere_leaves_one_model(void **state) {
+  (void)state;
+  const char *folder = make_folder();
+  char path[256];
+  Model *model;
+  ASSERT_OK(model_open(SOURCE_DIR "/models/llama/model.onnx", NULL, &model));
+  snprintf(path, sizeof path, "%s/m.onnx", folder);
+  for (Fate how = END_BEFORE; how <= FAIL; how++) {
+    int news = 0, olds = 0;
+    bool went_through = false;
+    for (int step = 1; !went_through; step++) {
+      ASSERT_OK(model_save(model, path, give_old, NULL));
+      assert_false(is_new(model, path));
+      int status;
+      pid_t child = fork();
+      assert_true(child >= 0);
+      if (child == 0) {
+        Source source = source_of(model);
+        fate = how;
+        fated_step = step;
+        Status saved = model_save(model, path, give, &source);
+        _exit(steps_taken < step ? 0 : saved == OK ? 1 : 2);
+      }
+      assert_int_equal(waitpid(child, &status, 0), child);
+      assert_true(WIFEXITED(status));
+      bool new = is_new(model, path);
+      went_through = WEXITSTATUS(status) == 0;
+      if (WEXITSTATUS(status) < 2) /* said to have worked */
+        assert_true(new);
+      if (WEXITSTATUS(status) == 2)
+        assert_false(new);
+      news += new;
+      olds += !new;
+    }
+    assert_true(news >= 1 && olds >= 3);
+  }
+  model_close(model);
+  remove_folder(folder);
+}
+
+static int count_files(const char *folder) {
+  char command[256];
+  int n = -1;
+  snprintf(command, sizeof command, "ls %s | wc -l", folder);
+  FILE *list = popen(command, "r");
+  assert_int_equal(fscanf(list, "%d", &n), 1);
+  pclose(list);
+  return n;
+}
+
+/* A model that is saved over itself goes on reading weights that have lost their name; one that somebody copied keeps
+ * its own. */
+static void only_weights_that_nobody_needs_go(void **state) {
+  (void)state;
+  const char *folder = make_folder();
+  char path[256], copy[256], command[1024];
+  Model *model;
+  snprintf(path, sizeof path, "%s/m.onnx", folder);
+  snprintf(copy, sizeof copy, "%s/copy.onnx", folder);
+  snprintf(command, sizeof command, "cp %s/models/llama/model.onnx %s/m.onnx && cp %s/models/llama/model.onnx.data %s",
+           SOURCE_DIR, folder, SOURCE_DIR, folder);
+  assert_int_equal(system(command), 0);
+  ASSERT_OK(model_open(path, NULL, &model));
+  for (int round = 0; round < 3; round++) {
+    Source source = source_of(model);
+    ASSERT_OK(model_save(model, path, give, &source));
+    assert_true(is_new(model, path));
+    assert_int_equal(count_files(folder), 3); /* model.onnx.data is the exporter's */
+  }
+  model_close(model);
+  ASSERT_OK(model_open(path, NULL, &model)); /* its weights are ours now, and are replaced while it reads them */
+  for (int round = 0; round < 3; round++) {
+    Source source = source_of(model);
+    ASSERT_OK(model_save(model, path, give, &source));
+    assert_true(is_new(model, path));
+    assert_int_equal(count_files(folder), 3);
+  }
+  snprintf(command, sizeof command, "cp %s %s", path, copy);
+  assert_int_equal(system(command), 0);
+  ASSERT_OK(model_save(model, path, give_old, NULL));
+  assert_false(is_new(model, path));
+  assert_true(is_new(model, copy));
+  model_close(model);
+  remove_folder(folder);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(reference_models_are_saved), cmocka_unit_test(others_accept_them),
-      cmocka_unit_test(every_encoding_is_saved),    cmocka_unit_test(failures_leave_the_old_files),
-      cmocka_unit_test(a_model_saves_over_itself),
+      cmocka_unit_test(reference_models_are_saved),        cmocka_unit_test(others_accept_them),
+      cmocka_unit_test(every_encoding_is_saved),           cmocka_unit_test(failures_leave_the_old_files),
+      cmocka_unit_test(a_model_saves_over_itself),         cmocka_unit_test(a_save_that_ends_anywhere_leaves_one_model),
+      cmocka_unit_test(only_weights_that_nobody_needs_go),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

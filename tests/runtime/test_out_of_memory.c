@@ -41,7 +41,7 @@ static void say_and_end(int number) {
   abort();
 }
 
-static const char *in_folder(const char *name, char path[128]) {
+static char *in_folder(const char *name, char path[128]) {
   snprintf(path, 128, "%s/%s", folder, name);
   return path;
 }
@@ -95,6 +95,8 @@ static OnnxpipeStatus attempt(const Work *work, FILE *out) {
 static Result run(const Work *work, long k, bool for_good) {
   Result result = {0};
   char path[128];
+  for (int i = 0; i < MOST_OUTPUTS && work->outputs[i]; i++)
+    unlink(strcat(in_folder(work->outputs[i], path), ".data")); /* with its own weights it gets the same name again */
   for (int i = 0; i < MOST_OUTPUTS && work->outputs[i]; i++)
     unlink(in_folder(work->outputs[i], path));
   FILE *out = fopen(in_folder("out", path), "wb");
