@@ -163,8 +163,12 @@ static Status run_step(Worker *w) {
 
 /* What failed here fails everywhere; what came from elsewhere is known already. A wire's own failure is E_COMM, too. */
 static Status withdraw(Worker *w, Status status) {
-  if (status != OK && w->link)
-    w->link->transport->withdraw(w->link->endpoints[CHANNEL_CONTROL], status_message());
+  if (status == OK || !w->link)
+    return status;
+  Endpoint *endpoint = w->link->endpoints[CHANNEL_CONTROL];
+  w->link->transport->withdraw(endpoint, status_message());
+  if (w->link->transport->part)
+    w->link->transport->part(endpoint);
   return status;
 }
 

@@ -129,6 +129,25 @@ void mesh_goodbye(Mesh *mesh) {
   pthread_mutex_unlock(&mesh->mutex);
 }
 
+bool mesh_part(Mesh *mesh, double seconds) {
+  struct timespec until;
+  clock_gettime(CLOCK_REALTIME, &until);
+  until.tv_sec += (time_t)seconds;
+  pthread_mutex_lock(&mesh->mutex);
+  bool all = mesh->decided && mesh->kind == GAVE_UP;
+  int error = 0;
+  if (all)
+    tell_all(mesh, GOODBYE, mesh->rank, "");
+  for (int r = 0; all && r < mesh->size; r++) {
+    const Peer *peer = &mesh->peers[r];
+    while (r != mesh->rank && !peer->goodbye && peer->fd >= 0 && !error)
+      error = pthread_cond_timedwait(&mesh->changed, &mesh->mutex, &until);
+    all = r == mesh->rank || peer->goodbye;
+  }
+  pthread_mutex_unlock(&mesh->mutex);
+  return all;
+}
+
 /* A whole frame of rank `from` has arrived. */
 static void take_frame(Mesh *mesh, int from) {
   Peer *peer = &mesh->peers[from];
@@ -137,9 +156,10 @@ static void take_frame(Mesh *mesh, int from) {
   memcpy(text, peer->frame.text, header.length);
   text[header.length] = '\0';
   peer->used = 0;
-  if (header.kind == GOODBYE)
+  if (header.kind == GOODBYE) {
     peer->goodbye = true;
-  else if (header.kind == REPORTED)
+    pthread_cond_broadcast(&mesh->changed);
+  } else if (header.kind == REPORTED)
     mesh->printed = true;
   else if (header.origin < (uint32_t)mesh->size)
     decide(mesh, (Kind)header.kind, (int)header.origin, text);

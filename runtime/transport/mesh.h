@@ -42,6 +42,9 @@ bool mesh_reported(Mesh *mesh);
 void mesh_withdraw(Mesh *mesh, const char *message);
 /* Tells every peer that this rank ends in good order. */
 void mesh_goodbye(Mesh *mesh);
+/* The same once a failure is known, then until all have said so, this many seconds at most: whether they did. False at
+ * once where a rank died. */
+bool mesh_part(Mesh *mesh, double seconds);
 /* Until the rank that prints the failure is gone, this many seconds at most. At once where it is this one. */
 void mesh_wait_reporter(Mesh *mesh, double seconds);
 /* Ends the thread, closes everything. NULL is fine. */

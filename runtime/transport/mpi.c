@@ -1,10 +1,12 @@
 /* Ranks of an MPI world: one duplicated communicator a channel; a mesh of connections tells who is alive. Only the
- * thread that opened it calls MPI. Invariant: after a failure is known, MPI is not called any more but to abort. */
+ * thread that opened it calls MPI. Invariant: after a failure is known, MPI is not called any more but to take
+ * receives back, to end or to abort. */
 #include "runtime/transport/transport.h"
 
 #ifdef ONNXPIPE_MPI
 
 #include <mpi.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -12,7 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/clock.h"
 #include "runtime/transport/mesh.h"
 #include "runtime/transport/pool.h"
 
@@ -23,7 +27,7 @@ typedef struct Request {
   struct Request *next; /* the transfer's next piece */
   MPI_Request handle;
   int peer, bytes;
-  bool is_send;
+  bool is_send, posted; /* posted: MPI has it */
 } Request;
 
 struct Endpoint {
@@ -34,6 +38,7 @@ struct Endpoint {
 /* There is one world in a process. */
 static struct {
   bool open, started; /* started: MPI_Init was ours */
+  bool parted;        /* all ranks know of the failure, and none writes into another's memory */
   int rank, size;
   Mesh *mesh;
   Endpoint endpoints[CHANNELS];
@@ -81,7 +86,8 @@ static Status post_piece(Endpoint *e, const Transfer *t, size_t offset, size_t b
   char *data = t->data ? (char *)t->data + offset : NULL;
   int code = t->is_send ? MPI_Isend(data, (int)bytes, MPI_BYTE, t->peer, 0, e->comm, &request->handle)
                         : MPI_Irecv(data, (int)bytes, MPI_BYTE, t->peer, 0, e->comm, &request->handle);
-  return code == MPI_SUCCESS ? OK : fail_transfer(request, code);
+  request->posted = code == MPI_SUCCESS;
+  return request->posted ? OK : fail_transfer(request, code);
 }
 
 static Status mpi_post(Endpoint *e, const Transfer *transfers, int n, Ticket *tickets) {
@@ -128,6 +134,7 @@ static Status wait_piece(Request *request) {
       break;
     pause_between(looks);
   }
+  request->posted = false;
   int bytes = request->bytes;
   if (!request->is_send)
     MPI_Get_count(&got, MPI_BYTE, &bytes);
@@ -160,6 +167,40 @@ static void mpi_withdraw(Endpoint *e, const char *message) {
   mesh_withdraw(world.mesh, message);
 }
 
+/* Receives that were posted end here, cancelled or with what was on its way; false where one does not in time. Sends
+ * that nobody took are MPI's: it reads them no more. */
+static bool take_back(Pool *requests, double until) {
+  for (size_t i = 0; i < object_size(requests); i++) {
+    Request *request = object_at(requests, i);
+    int done = !request->posted || request->is_send;
+    if (!done && MPI_Cancel(&request->handle) != MPI_SUCCESS)
+      return false;
+    for (int looks = 0; !done && clock_seconds() < until; looks += looks < 1000) {
+      if (MPI_Test(&request->handle, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS)
+        return false;
+      pause_between(looks);
+    }
+    if (!done)
+      return false;
+    request->posted &= request->is_send;
+  }
+  return true;
+}
+
+/* How long ranks wait for each other before they end, and how long ending may take. */
+enum { PART_SECONDS = 3, END_SECONDS = 5 };
+
+static void mpi_part(Endpoint *e) {
+  (void)e;
+  if (world.parted || !mesh_part(world.mesh, PART_SECONDS))
+    return;
+  double until = clock_seconds() + PART_SECONDS;
+  bool all = true;
+  for (int c = 0; c < CHANNELS; c++)
+    all &= take_back(&world.endpoints[c].requests, until);
+  world.parted = all;
+}
+
 const Transport transport_mpi = {.name = "mpi",
                                  .rank = mpi_rank,
                                  .size = mpi_size,
@@ -167,7 +208,8 @@ const Transport transport_mpi = {.name = "mpi",
                                  .wait = mpi_wait,
                                  .check = mpi_check,
                                  .progress = mpi_progress,
-                                 .withdraw = mpi_withdraw};
+                                 .withdraw = mpi_withdraw,
+                                 .part = mpi_part};
 
 /* Everybody learns where everybody listens, then all meet. */
 static Status open_mesh(void) {
@@ -226,6 +268,25 @@ Status transport_mpi_open(Link *link) {
   return OK;
 }
 
+/* Ends the process where MPI does not end. */
+static void *watch_end(void *unused) {
+  nanosleep(&(struct timespec){.tv_sec = END_SECONDS}, NULL);
+  _exit(EXIT_FAILURE);
+  return unused;
+}
+
+/* After a failure: communicators with sends that nobody took are not freed. */
+static void end_failed_world(void) {
+  pthread_t watcher;
+  if (!world.started || pthread_create(&watcher, NULL, watch_end, NULL))
+    return;
+  MPI_Finalize();
+  pthread_cancel(watcher);
+  pthread_join(watcher, NULL);
+  for (int c = 0; c < CHANNELS; c++)
+    object_destroy(&world.endpoints[c].requests);
+}
+
 static void close_world(void) {
   mesh_goodbye(world.mesh);
   for (int c = 0; c < CHANNELS; c++) {
@@ -244,14 +305,16 @@ void transport_mpi_close(Link *link, bool failed) {
     return;
   int initialized;
   MPI_Initialized(&initialized);
-  if (initialized && (failed || !world.mesh)) {
+  if (initialized && (failed || !world.mesh) && !world.parted) {
     if (world.mesh) {
       mesh_withdraw(world.mesh, status_message());
       mesh_wait_reporter(world.mesh, REPORT_SECONDS);
     }
     MPI_Abort(MPI_COMM_WORLD, 1);
   }
-  if (initialized)
+  if (initialized && world.parted)
+    end_failed_world();
+  else if (initialized)
     close_world();
   mesh_close(world.mesh);
   pthread_sigmask(SIG_SETMASK, &world.mask_before, NULL);

@@ -42,6 +42,9 @@ typedef struct {
   void (*progress)(Endpoint *);
   /* Tells every peer that this rank gives up, so that their waits fail too with this message. */
   void (*withdraw)(Endpoint *, const char *message);
+  /* After a failure, on every rank that lives: waits until all have called it, some seconds at most, and takes back
+   * what peers could still write here. Where all did, `close` ends the run in good order. NULL: nothing to do. */
+  void (*part)(Endpoint *);
 } Transport;
 
 /* Both channels of one rank. */
@@ -56,10 +59,10 @@ Status transport_local_open(int ranks, Link *links);
 void transport_local_close(int ranks, Link *links);
 
 /* Ranks of the MPI world (a build without MPI: E_UNSUPPORTED). `open` starts MPI if it was not, `close` ends it; when
- * `failed`, it withdraws with status_message() unless a failure is known already, leaves the rank that reports it the
- * time to do so, and aborts the whole run with exit status 1: print before. Call `open` before other threads start:
- * from then on SIGTERM, by which mpirun ends the ranks that a dead one leaves, is held back until it is known who died,
- * two seconds at most. */
+ * `failed`, and not all ranks have parted, it withdraws with status_message() unless a failure is known already, leaves
+ * the rank that reports it the time to do so, and aborts the whole run with exit status 1: print before. Call `open`
+ * before other threads start: from then on SIGTERM, by which mpirun ends the ranks that a dead one leaves, is held back
+ * until it is known who died, two seconds at most. */
 extern const Transport transport_mpi;
 Status transport_mpi_open(Link *link);
 void transport_mpi_close(Link *link, bool failed);

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import unittest
 
+import numpy as np
 import common
 from common import HAS_MPI, ONNXPIPE, ROOT, CommandLineTest, read_metrics
 
@@ -117,6 +118,24 @@ class Ends(CommandLineTest):
             self.assertLess(3 * float(line.group(1)), 1e3 * printed + 100)
         self.assertNotIn("measured", self.done(*words, "--quiet"))
         self.assertNotIn("measured", self.done(*words, "--dry-run"))
+
+
+    def test_ranks_that_can_end_in_order_do(self):
+        """A failure of one rank in the midst of a step, whatever the others have posted: one line, and no MPI_Abort."""
+        for name, batch in (("surrogate", 8), ("nanogpt", 16), ("branches", 8)):
+            with np.load(common.model_path(name, "data.npz")) as data:
+                arrays = {n: data[n].copy() for n in data.files}
+            bad = next((n for n, a in arrays.items() if a.dtype.kind == "f"), "target")
+            arrays[bad].reshape(len(arrays[bad]), -1)[2 * batch + 3, 0] = np.nan if arrays[bad].dtype.kind == "f" else 10**6
+            data = self.write_arrays("d.npz", **arrays)
+            for ranks in (2, 3):
+                with self.subTest(name, ranks=ranks):
+                    run = self.run_command("train", common.model_path(name), "--data", data, "--batch", batch, "--quiet", mpi=ranks)
+                    self.assertEqual(run.returncode, 1, run.stderr)
+                    ours = [line for line in run.stderr.splitlines() if line.startswith("onnxpipe: ")]
+                    self.assertEqual(len(ours), 1, run.stderr)
+                    self.assertRegex(ours[0], rf"^onnxpipe: step 3: .*array '{bad}', sample {2 * batch + 3}")
+                    self.assertNotIn("MPI_ABORT", run.stderr)
 
 
 class Launchers(CommandLineTest):
