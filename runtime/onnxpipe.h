@@ -59,7 +59,8 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *opt
 /* Which of the names an unknown word was most likely meant to be; -1: none is near. */
 ONNXPIPE_API int onnxpipe_nearest(const char *word, const char *const *names, int n);
 
-/* Called once, on one rank, from a thread of its own, when another rank of the run has died: `message` is one line. */
+/* Called once, on one rank, from a thread of its own, when another rank of the run has died or SIGTERM ends
+ * this one: `message` is one line. */
 typedef void OnnxpipeReport(void *context, const char *message);
 
 /* Starts what the process needs to train with others: MPI when it was started by mpirun; alone, nothing. Once, before

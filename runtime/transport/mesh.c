@@ -19,7 +19,7 @@
 #include "base/clock.h"
 #include "runtime/transport/mesh_connect.h"
 
-typedef enum { GOODBYE = 1, DIED, GAVE_UP, REPORTED } Kind;
+typedef enum { GOODBYE = 1, DIED, GAVE_UP, REPORTED, ENDED /* by a signal */ } Kind;
 
 enum { TEXT_BYTES = 4096 };
 
@@ -41,6 +41,7 @@ struct Mesh {
   int rank, size;
   int listener, stop, signals; /* stop: an eventfd that ends the thread */
   Peer *peers;                 /* [size] */
+  struct pollfd *polls;        /* [2 + size]: the watcher's */
   pthread_t watcher;
   bool watching, decided, printed; /* printed: by the reporter's `report` */
   pthread_mutex_t mutex;
@@ -63,7 +64,8 @@ Status mesh_fail(const Mesh *mesh) {
 
 bool mesh_reported(Mesh *mesh) {
   pthread_mutex_lock(&mesh->mutex); /* another rank becomes the reporter where that one dies */
-  bool elsewhere = mesh->decided && (mesh->reporter != mesh->rank || (mesh->kind == DIED && mesh->report));
+  bool by_watcher = mesh->report && (mesh->kind == DIED || mesh->kind == ENDED);
+  bool elsewhere = mesh->decided && (mesh->reporter != mesh->rank || by_watcher);
   pthread_mutex_unlock(&mesh->mutex);
   return elsewhere;
 }
@@ -91,6 +93,12 @@ static int reporter_of(const Mesh *mesh, Kind kind, int origin) {
   return mesh->rank;
 }
 
+/* Says why this rank ends: its own thread may be inside a long kernel until the signal does its work. */
+static void report_end(Mesh *mesh) {
+  if (mesh->kind == ENDED && mesh->report && mesh->reporter == mesh->rank)
+    mesh->report(mesh->context, mesh->message);
+}
+
 /* Prints that a peer died where it is this rank's turn, and tells the others that it was done. */
 static void report_death(Mesh *mesh) {
   if (mesh->kind != DIED || !mesh->report || mesh->reporter != mesh->rank)
@@ -112,6 +120,7 @@ static void decide(Mesh *mesh, Kind kind, int origin, const char *text) {
     snprintf(mesh->message, sizeof mesh->message, "rank %d died: its connection closed", origin);
   else
     snprintf(mesh->message, sizeof mesh->message, "rank %d: %s", origin, text);
+  report_end(mesh); /* first: there may not be much time */
   tell_all(mesh, kind, origin, text);
   report_death(mesh);
   atomic_store(&mesh->failed, true);
@@ -207,13 +216,13 @@ static void hear_peer(Mesh *mesh, int r) {
 }
 
 /* SIGTERM has come at `at`. mpirun sends it when another rank died: for half a second we listen for who it was. After
- * two seconds the signal does what it would have done. The ranks wait a little unequally, so that one of them speaks.
- */
+ * two seconds the signal does what it would have done. The ranks wait unequally, so that one of them speaks, and the
+ * watcher itself: the rank's own thread may look at nothing for longer than that. */
 static void heed_signal(Mesh *mesh, double at) {
   double waited = clock_seconds() - at;
-  if (waited >= 0.5 + 0.05 * (mesh->rank < 4 ? mesh->rank : 4)) {
+  if (waited >= 0.5 + 0.25 * (mesh->rank < 4 ? mesh->rank : 4)) {
     pthread_mutex_lock(&mesh->mutex);
-    decide(mesh, GAVE_UP, mesh->rank, "ended by SIGTERM");
+    decide(mesh, ENDED, mesh->rank, "ended by SIGTERM");
     pthread_mutex_unlock(&mesh->mutex);
   }
   if (waited < 2)
@@ -225,19 +234,32 @@ static void heed_signal(Mesh *mesh, double at) {
   kill(getpid(), SIGTERM);
 }
 
+/* A rank that nobody watches would let the others wait for ever. */
+static void stop_watching(Mesh *mesh, int error) {
+  char text[128];
+  snprintf(text, sizeof text, "cannot watch its peers: %s", strerror(error));
+  pthread_mutex_lock(&mesh->mutex);
+  decide(mesh, GAVE_UP, mesh->rank, text);
+  pthread_mutex_unlock(&mesh->mutex);
+}
+
 static void *watch(void *argument) {
   Mesh *mesh = argument;
-  struct pollfd *polls = calloc((size_t)mesh->size + 2, sizeof *polls);
+  struct pollfd *polls = mesh->polls;
   double signal_at = 0;
-  while (polls) {
+  for (;;) {
     polls[0] = (struct pollfd){.fd = mesh->stop, .events = POLLIN};
     polls[1] = (struct pollfd){.fd = mesh->signals, .events = POLLIN};
     for (int r = 0; r < mesh->size; r++)
       polls[2 + r] = (struct pollfd){.fd = mesh->peers[r].fd, .events = POLLIN};
-    if (poll(polls, (nfds_t)mesh->size + 2, signal_at > 0 ? 50 : -1) < 0 && errno != EINTR)
-      break;
+    if (poll(polls, (nfds_t)mesh->size + 2, signal_at > 0 ? 50 : -1) < 0) {
+      if (errno == EINTR || errno == EAGAIN)
+        continue;
+      stop_watching(mesh, errno);
+      return NULL;
+    }
     if (polls[0].revents)
-      break;
+      return NULL;
     struct signalfd_siginfo info;
     if (polls[1].revents && read(mesh->signals, &info, sizeof info) == (ssize_t)sizeof info && signal_at == 0)
       signal_at = clock_seconds();
@@ -249,13 +271,15 @@ static void *watch(void *argument) {
     if (signal_at > 0)
       heed_signal(mesh, signal_at);
   }
-  free(polls);
-  return NULL;
 }
 
 Status mesh_listen(int rank, int size, Mesh **out, MeshAddress *own) {
   Mesh *mesh = calloc(1, sizeof *mesh);
-  if (!mesh || !(mesh->peers = calloc((size_t)size, sizeof *mesh->peers))) {
+  bool whole = mesh && (mesh->peers = calloc((size_t)size, sizeof *mesh->peers)) &&
+               (mesh->polls = calloc((size_t)size + 2, sizeof *mesh->polls));
+  if (!whole) {
+    if (mesh)
+      free(mesh->peers);
     free(mesh);
     return fail(E_MEMORY, "out of memory: connections of %d ranks", size);
   }
@@ -328,6 +352,7 @@ void mesh_close(Mesh *mesh) {
       close(others[i]);
   pthread_mutex_destroy(&mesh->mutex);
   pthread_cond_destroy(&mesh->changed);
+  free(mesh->polls);
   free(mesh->peers);
   free(mesh);
 }

@@ -35,7 +35,8 @@ Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void
 bool mesh_failed(const Mesh *mesh);
 /* Fails E_COMM with the message of the failure. */
 Status mesh_fail(const Mesh *mesh);
-/* Whether the known failure is printed by another rank, or was by `report`. */
+/* Whether the known failure is printed by another rank, or was by `report`, which the watcher calls where a peer died
+ * or this rank is ended by SIGTERM. */
 bool mesh_reported(Mesh *mesh);
 
 /* Tells every peer that this rank gives up. Nothing happens when a failure is known already. */

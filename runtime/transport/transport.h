@@ -70,7 +70,8 @@ void transport_mpi_close(Link *link, bool failed);
 void transport_mpi_library(char *text, size_t room);
 
 /* Has `report` called, before `open`: once, from a thread of the transport, when a peer has died, on the lowest rank
- * that lives, at once, since the rank's own thread may be inside a long kernel. It must not call the transport. */
+ * that lives, or when SIGTERM ends this rank, at once, since the rank's own thread may be inside a long kernel. It must
+ * not call the transport. */
 void transport_mpi_on_death(void (*report)(void *context, const char *message), void *context);
 /* Whether the failure that this rank knows of is printed elsewhere: by the rank that it began on, or by `report`. */
 bool transport_mpi_reported(void);

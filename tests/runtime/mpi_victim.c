@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "runtime/transport/transport.h"
 
@@ -41,7 +42,9 @@ static Status run(const Link *link, const char *how, int victim) {
       exit(0);
     if (rank == victim && strcmp(how, "fail") == 0)
       return fail(E_MODEL, "rank %d: the loss of microbatch 2 is nan", rank);
-    if (strcmp(how, "kill-in-kernel") == 0)
+    if (rank == victim && strcmp(how, "end-in-kernel") == 0)
+      kill(getpid(), SIGTERM);
+    if (strstr(how, "-in-kernel"))
       compute(60);
   }
 }

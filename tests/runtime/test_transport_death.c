@@ -49,6 +49,12 @@ static void rank_that_exits_is_named(void **state) {
   expect("exit", 1, "victim: rank 1 died: its connection closed\n");
 }
 
+/* By the watcher, for the rank's own thread looks at nothing. */
+static void rank_that_is_ended_says_so_while_it_computes(void **state) {
+  (void)state;
+  expect("end-in-kernel", 2, "victim: rank 2: ended by SIGTERM\n");
+}
+
 static void rank_that_fails_speaks_for_all(void **state) {
   (void)state;
   expect("fail", 1, "victim: rank 1: the loss of microbatch 2 is nan\n");
@@ -58,6 +64,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(killed_rank_is_named_while_others_compute),
       cmocka_unit_test(rank_that_exits_is_named),
+      cmocka_unit_test(rank_that_is_ended_says_so_while_it_computes),
       cmocka_unit_test(rank_that_fails_speaks_for_all),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
