@@ -24,6 +24,24 @@ typedef struct {
   int64_t size;         /* of its microbatch */
 } Keeping;
 
+/* The outputs of all samples stay in memory until they are written, beside what the plan has found room for. */
+static Status check_memory(const Job *job, const Results *results) {
+  const Plan *plan = &job->decided.plan;
+  size_t all = plan->rank_memory[0].total_bytes, outputs = 0;
+  char needs[24], of_these[24], limit[24];
+  for (int i = 0; i < results->n; i++) {
+    size_t bytes;
+    TRY(shape_bytes(results->arrays[i].shape, results->arrays[i].dtype, &bytes));
+    if (!checked_add(outputs, bytes, &outputs))
+      return fail(E_LIMIT, "the outputs of %lld samples: sizes overflow", (long long)results->samples);
+  }
+  if (checked_add(all, outputs, &all) && all <= plan->memory_limits[0])
+    return OK;
+  return fail(E_LIMIT, "%s: it needs %s, %s of these for the outputs of %lld samples, the limit is %s", job->asked.path,
+              plan_bytes_text(all, needs), plan_bytes_text(outputs, of_these), (long long)results->samples,
+              plan_bytes_text(plan->memory_limits[0], limit));
+}
+
 /* Room for all samples of every output, by the graph of the first samples. */
 static Status results_create(Job *job, Results *results) {
   const Graph *graph = job->decided.graph;
@@ -41,12 +59,15 @@ static Status results_create(Job *job, Results *results) {
         (!checked_mul_i64(batches[i].outer * batches[i].inner, job->given.data.samples, &shape.dim[batches[i].axis])))
       return fail(E_SHAPE, "output '%s' %s is too large for %lld samples", value->name, SHAPE_STR(value->shape),
                   (long long)job->given.data.samples);
-    size_t bytes;
-    TRY(shape_bytes(shape, value->dtype, &bytes));
-    void *data = arena_alloc(job->arena, bytes, 1);
+    results->arrays[i] = (Array){value->name, value->dtype, shape, NULL};
+  }
+  TRY(check_memory(job, results));
+  for (int i = 0; i < results->n; i++) {
+    Array *array = &results->arrays[i];
+    void *data = arena_alloc(job->arena, (size_t)shape_elements(array->shape) * dtype_bytes(array->dtype), 1);
     if (!data)
       return status_code();
-    results->arrays[i] = (Array){value->name, value->dtype, shape, data};
+    array->data = data;
   }
   return OK;
 }

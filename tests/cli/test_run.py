@@ -1,6 +1,9 @@
 """run: every output of every sample in order, as onnxruntime computes them."""
 
+import re
+
 import numpy as np
+import onnx
 import onnxruntime
 import common
 from common import CommandLineTest, model_path, read_case
@@ -47,6 +50,18 @@ class Run(CommandLineTest):
                 self.done("run", model_path(name), "--data", path, "--out", self.path("out.npz"))
                 expected = np.load(model_path(name, "first_output.npy"))
                 np.testing.assert_allclose(np.load(self.path("out.npz"))[case["output"]], expected, rtol=1e-4, atol=1e-5)
+
+    def test_outputs_that_no_machine_holds(self):
+        wide = 200_000_000
+        ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", n]) for name, n in (("x", 1), ("y", wide))]
+        repeats = onnx.helper.make_tensor("repeats", onnx.TensorProto.INT64, [2], [1, wide])
+        tile = onnx.helper.make_node("Tile", ["x", "repeats"], ["y"])
+        graph = onnx.helper.make_graph([tile], "wide", ends[:1], ends[1:], [repeats])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, self.path("wide.onnx"))
+        data = self.write_arrays("d.npz", x=np.zeros((100_000, 1), np.float32))
+        self.refused(1, re.compile(r"wide.onnx: it needs .* for the outputs of 100000 samples, the limit is "),
+                     "run", self.path("wide.onnx"), "--data", data, "--batch", 1, "--out", self.path("out.npz"))
 
     def test_needs(self):
         self.refused(2, "run needs --data FILE.npz and --out FILE.npz", "run", model_path("branches"))
