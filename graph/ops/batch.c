@@ -51,18 +51,21 @@ static bool repeats(const Graph *g, const Value *v, int axis) {
   return true;
 }
 
+/* Whether all places along the samples' axis have the same contents: then it does not matter which are a sample's. */
+static bool lies_anywhere(const Graph *g, const Value *v, const Batch *in) {
+  return in->kind == BATCH_AXIS && in->uniform && repeats(g, v, in->axis);
+}
+
 /* One more input that broadcasts, its axes aligned with those of a result of `rank`: what is known of the result so
- * far, and after it. A uniform input lies wherever the others do. */
-static Batch meet(Batch so_far, const Value *v, Batch in, int rank) {
+ * far, and after it. */
+static Batch meet(const Graph *g, Batch so_far, const Value *v, Batch in, int rank) {
   if (so_far.kind == BATCH_MIXED || in.kind != BATCH_AXIS)
     return so_far;
   Batch here = at_axis(in, in.axis + rank - v->shape.rank);
   if (so_far.kind == BATCH_NONE)
     return here;
-  if (here.uniform && here.axis == so_far.axis)
+  if (here.axis == so_far.axis && lies_anywhere(g, v, &in))
     return so_far;
-  if (so_far.uniform && here.axis == so_far.axis)
-    return here;
   return same_place(&so_far, &here) ? so_far : mixed;
 }
 
@@ -75,9 +78,10 @@ static bool is_one_for_all(const Graph *g, const Value *v, int rank, int axis) {
 /* Where the samples lie in a result of `rank` axes of inputs that broadcast; its step is the caller's to say. */
 static Batch broadcast(const Graph *g, const Node *n, const Batch *in, int rank) {
   Batch result = {0};
-  for (int i = 0; i < n->n_in; i++)
-    if (n->in[i] != NO_VALUE)
-      result = meet(result, rule_in(g, n, i), in[i], rank);
+  for (int last = 0; last < 2; last++) /* what lies anywhere follows the others */
+    for (int i = 0; i < n->n_in; i++)
+      if (n->in[i] != NO_VALUE && lies_anywhere(g, rule_in(g, n, i), &in[i]) == last)
+        result = meet(g, result, rule_in(g, n, i), in[i], rank);
   for (int i = 0; i < n->n_in && result.kind == BATCH_AXIS; i++)
     if (n->in[i] != NO_VALUE && in[i].kind == BATCH_NONE && !is_one_for_all(g, rule_in(g, n, i), rank, result.axis))
       return mixed;
@@ -383,9 +387,11 @@ void batch_matmul(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   if (left.kind == BATCH_MIXED || right.kind == BATCH_MIXED)
     return;
   if (left.kind == BATCH_AXIS && right.kind == BATCH_AXIS) {
-    if (left.axis == right.axis && left.axis < rank - ends && (same_place(&left, &right) || right.uniform))
+    if (left.axis != right.axis || left.axis >= rank - ends)
+      return;
+    if (same_place(&left, &right) || lies_anywhere(g, b, &in[1]))
       *out = left;
-    else if (left.axis == right.axis && left.axis < rank - ends && left.uniform)
+    else if (lies_anywhere(g, a, &in[0]))
       *out = right;
   } else if (left.kind == BATCH_AXIS) {
     *out = stack_is_one_for_all(g, b, rank, ends, left.axis) ? left : mixed;
@@ -403,7 +409,7 @@ void batch_gemm(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   *out = left.kind == BATCH_AXIS ? left : right;
   if (!rule_has_in(n, 2))
     return;
-  *out = meet(*out, rule_in(g, n, 2), in[2], 2);
+  *out = meet(g, *out, rule_in(g, n, 2), in[2], 2);
   if (out->kind == BATCH_AXIS && in[2].kind == BATCH_NONE && !is_one_for_all(g, rule_in(g, n, 2), 2, out->axis))
     *out = mixed;
 }

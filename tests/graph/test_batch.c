@@ -96,6 +96,43 @@ static ValueId with_a_token(Model *m) {
   return add(m, OP_Concat, (ValueId[]){t, m->x}, 2, &axis, 1);
 }
 
+/* The same numbers for each sample, samples first: [N·L, D]. */
+static ValueId for_each(Model *m) {
+  float table[LENGTH * WIDTH] = {1, 2, 3, 4, 5, 6};
+  ValueId t = constant(m, F32, 2, (int64_t[]){LENGTH, WIDTH}, table);
+  Attr shape = attr_ints("shape", (int64_t[]){m->n, LENGTH, WIDTH}, 3);
+  t = add(m, OP_Expand, &t, 1, &shape, 1);
+  return reshape(m, t, 2, (int64_t[]){m->n * LENGTH, WIDTH});
+}
+
+static ValueId plus_for_each(Model *m) {
+  ValueId flat = reshape(m, m->x, 2, (int64_t[]){m->n * LENGTH, WIDTH});
+  return add(m, OP_Add, (ValueId[]){for_each(m), flat}, 2, NULL, 0);
+}
+
+static ValueId plus_for_each_elsewhere(Model *m) {
+  return add(m, OP_Add, (ValueId[]){sequence_first(m), for_each(m)}, 2, NULL, 0);
+}
+
+static ValueId for_each_elsewhere_plus(Model *m) {
+  return add(m, OP_Add, (ValueId[]){for_each(m), sequence_first(m)}, 2, NULL, 0);
+}
+
+static ValueId times_for_each_elsewhere(Model *m) {
+  ValueId t = reshape(m, sequence_first(m), 3, (int64_t[]){LENGTH * m->n, 1, WIDTH});
+  ValueId each = reshape(m, for_each(m), 3, (int64_t[]){m->n * LENGTH, WIDTH, 1});
+  return add(m, OP_MatMul, (ValueId[]){t, each}, 2, NULL, 0);
+}
+
+/* All rows are one, so that it does not matter which are a sample's. */
+static ValueId plus_for_all(Model *m) {
+  float row[WIDTH] = {1, 2, 3};
+  ValueId t = constant(m, F32, 1, (int64_t[]){WIDTH}, row);
+  Attr shape = attr_ints("shape", (int64_t[]){m->n * LENGTH, WIDTH}, 2);
+  t = add(m, OP_Expand, &t, 1, &shape, 1);
+  return add(m, OP_Add, (ValueId[]){t, sequence_first(m)}, 2, NULL, 0);
+}
+
 /* x[arange(N), own], as exporters write it. */
 static ValueId picked_by_address(Model *m) {
   Attr to = attr_int("to", I64), axis = attr_int("axis", 1);
@@ -138,6 +175,11 @@ static const Case cases[] = {
     {"merged and back", merged_and_back, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
     {"last step", last_step, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
     {"with a token", with_a_token, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
+    {"plus for each", plus_for_each, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = LENGTH}},
+    {"plus for each elsewhere", plus_for_each_elsewhere, {.kind = BATCH_MIXED}},
+    {"for each elsewhere plus", for_each_elsewhere_plus, {.kind = BATCH_MIXED}},
+    {"times for each elsewhere", times_for_each_elsewhere, {.kind = BATCH_MIXED}},
+    {"plus for all", plus_for_all, {.kind = BATCH_AXIS, .axis = 0, .outer = LENGTH, .inner = 1}},
     {"picked by address", picked_by_address, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
     {"picked by place", picked_by_place, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
     {"picked the other way", picked_the_other_way, {.kind = BATCH_MIXED}},
@@ -205,6 +247,8 @@ static void a_fixed_batch_has_rules_alone(void **state) {
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     bool number = cases[i].make == times_their_number; /* a number like any other */
     Batch wanted = number ? batch_along(0) : cases[i].batch;
+    if (cases[i].make == plus_for_each) /* after the reshape nobody sees that they repeat */
+      wanted = (Batch){.kind = BATCH_MIXED};
     Arena *arena = arena_create();
     ValueId made;
     Model a = model_at(arena, 4, cases[i].make, &made);
