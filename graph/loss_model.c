@@ -66,8 +66,9 @@ static Status trace_ratio(Trace *t, Node *n) {
     return t->coupled ? OK : status_code();
   }
   if (logits->kind == BATCH_AXIS && labels->kind == BATCH_AXIS &&
-      (logits->axis == classes || logits->axis - (logits->axis > classes) != labels->axis))
-    return refuse(t, sum, "has the samples of its scores and of its labels along different axes");
+      (logits->axis == classes || logits->axis - (logits->axis > classes) != labels->axis ||
+       logits->outer != labels->outer || logits->inner != labels->inner))
+    return refuse(t, sum, "has the samples of its scores and of its labels in different places");
   const char *name = arena_format(g->arena, "%s/denominator", n->name);
   if (!name)
     return status_code();

@@ -107,6 +107,19 @@ static void test_a_curve_of_a_mean_is_refused_for_several(void **state) {
   arena_destroy(m.arena);
 }
 
+static void test_labels_lie_where_their_scores_do(void **state) {
+  (void)state;
+  Model m = model();
+  Batch *labels = &graph_value(m.g, m.labels)->batch;
+  labels->outer = 2; /* [L·N] beside scores of [N·L, classes] */
+  graph_value(m.g, m.logits)->batch.inner = 2;
+  ASSERT_FAILS(E_UNSUPPORTED,
+               "node 'sum' (CrossEntropy): has the samples of its scores and of its labels in different places: the "
+               "loss of a batch cannot be told from its microbatches; use --microbatches 1",
+               append(&m, mean_entropy(&m), 2));
+  arena_destroy(m.arena);
+}
+
 static void test_a_loss_is_one_number(void **state) {
   (void)state;
   Model m = model();
@@ -123,6 +136,7 @@ int main(void) {
       cmocka_unit_test(test_one_microbatch_takes_any_number),
       cmocka_unit_test(test_a_sum_over_samples_is_refused_for_several),
       cmocka_unit_test(test_a_curve_of_a_mean_is_refused_for_several),
+      cmocka_unit_test(test_labels_lie_where_their_scores_do),
       cmocka_unit_test(test_a_loss_is_one_number),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
