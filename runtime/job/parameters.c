@@ -37,9 +37,11 @@ static Status tell_splits(Job *job, const Initializer *table, int n) {
     if (table[i].split_from >= 0)
       add_name(&names[table[i].split_from], table[i].name);
   for (int i = 0; i < n; i++) {
-    if (names[i].length && status == OK)
-      status = job_decide(job, "split", "%s, which the exporter had merged into its equal %s", text_whole(&names[i]),
-                          table[i].name);
+    const char *whole = text_whole(&names[i]);
+    if (status == OK && !whole)
+      status = status_code();
+    else if (status == OK && *whole)
+      status = job_decide(job, "split", "%s, which the exporter had merged into its equal %s", whole, table[i].name);
     text_free(&names[i]);
   }
   return status;
