@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/nearest.h"
+
 /* "x, y and z", as far as text holds it. */
 static const char *list_names(const char *const *names, int n, char *text, size_t room) {
   size_t at = 0;
@@ -22,6 +24,15 @@ static const char *array_names(const ArrayFile *file, char *text, size_t room) {
   for (int i = 0; i < n; i++)
     names[i] = file->arrays[i].name;
   return list_names(names, n, text, room);
+}
+
+/* The array that is nearest to a name, for a message. */
+static const char *array_hint(const ArrayFile *file, const char *name, char text[NEAREST_BYTES]) {
+  const char *names[64];
+  int n = file->n_arrays < 64 ? file->n_arrays : 64;
+  for (int i = 0; i < n; i++)
+    names[i] = file->arrays[i].name;
+  return nearest_hint(name, names, n, text);
 }
 
 static const char *input_names(const ModelInput *inputs, int n_inputs, char *text, size_t room) {
@@ -113,7 +124,7 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
   Arena *arena = data->file.arena;
   const Array *first = NULL;
   int n_dims = 0;
-  char has[1024], takes[1024];
+  char hint[NEAREST_BYTES], has[1024], takes[1024];
   for (int i = 0; i < data->n_inputs; i++)
     n_dims += inputs[i].rank > 0 ? inputs[i].rank : 0;
   TRY(ARENA_NEW(arena, data->arrays, data->n_inputs));
@@ -122,8 +133,8 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
   for (int i = 0; i < data->n_inputs; i++) {
     const Array *array = array_find(&data->file, inputs[i].name);
     if (!array)
-      return fail(E_SHAPE, "no array for the model's input '%s': the file has %s", inputs[i].name,
-                  array_names(&data->file, has, sizeof has));
+      return fail(E_SHAPE, "no array for the model's input '%s': the file has %s%s", inputs[i].name,
+                  array_names(&data->file, has, sizeof has), array_hint(&data->file, inputs[i].name, hint));
     TRY(check_input(&inputs[i], array, &data->axis[i]));
     TRY(bind_dims(data, &inputs[i], array, data->axis[i]));
     if (data->axis[i] >= 0)

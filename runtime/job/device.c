@@ -6,11 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/nearest.h"
+
 static Status unknown(const char *name) {
-  char have[256] = "";
-  for (int i = 0; backends[i]; i++)
+  char have[256] = "", hint[NEAREST_BYTES];
+  const char *names[16];
+  int n = 0;
+  for (int i = 0; backends[i]; i++) {
+    if (n < 16)
+      names[n++] = backends[i]->name;
     snprintf(have + strlen(have), sizeof have - strlen(have), "%s%s", i ? ", " : "", backends[i]->name);
-  return fail(E_USAGE, "--device: this build has no '%s', only %s", name, have);
+  }
+  return fail(E_USAGE, "--device: this build has no '%s', only %s%s", name, have, nearest_hint(name, names, n, hint));
 }
 
 /* "cuda:1"; number -1 where there is none. */

@@ -114,6 +114,11 @@ class BadData(CommandLineTest):
         self.refused_data("array 'extra' is neither 'target' nor an input of the model, which takes 'x'",
                           x=self.x, target=self.target, extra=self.x)
 
+    def test_a_name_that_is_nearly_right(self):
+        data = self.write_arrays("d.npz", inputs_0=np.ones((8, 6), np.float32), target=self.target)
+        self.refused(1, re.compile(r"no array for the model's input 'input_0': the file has 'inputs_0' and 'target' \(did you mean inputs_0\?\)$"),
+                     "train", model_path("branches"), "--data", data)
+
     def test_types(self):
         self.refused_data("array 'x' is int64, the model's input 'x' float32", x=self.x.astype(np.int64), target=self.target)
 
@@ -264,6 +269,7 @@ class BadCommandLines(CommandLineTest):
             ("--init: 'normal:x' is not normal:S with a deviation S above 0", [*train, "--init", "normal:x"]),
             ("--optimizer: 'lion' is none of sgd, adam, adamw", [*train, "--optimizer", "lion"]),
             (re.compile("^--device: this build has no 'abacus', only "), [*train, "--device", "abacus"]),
+            (re.compile(r"^--device: this build has no 'referense', only .* \(did you mean reference\?\)$"), [*train, "--device", "referense"]),
             ("--precision: 'half' is none of float32, tf32, bf16", [*train, "--precision", "half"]),
             ("--precision bf16 needs a GPU (--device cuda): cpu computes in float32", [*train, "--precision", "bf16"]),
             ("3 stages need 2 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 3]),
