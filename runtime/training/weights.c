@@ -112,18 +112,23 @@ static Status serve(Worker *w, Holding holding, Reader *reader) {
   return status;
 }
 
-static bool has_gradient(const Job *job, Holding holding) {
+/* Which tensors are collected; on every rank the same. */
+typedef bool Wanted(const Job *job, const Initializer *what, Holding holding);
+
+static bool has_gradient(const Job *job, const Initializer *what, Holding holding) {
   ValueId gradients[MAX_GROUPS];
+  (void)what;
   return holding.owner >= 0 && autodiff_gradients(job->decided.graph, holding.parameter, gradients) > 0;
 }
 
-static bool has_parameter(const Job *job, Holding holding) {
+/* What model_save asks for: a tied tensor is its owner's. */
+static bool is_saved(const Job *job, const Initializer *what, Holding holding) {
   (void)job;
-  return holding.owner >= 0;
+  return what->tied_to < 0 && holding.owner >= 0;
 }
 
 /* Rank 0: what the reader has of every trained tensor, where there is any, into an .npz. */
-static Status collect(Worker *w, Arena *arena, const char *path, bool (*has)(const Job *, Holding), Reader *reader) {
+static Status collect(Worker *w, Arena *arena, const char *path, Wanted *wanted, Reader *reader) {
   const Job *job = w->training->job;
   int n, count = 0;
   const Initializer *table = model_initializers(job->given.model, &n);
@@ -131,7 +136,7 @@ static Status collect(Worker *w, Arena *arena, const char *path, bool (*has)(con
   TRY(ARENA_NEW(arena, arrays, n));
   for (int i = 0; i < n; i++) {
     Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
-    if (!has(job, holding))
+    if (!wanted(job, &table[i], holding))
       continue;
     size_t bytes = graph_value_bytes(job->decided.graph, holding.parameter);
     void *data = arena_alloc(arena, bytes, 1);
@@ -141,6 +146,19 @@ static Status collect(Worker *w, Arena *arena, const char *path, bool (*has)(con
     arrays[count++] = (Array){table[i].name, table[i].dtype, table[i].shape, data};
   }
   return array_file_write(path, arrays, count);
+}
+
+/* Another rank: sends what it has of that, in the order in which rank 0 asks. */
+static Status serve_all(Worker *w, Wanted *wanted, Reader *reader) {
+  const Job *job = w->training->job;
+  int n;
+  const Initializer *table = model_initializers(job->given.model, &n);
+  for (int i = 0; i < n; i++) {
+    Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
+    if (wanted(job, &table[i], holding))
+      TRY(serve(w, holding, reader));
+  }
+  return OK;
 }
 
 /* model_save's source. */
@@ -164,7 +182,7 @@ static Status save_apart(Worker *w, const char *path) {
   Arena *arena = arena_create();
   char *why = arena ? arena_string(arena, status_message()) : NULL;
   char *apart = why ? arena_format(arena, "%s.npz", path) : NULL;
-  Status status = apart ? collect(w, arena, apart, has_parameter, read_parameter) : status_code();
+  Status status = apart ? collect(w, arena, apart, is_saved, read_parameter) : status_code();
   if (status == OK)
     status = fail(E_IO, "%s; the trained tensors are in %s, by name", why, apart);
   arena_destroy(arena);
@@ -173,35 +191,20 @@ static Status save_apart(Worker *w, const char *path) {
 
 Status weights_save(Worker *w, const char *path) {
   const Job *job = w->training->job;
-  int n;
-  const Initializer *table = model_initializers(job->given.model, &n);
   Saving saving = {.worker = w};
-  if (w->rank == 0) {
-    Status status = model_save(job->given.model, path, trained_contents, &saving);
-    if (status == OK || saving.asked)
-      return status;
-    char message[1024];
-    snprintf(message, sizeof message, "%s", status_message());
-    return model_unchanged(job->given.model) == OK ? status_adopt(status, message) : save_apart(w, path);
-  }
-  for (int i = 0; i < n; i++)
-    if (table[i].trains)
-      TRY(serve(w, find_holding(job, i), read_parameter));
-  return OK;
+  if (w->rank)
+    return serve_all(w, is_saved, read_parameter);
+  Status status = model_save(job->given.model, path, trained_contents, &saving);
+  if (status == OK || saving.asked)
+    return status;
+  char message[1024];
+  snprintf(message, sizeof message, "%s", status_message());
+  return model_unchanged(job->given.model) == OK ? status_adopt(status, message) : save_apart(w, path);
 }
 
 Status weights_dump_gradients(Worker *w, const char *path) {
-  const Job *job = w->training->job;
-  int n;
-  const Initializer *table = model_initializers(job->given.model, &n);
-  if (w->rank) {
-    for (int i = 0; i < n; i++) {
-      Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
-      if (has_gradient(job, holding))
-        TRY(serve(w, holding, read_gradient));
-    }
-    return OK;
-  }
+  if (w->rank)
+    return serve_all(w, has_gradient, read_gradient);
   Arena *arena = arena_create();
   Status status = arena ? collect(w, arena, path, has_gradient, read_gradient) : status_code();
   arena_destroy(arena);

@@ -54,6 +54,36 @@ class Train(CommandLineTest):
                 self.assertEqual([m["gradient_norm"] for m in alone], [m["gradient_norm"] for m in ours])
                 self.assertEqual(alone_file, ours_file)
 
+    def test_a_tensor_that_is_tied_on_another_rank_is_saved_once(self):
+        """A module that is called twice, of which the exporter wrote a transposed copy; the rank has more tensors."""
+        helper, array, size = onnx.helper, onnx.numpy_helper.from_array, 8
+        rng = np.random.default_rng(3)
+        weights = {name: (rng.standard_normal((size, size)) / 3).astype(np.float32)
+                   for name in ("first.weight", "twice.weight", "last.weight")}
+        tensors = [array(weights["first.weight"], "first.weight"), array(weights["twice.weight"], "twice.weight"),
+                   array(np.ascontiguousarray(weights["twice.weight"].T), "onnx::MatMul_9"),
+                   array(weights["last.weight"], "last.weight")]
+        nodes, value = [], "x"
+        for module, weight in [(f"first.{k}", "first.weight") for k in range(8)] + [
+                ("twice", "twice.weight"), ("twice_1", "onnx::MatMul_9"), ("last", "last.weight")]:
+            nodes += [helper.make_node("MatMul", [value, weight], [module + "_h"], name=f"/{module}/MatMul"),
+                      helper.make_node("Tanh", [module + "_h"], [module + "_y"], name=f"/{module}/Tanh")]
+            value = module + "_y"
+        ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", size]) for name in ("x", value)]
+        model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors),
+                                  opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, self.path("tied.onnx"))
+        np.savez(self.path("tied.npz"), x=rng.standard_normal((8, size)).astype(np.float32),
+                 target=rng.standard_normal((8, size)).astype(np.float32))
+        saved = []
+        for ranks in 1, 2, 3:
+            out = self.done("train", self.path("tied.onnx"), "--data", self.path("tied.npz"), "--batch", 8,
+                            "--microbatches", 2, "--steps", 2, "--ranks", ranks, "--save", self.path("out.onnx"))
+            self.assertIn("onnx::MatMul_9 = twice.weight transposed", out)
+            saved.append(read_bytes(self.path("out.onnx")))
+        self.assertEqual(saved[0], saved[1])
+        self.assertEqual(saved[0], saved[2])
+
     def test_a_padding_row_gets_no_gradient(self):
         for ranks, microbatches in (1, 1), (2, 4):
             metrics, _, _ = self.train("padded_bag", "--ranks", ranks, "--microbatches", microbatches)
