@@ -12,19 +12,23 @@ static const char *leaf(const char *name) {
   return dot ? dot + 1 : name;
 }
 
-/* Whether all elements are equal; false where they cannot be read. */
-static bool is_constant(const Model *model, int initializer) {
+/* Whether all elements are equal; false where they are not there. */
+static Status is_constant(const Model *model, int initializer, bool *constant) {
   const Initializer *what = &model->initializers[initializer];
   size_t width = dtype_bytes(what->dtype);
   int64_t n = shape_elements(what->shape);
   TensorView view;
-  if (n < 1 || tensor_map(model, &model->sources[initializer], &view) != OK)
-    return false;
-  bool constant = view.data;
-  for (int64_t i = 1; i < n && constant; i++)
-    constant = memcmp(view.data, (const char *)view.data + (size_t)i * width, width) == 0;
+  *constant = false;
+  if (n < 1)
+    return OK;
+  Status status = tensor_map(model, &model->sources[initializer], &view);
+  if (status != OK)
+    return status == E_MEMORY ? status : OK;
+  *constant = view.data;
+  for (int64_t i = 1; i < n && *constant; i++)
+    *constant = memcmp(view.data, (const char *)view.data + (size_t)i * width, width) == 0;
   tensor_unmap(&view);
-  return constant;
+  return OK;
 }
 
 static bool is_vector(Shape shape) {
@@ -40,9 +44,14 @@ static int kinds_of_use(const Separation *s, Use use) {
 }
 
 /* Matrices that are a table here and a head there are one parameter, though it has two names. */
-static bool stay_tied(const Separation *s, int initializer, int kinds, int other_kinds) {
-  return kinds && other_kinds && kinds != other_kinds && s->edit.model->initializers[initializer].shape.rank >= 2 &&
-         !is_constant(s->edit.model, initializer);
+static Status stay_tied(const Separation *s, int initializer, int kinds, int other_kinds, bool *tied) {
+  bool constant;
+  *tied = kinds && other_kinds && kinds != other_kinds && s->edit.model->initializers[initializer].shape.rank >= 2;
+  if (!*tied)
+    return OK;
+  TRY(is_constant(s->edit.model, initializer, &constant));
+  *tied = !constant;
+  return OK;
 }
 
 /* ---- the dynamo exporter: the program lists every parameter, a node's call or module says which are its own ---- */
@@ -126,7 +135,11 @@ static Status separate_use(Separation *s, int initializer, int own, bool folded,
     return OK;
   bool is_added = strcmp(node->op_type, "Add") == 0 || uses->list[u].input == 2;
   int p = choose(s, candidates, n, own, is_added);
-  if (p < 0 || stay_tied(s, initializer, kinds_of_use(s, uses->list[u]), own_kinds))
+  bool tied;
+  if (p < 0)
+    return OK;
+  TRY(stay_tied(s, initializer, kinds_of_use(s, uses->list[u]), own_kinds, &tied));
+  if (tied)
     return OK;
   TRY(own_tensor(s, p, initializer, folded, &tensor));
   if (!shape_equal(s->edit.model->initializers[tensor].shape, s->edit.model->initializers[initializer].shape))
@@ -205,8 +218,7 @@ static Status is_shared(const Separation *s, int initializer, const Uses *uses, 
   if (!name_is_given(model, name) && !name_is_given(model, model->initializers[initializer].name) &&
       !share_module(s, uses, merged, shared))
     return status_code();
-  *shared |= stay_tied(s, initializer, kinds, merged_kinds);
-  return OK;
+  return *shared ? OK : stay_tied(s, initializer, kinds, merged_kinds, shared);
 }
 
 static Status separate_named(Separation *s) {
@@ -334,8 +346,11 @@ static Status separate_vectors(Separation *s) {
     const Initializer *what = &model->initializers[i];
     Uses *uses = edit_uses(&s->edit, what->name);
     int bits = reached(s->reach, what->name);
-    bool merged = what->trains || (bits & REACHES_STATISTICS && bits & REACHES_SLOT);
-    if (merged && uses->live > 1 && is_vector(what->shape) && is_constant(model, i))
+    bool merged = what->trains || (bits & REACHES_STATISTICS && bits & REACHES_SLOT), constant;
+    if (!merged || uses->live < 2 || !is_vector(what->shape))
+      continue;
+    TRY(is_constant(model, i, &constant));
+    if (constant)
       TRY(separate_by_use(s, i, uses));
   }
   return OK;

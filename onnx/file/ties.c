@@ -123,17 +123,20 @@ static void tie_kind(const Ties *ties, const Candidate *kind, int n) {
 }
 
 /* Candidates of one type and size. Only where one of several was renamed are weights looked at. */
-static void tie_size(const Ties *ties, Candidate *group, int n) {
+static Status tie_size(const Ties *ties, Candidate *group, int n) {
   Model *model = ties->model;
   bool renamed = false, readable = true;
+  Status status = OK;
   for (int i = 0; i < n; i++)
     renamed |= !group[i].is_given;
   if (n < 2 || !renamed)
-    return;
-  for (int i = 0; i < n; i++) {
+    return OK;
+  for (int i = 0; i < n && status == OK; i++) {
     Candidate *c = &group[i];
-    if (tensor_map(model, &model->sources[c->initializer], &c->view) != OK || !c->view.data) {
+    Status found = tensor_map(model, &model->sources[c->initializer], &c->view);
+    if (found != OK || !c->view.data) {
       readable = false;
+      status = found == E_MEMORY ? found : OK; /* what else fails: they are not there */
       continue;
     }
     c->first = element(c, 0);
@@ -150,6 +153,7 @@ static void tie_size(const Ties *ties, Candidate *group, int n) {
   model->ties_unknown |= !readable;
   for (int i = 0; i < n; i++)
     tensor_unmap(&group[i].view);
+  return status;
 }
 
 /* A node of the main graph reads an initializer: its module is one of the places where the initializer is used. */
@@ -218,7 +222,7 @@ static Status find_ties(Model *model, Arena *arena) {
   for (int i = 0, j; i < n; i = j) {
     for (j = i + 1; j < n && all[i].dtype == all[j].dtype && all[i].elements == all[j].elements; j++)
       ;
-    tie_size(&ties, &all[i], j - i);
+    TRY(tie_size(&ties, &all[i], j - i));
   }
   return OK;
 }
