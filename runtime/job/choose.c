@@ -171,7 +171,7 @@ Status job_choose(Job *job) {
   bool many = n > 1 || (microbatches[0] > 1 && !model_fixed_batch(job->given.model));
   if (many) {
     Status status = one_if_coupled(job, &n, &coupled);
-    if (status != OK && (n > 1 || status != E_LIMIT)) /* as one microbatch it may not fit: then it is not asked */
+    if (status != OK && status != E_LIMIT) /* as one microbatch it may not fit: then each number is asked for itself */
       return status;
   }
   if (coupled && microbatches[0] > 1) {
