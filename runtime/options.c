@@ -36,7 +36,7 @@ static const OptionEntry table[] = {
     {"precision", "NAME", "float32", " plan train run profile ",
      "float32, tf32 or bf16: operands of matrix products on GPUs; weights, sums and all else stay float32", OPTION_NAME,
      AT(precision), NAMES("float32 tf32 bf16")},
-    {"memory-limit", "BYTES", NULL, " plan train ", "of a rank's arena: 64M, 2G", OPTION_BYTES, AT(memory_limit),
+    {"memory-limit", "BYTES", NULL, " plan train run ", "of a rank's arena: 64M, 2G", OPTION_BYTES, AT(memory_limit),
      RANGE(1, INT64_MAX)},
     {"dim", "NAME=N", NULL, MODEL, "size of a symbolic dimension that the data does not give; may be repeated",
      OPTION_TEXTS, AT(dim), ANY},

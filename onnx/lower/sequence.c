@@ -38,9 +38,10 @@ static Status part_sizes(Op *op, int64_t dim, const int64_t **sizes, int *n) {
       return OK;
     chunk = (*sizes)[0];
   }
-  if (chunk < 1 || (dim + chunk - 1) / chunk > 1 << 20)
+  int64_t parts = chunk < 1 ? 0 : dim / chunk + (dim % chunk != 0);
+  if (chunk < 1 || parts > 1 << 20)
     return fail(E_SHAPE, "an axis of %lld in parts of %lld", (long long)dim, (long long)chunk);
-  *n = (int)((dim + chunk - 1) / chunk);
+  *n = (int)parts;
   TRY(ARENA_NEW(op->lower->arena, list, *n));
   for (int i = 0; i < *n; i++)
     list[i] = i + 1 < *n || dim % chunk == 0 ? chunk : dim % chunk;

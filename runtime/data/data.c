@@ -109,6 +109,15 @@ static Status inflate(Arena *arena, zip_t *zip, zip_uint64_t index, uint64_t siz
   return status;
 }
 
+static Status check_memory(uint64_t bytes, uint64_t *total) {
+  uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGE_SIZE);
+  *total += bytes;
+  if (*total > memory)
+    return fail(E_MEMORY, "the arrays up to here take %llu bytes, this machine has %llu", (unsigned long long)*total,
+                (unsigned long long)memory);
+  return OK;
+}
+
 /* What a member may take, before anything is allocated for it. */
 static Status check_size(const zip_stat_t *stat, const ArrayFile *file, uint64_t *total) {
   if (stat->comp_size > file->map.bytes)
@@ -116,11 +125,33 @@ static Status check_size(const zip_stat_t *stat, const ArrayFile *file, uint64_t
   if (stat->comp_method != ZIP_CM_STORE && stat->size / DEFLATE_RATIO > stat->comp_size + 1)
     return fail(E_MODEL, "states %llu bytes, more than %llu deflated ones can hold", (unsigned long long)stat->size,
                 (unsigned long long)stat->comp_size);
-  *total += stat->size;
-  uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGE_SIZE);
-  if (*total > memory)
-    return fail(E_MEMORY, "the arrays up to here take %llu bytes, this machine has %llu", (unsigned long long)*total,
-                (unsigned long long)memory);
+  return check_memory(stat->size, total);
+}
+
+/* The bytes in C order, in the arena: the file has the first axis run fastest. */
+static Status turn(Arena *arena, Array *array, uint64_t *total) {
+  const Shape s = array->shape;
+  const char *from = array->data;
+  size_t bytes, element = dtype_bytes(array->dtype), step[MAX_RANK], next = element, offset = 0;
+  int64_t at[MAX_RANK] = {0};
+  TRY(shape_bytes(s, array->dtype, &bytes));
+  TRY(check_memory(bytes, total));
+  char *to = arena_alloc(arena, bytes, 1);
+  if (!to)
+    return status_code();
+  for (int i = 0; i < s.rank; i++, next *= (size_t)s.dim[i - 1])
+    step[i] = next;
+  for (size_t done = 0; done < bytes; done += element) {
+    memcpy(to + done, from + offset, element);
+    for (int i = s.rank - 1; i >= 0; i--) {
+      offset += step[i];
+      if (++at[i] < s.dim[i])
+        break;
+      offset -= step[i] * (size_t)s.dim[i];
+      at[i] = 0;
+    }
+  }
+  array->data = to;
   return OK;
 }
 
@@ -155,13 +186,17 @@ static Status read_member(ArrayFile *file, zip_t *zip, zip_uint64_t index, uint6
       status = inflate(file->arena, zip, index, stat.size, &bytes);
   }
   size_t begin = 0;
+  bool fortran = false;
   if (status == OK)
-    status = npy_read_header(bytes, stat.size, stat.size, &array->dtype, &array->shape, &begin);
+    status = npy_read_header(bytes, stat.size, stat.size, &array->dtype, &array->shape, &fortran, &begin);
+  array->data = status == OK ? bytes + begin : NULL;
+  if (status == OK && fortran && array->shape.rank > 1)
+    status = turn(file->arena, array, total);
+  file->was_fortran[file->n_arrays] = fortran && array->shape.rank > 1;
   if (status != OK) {
     status_context("member '%s': ", stat.name);
     return status;
   }
-  array->data = bytes + begin;
   file->n_arrays++;
   return OK;
 }
@@ -172,6 +207,7 @@ static Status read_members(ArrayFile *file, zip_t *zip) {
     return fail(E_MODEL, "holds no arrays");
   uint64_t *offset, total = 0;
   TRY(ARENA_NEW(file->arena, file->arrays, n));
+  TRY(ARENA_NEW(file->arena, file->was_fortran, n));
   TRY(ARENA_NEW(file->arena, offset, n));
   find_stored(file->map.data, file->map.bytes, n, offset);
   for (zip_int64_t i = 0; i < n; i++)

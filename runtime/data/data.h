@@ -19,6 +19,7 @@ typedef struct {
   Arena *arena;
   const char *path;
   Array *arrays;
+  bool *was_fortran; /* [n_arrays]: the file has it in Fortran order, memory in C order */
   int n_arrays;
   int descriptor;
   FileStamp stamp; /* when it was opened */
@@ -27,7 +28,7 @@ typedef struct {
 
 /* Names are those of the members without ".npy". Memory stays within the sizes that the members state, which may not
  * be more than deflate can hold or this machine has. Fails E_IO / E_MODEL with the path, the member and the numbers in
- * front: not a zip, no .npy inside, big-endian, Fortran order, an unknown type, a size that differs from the shape. */
+ * front: not a zip, no .npy inside, big-endian, an unknown type, a size that differs from the shape. */
 Status array_file_open(const char *path, ArrayFile *file);
 void array_file_close(ArrayFile *file);
 /* OK while the file is what it was when it was opened, else E_IO with the reason alone: what was read since then may be

@@ -95,8 +95,8 @@ static Status read_shape(Cursor *c, Shape *shape) {
 }
 
 /* "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }" */
-static Status read_dictionary(Cursor c, DType *dtype, Shape *shape) {
-  bool has_type = false, has_order = false, has_shape = false, fortran = false;
+static Status read_dictionary(Cursor c, DType *dtype, Shape *shape, bool *fortran) {
+  bool has_type = false, has_order = false, has_shape = false;
   if (!take(&c, '{'))
     return fail(E_MODEL, "the .npy header is no dictionary");
   while (!take(&c, '}')) {
@@ -112,8 +112,8 @@ static Status read_dictionary(Cursor c, DType *dtype, Shape *shape) {
       TRY(read_type(type, dtype));
       has_type = true;
     } else if (strcmp(key, "fortran_order") == 0) {
-      fortran = take_word(&c, "True");
-      if (!fortran && !take_word(&c, "False"))
+      *fortran = take_word(&c, "True");
+      if (!*fortran && !take_word(&c, "False"))
         return fail(E_MODEL, "the header's fortran_order is neither True nor False");
       has_order = true;
     } else if (strcmp(key, "shape") == 0) {
@@ -129,12 +129,10 @@ static Status read_dictionary(Cursor c, DType *dtype, Shape *shape) {
   }
   if (!has_type || !has_order || !has_shape)
     return fail(E_MODEL, "the .npy header lacks '%s'", !has_type ? "descr" : !has_order ? "fortran_order" : "shape");
-  if (fortran)
-    return fail(E_MODEL, "the array is in Fortran order: save numpy.ascontiguousarray of it");
   return OK;
 }
 
-Status npy_read_header(const unsigned char *bytes, size_t n, uint64_t total, DType *dtype, Shape *shape,
+Status npy_read_header(const unsigned char *bytes, size_t n, uint64_t total, DType *dtype, Shape *shape, bool *fortran,
                        size_t *begin) {
   if (n < 10 || memcmp(bytes, "\x93NUMPY", 6) != 0)
     return fail(E_MODEL, "no .npy array");
@@ -147,7 +145,7 @@ Status npy_read_header(const unsigned char *bytes, size_t n, uint64_t total, DTy
   if (length > n - front)
     return fail(E_MODEL, "the .npy header of %zu bytes is cut off", length);
   const char *text = (const char *)bytes + front;
-  TRY(read_dictionary((Cursor){text, text + length}, dtype, shape));
+  TRY(read_dictionary((Cursor){text, text + length}, dtype, shape, fortran));
   size_t need;
   TRY(shape_bytes(*shape, *dtype, &need));
   *begin = front + length;

@@ -163,6 +163,32 @@ static LossKind planned_loss(const Job *job) {
   return fits ? kind : LOSS_AUTO;
 }
 
+/* Class numbers [N,1] for a prediction [N,C]: the axis of size 1 stands where the classes do, and goes. */
+static Status drop_class_axis(Job *job, Shape prediction) {
+  LossSpec *loss = &job->decided.loss;
+  Shape *target = &loss->target_shape, whole = *target;
+  int axis = -1;
+  if (loss->target_dtype != I64 || (loss->kind != LOSS_AUTO && loss->kind != LOSS_CROSS_ENTROPY) ||
+      whole.rank != prediction.rank)
+    return OK;
+  for (int i = 0; i < whole.rank; i++)
+    if (i != loss->target_batch_axis && whole.dim[i] == 1 && prediction.dim[i] != 1) {
+      if (axis >= 0)
+        return OK; /* which one? */
+      axis = i;
+    } else if (whole.dim[i] != prediction.dim[i]) {
+      return OK;
+    }
+  if (axis < 0 || (loss->class_axis >= 0 && loss->class_axis != axis))
+    return OK;
+  for (int i = axis; i + 1 < whole.rank; i++)
+    target->dim[i] = whole.dim[i + 1];
+  target->rank--;
+  loss->class_axis = axis;
+  loss->target_batch_axis -= loss->target_batch_axis > axis;
+  return job_decide(job, "note", "array 'target' has classes as %s: taken as %s", SHAPE_STR(whole), SHAPE_STR(*target));
+}
+
 static Status append_loss(Job *job) {
   const Options *o = job->asked.options;
   LossSpec *loss = &job->decided.loss;
@@ -195,6 +221,7 @@ static Status append_loss(Job *job) {
     if (target->dtype != loss->target_dtype)
       TRY(job_decide(job, "note", "array 'target' is %s: converted to %s", dtype_name(target->dtype),
                      dtype_name(loss->target_dtype)));
+    TRY(drop_class_axis(job, output->shape));
   } else {
     TRY(assume_target(job));
   }

@@ -290,7 +290,7 @@ class Budgets(CommandLineTest):
         if BYTES:
             self.assertLess(usage.ru_maxrss << 10, BYTES, words)
         if os.environ.get("ONNXPIPE_BUDGET_PRINT"):
-            print(f"{words[0]:8} {code} {timer:5.2f} s {usage.ru_maxrss >> 10:4d} MB  {said[0][:150] if said else ''}", file=sys.stderr)
+            print(f"{words[0]:8} {code} {timer:5.2f} s {usage.ru_utime + usage.ru_stime:5.2f} s {usage.ru_maxrss >> 10:4d} MB  {said[0][:150] if said else ''}", file=sys.stderr)
         return code
 
     def import_all(self, path):

@@ -45,7 +45,7 @@ static void load_expected(Loaded *l, const char *path) {
   size_t begin;
   assert_int_equal(fread(all, 1, (size_t)bytes, f), bytes);
   fclose(f);
-  ASSERT_OK(npy_read_header(all, (size_t)bytes, (uint64_t)bytes, &l->dtype, &l->shape, &begin));
+  ASSERT_OK(npy_read_header(all, (size_t)bytes, (uint64_t)bytes, &l->dtype, &l->shape, &(bool){false}, &begin));
   l->expected = arena_alloc(l->arena, (size_t)bytes, 1);
   memcpy(l->expected, all + begin, (size_t)bytes - begin);
 }

@@ -165,8 +165,6 @@ static void bad_headers(void **state) {
   } cases[] = {
       {"{'descr': '>f8', 'fortran_order': False, 'shape': (8,), }",
        "type '>f8' is big-endian: save it with .astype('<f8')"},
-      {"{'descr': '<f8', 'fortran_order': True, 'shape': (2, 4), }",
-       "the array is in Fortran order: save numpy.ascontiguousarray of it"},
       {"{'descr': '|O', 'fortran_order': False, 'shape': (8,), }", "type '|O' is not a number type that is read here"},
       {"{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (8,), }",
        "a record type is not an array of numbers"},
