@@ -131,6 +131,13 @@ static bool read_samples(const Value *a, const Value *b, int axis, int64_t each,
          batch->address == twin.address;
 }
 
+/* One known float for each sample; 0 where it is none. */
+static double number_per_sample(const Graph *graph, const Value *v) {
+  if (!v->data || shape_elements(v->shape) != 1 || !dtype_is_float(v->dtype) || v->dtype == F16)
+    return 0;
+  return (v->dtype == F64 ? *(const double *)v->data : (double)*(const float *)v->data) / (double)graph->samples;
+}
+
 /* A value that no node makes, as an input of `node`. */
 static Status prove_source(Graph *graph, const Node *node, ValueId id, const Graph *other, ValueId twin) {
   Value *a = graph_value(graph, id);
@@ -149,7 +156,10 @@ static Status prove_source(Graph *graph, const Node *node, ValueId id, const Gra
   }
   const char *by;
   TRY(describe(graph, node, "node '%s' (%s), by a number that comes from how many samples there are", &by));
-  return set_mixed(graph, id, by);
+  TRY(set_mixed(graph, id, by));
+  if (same_shape && number_per_sample(graph, a) == number_per_sample(other, b))
+    a->batch.per_sample = number_per_sample(graph, a);
+  return OK;
 }
 
 static bool attribute_equal(const Attr *a, const Attr *b) {
@@ -332,7 +342,13 @@ static Status transfer_source(const Graph *proved, ValueId from, const Graph *ot
   const char *by;
   if (v->batch.kind == BATCH_MIXED)
     return OK;
-  if (known->batch.kind == BATCH_MIXED || contents_as_proved(proved, known, other, graph_value(other, twin), graph, v))
+  if (known->batch.kind == BATCH_MIXED) {
+    TRY(batch_copy(graph, to, &known->batch));
+    if (number_per_sample(graph, v) != known->batch.per_sample)
+      graph_value(graph, to)->batch.per_sample = 0;
+    return OK;
+  }
+  if (contents_as_proved(proved, known, other, graph_value(other, twin), graph, v))
     return batch_copy(graph, to, &known->batch);
   TRY(describe(graph, node, "node '%s' (%s), by a number that comes from how many samples there are", &by));
   return set_mixed(graph, to, by);

@@ -1,10 +1,11 @@
 /* A loss that the model computes itself. Invariant: what comes out, averaged over the microbatches, is the model's loss
  * of the whole batch, up to rounding.
  *
- * A mean over samples may be averaged over microbatches of one size as it is. A sum over counted targets, divided by
- * their number, may not, since microbatches hold different numbers: there the divisor becomes a value that the host
- * writes, the whole batch's number / microbatches. Both hold through whatever is linear in them, so the output is
- * traced back through linear nodes; a node that is neither is named. */
+ * A mean over samples may be averaged over microbatches of one size as it is, and so may a sum over samples that is
+ * divided by how many there are. A sum over counted targets, divided by their number, may not, since microbatches hold
+ * different numbers: there the divisor becomes a value that the host writes, the whole batch's number / microbatches.
+ * Both hold through whatever is linear in them, so the output is traced back through linear nodes; a node that is
+ * neither is named. */
 #include "graph/loss_model.h"
 
 #include "graph/op.h"
@@ -12,7 +13,7 @@
 
 typedef struct {
   Graph *graph;
-  bool *done;          /* [n_nodes]: traced already */
+  bool *done[2];       /* [n_nodes]: traced already, as a mean, as a sum */
   bool alone;          /* there is one microbatch: nothing is changed */
   const char *coupled; /* why it is no mean over samples */
 } Trace;
@@ -84,12 +85,15 @@ static Status trace_ratio(Trace *t, Node *n) {
   return OK;
 }
 
-static Status trace(Trace *t, ValueId v);
+/* What v is over the microbatches: their mean, or their sum. */
+typedef enum { MEAN, SUM } Over;
 
-static Status trace_all(Trace *t, const Node *n) {
+static Status trace(Trace *t, ValueId v, Over over);
+
+static Status trace_all(Trace *t, const Node *n, Over over) {
   for (int k = 0; k < n->n_in; k++)
     if (n->in[k] != NO_VALUE)
-      TRY(trace(t, n->in[k]));
+      TRY(trace(t, n->in[k], over));
   return OK;
 }
 
@@ -101,26 +105,42 @@ static bool samples_meet_in(const Trace *t, const Node *n, ValueId output) {
   return graph_value(t->graph, output)->batch.kind == BATCH_MIXED;
 }
 
-static Status trace_product(Trace *t, const Node *n) {
+static Status trace_product(Trace *t, const Node *n, Over over) {
   if (depends(t, n->in[0]) && depends(t, n->in[1]))
     return refuse(t, n, "multiplies two things that depend on the samples");
-  return trace(t, n->in[depends(t, n->in[0]) ? 0 : 1]);
+  return trace(t, n->in[depends(t, n->in[0]) ? 0 : 1], over);
 }
 
-static Status trace_reduction(Trace *t, const Node *n) {
+static Status trace_reduction(Trace *t, const Node *n, Over over) {
   const Batch *batch = &rule_in(t->graph, n, 0)->batch;
   if (batch->kind != BATCH_AXIS)
-    return trace(t, n->in[0]);
+    return trace(t, n->in[0], over);
   if (!reduces(n, batch->axis))
     return refuse(t, n, "keeps the samples apart");
-  return n->op == OP_ReduceMean ? OK : refuse(t, n, "sums over the samples");
+  if (n->op == (over == MEAN ? OP_ReduceMean : OP_ReduceSum))
+    return OK;
+  return refuse(t, n, over == MEAN ? "sums over the samples" : "divides the samples' mean by how many there are");
 }
 
-/* v is linear in means over samples. */
-static Status trace(Trace *t, ValueId v) {
+/* By a number that comes from the samples: how many there are, or how many of them count. */
+static Status trace_division(Trace *t, Node *n, Over over) {
+  if (!depends(t, n->in[1]))
+    return trace(t, n->in[0], over);
+  if (over == MEAN && graph_value(t->graph, n->in[1])->batch.per_sample != 0)
+    return trace(t, n->in[0], SUM); /* a mean, written by hand */
+  return over == MEAN ? trace_ratio(t, n) : refuse(t, n, "divides by what depends on the samples");
+}
+
+/* v is linear in means over samples, or in their sums. */
+static Status trace(Trace *t, ValueId v, Over over) {
   Graph *g = t->graph;
-  if (!depends(t, v)) /* the same in every microbatch */
+  if (!depends(t, v) && over == MEAN) /* the same in every microbatch */
     return OK;
+  if (!depends(t, v)) {
+    if (!t->coupled)
+      t->coupled = arena_format(g->arena, "'%s' is divided by how many samples there are", graph_value(g, v)->name);
+    return t->coupled ? OK : status_code();
+  }
   if (graph_value(g, v)->producer == NO_NODE) {
     if (!t->coupled)
       t->coupled =
@@ -132,18 +152,18 @@ static Status trace(Trace *t, ValueId v) {
   Node *n = graph_node(g, graph_value(g, v)->producer);
   if (graph_value(g, v)->batch.grows)
     return refuse(t, n, "has a size that comes from how many samples there are");
-  if (t->done[n->id])
+  if (t->done[over][n->id])
     return OK;
-  t->done[n->id] = true;
+  t->done[over][n->id] = true;
   unsigned traits = op_def(n->op)->traits;
   if (n->op == OP_ReduceMean || n->op == OP_ReduceSum)
-    return trace_reduction(t, n);
+    return trace_reduction(t, n, over);
   if (n->op == OP_Div)
-    return depends(t, n->in[1]) ? trace_ratio(t, n) : trace(t, n->in[0]);
+    return trace_division(t, n, over);
   if (traits & OP_BILINEAR)
-    return trace_product(t, n);
-  if (traits & OP_LINEAR && !samples_meet_in(t, n, v))
-    return trace_all(t, n);
+    return trace_product(t, n, over);
+  if (traits & OP_LINEAR && !samples_meet_in(t, n, v) && dtype_is_float(graph_value(g, v)->dtype))
+    return trace_all(t, n, over);
   return refuse(t, n, "is no mean over the samples");
 }
 
@@ -156,8 +176,9 @@ Status loss_append_model(Graph *graph, LossSpec *spec) {
   if (output->producer == NO_NODE)
     return fail(E_SHAPE, "output '%s' is computed by no node: nothing to train", output->name);
   t.alone = spec->microbatches == 1;
-  TRY(ARENA_NEW(graph->arena, t.done, graph->n_nodes));
-  TRY(trace(&t, spec->output));
+  for (int over = MEAN; over <= SUM; over++)
+    TRY(ARENA_NEW(graph->arena, t.done[over], graph->n_nodes));
+  TRY(trace(&t, spec->output, MEAN));
   if (t.coupled && !t.alone)
     return loss_refuse(t.coupled);
   spec->coupled = t.coupled;
