@@ -236,6 +236,28 @@ static Status prove_output(Graph *graph, const Node *node, int i, const Graph *o
   return OK;
 }
 
+/* Whether elements stay apart: they are moved or repeated, or made each of one element of the same value and of
+ * numbers.
+ */
+static bool keeps_apart(const Graph *graph, const Node *node) {
+  unsigned traits = op_def(node->op)->traits;
+  ValueId of = NO_VALUE;
+  if (!(traits & (OP_ELEMENTWISE | OP_PERMUTES)) && node->op != OP_Reshape && node->op != OP_Expand)
+    return false;
+  for (int i = 0; i < node->n_in; i++) {
+    if (node->in[i] == NO_VALUE)
+      continue;
+    const Value *v = graph_value(graph, node->in[i]);
+    if (v->batch.kind == BATCH_NONE && shape_elements(v->shape) == 1)
+      continue;
+    if (v->batch.kind == BATCH_NONE || (v->batch.kind == BATCH_MIXED && !v->batch.apart) ||
+        (of != NO_VALUE && of != node->in[i]))
+      return false;
+    of = node->in[i];
+  }
+  return of != NO_VALUE && node->n_out == 1;
+}
+
 static Status prove_node(Graph *graph, const Node *node, const Graph *other) {
   const Node *twin = other->nodes[node->id];
   for (int i = 0; i < node->n_in; i++)
@@ -245,8 +267,12 @@ static Status prove_node(Graph *graph, const Node *node, const Graph *other) {
   for (int i = 0; i < node->n_out; i++)
     if (node->out[i] != NO_VALUE)
       TRY(prove_output(graph, node, i, other));
-  if (attributes_equal(node, twin))
+  if (attributes_equal(node, twin)) {
+    if (node->n_out && node->out[0] != NO_VALUE)
+      graph_value(graph, node->out[0])->batch.apart =
+          graph_value(graph, node->out[0])->batch.kind == BATCH_MIXED && keeps_apart(graph, node);
     return OK;
+  }
   const char *by;
   TRY(describe(graph, node, "node '%s' (%s), by a number that comes from how many samples there are", &by));
   TRY(mix_outputs(graph, node, by));
@@ -380,6 +406,7 @@ static Status transfer_node(const Graph *proved, const Graph *other, Graph *grap
     const Batch *batch = &graph_value(proved, known->out[k])->batch;
     if (!by || batch->kind == BATCH_MIXED) {
       TRY(batch_copy(graph, node->out[k], batch));
+      graph_value(graph, node->out[k])->batch.apart &= !by && keeps_apart(graph, node);
       continue;
     }
     TRY(set_mixed(graph, node->out[k], by));

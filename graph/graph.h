@@ -46,6 +46,7 @@ typedef struct {
   int64_t step;         /* of integers along BATCH_AXIS: sample s has s · step more than it would have as sample 0 */
   bool address;         /* that is so in the first place of the last axis alone, where GatherND looks for the sample */
   bool grows;           /* of BATCH_MIXED: the shape comes from how many samples there are, too */
+  bool apart;           /* of BATCH_MIXED: an element is one sample's, all have as many; only their order is lost */
   double per_sample;    /* of BATCH_MIXED: it is one known number, this many for each sample; 0: it is not */
   const char *by;       /* of BATCH_MIXED: "node 'h/mean' (ReduceMean)", where it began */
 } Batch;

@@ -113,6 +113,9 @@ static Status trace_product(Trace *t, const Node *n, Over over) {
 
 static Status trace_reduction(Trace *t, const Node *n, Over over) {
   const Batch *batch = &rule_in(t->graph, n, 0)->batch;
+  bool whole = shape_elements(rule_out(t->graph, n, 0)->shape) == 1;
+  if (batch->kind == BATCH_MIXED && batch->apart && whole && n->op == (over == MEAN ? OP_ReduceMean : OP_ReduceSum))
+    return OK; /* in whatever order */
   if (batch->kind != BATCH_AXIS)
     return trace(t, n->in[0], over);
   if (!reduces(n, batch->axis))

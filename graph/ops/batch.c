@@ -177,10 +177,24 @@ static void unless_along(int axis, Batch result, Batch *out) {
 
 static Batch look_into(const Graph *g, const Value *indices, Batch in);
 
+/* One behind the other along the samples' own axis: places before them add up. */
+static bool joins_places(const Node *n, const Batch *in, int axis, Batch *out) {
+  Batch joined = in[0];
+  for (int i = 0; i < n->n_in; i++) {
+    if (in[i].kind != BATCH_AXIS || in[i].axis != axis || in[i].inner != in[0].inner || in[i].step || in[i].address)
+      return false;
+    joined.outer += i ? in[i].outer : 0;
+  }
+  *out = joined;
+  return true;
+}
+
 /* Parts of one step keep it; in front of others along the last axis, the sample's own number makes an address. */
 void batch_concat(const Graph *g, const Node *n, const Batch *given, Batch *out) {
   int axis = (int)node_int(n, "axis", 0), last = rule_out(g, n, 0)->shape.rank - 1, parts = n->n_in;
   bool same = true, rest = false;
+  if (joins_places(n, given, axis, out))
+    return;
   Batch in[MAX_RANK]; /* an address has as many parts as what it points into has axes */
   if (parts > MAX_RANK || axis != last) {
     unless_along(axis, counts_samples(n, given) ? mixed : broadcast(g, n, given, last + 1), out);

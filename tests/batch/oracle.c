@@ -279,7 +279,7 @@ static Status join_runs(Oracle *oracle, const DrawnData *data, int output, int a
   *joined = (Answer){0};
   for (int64_t first = 0; first < all; first += n) {
     int64_t samples[MOST_SAMPLES];
-    Answer run[MOST_OUTPUTS];
+    Answer run[MOST_OUTPUTS] = {{0}};
     DrawnData part;
     for (int64_t i = 0; i < n; i++)
       samples[i] = first + i < all ? first + i : all - 1;

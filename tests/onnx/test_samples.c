@@ -89,11 +89,76 @@ static void mixed_scores_have_no_mean_loss(void **state) {
   }
 }
 
+static Status loss_of(const Bound *b, int microbatches) {
+  LossSpec spec = {.kind = LOSS_MODEL, .output = b->graph->outputs[0], .microbatches = microbatches, .class_axis = -1};
+  return loss_append(b->graph, &spec);
+}
+
+/* A sum over samples by how many there are is their mean; by another number, or of something else beside it, not. */
+static void a_mean_may_be_written_by_hand(void **state) {
+  (void)state;
+  for (int k = 0; k < 3; k++) {
+    Net net = net_of(18);
+    NET_INPUT(&net, "x", -1, 2);
+    NET_INT(&net, "first", k == 1);
+    Bytes sum = node("sum", "ReduceSum", k == 2 ? "xx" : "x", "s"), cast = node("cast", "Cast", "n", "m");
+    net_node(&net, "shape", "Shape", "x", "sizes");
+    net_node(&net, "count", "Gather", "sizes,first", "n");
+    net_node(&net, "twice", "Mul", "x,x", "xx");
+    put_attribute_int(&cast, "to", 1);
+    put_attribute_int(&sum, "keepdims", 0);
+    net_add(&net, cast);
+    net_add(&net, sum);
+    net_node(&net, "mean", "Div", "s,m", "y");
+    Bound b = net_bind_ok(&net, "y", 4);
+    assert_int_equal(loss_of(&b, 2), k == 1 ? E_UNSUPPORTED : OK);
+    bound_end(&b);
+  }
+}
+
+/* One behind the other along the samples' axis: there are two places for each sample. */
+static void samples_lie_twice_along_an_axis(void **state) {
+  (void)state;
+  Net net = net_of(18);
+  NET_INPUT(&net, "x", -1, 2);
+  Bytes twice = node("twice", "Concat", "x,x", "y");
+  put_attribute_int(&twice, "axis", 0);
+  net_add(&net, twice);
+  Bound b = net_bind_ok(&net, "y", 3);
+  const Batch *batch = output_batch(&b, 0);
+  assert_int_equal(batch->kind, BATCH_AXIS);
+  assert_int_equal(batch->axis, 0);
+  assert_int_equal(batch->outer, 2);
+  assert_int_equal(batch->inner, 1);
+  bound_end(&b);
+}
+
+/* [N,2] seen as [2,N]: whose an element is cannot be told by its place, but a mean of all does not ask. */
+static void a_mean_of_all_does_not_ask_for_the_order(void **state) {
+  (void)state;
+  for (int k = 0; k < 2; k++) {
+    Net net = net_of(17);
+    NET_INPUT(&net, "x", -1, 2);
+    NET_INTS(&net, "shape", 2, -1);
+    Bytes mean = node("mean", "ReduceMean", k ? "c" : "q", "y"), sums = node("sums", "CumSum", "q,first", "c");
+    NET_INT(&net, "first", 1);
+    put_attribute_int(&mean, "keepdims", 0);
+    net_node(&net, "scramble", "Reshape", "x,shape", "r");
+    net_node(&net, "square", "Mul", "r,r", "q");
+    net_add(&net, sums);
+    net_add(&net, mean);
+    Bound b = net_bind_ok(&net, "y", 4);
+    assert_int_equal(output_batch(&b, 0)->kind, BATCH_MIXED);
+    assert_int_equal(loss_of(&b, 2), k ? E_UNSUPPORTED : OK);
+    bound_end(&b);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(one_sample_lies_where_many_do),
-      cmocka_unit_test(what_was_proved_holds_at_the_number_at_hand),
-      cmocka_unit_test(mixed_scores_have_no_mean_loss),
+      cmocka_unit_test(one_sample_lies_where_many_do),   cmocka_unit_test(what_was_proved_holds_at_the_number_at_hand),
+      cmocka_unit_test(mixed_scores_have_no_mean_loss),  cmocka_unit_test(a_mean_may_be_written_by_hand),
+      cmocka_unit_test(samples_lie_twice_along_an_axis), cmocka_unit_test(a_mean_of_all_does_not_ask_for_the_order),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
