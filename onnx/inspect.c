@@ -230,7 +230,7 @@ static Status look_at_interface(Report *r) {
   if (model->ties_unknown)
     TRY(find(r, "ties_unknown", "", "ties: unknown, weights of tensors that may be one parameter cannot be read"));
   for (int i = 0; i < model->n_initializers; i++)
-    if (names_find(&r->used, model->initializers[i].name) < 0)
+    if (!model->initializers[i].in_node && names_find(&r->used, model->initializers[i].name) < 0)
       TRY(find(r, "unused_initializer", model->initializers[i].name, "no node reads it"));
   return OK;
 }

@@ -16,6 +16,7 @@ typedef struct {
   const char *rule; /* which rule decided: "0", "1", "1f", "2", "3", "4", "--train", "--freeze", "not float" */
   int tied_to;      /* index of the initializer whose parameter this one shares, else -1 */
   bool tied_transposed;
+  bool in_node;     /* it lies in a Constant node or in a branch, not among the main graph's initializers */
   int split_from;   /* the exporter had merged it into this initializer, else -1 */
   bool restored;    /* the exporter had dropped it: zeros */
   int64_t copies;   /* the file has it so many times, one after the other, along leading axes; else 0 */

@@ -30,9 +30,10 @@ Status model_list_initializers(Model *model) {
     return fail(E_UNSUPPORTED, "sparse initializers are not supported: '%s'%s",
                 graph->sparse_initializer[0]->values ? proto_text(graph->sparse_initializer[0]->values->name) : "",
                 graph->n_sparse_initializer > 1 ? " and others" : "");
-  model->n_initializers = model->n_file_initializers = (int)graph->n_initializer;
-  TRY(ARENA_NEW(model->arena, model->initializers, model->n_initializers));
-  TRY(ARENA_NEW(model->arena, model->sources, model->n_initializers));
+  size_t room = graph->n_initializer + (size_t)count_weights_in_nodes(model);
+  model->n_initializers = (int)graph->n_initializer;
+  TRY(ARENA_NEW(model->arena, model->initializers, room));
+  TRY(ARENA_NEW(model->arena, model->sources, room));
   TRY(names_create(model->arena, &model->initializer_names));
   for (int i = 0; i < model->n_initializers; i++) {
     const Onnx__TensorProto *proto = graph->initializer[i];
@@ -46,6 +47,8 @@ Status model_list_initializers(Model *model) {
     TRY(tensor_locate(model, proto, model->arena, &model->sources[i]));
     TRY(tensor_describe(proto, &initializer->dtype, &initializer->shape));
   }
+  TRY(list_weights_in_nodes(model));
+  model->n_file_initializers = model->n_initializers;
   return measure(model);
 }
 

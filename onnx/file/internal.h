@@ -58,14 +58,16 @@ struct Model {
   uint8_t *changes;             /* of each, see NodeChange */
   size_t n_file_nodes;
 
-  Initializer *initializers; /* of the main graph, in file order; behind them those that were split or restored */
-  TensorSource *sources;     /* [n_initializers] */
+  /* Of the main graph, in file order; behind them those that lie in nodes, and those that were split or restored. */
+  Initializer *initializers;
+  TensorSource *sources; /* [n_initializers] */
   int n_initializers, n_file_initializers;
   FrozenRow *frozen_rows;
   int n_frozen_rows;
   const char **absent; /* see model_absent */
   int n_absent;
   NameMap initializer_names; /* → index */
+  Map *in_nodes, *paths; /* 1 + index of those that lie in nodes, by their TensorProto and by their place in the file */
 
   ModelInput *inputs, *outputs; /* inputs without those that are initializers */
   int n_inputs, n_outputs;
@@ -131,6 +133,20 @@ Status tensor_read(const Model *model, const Onnx__TensorProto *proto, Arena *ar
 
 /* Index of the main graph's initializer with this name, or -1. */
 int model_find_initializer(const Model *model, const char *name);
+
+/* Weights that lie in Constant nodes or in branches (see weights_in_nodes.c), into the table, which has room for what
+ * was counted. */
+int count_weights_in_nodes(const Model *model);
+Status list_weights_in_nodes(Model *model);
+/* The initializer that this tensor of a node or a branch is, or -1. */
+int initializer_in_node(const Model *model, const Onnx__TensorProto *proto);
+/* A message's place in the file: for each message on the way, its field number and which one of that number it is. */
+enum { PATH_STEPS = 2 * (WIRE_NESTING + 2) };
+typedef struct {
+  uint32_t steps[PATH_STEPS];
+  size_t n;
+} WirePath;
+int initializer_at_path(const Model *model, const WirePath *path);
 
 /* The local function that this node calls, or NULL. */
 const Onnx__FunctionProto *model_function(const Model *model, const Onnx__NodeProto *node);

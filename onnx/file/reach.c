@@ -82,6 +82,11 @@ int reached(const Reach *reach, const char *name) {
   return bits < 0 ? 0 : bits;
 }
 
+int reached_initializer(const Model *model, const Reach *reach, int initializer) {
+  const Initializer *what = &model->initializers[initializer];
+  return reached(reach, what->name) | (what->in_node ? reach->in_branches[initializer] : 0);
+}
+
 static int root_of(const Reach *reach, const char *name) {
   int root = *name ? found(reach, name, true) : NO_TENSOR;
   return root < 0 ? MIXED : root;
@@ -177,10 +182,17 @@ static Status reach_call(const Model *model, const Onnx__FunctionProto *function
   return OK;
 }
 
+/* Of a tensor in a body: what it reaches is forgotten with the body's names. */
+static void keep_bits(const Model *model, const Reach *reach, const Onnx__TensorProto *proto, const char *name) {
+  int i = proto ? initializer_in_node(model, proto) : -1;
+  if (i >= 0)
+    reach->in_branches[i] |= reached(reach, name);
+}
+
 /* A body of If, Loop or Scan. Loop's first body output is its condition; its first two inputs are its counter and the
  * condition, as those of the node are. What a Loop carries is followed into its body, not around it. */
 static Status reach_body(const Model *model, const Onnx__GraphProto *body, const Onnx__NodeProto *node, Reach *around) {
-  Reach reach = {.around = around};
+  Reach reach = {.around = around, .in_branches = around->in_branches};
   size_t shift = strcmp(node->op_type, "Loop") == 0;
   TRY(names_create(around->names.arena, &reach.names));
   for (size_t i = 0; i < body->n_input; i++)
@@ -191,6 +203,11 @@ static Status reach_body(const Model *model, const Onnx__GraphProto *body, const
   for (size_t i = shift; i < body->n_output && i - shift < node->n_output; i++)
     TRY(mark(&reach, proto_text(body->output[i]->name), reached(around, node->output[i - shift])));
   TRY(reach_nodes(model, body->node, body->n_node, &reach));
+  for (size_t i = 0; i < body->n_initializer; i++)
+    keep_bits(model, &reach, body->initializer[i], proto_text(body->initializer[i]->name));
+  for (size_t i = 0; i < body->n_node; i++)
+    for (size_t a = 0; a < body->node[i]->n_attribute && body->node[i]->n_output; a++)
+      keep_bits(model, &reach, body->node[i]->attribute[a]->t, body->node[i]->output[0]);
   if (strcmp(node->op_type, "If") != 0)
     for (size_t i = 0; i < body->n_input && i < node->n_input; i++)
       TRY(mark(around, node->input[i], reached(&reach, proto_text(body->input[i]->name))));
@@ -250,6 +267,7 @@ Status reach_find(const Model *model, Arena *arena, Reach *reach) {
   const Onnx__GraphProto *graph = model->proto->graph;
   *reach = (Reach){0};
   TRY(names_create(arena, &reach->names));
+  TRY(ARENA_NEW(arena, reach->in_branches, model->n_initializers));
   for (int i = 0; i < model->n_initializers; i++)
     TRY(names_put(&reach->names, model->initializers[i].name, 0));
   TRY(declare_outputs(graph->node, graph->n_node, reach));

@@ -19,10 +19,14 @@ enum {
 typedef struct Reach {
   struct Reach *around;
   NameMap names, roots;
+  int *in_branches; /* [initializers]: bits of those that lie in branches */
 } Reach;
 
 /* Of the main graph's values. */
 Status reach_find(const Model *model, Arena *arena, Reach *reach);
+
+/* The bits of an initializer. */
+int reached_initializer(const Model *model, const Reach *reach, int initializer);
 
 /* The bits of a value; 0 where it has no such name. */
 int reached(const Reach *reach, const char *name);

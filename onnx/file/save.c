@@ -25,7 +25,8 @@ enum {
   DATA_LOCATION = 14,
   DATA_ALIGNMENT = 64,   /* of tensors in the data file, … */
   PAGE_ALIGNMENT = 4096, /* … and of those that are worth mapping */
-  MAPPED_BYTES = 1 << 16
+  MAPPED_BYTES = 1 << 16,
+  MOST_FIELDS = 32 /* numbers of fields that are entered lie below */
 };
 
 /* Where the new contents of an initializer go. */
@@ -49,6 +50,7 @@ typedef struct {
   size_t n_sizes, sizes_capacity;
   int next_initializer; /* of the main graph */
   size_t next_node;     /* of the main graph */
+  WirePath place;       /* of the message at hand */
 } Rewriter;
 
 static Status fail_write(const Rewriter *w) {
@@ -198,7 +200,8 @@ static Status rewrite_inside(Rewriter *w, const ProtobufCFieldDescriptor *known,
   if (known->descriptor != &onnx__tensor_proto__descriptor)
     return rewrite_message(w, known->descriptor, field->payload, field->end, depth + 1, changed);
   bool is_initializer = depth == 1 && strcmp(known->name, "initializer") == 0; /* of the main graph */
-  return rewrite_tensor(w, field->payload, field->end, is_initializer ? w->next_initializer++ : -1);
+  return rewrite_tensor(w, field->payload, field->end,
+                        is_initializer ? w->next_initializer++ : initializer_at_path(w->model, &w->place));
 }
 
 /* The size of the message that is about to be written: known when it is written, for it was counted before. */
@@ -333,6 +336,7 @@ static Status put_new(Rewriter *w) {
 static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *type, size_t begin, size_t end, int depth,
                               const Onnx__NodeProto *changed) {
   bool is_graph = depth == 1 && type == &onnx__graph_proto__descriptor; /* the main one */
+  uint32_t seen[MOST_FIELDS] = {0};
   if (changed)
     TRY(put_inputs(w, changed));
   for (size_t at = begin; at < end;) {
@@ -342,11 +346,15 @@ static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *typ
     bool enters = known && known->type == PROTOBUF_C_TYPE_MESSAGE && is_entered(known->descriptor);
     size_t node = is_graph && enters && known->descriptor == &onnx__node_proto__descriptor ? w->next_node++ : SIZE_MAX;
     NodeChange change = node == SIZE_MAX ? NODE_KEPT : w->model->changes[node];
+    uint32_t which = field.number < MOST_FIELDS ? seen[field.number]++ : 0;
     if (change == NODE_GONE || (changed && field.number == NODE_INPUT))
       continue;
-    if (enters)
+    if (enters) {
+      w->place.steps[w->place.n++] = field.number; /* the scanner has bounded the depth */
+      w->place.steps[w->place.n++] = which;
       TRY(rewrite_field(w, known, &field, depth, change == NODE_INPUTS ? w->model->file_nodes[node] : NULL));
-    else
+      w->place.n -= 2;
+    } else
       TRY(put_copy(w, &field));
   }
   return is_graph ? put_new(w) : OK;
@@ -359,6 +367,7 @@ static Status walk(Rewriter *w, FILE *out, FILE *data) {
   w->n_sizes = 0;
   w->next_initializer = 0;
   w->next_node = 0;
+  w->place.n = 0;
   return rewrite_message(w, &onnx__model_proto__descriptor, 0, w->model->file_bytes, 0, NULL);
 }
 

@@ -230,8 +230,8 @@ static Status separate_named(Separation *s) {
     const char *name = node->output[0];
     int from = model_find_initializer(model, node->input[0]), tensor;
     bool is_name = name_is_given(model, name) || strncmp(name, "onnx::", 6) == 0, shared;
-    if (from < 0 || !is_name || !dtype_is_float(model->initializers[from].dtype) ||
-        names_find(&s->edit.outputs, name) >= 0)
+    if (from < 0 || !is_name || edit_uses(&s->edit, node->input[0])->live < 2 ||
+        !dtype_is_float(model->initializers[from].dtype) || names_find(&s->edit.outputs, name) >= 0)
       continue;
     TRY(is_shared(s, from, edit_uses(&s->edit, node->input[0]), edit_uses(&s->edit, name), name, &shared));
     if (!shared)

@@ -47,7 +47,8 @@ typedef struct {
 
 static Status decide(const Evidence *evidence, Initializer *initializer) {
   const char *kind = exported_kind(&evidence->exported, initializer->name);
-  int bits = reached(&evidence->reach, initializer->name), sources, last;
+  int bits = reached_initializer(evidence->model, &evidence->reach, (int)(initializer - evidence->model->initializers));
+  int sources, last;
   bool folded;
   bool is_listed = exported_parameter(&evidence->exported, initializer->name) >= 0;
   TRY(exported_sources(&evidence->exported, initializer->name, &folded, &sources, &last));
@@ -75,6 +76,8 @@ static Status decide(const Evidence *evidence, Initializer *initializer) {
     initializer->rule = "3";
     initializer->trains = bits & REACHES_ELEMENTWISE && name_is_given(evidence->model, initializer->name);
   }
+  if (initializer->in_node && initializer->trains)
+    initializer->rule = "5";
   return OK;
 }
 

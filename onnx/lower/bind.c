@@ -295,6 +295,7 @@ static Status bind_initializers(Lower *lower, Scope *scope, const Frame *frame) 
   const Initializer *list = model_initializers(lower->model, &n);
   Term **terms;
   TRY(ARENA_NEW(lower->arena, terms, n));
+  TRY(ARENA_NEW(lower->arena, lower->initializers, n));
   for (int i = 0; i < n; i++) {
     TRY(term_new(lower, TERM_TENSOR, &terms[i]));
     terms[i]->dtype = list[i].dtype;
@@ -318,7 +319,9 @@ static Status bind_initializers(Lower *lower, Scope *scope, const Frame *frame) 
       Op op = {.lower = lower, .scope = scope, .frame = frame, .name = list[i].name};
       TRY(op_expand(&op, term, list[i].file_shape, &term));
     }
-    TRY(scope_put(scope, list[i].name, term));
+    lower->initializers[i] = term;
+    if (!list[i].in_node) /* those are defined where they lie */
+      TRY(scope_put(scope, list[i].name, term));
   }
   return OK;
 }

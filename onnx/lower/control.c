@@ -3,10 +3,18 @@
 
 #include "onnx/lower/lower.h"
 
+/* A weight that lies in a node or a branch; NULL where it is none, or does not train. */
+static Term *weight_of(const Op *op, const Onnx__TensorProto *tensor) {
+  int i = initializer_in_node(op->lower->model, tensor);
+  return i >= 0 && op->lower->model->initializers[i].trains ? op->lower->initializers[i] : NULL;
+}
+
 static Status from_tensor(Op *op, const Onnx__TensorProto *tensor) {
   DType dtype;
   Shape shape;
   const void *data;
+  if ((op->out[0] = weight_of(op, tensor)))
+    return OK;
   TRY(tensor_read(op->lower->model, tensor, op->lower->arena, &dtype, &shape, &data));
   return term_make(op->lower, op->proto->output[0], dtype, shape, data, &op->out[0]);
 }
@@ -38,9 +46,11 @@ static Status branch_initializers(Op *op, Scope *scope, const Onnx__GraphProto *
     DType dtype;
     Shape shape;
     const void *data;
-    Term *term;
-    TRY(tensor_read(op->lower->model, tensor, op->lower->arena, &dtype, &shape, &data));
-    TRY(term_make(op->lower, tensor->name, dtype, shape, data, &term));
+    Term *term = weight_of(op, tensor);
+    if (!term) {
+      TRY(tensor_read(op->lower->model, tensor, op->lower->arena, &dtype, &shape, &data));
+      TRY(term_make(op->lower, tensor->name, dtype, shape, data, &term));
+    }
     TRY(scope_put(scope, tensor->name ? tensor->name : "", term));
   }
   return OK;

@@ -87,10 +87,11 @@ typedef struct {
 typedef struct {
   Model *model;
   const BindOptions *options;
-  Replay *replay; /* NULL: none */
-  Arena *arena;   /* of everything here; the result is copied out of it */
-  Graph *graph;   /* nodes that stay */
-  Graph *probe;   /* shapes of nodes that fold; emptied after each */
+  Replay *replay;      /* NULL: none */
+  Arena *arena;        /* of everything here; the result is copied out of it */
+  Graph *graph;        /* nodes that stay */
+  Graph *probe;        /* shapes of nodes that fold; emptied after each */
+  Term **initializers; /* what each stands for, ties and copies resolved */
   Map *constants, *folded, *placed, *named;
   Budget budget;
   bool *fixed; /* of each value of the graph: no input of the model reaches it */

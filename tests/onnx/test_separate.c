@@ -272,11 +272,72 @@ static void a_row_looked_up_everywhere_is_one(void **state) {
   model_close(model);
 }
 
+/* Constant with the tensor. */
+static Bytes constant(const char *output, Bytes t) {
+  Bytes n = node("", "Constant", "", output), value = {0};
+  put_text(&value, 1, "value");
+  put_message(&value, 5, t);
+  put_int(&value, 20, 4);
+  put_message(&n, 5, value);
+  return n;
+}
+
+static Bytes truth(const char *output, uint8_t is_true) {
+  Bytes t = tensor("", 9, 0, NULL);
+  put_bytes(&t, TENSOR_RAW_DATA, &is_true, 1);
+  return constant(output, t);
+}
+
+/* A file without a weight among its initializers has them in Constant nodes. */
+static void constants_are_weights_where_no_initializer_is(void **state) {
+  (void)state;
+  for (int with = 0; with < 2; with++) {
+    Bytes graph = begin_graph();
+    if (with)
+      put_message(&graph, 5, weight("k.weight", 4, 4, 1, 1));
+    put_message(&graph, 1, constant("w.big", weight("", 20, 20, 1, 0.5f))); /* its contents are not in the skeleton */
+    put_message(&graph, 1, constant("w.small", weight("", 4, 4, 1, 1)));
+    put_message(&graph, 1, constant("one", weight("", 1, 0, 1, 1)));
+    put_message(&graph, 1, node("", "MatMul", "x,w.small", "p"));
+    put_message(&graph, 1, node("", "MatMul", "p,w.big", "q"));
+    put_message(&graph, 1, node("", "ArgMax", "one", "r"));
+    put_message(&graph, 1, with ? node("", "MatMul", "q,k.weight", "y") : node("", "Relu", "q", "y"));
+    Model *model = opened(model_of(8, 17, graph), with ? "k.weight" : "w.big,w.small");
+    if (!with)
+      assert_string_equal(model->initializers[find(model, "w.big")].rule, "5");
+    model_close(model);
+  }
+}
+
+/* So has a branch its own; that of a constant condition which is never taken has none. */
+static void branches_have_weights(void **state) {
+  (void)state;
+  Bytes graph = begin_graph(), branch = node("if", "If", "yes", "y");
+  put_message(&graph, 1, truth("yes", 1));
+  for (int k = 0; k < 2; k++) {
+    Bytes body = {0}, attribute = {0};
+    put_message(&body, 1, constant("c", weight("", 4, 4, 1, 1)));
+    put_message(&body, 1, node("", "MatMul", "x,w", "p"));
+    put_message(&body, 1, node("", "MatMul", "p,c", "q"));
+    put_message(&body, 5, weight("w", 4, 4, 1, 1));
+    put_message(&body, 12, value_info("q", 2, (int64_t[]){-1, 4}));
+    put_text(&attribute, 1, k ? "then_branch" : "else_branch");
+    put_message(&attribute, 6, body);
+    put_int(&attribute, 20, 5);
+    put_message(&branch, 5, attribute);
+  }
+  put_message(&graph, 1, branch);
+  Model *model = opened(model_of(8, 17, graph), "w,c");
+  assert_int_equal(model->n_initializers, 2);
+  model_close(model);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(identities_are_tensors), cmocka_unit_test(calls_tell_parameters),
       cmocka_unit_test(what_calls_do_not_tell), cmocka_unit_test(vectors_come_apart_by_use),
-      cmocka_unit_test(padding_rows_are_told),  cmocka_unit_test(a_row_looked_up_everywhere_is_one),
+      cmocka_unit_test(padding_rows_are_told),  cmocka_unit_test(constants_are_weights_where_no_initializer_is),
+      cmocka_unit_test(branches_have_weights),  cmocka_unit_test(a_row_looked_up_everywhere_is_one),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
