@@ -21,7 +21,7 @@ typedef struct {
   size_t n_forward;   /* nodes and */
   size_t n_values;    /* values of the forward graph */
   bool *live;         /* [n_forward] a parameter reaches the loss through the node */
-  Uses *uses;         /* [n_values] live uses of each parameter */
+  Uses *uses;         /* [n_values] of each parameter and buffer */
   ValueId *cotangent; /* [n_values] */
 } Walk;
 
@@ -76,12 +76,14 @@ static Status check_differentiable(const Walk *w) {
   return OK;
 }
 
+/* Live uses of parameters, all uses of buffers. */
 static Status collect_uses(Walk *w) {
   Graph *g = w->graph;
   for (size_t i = 0; i < w->n_forward; i++)
-    for (int k = 0; w->live[i] && k < g->nodes[i]->n_in; k++) {
+    for (int k = 0; k < g->nodes[i]->n_in; k++) {
       ValueId v = g->nodes[i]->in[k];
-      if (v == NO_VALUE || graph_value(g, v)->role != ROLE_PARAMETER)
+      Role role = v == NO_VALUE ? ROLE_ACTIVATION : graph_value(g, v)->role;
+      if (role != ROLE_BUFFER && (role != ROLE_PARAMETER || !w->live[i]))
         continue;
       Uses *uses = &w->uses[v];
       if (uses->n && uses->nodes[uses->n - 1] == i) /* twice in one node is one use */
@@ -92,13 +94,15 @@ static Status collect_uses(Walk *w) {
   return OK;
 }
 
-/* Consecutive uses of a parameter fall into at most MAX_GROUPS groups of about equal number. */
+/* Consecutive uses of a parameter fall into at most MAX_GROUPS groups of about equal number; those of a buffer are one.
+ */
 static Status form_groups(Walk *w) {
   Graph *g = w->graph;
   for (size_t v = 0; v < w->n_values; v++) {
     Uses *uses = &w->uses[v];
     uses->first_group = g->n_groups;
-    uses->n_groups = uses->n < MAX_GROUPS ? (int)uses->n : MAX_GROUPS;
+    int most = graph_value(g, (ValueId)v)->role == ROLE_BUFFER ? 1 : MAX_GROUPS;
+    uses->n_groups = uses->n < (size_t)most ? (int)uses->n : most;
     for (int k = 0; k < uses->n_groups; k++) {
       size_t from = (size_t)k * uses->n / (size_t)uses->n_groups;
       size_t to = (size_t)(k + 1) * uses->n / (size_t)uses->n_groups;

@@ -14,7 +14,7 @@ Status graph_create(Arena *arena, const char *name, Graph **graph) {
   g->name = arena_string(arena, name);
   if (!g->name)
     return status_code();
-  g->target = g->loss_sum = g->loss_scale = g->step_scalars = NO_VALUE;
+  g->counter = g->target = g->loss_sum = g->loss_scale = g->step_scalars = NO_VALUE;
   g->building = PHASE_F;
   g->origin = NO_NODE;
   *graph = g;
@@ -49,6 +49,14 @@ Status graph_add_constant(Graph *graph, const char *name, DType dtype, Shape sha
     return status_code();
   TRY(graph_add_value(graph, name, dtype, shape, ROLE_CONSTANT, value));
   graph_value(graph, *value)->data = copy;
+  return OK;
+}
+
+Status graph_counter(Graph *graph, ValueId *value) {
+  if (graph->counter == NO_VALUE)
+    TRY(graph_add_value(graph, "counter", I64, shape_of(1, (int64_t[]){COUNTER_NUMBERS}), ROLE_COUNTER,
+                        &graph->counter));
+  *value = graph->counter;
   return OK;
 }
 

@@ -29,9 +29,13 @@ typedef enum {
   ROLE_CONSTANT,   /* never changes: `data` holds it, or initializer >= 0 says where to read it */
   ROLE_PARAMETER,  /* trained: initializer >= 0 says where its first value is */
   ROLE_GRADIENT,   /* accumulator of one group of uses of `parameter`; zero when a step begins */
-  ROLE_STATE,      /* of the optimizer, for `parameter`; zero when training begins */
-  ROLE_STEP        /* small, kept between nodes of a step: loss_scale and optimizer scalars, written by the host;
-                      squared norms of gradients, read by it */
+  ROLE_BUFFER,  /* running statistics: kept from step to step and saved, as a parameter, and written by forward nodes in
+                   the order of microbatches; all nodes that touch a written one are forward nodes of one stage */
+  ROLE_COUNTER, /* int64 [COUNTER_NUMBERS], what random operators draw by, beside their own number: fed as inputs are,
+                   by the executor */
+  ROLE_STATE,   /* of the optimizer, for `parameter`; zero when training begins */
+  ROLE_STEP     /* small, kept between nodes of a step: loss_scale and optimizer scalars, written by the host;
+                   squared norms of gradients, read by it */
 } Role;
 
 /* Where the samples lie in a value: nowhere; along one axis; or everywhere, since samples have met, or a number came
@@ -50,6 +54,9 @@ typedef struct {
   double per_sample;    /* of BATCH_MIXED: it is one known number, this many for each sample; 0: it is not */
   const char *by;       /* of BATCH_MIXED: "node 'h/mean' (ReduceMean)", where it began */
 } Batch;
+
+/* The numbers of a ROLE_COUNTER: the same whoever computes. */
+enum { COUNTER_SEED, COUNTER_STEP, COUNTER_SAMPLE /* the microbatch's first, in the step */, COUNTER_NUMBERS };
 
 typedef struct {
   const char *name;
@@ -106,10 +113,10 @@ typedef struct {
 
 enum { MAX_GROUPS = 4 }; /* of a parameter's uses */
 
-/* Uses of one parameter whose gradients share an accumulator: all in one stage. */
+/* Uses of one parameter whose gradients share an accumulator, or all uses of a buffer: in one stage. */
 typedef struct {
   ValueId parameter;
-  ValueId gradient; /* the accumulator; NO_VALUE when no gradient reaches it */
+  ValueId gradient; /* the accumulator; NO_VALUE when no gradient reaches it, or for a ROLE_BUFFER */
   NodeId *nodes;    /* forward nodes, in graph order */
   int n_nodes;
 } UseGroup;
@@ -130,6 +137,7 @@ typedef struct Graph {
   size_t n_nodes, nodes_capacity;
   ValueId *inputs, *outputs; /* of the model, in file order */
   size_t n_inputs, n_outputs, inputs_capacity, outputs_capacity;
+  ValueId counter; /* ROLE_COUNTER; NO_VALUE: nothing is random */
   int64_t samples; /* of a microbatch; 0 where nothing counts samples */
   /* Set by autodiff and loss; NO_VALUE before. */
   ValueId target;       /* ROLE_INPUT: the loss's target */
@@ -153,6 +161,9 @@ Status graph_add_value(Graph *graph, const char *name, DType dtype, Shape shape,
 
 /* A ROLE_CONSTANT with these contents (copied). */
 Status graph_add_constant(Graph *graph, const char *name, DType dtype, Shape shape, const void *data, ValueId *value);
+
+/* The graph's ROLE_COUNTER, made when it is first asked for. */
+Status graph_counter(Graph *graph, ValueId *value);
 
 /* A node with n_out fresh outputs, whose types and shapes its shape rule infers. `in` may hold NO_VALUE for
  * absent optional inputs; `attrs` are copied deeply; out_names may be NULL (names are derived) or hold NULLs,

@@ -63,7 +63,7 @@ static void walk_action(Layout *w, const NodeId *nodes, int n, Point born, Point
       ValueId v = node->in[k];
       if (v == NO_VALUE || memory_is_persistent(g, w->root[v]))
         continue;
-      if (graph_value(g, v)->role == ROLE_INPUT && graph_value(g, v)->producer == NO_NODE)
+      if (memory_is_fed(g, v))
         be_born(w, v, POINT_F, 0);
       touch(w, v, point, at);
     }

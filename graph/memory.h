@@ -9,7 +9,8 @@
  * write. Every offset and size is a multiple of MEMORY_ALIGNMENT.
  *
  * What the executor relies on:
- * - Model inputs and the target are fed at the start of F on every stage that uses them and live to their last use.
+ * - Model inputs, the target and the counter are fed at the start of F on every stage that uses them and live to their
+ * last use.
  * - A cut value that comes from another rank arrives in a block born at the RECV action that posts it; one that is
  *   relayed is sent on out of that block. Two neighbouring stages on one rank exchange nothing over a transport: at the
  *   end of the sender's F (or B, BW) the executor copies the cut's values into the receiver's block, which is therefore
@@ -80,8 +81,10 @@ Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages,
 
 /* Whether a value lives for the whole run; a view of one does not count. */
 bool memory_is_persistent(const Graph *graph, ValueId value);
-/* Whether it is no graph's own but the model's: a parameter, a state of one, a constant that lies in the file. Other
- * graphs of the model share it. */
+/* Whether it is fed for each microbatch on every stage that uses it. */
+bool memory_is_fed(const Graph *graph, ValueId value);
+/* Whether it is no graph's own but the model's: a parameter, a state of one, a buffer, a constant that lies in the
+ * file. Other graphs of the model share it. */
 bool memory_is_stored(const Graph *graph, ValueId value);
 
 typedef struct {
@@ -94,7 +97,7 @@ typedef struct {
 typedef struct {
   size_t stored_bytes;
   size_t persistent_bytes;                                             /* the sum of its parts: */
-  size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* constants with step scalars */
+  size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* states with buffers, constants with scalars */
   size_t activation_bytes;                                             /* blocks × slots */
   size_t scratch_offset, scratch_bytes;                                /* the largest of its stages and updates */
   size_t total_bytes;

@@ -14,12 +14,18 @@ bool memory_is_persistent(const Graph *graph, ValueId value) {
   const Value *v = graph_value(graph, value);
   if (v->producer != NO_NODE)
     return graph_node(graph, v->producer)->phase == PHASE_UPDATE;
-  return v->role != ROLE_ACTIVATION && v->role != ROLE_INPUT;
+  return v->role != ROLE_ACTIVATION && !memory_is_fed(graph, value);
+}
+
+bool memory_is_fed(const Graph *graph, ValueId value) {
+  const Value *v = graph_value(graph, value);
+  return v->producer == NO_NODE && (v->role == ROLE_INPUT || v->role == ROLE_COUNTER);
 }
 
 bool memory_is_stored(const Graph *graph, ValueId value) {
   const Value *v = graph_value(graph, value);
-  return v->role == ROLE_PARAMETER || v->role == ROLE_STATE || (v->role == ROLE_CONSTANT && !v->data);
+  return v->role == ROLE_PARAMETER || v->role == ROLE_STATE || v->role == ROLE_BUFFER ||
+         (v->role == ROLE_CONSTANT && !v->data);
 }
 
 /* The next persistent values: those that are stored, or the others. */
@@ -28,10 +34,10 @@ static Status place_some(const Graph *g, bool stored, RankMemory *m) {
     if (m->persistent_offset[v] == SIZE_MAX || memory_is_stored(g, v) != stored)
       continue;
     Role role = graph_value(g, v)->role;
-    size_t *part = role == ROLE_PARAMETER  ? &m->parameter_bytes
-                   : role == ROLE_GRADIENT ? &m->gradient_bytes
-                   : role == ROLE_STATE    ? &m->state_bytes
-                                           : &m->constant_bytes;
+    size_t *part = role == ROLE_PARAMETER                      ? &m->parameter_bytes
+                   : role == ROLE_GRADIENT                     ? &m->gradient_bytes
+                   : role == ROLE_STATE || role == ROLE_BUFFER ? &m->state_bytes
+                                                               : &m->constant_bytes;
     size_t bytes = memory_units(graph_value_bytes(g, v));
     m->persistent_offset[v] = m->persistent_bytes;
     TRY(add(part, bytes));

@@ -18,7 +18,7 @@ static void mark(Order *o) {
   const Graph *g = o->graph;
   for (ValueId v = 0; v < g->n_values; v++) {
     Role role = graph_value(g, v)->role;
-    o->free_value[v] = graph_value(g, v)->producer == NO_NODE && role != ROLE_PARAMETER;
+    o->free_value[v] = graph_value(g, v)->producer == NO_NODE && role != ROLE_PARAMETER && role != ROLE_BUFFER;
     o->first[v] = o->last[v] = NO_NODE;
   }
   for (size_t i = 0; i < g->n_nodes; i++) {
@@ -30,7 +30,8 @@ static void mark(Order *o) {
       if (v == NO_VALUE)
         continue;
       NodeId producer = graph_value(g, v)->producer;
-      o->reached[i] |= producer == NO_NODE ? graph_value(g, v)->role == ROLE_PARAMETER : o->reached[producer];
+      Role role = graph_value(g, v)->role; /* what touches a buffer stays in its place, too */
+      o->reached[i] |= producer == NO_NODE ? role == ROLE_PARAMETER || role == ROLE_BUFFER : o->reached[producer];
       all_free &= o->free_value[v];
       o->users[v]++;
     }

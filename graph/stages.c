@@ -58,6 +58,30 @@ static Status check_groups(const Graph *g) {
   return OK;
 }
 
+/* What a forward node writes in the order of microbatches means nothing in another stage's, nor in backward. */
+static Status check_buffer(const Graph *g, const Node *writer) {
+  ValueId buffer = writer->in[0];
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
+    for (int k = 0; k < node->n_in; k++)
+      if (node->in[k] == buffer && (node->phase != PHASE_F || node->stage != writer->stage))
+        return fail(E_USAGE,
+                    "buffer '%s': node '%s' (%s) in stage %d writes it, node '%s' (%s) %s stage %d cannot have it",
+                    graph_value(g, buffer)->name, writer->name, op_def(writer->op)->name, writer->stage, node->name,
+                    op_def(node->op)->name, node->phase == PHASE_F ? "in" : "in the backward pass of", node->stage);
+  }
+  return OK;
+}
+
+static Status check_buffers(const Graph *g) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
+    if (op_def(node->op)->traits & OP_MUTATES_FIRST && graph_value(g, node->in[0])->role == ROLE_BUFFER)
+      TRY(check_buffer(g, node));
+  }
+  return OK;
+}
+
 static Status check_loss(const Graph *g, int n_stages) {
   if (g->loss_sum == NO_VALUE)
     return OK;
@@ -220,6 +244,7 @@ Status stages_assign(Graph *graph, Arena *arena, const int *stage_of, int n_stag
   TRY(ARENA_NEW(arena, stages->stages, n_stages));
   TRY(ARENA_NEW(arena, far, graph->n_values));
   TRY(place_nodes(graph, stage_of, n_stages));
+  TRY(check_buffers(graph));
   TRY(check_groups(graph));
   TRY(check_loss(graph, n_stages));
   TRY(find_extents(graph, far));

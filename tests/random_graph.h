@@ -25,6 +25,7 @@ typedef struct {
   ValueId flow[64]; /* float values of [ROWS, WIDTH] so far */
   int n_flow;
   ValueId tied, integers;
+  bool roles; /* buffers and a counter, too */
   int n_nodes;
 } RandomGraph;
 
@@ -33,7 +34,7 @@ static inline ValueId random_value(RandomGraph *r, const char *what, Shape shape
   ValueId v;
   snprintf(name, sizeof name, "%s%zu", what, r->g->n_values);
   ASSERT_OK(graph_add_value(r->g, name, F32, shape, role, &v));
-  graph_value(r->g, v)->initializer = role == ROLE_PARAMETER ? (int)v : -1;
+  graph_value(r->g, v)->initializer = role == ROLE_PARAMETER || role == ROLE_BUFFER ? (int)v : -1;
   return v;
 }
 
@@ -52,9 +53,34 @@ static inline ValueId random_pick(RandomGraph *r) {
   return r->flow[r->n_flow - 1 - (int)random_below(&r->seed, (unsigned)(reach < r->n_flow ? reach : r->n_flow))];
 }
 
+/* x minus a buffer, to which the microbatch's mean was added; or x plus the sum of the counter's numbers. */
+static inline ValueId random_role(RandomGraph *r, ValueId x) {
+  char name[40];
+  NodeId id;
+  ValueId counter, number;
+  float small = 0.01f;
+  if (random_below(&r->seed, 2)) {
+    Attr attrs[] = {attr_ints("axes", (int64_t[]){0}, 1), attr_int("keepdims", 0)};
+    ValueId buffer = random_value(r, "buffer", shape_of(1, (int64_t[]){WIDTH}), ROLE_BUFFER);
+    ValueId mean = random_node(r, OP_ReduceMean, &x, 1, attrs, 2, 1);
+    snprintf(name, sizeof name, "n%d", r->n_nodes++);
+    ASSERT_OK(graph_add_node(r->g, OP_Accumulate, name, (ValueId[]){buffer, mean}, 2, NULL, 0, NULL, 0, &id));
+    return random_node(r, OP_Sub, (ValueId[]){x, buffer}, 2, NULL, 0, 1);
+  }
+  ASSERT_OK(graph_counter(r->g, &counter));
+  ASSERT_OK(graph_add_constant(r->g, "small", F32, (Shape){0}, &small, &number));
+  Attr to = attr_int("to", F32), sum[] = {attr_ints("axes", (int64_t[]){0}, 1), attr_int("keepdims", 0)};
+  counter = random_node(r, OP_Cast, &counter, 1, &to, 1, 1);
+  counter = random_node(r, OP_ReduceSum, &counter, 1, sum, 2, 1);
+  counter = random_node(r, OP_Mul, (ValueId[]){counter, number}, 2, NULL, 0, 1);
+  return random_node(r, OP_Add, (ValueId[]){x, counter}, 2, NULL, 0, 1);
+}
+
 static inline ValueId random_step(RandomGraph *r) {
   Shape square = shape_of(2, (int64_t[]){WIDTH, WIDTH}), row = shape_of(1, (int64_t[]){WIDTH});
   ValueId x = random_pick(r);
+  if (r->roles && random_below(&r->seed, 4) == 0)
+    return random_role(r, x);
   switch (random_below(&r->seed, 9)) {
   case 0: /* the tied parameter */
     return random_node(r, OP_MatMul, (ValueId[]){x, r->tied}, 2, NULL, 0, 1);
@@ -90,8 +116,8 @@ static inline ValueId random_step(RandomGraph *r) {
 }
 
 /* `steps` random steps (at most 60); the beginning is frozen where `seed` says so. Forward nodes only. */
-static inline RandomGraph random_forward(Arena *arena, uint64_t seed, int steps) {
-  RandomGraph r = {.seed = seed * 2 + 1};
+static inline RandomGraph random_forward_of(Arena *arena, uint64_t seed, int steps, bool roles) {
+  RandomGraph r = {.seed = seed * 2 + 1, .roles = roles};
   ASSERT_OK(graph_create(arena, "random", &r.g));
   Shape shape = shape_of(2, (int64_t[]){ROWS, WIDTH}), square = shape_of(2, (int64_t[]){WIDTH, WIDTH});
   random_below(&r.seed, 2);
@@ -112,9 +138,13 @@ static inline RandomGraph random_forward(Arena *arena, uint64_t seed, int steps)
   return r;
 }
 
+static inline RandomGraph random_forward(Arena *arena, uint64_t seed, int steps) {
+  return random_forward_of(arena, seed, steps, false);
+}
+
 /* With loss, gradients and AdamW. */
-static inline Graph *random_training(Arena *arena, uint64_t seed, int steps) {
-  RandomGraph r = random_forward(arena, seed, steps);
+static inline Graph *random_training_of(Arena *arena, uint64_t seed, int steps, bool roles) {
+  RandomGraph r = random_forward_of(arena, seed, steps, roles);
   size_t unreached;
   LossSpec loss = {.kind = LOSS_MSE,
                    .output = r.g->outputs[0],
@@ -125,6 +155,10 @@ static inline Graph *random_training(Arena *arena, uint64_t seed, int steps) {
   ASSERT_OK(autodiff_append(r.g, &unreached));
   ASSERT_OK(optimizer_append(r.g, &optimizer));
   return r.g;
+}
+
+static inline Graph *random_training(Arena *arena, uint64_t seed, int steps) {
+  return random_training_of(arena, seed, steps, false);
 }
 
 /* Forward nodes of a graph: they stand in front. */

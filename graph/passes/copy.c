@@ -118,6 +118,7 @@ static Status copy_groups(Copy *c) {
 static Status copy_training(Copy *c) {
   const Graph *from = c->from;
   Graph *to = c->to;
+  TRY(copy_source(c, from->counter, &to->counter));
   TRY(copy_source(c, from->target, &to->target));
   TRY(copy_source(c, from->loss_sum, &to->loss_sum));
   TRY(copy_source(c, from->loss_scale, &to->loss_scale));

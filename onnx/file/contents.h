@@ -13,6 +13,7 @@ typedef struct {
   DType dtype;
   Shape shape;
   bool trains;
+  bool is_buffer;   /* running statistics: saved as the run leaves them, though they do not train */
   const char *rule; /* which rule decided: "0", "1", "1f", "2", "3", "4", "--train", "--freeze", "not float" */
   int tied_to;      /* index of the initializer whose parameter this one shares, else -1 */
   bool tied_transposed;
@@ -73,7 +74,7 @@ Status model_read_initializer(const Model *model, int initializer, void *data, s
 Status model_unchanged(const Model *model);
 
 /* Contents to write for initializer i (bytes of its dense tensor) into `data`; called in table order, only for
- * initializers that train. */
+ * initializers that train and buffers. */
 typedef Status WeightSource(void *context, int initializer, void *data, size_t bytes);
 
 /* Writes the imported file again with the weights that `source` gives, all else byte for byte as it was (external

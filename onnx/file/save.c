@@ -53,6 +53,11 @@ typedef struct {
   WirePath place;       /* of the message at hand */
 } Rewriter;
 
+/* Whether its contents are the run's and not the file's. */
+static bool is_written(const Initializer *initializer) {
+  return initializer->trains || initializer->is_buffer;
+}
+
 static Status fail_write(const Rewriter *w) {
   return fail(E_IO, "%s: cannot be written: %s", w->path, strerror(errno));
 }
@@ -112,7 +117,7 @@ static Status put_external(Rewriter *w, const TensorSource *source, int initiali
   TRY(put_property(w, "offset", offset_text));
   TRY(put_property(w, "length", length_text));
   w->data_bytes = offset + source->bytes;
-  if (initializer >= 0 && w->model->initializers[initializer].trains) {
+  if (initializer >= 0 && is_written(&w->model->initializers[initializer])) {
     w->places[initializer] = (Place){.stream = w->data, .offset = offset, .next_tied = -1};
     return OK;
   }
@@ -160,7 +165,7 @@ static bool is_external(const uint8_t *file, const WireField *field) {
 static Status rewrite_tensor(Rewriter *w, size_t begin, size_t end, int initializer) {
   const char *type = "TensorProto";
   const uint8_t *file = w->model->file;
-  bool trains = initializer >= 0 && w->model->initializers[initializer].trains, external = false, done = false;
+  bool trains = initializer >= 0 && is_written(&w->model->initializers[initializer]), external = false, done = false;
   WireField field;
   for (size_t at = begin; at < end;) {
     TRY(wire_next(file, end, type, &at, &field));
@@ -275,7 +280,7 @@ static Status put_new_tensor(Rewriter *w, int initializer) {
   TRY(put_number(w, TENSOR_TYPE, (uint64_t)source->proto->data_type));
   TRY(put_text(w, TENSOR_NAME, what->name));
   if (!source->external)
-    return what->trains ? put_trained(w, initializer) : put_contents(w, initializer);
+    return is_written(what) ? put_trained(w, initializer) : put_contents(w, initializer);
   TRY(put_external(w, source, initializer));
   return put_number(w, DATA_LOCATION, ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL);
 }
@@ -424,7 +429,7 @@ static Status write_both(Rewriter *w, FILE *out, FILE *data, WeightSource *sourc
     }
   }
   for (int i = 0; i < w->model->n_initializers; i++)
-    if (w->model->initializers[i].trains && w->model->initializers[i].tied_to < 0)
+    if (is_written(&w->model->initializers[i]) && w->model->initializers[i].tied_to < 0)
       TRY(fill_parameter(w, i, source, context));
   return OK;
 }

@@ -109,11 +109,20 @@ static Status open_memory(Executor *e) {
   return status;
 }
 
+/* Whether the call writes what is stored, other than an update. */
+static bool writes_buffer(const Executor *e, const Call *call) {
+  return op_def(call->node->op)->traits & OP_MUTATES_FIRST &&
+         graph_value(e->graph, call->node->in[0])->role == ROLE_BUFFER;
+}
+
 static Status call_all(Executor *e) {
   for (int s = 0; s < e->spec.plan->stages; s++)
     for (int kind = 0; kind <= ACTION_BW; kind++)
-      for (int i = 0; i < e->stages[s].calls[kind].n; i++)
-        TRY(executor_call(e, &e->stages[s].calls[kind].calls[i], 0));
+      for (int i = 0; i < e->stages[s].calls[kind].n; i++) {
+        Call *call = &e->stages[s].calls[kind].calls[i];
+        if (store_is_fresh(e->spec.store) || !writes_buffer(e, call))
+          TRY(executor_call(e, call, 0));
+      }
   for (int i = 0; i < e->n_norms; i++)
     TRY(executor_call(e, &e->norms[i].call, 0));
   for (int i = 0; i < e->n_updates && store_is_fresh(e->spec.store); i++) /* they write what is stored */

@@ -40,8 +40,10 @@ void executor_close(Executor *executor);
 Status executor_connect(Executor *executor);
 
 typedef struct {
-  const double *denominators; /* totals of graph->denominators; NULL where it has none */
-  double loss_scale;          /* 1 / the whole batch's denominator */
+  const double *denominators;       /* totals of graph->denominators; NULL where it has none */
+  double loss_scale;                /* 1 / the whole batch's denominator */
+  int64_t counter[COUNTER_NUMBERS]; /* of microbatch 0; where the graph has a counter */
+  int64_t samples;                  /* of a microbatch */
   Feed *feed;
   Emit *emit; /* NULL in training */
   void *context;

@@ -104,9 +104,9 @@ static Status make_lanes(Executor *e, int stage, StageRun *run) {
 static Status make_ports(Executor *e, int stage, StageRun *run) {
   const Graph *g = e->graph;
   const Place *places = e->spec.plan->stage_memory[stage].places;
-  TRY(ARENA_NEW(e->arena, run->feeds.ports, g->n_inputs + 1));
-  for (size_t i = 0; i <= g->n_inputs; i++) {
-    ValueId v = i < g->n_inputs ? g->inputs[i] : g->target;
+  TRY(ARENA_NEW(e->arena, run->feeds.ports, g->n_inputs + 2));
+  for (size_t i = 0; i < g->n_inputs + 2; i++) {
+    ValueId v = i < g->n_inputs ? g->inputs[i] : i == g->n_inputs ? g->target : g->counter;
     if (v != NO_VALUE && places[v].kind != PLACE_NONE)
       run->feeds.ports[run->feeds.n++] = (Port){v, site_of(e, stage, v)};
   }

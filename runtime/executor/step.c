@@ -80,10 +80,19 @@ static Status wait_before(Executor *e, Action action) {
   return action.kind == ACTION_W ? OK : wait_lane(e, stage, ACTION_SEND_B, before);
 }
 
+static Status feed(const Executor *e, const Port *port, const StepWork *work, int microbatch) {
+  char *to = site_host(&port->site, microbatch);
+  if (port->value != e->graph->counter)
+    return work->feed(work->context, port->value, microbatch, to, port->site.bytes);
+  memcpy(to, work->counter, sizeof work->counter);
+  ((int64_t *)to)[COUNTER_SAMPLE] += microbatch * work->samples;
+  return OK;
+}
+
 static Status feed_inputs(Executor *e, const Ports *feeds, const StepWork *work, int microbatch) {
   for (int i = 0; i < feeds->n; i++) {
     const Port *port = &feeds->ports[i];
-    TRY(work->feed(work->context, port->value, microbatch, site_host(&port->site, microbatch), port->site.bytes));
+    TRY(feed(e, port, work, microbatch));
     TRY(executor_stage_in(e, &port->site, microbatch));
   }
   return OK;

@@ -1,6 +1,6 @@
 /* What a rank keeps from step to step, once, whichever graphs compute with it: parameters, the optimizer's states of
- * them, and the constants that lie in the model's file. Training and inference are graphs of their own over one store;
- * what is saved is read from the store, without a graph.
+ * them, buffers, and the constants that lie in the model's file. Training and inference are graphs of their own over
+ * one store; what is saved is read from the store, without a graph.
  *
  * Invariant: a tensor of the store is known by its initializer, not by a graph's value; it is dense, of one type and
  * shape in every graph, and is filled once. */

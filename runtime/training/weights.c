@@ -15,7 +15,7 @@ Status weights_load(void *context, ValueId value, void *data, size_t bytes) {
 
 /* Where an initializer's trained contents are: a parameter of the graph, as it is or transposed, on a rank. */
 typedef struct {
-  ValueId parameter; /* NO_VALUE: not in the graph */
+  ValueId parameter; /* or buffer; NO_VALUE: not in the graph */
   bool transposed;
   int owner; /* the lowest rank that holds the parameter; -1: none */
 } Holding;
@@ -25,9 +25,12 @@ static Holding find_holding(const Job *job, int initializer) {
   const Initializer *table = model_initializers(job->given.model, &n), *this = &table[initializer];
   int root = this->tied_to >= 0 ? this->tied_to : initializer;
   Holding holding = {.parameter = NO_VALUE, .transposed = this->tied_to >= 0 && this->tied_transposed, .owner = -1};
-  for (size_t v = 0; v < job->decided.graph->n_values && holding.parameter == NO_VALUE; v++)
-    if (job->decided.graph->values[v]->role == ROLE_PARAMETER && job->decided.graph->values[v]->initializer == root)
+  bool is_written = this->trains || this->is_buffer;
+  for (size_t v = 0; is_written && v < job->decided.graph->n_values && holding.parameter == NO_VALUE; v++) {
+    const Value *value = job->decided.graph->values[v];
+    if ((value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER) && value->initializer == root)
       holding.parameter = (ValueId)v;
+  }
   if (holding.parameter == NO_VALUE)
     return holding;
   for (int r = job->decided.ranks - 1; r >= 0; r--)
@@ -127,7 +130,7 @@ static bool is_saved(const Job *job, const Initializer *what, Holding holding) {
   return what->tied_to < 0 && holding.owner >= 0;
 }
 
-/* Rank 0: what the reader has of every trained tensor, where there is any, into an .npz. */
+/* Rank 0: what the reader has of every tensor that is written, where there is any, into an .npz. */
 static Status collect(Worker *w, Arena *arena, const char *path, Wanted *wanted, Reader *reader) {
   const Job *job = w->training->job;
   int n, count = 0;
@@ -135,7 +138,7 @@ static Status collect(Worker *w, Arena *arena, const char *path, Wanted *wanted,
   Array *arrays;
   TRY(ARENA_NEW(arena, arrays, n));
   for (int i = 0; i < n; i++) {
-    Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
+    Holding holding = find_holding(job, i);
     if (!wanted(job, &table[i], holding))
       continue;
     size_t bytes = graph_value_bytes(job->decided.graph, holding.parameter);
@@ -154,7 +157,7 @@ static Status serve_all(Worker *w, Wanted *wanted, Reader *reader) {
   int n;
   const Initializer *table = model_initializers(job->given.model, &n);
   for (int i = 0; i < n; i++) {
-    Holding holding = table[i].trains ? find_holding(job, i) : (Holding){.owner = -1};
+    Holding holding = find_holding(job, i);
     if (wanted(job, &table[i], holding))
       TRY(serve(w, holding, reader));
   }

@@ -135,7 +135,11 @@ static Status check_gradients(const Worker *w) {
 static Status run_step(Worker *w) {
   const Training *training = w->training;
   const Options *o = training->job->asked.options;
-  StepWork work = {.feed = dataset_feed, .context = &w->feeder};
+  const JobDecisions *decided = &training->job->decided;
+  StepWork work = {.feed = dataset_feed,
+                   .context = &w->feeder,
+                   .counter = {[COUNTER_SEED] = o->seed, [COUNTER_STEP] = w->steps_done},
+                   .samples = decided->microbatch_size};
   double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
   sampler_batch(&w->sampler, w->steps_done);
   TRY(loss_scale(w, &work.loss_scale));

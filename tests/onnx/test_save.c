@@ -78,6 +78,43 @@ static void has_new_weights(const Model *model, const Model *saved) {
   }
 }
 
+static Status give_any(void *context, int i, void *data, size_t bytes) {
+  (void)context;
+  for (size_t k = 0; k < bytes / sizeof(float); k++)
+    ((float *)data)[k] = new_weight(i, k);
+  return OK;
+}
+
+/* Running statistics do not train, and are what the run left. */
+static void buffers_are_saved(void **state) {
+  (void)state;
+  const char *folder = make_folder(), *path = in_folder(folder, "saved.onnx");
+  for (int is_buffer = 0; is_buffer < 2; is_buffer++) {
+    Model *model, *saved;
+    size_t bytes;
+    int i = 0;
+    ASSERT_OK(model_open(SOURCE_DIR "/models/gpt2/model.onnx", NULL, &model));
+    while (i < model->n_initializers && (model->initializers[i].dtype != F32 || model->initializers[i].shape.rank != 1))
+      i++;
+    assert_true(i < model->n_initializers);
+    model->initializers[i].trains = false;
+    model->initializers[i].is_buffer = is_buffer;
+    ASSERT_OK(model_save(model, path, give_any, NULL));
+    ASSERT_OK(model_open(path, NULL, &saved));
+    float *was = contents(model, i, &bytes), *is = contents(saved, i, &bytes);
+    assert_true(bytes >= sizeof(float));
+    if (is_buffer)
+      assert_true(is[0] == new_weight(i, 0));
+    else
+      assert_memory_equal(is, was, bytes);
+    free(was);
+    free(is);
+    model_close(saved);
+    model_close(model);
+  }
+  remove_folder(folder);
+}
+
 static void reference_models_are_saved(void **state) {
   (void)state;
   const char *folder = make_folder();
@@ -475,9 +512,13 @@ static void only_weights_that_nobody_needs_go(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(reference_models_are_saved),        cmocka_unit_test(others_accept_them),
-      cmocka_unit_test(every_encoding_is_saved),           cmocka_unit_test(failures_leave_the_old_files),
-      cmocka_unit_test(a_model_saves_over_itself),         cmocka_unit_test(a_save_that_ends_anywhere_leaves_one_model),
+      cmocka_unit_test(reference_models_are_saved),
+      cmocka_unit_test(others_accept_them),
+      cmocka_unit_test(buffers_are_saved),
+      cmocka_unit_test(every_encoding_is_saved),
+      cmocka_unit_test(failures_leave_the_old_files),
+      cmocka_unit_test(a_model_saves_over_itself),
+      cmocka_unit_test(a_save_that_ends_anywhere_leaves_one_model),
       cmocka_unit_test(only_weights_that_nobody_needs_go),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,11 +46,12 @@ static inline Status case_feed(void *context, ValueId value, int microbatch, voi
 /* What training gives: the loss and the sum of squared norms of each step, the persistent values at the end. */
 typedef struct {
   double losses[STEPS], squares[STEPS];
-  void **values; /* [n_values]: parameters and states, else NULL */
+  void **values; /* [n_values]: parameters, states and buffers, else NULL */
 } CaseResult;
 
 static inline bool case_is_result(const Graph *g, ValueId v) {
-  return graph_value(g, v)->role == ROLE_PARAMETER || graph_value(g, v)->role == ROLE_STATE;
+  Role role = graph_value(g, v)->role;
+  return role == ROLE_PARAMETER || role == ROLE_STATE || role == ROLE_BUFFER;
 }
 
 static inline void case_scalars(int step, double scalars[STEP_SCALARS]) {
@@ -80,6 +81,8 @@ static inline void case_interpret_step(const Graph *g, int step, int microbatche
   for (int m = 0; m < microbatches; m++) {
     for (size_t i = 0; i < g->n_inputs; i++)
       case_feed(&given, g->inputs[i], m, data[g->inputs[i]], graph_value_bytes(g, g->inputs[i]));
+    if (g->counter != NO_VALUE)
+      memcpy(data[g->counter], (int64_t[]){7, step, m * ROWS}, COUNTER_NUMBERS * sizeof(int64_t));
     case_feed(&given, g->target, m, data[g->target], graph_value_bytes(g, g->target));
     for (size_t i = 0; i < g->n_nodes; i++)
       if (g->nodes[i]->phase != PHASE_UPDATE)
@@ -106,10 +109,14 @@ static inline void case_set_workspaces(Graph *g, const Backend *backend) {
     g->nodes[i]->workspace_bytes[0] = backend_workspace_bytes(backend, g, g->nodes[i]);
 }
 
-static inline Graph *case_graph(Arena *arena, const Backend *backend, uint64_t seed, int steps) {
-  Graph *g = random_training(arena, seed, steps);
+static inline Graph *case_graph_of(Arena *arena, const Backend *backend, uint64_t seed, int steps, bool roles) {
+  Graph *g = random_training_of(arena, seed, steps, roles);
   case_set_workspaces(g, backend);
   return g;
+}
+
+static inline Graph *case_graph(Arena *arena, const Backend *backend, uint64_t seed, int steps) {
+  return case_graph_of(arena, backend, seed, steps, false);
 }
 
 /* The oracle. The result lives in the arena. */
@@ -123,7 +130,7 @@ static inline CaseResult case_interpret(Arena *arena, const Graph *g, int microb
     assert_non_null(result.values[v] = arena_alloc(arena, bytes, 1));
     if (value->data)
       memcpy(result.values[v], value->data, bytes);
-    else if (value->role == ROLE_PARAMETER)
+    else if (value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER)
       case_load(&given, v, result.values[v], bytes);
   }
   for (int step = 0; step < STEPS; step++)
@@ -191,7 +198,11 @@ typedef struct {
 
 static inline Status case_step(CaseRun *run, Executor *executor, CaseData *given, int step) {
   double loss, scalars[STEP_SCALARS];
-  StepWork work = {.loss_scale = case_loss_scale(run->plan->microbatches), .feed = case_feed, .context = given};
+  StepWork work = {.loss_scale = case_loss_scale(run->plan->microbatches),
+                   .counter = {7, step, 0},
+                   .samples = ROWS,
+                   .feed = case_feed,
+                   .context = given};
   given->step = step;
   for (int i = 0; i < MOST_NORMS; i++)
     run->squares[step][i] = -1;

@@ -130,6 +130,49 @@ static void bits_do_not_depend_on_the_pipeline(void **state) {
   assert_true(seen.shared > 100 && seen.same_rank > 100);
 }
 
+/* Buffers are written in the order of microbatches, and what is drawn depends on seed, step and sample alone: on any
+ * number of ranks, by every schedule. */
+static void roles_do_not_depend_on_the_pipeline(void **state) {
+  (void)state;
+  Seen seen = {0};
+  int buffers = 0, counters = 0;
+  for (uint64_t seed = 0; seed < 4; seed++) {
+    Arena *arena = arena_create();
+    Graph *g = case_graph_of(arena, &backend_reference, seed, 24, true);
+    for (ValueId v = 0; v < g->n_values; v++)
+      buffers += graph_value(g, v)->role == ROLE_BUFFER;
+    counters += g->counter != NO_VALUE;
+    check_all(g, 3, seed, &seen);
+    arena_destroy(arena);
+  }
+  assert_true(seen.plans > 100 && buffers >= 4 && counters >= 3);
+}
+
+/* A buffer that several stages would have, or the backward pass. */
+static void buffers_are_not_shared(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g;
+  ValueId x, buffer, y, z;
+  NodeId id;
+  Stages stages;
+  ASSERT_OK(graph_create(arena, "buffer", &g));
+  ASSERT_OK(graph_add_value(g, "x", F32, shape_of(1, (int64_t[]){WIDTH}), ROLE_INPUT, &x));
+  ASSERT_OK(graph_add_value(g, "mean", F32, shape_of(1, (int64_t[]){WIDTH}), ROLE_BUFFER, &buffer));
+  ASSERT_OK(graph_add_input(g, x));
+  ASSERT_OK(graph_add_node(g, OP_Accumulate, "w", (ValueId[]){buffer, x}, 2, NULL, 0, NULL, 0, &id));
+  ASSERT_OK(graph_add_node(g, OP_Relu, "r", &x, 1, NULL, 0, NULL, 1, &id));
+  y = graph_node(g, id)->out[0];
+  ASSERT_OK(graph_add_node(g, OP_Sub, "s", (ValueId[]){y, buffer}, 2, NULL, 0, NULL, 1, &id));
+  z = graph_node(g, id)->out[0];
+  ASSERT_OK(graph_add_output(g, z));
+  ASSERT_OK(stages_assign(g, arena, (int[]){0, 0, 0}, 1, &stages));
+  ASSERT_FAILS(E_USAGE,
+               "buffer 'mean': node 'w' (Accumulate) in stage 0 writes it, node 's' (Sub) in stage 1 cannot have it",
+               stages_assign(g, arena, (int[]){0, 0, 1}, 2, &stages));
+  arena_destroy(arena);
+}
+
 /* A device's memory is reached through copies alone. */
 static void memory_of_a_device_is_copied(void **state) {
   (void)state;
@@ -138,7 +181,7 @@ static void memory_of_a_device_is_copied(void **state) {
   device.pin = device.alloc;
   device.unpin = device.release;
   Arena *arena = arena_create();
-  Graph *g = case_graph(arena, &device, 3, 20);
+  Graph *g = case_graph_of(arena, &device, 3, 20, true);
   CaseResult expected = case_interpret(arena, g, 3);
   Plan plan;
   assert_true(case_plan(arena, g, "1f1b", 2, 1, 3, 5, &plan));
@@ -327,6 +370,8 @@ static void inference_emits_every_output(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(bits_do_not_depend_on_the_pipeline),
+      cmocka_unit_test(roles_do_not_depend_on_the_pipeline),
+      cmocka_unit_test(buffers_are_not_shared),
       cmocka_unit_test(memory_of_a_device_is_copied),
       cmocka_unit_test(kernels_are_prepared_once),
       cmocka_unit_test(inference_emits_every_output),
