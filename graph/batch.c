@@ -242,7 +242,9 @@ static Status prove_output(Graph *graph, const Node *node, int i, const Graph *o
 static bool keeps_apart(const Graph *graph, const Node *node) {
   unsigned traits = op_def(node->op)->traits;
   ValueId of = NO_VALUE;
-  if (!(traits & (OP_ELEMENTWISE | OP_PERMUTES)) && node->op != OP_Reshape && node->op != OP_Expand)
+  bool reverses = node->op == OP_Slice &&
+                  shape_equal(graph_value(graph, node->in[0])->shape, graph_value(graph, node->out[0])->shape);
+  if (!(traits & (OP_ELEMENTWISE | OP_PERMUTES)) && node->op != OP_Reshape && node->op != OP_Expand && !reverses)
     return false;
   for (int i = 0; i < node->n_in; i++) {
     if (node->in[i] == NO_VALUE)

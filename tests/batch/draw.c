@@ -256,6 +256,8 @@ static const char *add_n(Draw *d) {
     snprintf(text, sizeof text, "%s,%s", one, add_ints(d, 1, (int64_t[]){0}));
     return add_node(d, "Squeeze", text, "");
   }
+  if (v->rank == 1 && chance(d, 40))
+    return add_node(d, "Size", v->name, "");
   const char *shape = add_node(d, "Shape", v->name, "");
   snprintf(text, sizeof text, "%s,%s", shape, add_int(d, axis));
   return add_node(d, "Gather", text, "axis:i=0");

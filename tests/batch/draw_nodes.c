@@ -142,12 +142,13 @@ static bool binary(Draw *d) {
 }
 
 static bool compare(Draw *d) {
-  static const char *const ops[] = {"Greater", "Less"};
+  static const char *const ops[] = {"Greater", "Less", "GreaterOrEqual", "LessOrEqual"};
   const Drawn *a = pick(d, REAL, 0);
   if (!a)
     return false;
   Drawn b = operand_for(d, a, -0.5, 0.5);
-  if (!result(d, add_node(d, ops[below(d, 2)], texts("%s,%s", a->name, b.name), ""), TRUTH, a->rank, a->dim))
+  if (!result(d, add_node(d, ops[below(d, d->opset < 12 ? 2 : 4)], texts("%s,%s", a->name, b.name), ""), TRUTH, a->rank,
+              a->dim))
     return false;
   Drawn *truth = &d->values[d->n_values - 1];
   if (chance(d, 30)) {
@@ -155,8 +156,13 @@ static bool compare(Draw *d) {
     int rank;
     Dim dims[MOST_AXES];
     if (other && broadcast(truth, other, &rank, dims))
-      return result(d, add_node(d, chance(d, 50) ? "And" : "Xor", texts("%s,%s", truth->name, other->name), ""), TRUTH,
-                    rank, dims);
+      return result(d,
+                    add_node(d,
+                             chance(d, 30)   ? "And"
+                             : chance(d, 50) ? "Or"
+                                             : "Xor",
+                             texts("%s,%s", truth->name, other->name), ""),
+                    TRUTH, rank, dims);
     return like(d, add_node(d, "Not", truth->name, ""), truth);
   }
   if (chance(d, 40))
@@ -173,9 +179,36 @@ static bool compare(Draw *d) {
   return result(d, add_node(d, "Where", texts("%s,%s,%s", truth->name, x->name, y.name), ""), REAL, rank, dims);
 }
 
-static bool cast_integers(Draw *d) {
+/* Integers as reals, compared, counted from the other end; reals as integers and back. */
+static bool integers(Draw *d) {
   const Drawn *v = pick(d, INTEGER, 0);
-  return v && result(d, add_node(d, "Cast", v->name, texts("to:i=%d", d->real)), REAL, v->rank, v->dim);
+  if (!v) {
+    v = pick(d, REAL, 0);
+    const char *whole = v ? add_node(d, "Cast", v->name, "to:i=7") : NULL;
+    return v && like(d, add_node(d, "Cast", whole, texts("to:i=%d", d->real)), v);
+  }
+  switch (below(d, 4)) {
+  case 0:
+    return result(d, add_node(d, "Equal", texts("%s,%s", v->name, add_int(d, (int64_t)below(d, 3))), ""), TRUTH,
+                  v->rank, v->dim);
+  case 1:
+    return like(d, add_node(d, "Sub", texts("%s,%s", add_int(d, 2), v->name), ""), v);
+  default:
+    return result(d, add_node(d, "Cast", v->name, texts("to:i=%d", d->real)), REAL, v->rank, v->dim);
+  }
+}
+
+/* A power, or what is left of a division. */
+static bool power(Draw *d) {
+  const Drawn *v = pick(d, REAL, 0);
+  if (!v)
+    return false;
+  if (d->opset >= 13 && chance(d, 30))
+    return like(d, add_node(d, "Mod", texts("%s,%s", v->name, add_real(d, 0.7)), "fmod:i=1"), v);
+  if (chance(d, 50))
+    return like(d, add_node(d, "Pow", texts("%s,%s", v->name, add_real(d, 2)), ""), v);
+  const char *base = add_node(d, "Add", texts("%s,%s", add_node(d, "Abs", v->name, ""), add_real(d, 0.5)), "");
+  return like(d, add_node(d, "Pow", texts("%s,%s", base, operand_for(d, v, -1, 1.5).name), ""), v);
 }
 
 /* ---- movement ---- */
@@ -514,6 +547,14 @@ static bool split(Draw *d) {
   snprintf(b, sizeof b, "%s", fresh(d, 't'));
   if (chance(d, 25)) { /* by way of a sequence */
     const char *all = add_node(d, "SplitToSequence", texts("%s,%s", v->name, add_int(d, 1)), texts("axis:i=%d", axis));
+    if (chance(d, 40)) /* and one of it behind the others again */
+      all = add_node(d, "SequenceInsert",
+                     texts("%s,%s", all, add_node(d, "SequenceAt", texts("%s,%s", all, add_int(d, 0)), "")), ""),
+      n++;
+    if (chance(d, 40)) {
+      dims[axis] = fixed_dim(n);
+      return result(d, add_node(d, "ConcatFromSequence", all, texts("axis:i=%d", axis)), v->kind, v->rank, dims);
+    }
     dims[axis] = fixed_dim(1);
     return result(d, add_node(d, "SequenceAt", texts("%s,%s", all, add_int(d, (int64_t)below(d, (unsigned)n))), ""),
                   v->kind, v->rank, dims);
@@ -905,13 +946,14 @@ bool draw_step(Draw *d) {
   static const struct {
     Step *step;
     unsigned weight;
-  } steps[] = {{unary, 10},    {binary, 14},           {compare, 5},     {cast_integers, 2}, {reshape, 9},
-               {transpose, 7}, {flatten, 3},           {squeeze, 5},     {slice, 5},         {gather, 4},
-               {lookup, 6},    {pick_elements, 4},     {one_hot, 2},     {concat, 5},        {split, 3},
-               {expand, 4},    {constant_of_shape, 2}, {tile, 3},        {pad, 2},           {cumsum, 3},
-               {trilu, 2},     {depth_to_space, 3},    {reduce, 8},      {softmax, 4},       {norm, 4},
-               {linear, 12},   {mix_rows, 3},          {with_itself, 3}, {matmul, 5},        {einsum, 4},
-               {attention, 3}, {positions, 2},         {by_count, 3},    {mean_by_hand, 2},  {eye_like, 1}};
+  } steps[] = {{unary, 10},    {binary, 14},           {compare, 5},     {integers, 3},     {reshape, 9},
+               {transpose, 7}, {flatten, 3},           {squeeze, 5},     {slice, 5},        {gather, 4},
+               {lookup, 6},    {pick_elements, 4},     {one_hot, 2},     {concat, 5},       {split, 3},
+               {expand, 4},    {constant_of_shape, 2}, {tile, 3},        {pad, 2},          {cumsum, 3},
+               {trilu, 2},     {depth_to_space, 3},    {reduce, 8},      {softmax, 4},      {norm, 4},
+               {linear, 12},   {mix_rows, 3},          {with_itself, 3}, {matmul, 5},       {einsum, 4},
+               {attention, 3}, {positions, 2},         {by_count, 3},    {mean_by_hand, 2}, {eye_like, 1},
+               {power, 3}};
   unsigned all = 0;
   for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
     all += steps[i].weight;

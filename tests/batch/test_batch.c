@@ -266,9 +266,10 @@ static void train(const Case *c, const char *path, const char *data, int64_t bat
   onnxpipe_options_destroy(options);
 }
 
-/* No question: there is nothing to train. */
+/* No question: there is nothing to train, or not in this way. */
 static bool untrainable(void) {
-  return strstr(onnxpipe_error(), "nothing in it trains") || strstr(onnxpipe_error(), "no gradient of the loss");
+  return strstr(onnxpipe_error(), "nothing in it trains") || strstr(onnxpipe_error(), "no gradient of the loss") ||
+         strstr(onnxpipe_error(), "no gradient for");
 }
 
 static double steps_differ(const Step *a, const Step *b, const char **where) {
