@@ -11,6 +11,9 @@
 #define CALL_KEY "pkg.torch.onnx.fx_node"
 #define SCOPES_KEY "pkg.torch.onnx.name_scopes"
 
+/* How far into a call's arguments is looked. */
+enum { MOST_TEXT = 4096 };
+
 /* Lines of the signature read "p_wte_weight: PARAMETER target='wte.weight'". */
 static Status read_line(Exported *e, char *line) {
   char *kind = strstr(line, ": "), *target = strstr(line, " target='"), *end;
@@ -92,9 +95,9 @@ static const char *call_arguments(const Onnx__NodeProto *node) {
 }
 
 int exported_arguments(const Exported *exported, const Onnx__NodeProto *node, int *parameters, int most) {
-  const char *at = call_arguments(node);
+  const char *at = call_arguments(node), *begin = at;
   int n = 0;
-  while (at && n < most && (at = strchr(at, '%'))) {
+  while (at && n < most && (at = strchr(at, '%')) && at - begin < MOST_TEXT) {
     char name[256];
     size_t length = 0;
     for (at++; isalnum((unsigned char)at[length]) || at[length] == '_';)

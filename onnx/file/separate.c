@@ -45,12 +45,16 @@ static int kinds_of_use(const Separation *s, Use use) {
 
 /* Matrices that are a table here and a head there are one parameter, though it has two names. */
 static Status stay_tied(const Separation *s, int initializer, int kinds, int other_kinds, bool *tied) {
+  uint8_t *known = &s->constants[initializer];
   bool constant;
   *tied = kinds && other_kinds && kinds != other_kinds && s->edit.model->initializers[initializer].shape.rank >= 2;
   if (!*tied)
     return OK;
-  TRY(is_constant(s->edit.model, initializer, &constant));
-  *tied = !constant;
+  if (!*known) { /* once: its uses may be many */
+    TRY(is_constant(s->edit.model, initializer, &constant));
+    *known = constant ? 2 : 1;
+  }
+  *tied = *known == 1;
   return OK;
 }
 
@@ -60,11 +64,22 @@ static Status stay_tied(const Separation *s, int initializer, int kinds, int oth
 static Status of_module(const Separation *s, const Onnx__NodeProto *node, int *parameters, int most, int *n) {
   const char *module;
   TRY(exported_module(s->exported, node, &module));
-  size_t length = module ? strlen(module) : 0;
-  for (int p = 0; length && p < s->exported->n && *n < most; p++)
-    if (strncmp(s->exported->names[p], module, length) == 0 && s->exported->names[p][length] == '.' &&
-        !strchr(s->exported->names[p] + length + 1, '.'))
-      parameters[(*n)++] = p;
+  for (int p = module ? names_find(&s->modules, module) : -1; p >= 0 && *n < most; p = s->before[p])
+    parameters[(*n)++] = p;
+  return OK;
+}
+
+static Status list_modules(Separation *s) {
+  TRY(names_create(s->edit.arena, &s->modules));
+  TRY(ARENA_NEW(s->edit.arena, s->before, s->exported->n));
+  for (int p = 0; p < s->exported->n; p++) {
+    const char *name = s->exported->names[p], *dot = strrchr(name, '.');
+    char *module = arena_format(s->edit.arena, "%.*s", dot ? (int)(dot - name) : 0, name);
+    if (!module)
+      return status_code();
+    s->before[p] = names_find(&s->modules, module);
+    TRY(names_put(&s->modules, module, p));
+  }
   return OK;
 }
 
@@ -371,6 +386,8 @@ static Status begin(Separation *s, Model *model, Arena *arena, const Exported *e
   TRY(ARENA_NEW(arena, s->holder, exported->n));
   TRY(ARENA_NEW(arena, s->folded, exported->n));
   TRY(ARENA_NEW(arena, s->restored, exported->n));
+  TRY(ARENA_NEW(arena, s->constants, model->n_file_initializers));
+  TRY(list_modules(s));
   TRY(names_create(arena, &s->makers));
   TRY(names_create(arena, &s->called));
   for (size_t n = 0; n < model->n_file_nodes; n++)

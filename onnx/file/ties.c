@@ -113,11 +113,14 @@ static void tie_kind(const Ties *ties, const Candidate *kind, int n) {
   Model *model = ties->model;
   for (int b = 1; b < n; b++) {
     const Part *part = &ties->parts[kind[b].initializer];
-    if (kind[b].is_given || (part->source < 0 && is_constant(&kind[b])))
+    if (kind[b].is_given)
       continue; /* two given names are two parameters that happen to be equal */
+    bool constant = is_constant(&kind[b]);
+    if (constant && part->source < 0)
+      continue;
     for (int a = 0; a < b && model->initializers[kind[b].initializer].tied_to < 0; a++)
       if (model->initializers[kind[a].initializer].tied_to < 0 &&
-          may_be_one(&ties->parts[kind[a].initializer], part, is_constant(&kind[b])))
+          may_be_one(&ties->parts[kind[a].initializer], part, constant))
         tie(model, &kind[a], &kind[b]);
   }
 }

@@ -188,6 +188,34 @@ static void calls_tell_parameters(void **state) {
   model_close(model);
 }
 
+/* Where calls are not recorded, modules are. */
+static Bytes scoped(const char *op, const char *inputs, const char *output, const char *module) {
+  char text[128];
+  Bytes n = node("", op, inputs, output);
+  snprintf(text, sizeof text, "['', '%s', '%s']", module, output);
+  put_message(&n, 9, property("pkg.torch.onnx.name_scopes", text));
+  return n;
+}
+
+static void modules_tell_parameters(void **state) {
+  (void)state;
+  Bytes graph = begin_graph();
+  put_message(&graph, 5, weight("n.weight", 4, 0, 1, 0));
+  put_message(&graph, 5, weight("n.bias", 4, 0, 0, 0));
+  put_message(&graph, 5, weight("l.weight", 4, 4, 1, 1));
+  put_message(&graph, 1, scoped("LayerNormalization", "x,n.weight,n.bias", "p", "n"));
+  put_message(&graph, 1, scoped("Gemm", "p,l.weight", "q", "l"));
+  put_message(&graph, 1, scoped("LayerNormalization", "q,n.weight,n.bias", "r", "m"));
+  put_message(&graph, 1, scoped("LayerNormalization", "r,n.weight,n.bias", "y", "m@1"));
+  put_message(&graph, 16, property(SIGNATURE, program));
+  Model *model = opened(model_of(10, 18, graph), "n.weight,n.bias,m.weight,m.bias,l.weight,l.bias");
+  is_split(model, "m.weight", "n.weight");
+  is_split(model, "m.bias", "n.bias");
+  reads(model, 1, 2, "l.bias");
+  reads(model, 3, 1, "m.weight");
+  model_close(model);
+}
+
 /* A normalisation that was folded into a product is not its weight; a table that is the head is one. */
 static void what_calls_do_not_tell(void **state) {
   (void)state;
@@ -334,10 +362,15 @@ static void branches_have_weights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(identities_are_tensors), cmocka_unit_test(calls_tell_parameters),
-      cmocka_unit_test(what_calls_do_not_tell), cmocka_unit_test(vectors_come_apart_by_use),
-      cmocka_unit_test(padding_rows_are_told),  cmocka_unit_test(constants_are_weights_where_no_initializer_is),
-      cmocka_unit_test(branches_have_weights),  cmocka_unit_test(a_row_looked_up_everywhere_is_one),
+      cmocka_unit_test(identities_are_tensors),
+      cmocka_unit_test(calls_tell_parameters),
+      cmocka_unit_test(modules_tell_parameters),
+      cmocka_unit_test(what_calls_do_not_tell),
+      cmocka_unit_test(vectors_come_apart_by_use),
+      cmocka_unit_test(padding_rows_are_told),
+      cmocka_unit_test(constants_are_weights_where_no_initializer_is),
+      cmocka_unit_test(branches_have_weights),
+      cmocka_unit_test(a_row_looked_up_everywhere_is_one),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
