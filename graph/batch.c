@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "base/checked.h"
 #include "graph/op.h"
 
 Status batch_copy(Graph *graph, ValueId value, const Batch *batch) {
@@ -133,7 +134,7 @@ static bool read_samples(const Value *a, const Value *b, int axis, int64_t each,
 
 /* One known float for each sample; 0 where it is none. */
 static double number_per_sample(const Graph *graph, const Value *v) {
-  if (!v->data || shape_elements(v->shape) != 1 || !dtype_is_float(v->dtype) || v->dtype == F16)
+  if (!v->data || shape_elements(v->shape) != 1 || (v->dtype != F32 && v->dtype != F64))
     return 0;
   return (v->dtype == F64 ? *(const double *)v->data : (double)*(const float *)v->data) / (double)graph->samples;
 }
@@ -237,8 +238,7 @@ static Status prove_output(Graph *graph, const Node *node, int i, const Graph *o
 }
 
 /* Whether elements stay apart: they are moved or repeated, or made each of one element of the same value and of
- * numbers.
- */
+ * numbers, of which none is the sample's own. */
 static bool keeps_apart(const Graph *graph, const Node *node) {
   unsigned traits = op_def(node->op)->traits;
   ValueId of = NO_VALUE;
@@ -252,12 +252,20 @@ static bool keeps_apart(const Graph *graph, const Node *node) {
     const Value *v = graph_value(graph, node->in[i]);
     if (v->batch.kind == BATCH_NONE && shape_elements(v->shape) == 1)
       continue;
-    if (v->batch.kind == BATCH_NONE || (v->batch.kind == BATCH_MIXED && !v->batch.apart) ||
+    if (v->batch.kind == BATCH_NONE || (v->batch.kind == BATCH_MIXED && !v->batch.apart) || v->batch.step ||
         (of != NO_VALUE && of != node->in[i]))
       return false;
     of = node->in[i];
   }
   return of != NO_VALUE && node->n_out == 1;
+}
+
+/* Whether each sample has as many elements of the node's output in both graphs. */
+static bool has_as_many(const Graph *graph, const Node *node, const Graph *other) {
+  int64_t in_a = shape_elements(graph_value(graph, node->out[0])->shape), in_b, all_a, all_b;
+  in_b = shape_elements(graph_value(other, other->nodes[node->id]->out[0])->shape);
+  return checked_mul_i64(in_a, other->samples, &all_a) && checked_mul_i64(in_b, graph->samples, &all_b) &&
+         all_a == all_b;
 }
 
 static Status prove_node(Graph *graph, const Node *node, const Graph *other) {
@@ -271,8 +279,8 @@ static Status prove_node(Graph *graph, const Node *node, const Graph *other) {
       TRY(prove_output(graph, node, i, other));
   if (attributes_equal(node, twin)) {
     if (node->n_out && node->out[0] != NO_VALUE)
-      graph_value(graph, node->out[0])->batch.apart =
-          graph_value(graph, node->out[0])->batch.kind == BATCH_MIXED && keeps_apart(graph, node);
+      graph_value(graph, node->out[0])->batch.apart = graph_value(graph, node->out[0])->batch.kind == BATCH_MIXED &&
+                                                      keeps_apart(graph, node) && has_as_many(graph, node, other);
     return OK;
   }
   const char *by;
@@ -408,7 +416,10 @@ static Status transfer_node(const Graph *proved, const Graph *other, Graph *grap
     const Batch *batch = &graph_value(proved, known->out[k])->batch;
     if (!by || batch->kind == BATCH_MIXED) {
       TRY(batch_copy(graph, node->out[k], batch));
-      graph_value(graph, node->out[k])->batch.apart &= !by && keeps_apart(graph, node);
+      graph_value(graph, node->out[k])->batch.apart &=
+          !by && keeps_apart(graph, node) &&
+          shape_as_proved(proved, graph_value(proved, known->out[k]), other, graph_value(other, twin->out[k]), graph,
+                          graph_value(graph, node->out[k]));
       continue;
     }
     TRY(set_mixed(graph, node->out[k], by));

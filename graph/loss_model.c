@@ -120,6 +120,8 @@ static Status trace_reduction(Trace *t, const Node *n, Over over) {
     return trace(t, n->in[0], over);
   if (!reduces(n, batch->axis))
     return refuse(t, n, "keeps the samples apart");
+  if (batch->step)
+    return refuse(t, n, "asks for the samples' own numbers");
   if (n->op == (over == MEAN ? OP_ReduceMean : OP_ReduceSum))
     return OK;
   return refuse(t, n, over == MEAN ? "sums over the samples" : "divides the samples' mean by how many there are");

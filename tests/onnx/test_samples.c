@@ -154,11 +154,79 @@ static void a_mean_of_all_does_not_ask_for_the_order(void **state) {
   }
 }
 
+/* A sample's own number is another in a microbatch: the order counts. A mean by operator, and one written by hand. */
+static void a_mean_asks_which_sample_it_is(void **state) {
+  (void)state;
+  for (int k = 0; k < 3; k++) {
+    Net net = net_of(18);
+    NET_INPUT(&net, "x", -1);
+    NET_INT(&net, "zero", 0);
+    NET_INT(&net, "one", 1);
+    Bytes whole = node("whole", "Cast", "x", "i"),
+          back = node("back", "Cast",
+                      k == 2 ? "t"
+                      : k    ? "p"
+                             : "i",
+                      "f"),
+          mean = node("mean", "ReduceMean", "f", "y"), total = node("total", "ReduceSum", "p", "t"),
+          count = node("float", "Cast", "n", "m");
+    put_attribute_int(&whole, "to", 7);
+    put_attribute_int(&back, "to", 1);
+    put_attribute_int(&mean, "keepdims", 0);
+    net_node(&net, "shape", "Shape", "x", "sizes");
+    net_node(&net, "count", "Gather", "sizes,zero", "n");
+    net_node(&net, "own", "Range", "zero,n,one", "numbers");
+    net_add(&net, whole);
+    net_node(&net, "place", "Add", "i,numbers", "p");
+    put_attribute_int(&total, "keepdims", 0);
+    put_attribute_int(&count, "to", 1);
+    net_add(&net, total);
+    net_add(&net, count);
+    net_add(&net, back);
+    if (k < 2)
+      net_add(&net, mean);
+    else
+      net_node(&net, "ratio", "Div", "f,m", "y");
+    Bound b = net_bind_ok(&net, "y", 4);
+    assert_int_equal(loss_of(&b, 2), k ? E_UNSUPPORTED : OK);
+    bound_end(&b);
+  }
+}
+
+/* Each element once for each sample: a mean of all is one, but a sum grows with the square of their number. */
+static void a_sum_asks_how_often_elements_are_there(void **state) {
+  (void)state;
+  for (int k = 0; k < 2; k++) {
+    Net net = net_of(18);
+    NET_INPUT(&net, "x", -1, 1);
+    NET_INT(&net, "zero", 0);
+    NET_INTS(&net, "first", 0);
+    NET_INTS(&net, "three", 3);
+    Bytes cast = node("cast", "Cast", "n", "m"), sum = node("sum", "ReduceSum", "e", "s"),
+          sizes = node("sizes", "Concat", k ? "rows,rows" : "rows,three", "square");
+    put_attribute_int(&cast, "to", 1);
+    put_attribute_int(&sum, "keepdims", 0);
+    put_attribute_int(&sizes, "axis", 0);
+    net_node(&net, "shape", "Shape", "x", "given");
+    net_node(&net, "count", "Gather", "given,zero", "n");
+    net_node(&net, "counts", "Gather", "given,first", "rows");
+    net_add(&net, cast);
+    net_add(&net, sizes);
+    net_node(&net, "repeat", "Expand", "x,square", "e");
+    net_add(&net, sum);
+    net_node(&net, "mean", "Div", "s,m", "y");
+    Bound b = net_bind_ok(&net, "y", 4);
+    assert_int_equal(loss_of(&b, 2), k ? E_UNSUPPORTED : OK);
+    bound_end(&b);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(one_sample_lies_where_many_do),   cmocka_unit_test(what_was_proved_holds_at_the_number_at_hand),
       cmocka_unit_test(mixed_scores_have_no_mean_loss),  cmocka_unit_test(a_mean_may_be_written_by_hand),
       cmocka_unit_test(samples_lie_twice_along_an_axis), cmocka_unit_test(a_mean_of_all_does_not_ask_for_the_order),
+      cmocka_unit_test(a_mean_asks_which_sample_it_is),  cmocka_unit_test(a_sum_asks_how_often_elements_are_there),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
