@@ -30,7 +30,9 @@ Status model_list_initializers(Model *model) {
     return fail(E_UNSUPPORTED, "sparse initializers are not supported: '%s'%s",
                 graph->sparse_initializer[0]->values ? proto_text(graph->sparse_initializer[0]->values->name) : "",
                 graph->n_sparse_initializer > 1 ? " and others" : "");
-  size_t room = graph->n_initializer + (size_t)count_weights_in_nodes(model);
+  int in_nodes;
+  TRY(count_weights_in_nodes(model, &in_nodes));
+  size_t room = graph->n_initializer + (size_t)in_nodes;
   model->n_initializers = (int)graph->n_initializer;
   TRY(ARENA_NEW(model->arena, model->initializers, room));
   TRY(ARENA_NEW(model->arena, model->sources, room));

@@ -136,7 +136,7 @@ int model_find_initializer(const Model *model, const char *name);
 
 /* Weights that lie in Constant nodes or in branches (see weights_in_nodes.c), into the table, which has room for what
  * was counted. */
-int count_weights_in_nodes(const Model *model);
+Status count_weights_in_nodes(const Model *model, int *n);
 Status list_weights_in_nodes(Model *model);
 /* The initializer that this tensor of a node or a branch is, or -1. */
 int initializer_in_node(const Model *model, const Onnx__TensorProto *proto);

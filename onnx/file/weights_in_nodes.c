@@ -135,9 +135,8 @@ static Status walk(const Model *model, Model *listed, int *n) {
   return OK;
 }
 
-int count_weights_in_nodes(const Model *model) {
-  int n = 0;
-  return walk(model, NULL, &n) == OK ? n : 0;
+Status count_weights_in_nodes(const Model *model, int *n) {
+  return walk(model, NULL, n);
 }
 
 Status list_weights_in_nodes(Model *model) {

@@ -202,7 +202,6 @@ Status constant_make(Lower *lower, const char *name, DType dtype, Shape shape, c
 Status term_make(Lower *lower, const char *name, DType dtype, Shape shape, const void *data, Term **term);
 /* A constant with a larger shape. */
 Status term_broadcast(Lower *lower, const Constant *constant, Shape shape, Term **term);
-Status term_copy(Lower *lower, const Term *from, Term **to);
 /* Whether the contents are known or could be read. */
 bool term_readable(const Lower *lower, const Term *term);
 /* Whether the contents are known; reads small initializers that do not train. */

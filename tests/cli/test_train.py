@@ -84,6 +84,25 @@ class Train(CommandLineTest):
         self.assertEqual(saved[0], saved[1])
         self.assertEqual(saved[0], saved[2])
 
+    def test_a_batch_too_large_for_one_microbatch_is_cut(self):
+        """Whether samples meet cannot be asked of all at once, whose constants are too large to write out."""
+        helper, array = onnx.helper, onnx.numpy_helper.from_array
+        tensors = [array(np.ones((8, 8), np.float32), "p.weight"), array(np.ones((4008, 2), np.float32), "z.weight"),
+                   array(np.arange(4000, dtype=np.float32)[None], "c"), array(np.array([4000]), "k"),
+                   array(np.array([0]), "zero")]
+        nodes = [helper.make_node("MatMul", ["x", "p.weight"], ["h"]), helper.make_node("Shape", ["x"], ["s"]),
+                 helper.make_node("Gather", ["s", "zero"], ["n"]), helper.make_node("Concat", ["n", "k"], ["nk"], axis=0),
+                 helper.make_node("Expand", ["c", "nk"], ["e"]), helper.make_node("Concat", ["h", "e"], ["w"], axis=1),
+                 helper.make_node("MatMul", ["w", "z.weight"], ["y"])]
+        ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", n]) for name, n in (("x", 8), ("y", 2))]
+        model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors),
+                                  opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, self.path("wide.onnx"))
+        np.savez(self.path("wide.npz"), x=np.ones((16384, 8), np.float32), target=np.ones((16384, 2), np.float32))
+        out = self.done("train", self.path("wide.onnx"), "--data", self.path("wide.npz"), "--batch", 16384, "--steps", 1,
+                        "--freeze", "c", "--ranks", 2, "--dry-run")
+        self.assertRegex(out, r"batch  .*: \d+ microbatches of \d+,")
+
     def test_a_padding_row_gets_no_gradient(self):
         for ranks, microbatches in (1, 1), (2, 4):
             metrics, _, _ = self.train("padded_bag", "--ranks", ranks, "--microbatches", microbatches)
