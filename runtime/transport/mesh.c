@@ -44,6 +44,7 @@ struct Mesh {
   struct pollfd *polls;        /* [2 + size]: the watcher's */
   pthread_t watcher;
   bool watching, decided, printed; /* printed: by the reporter's `report` */
+  bool leaving;                    /* said goodbye */
   pthread_mutex_t mutex;
   pthread_cond_t changed; /* a connection closed */
   Kind kind;
@@ -134,6 +135,7 @@ void mesh_withdraw(Mesh *mesh, const char *message) {
 
 void mesh_goodbye(Mesh *mesh) {
   pthread_mutex_lock(&mesh->mutex);
+  mesh->leaving = true;
   tell_all(mesh, GOODBYE, mesh->rank, "");
   pthread_mutex_unlock(&mesh->mutex);
 }
@@ -222,7 +224,8 @@ static void heed_signal(Mesh *mesh, double at) {
   double waited = clock_seconds() - at;
   if (waited >= 0.5 + 0.25 * (mesh->rank < 4 ? mesh->rank : 4)) {
     pthread_mutex_lock(&mesh->mutex);
-    decide(mesh, ENDED, mesh->rank, "ended by SIGTERM");
+    if (!mesh->leaving) /* mpirun also sends it to those that are about to end, when the first one has with a failure */
+      decide(mesh, ENDED, mesh->rank, "ended by SIGTERM");
     pthread_mutex_unlock(&mesh->mutex);
   }
   if (waited < 2)
