@@ -182,11 +182,13 @@ static Status append_backward(Walk *w) {
   for (size_t v = 0; v < w->n_values; v++)
     w->cotangent[v] = NO_VALUE;
   w->cotangent[g->loss_sum] = g->loss_scale;
-  for (size_t i = w->n_forward; i-- > 0;)
-    if (w->live[i] && differentiate(w, g->nodes[i]) != OK) {
-      status_context("gradient of node '%s' (%s): ", g->nodes[i]->name, op_def(g->nodes[i]->op)->name);
+  for (size_t i = w->n_forward; i-- > 0;) {
+    const Node *node = g->nodes[i];
+    if (w->live[i] && differentiate(w, node) != OK) {
+      status_context("gradient of node '%s' (%s): ", node->name, op_def(node->op)->name);
       return status_code();
     }
+  }
   return OK;
 }
 
@@ -206,9 +208,10 @@ Status autodiff_append(Graph *g, size_t *n_unreached) {
   g->building = PHASE_F;
   g->origin = NO_NODE;
   *n_unreached = 0;
+  TRY(status); /* where memory was out, the list of values is gone, too */
   for (size_t v = 0; v < w.n_values; v++)
     *n_unreached += g->values[v]->role == ROLE_PARAMETER && !w.uses[v].n;
-  return status;
+  return OK;
 }
 
 int autodiff_gradients(const Graph *graph, ValueId parameter, ValueId gradients[MAX_GROUPS]) {

@@ -152,6 +152,7 @@ static int check(const Work *work, long k, bool for_good, const Result *whole) {
 
 static void sweep(void **state) {
   const Work *work = *state;
+  signal(SIGSEGV, say_and_end); /* cmocka's own says nothing of where */
   Result whole = run(work, 0, false), again = run(work, 0, false);
   if (whole.status != ONNXPIPE_OK)
     FAIL_TEST("%s: %s", work->name, whole.message);
