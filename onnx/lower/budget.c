@@ -32,7 +32,7 @@ Budget budget_of(const Model *model) {
                   .kept_bytes = KEPT_BYTES + 8 * model->weight_bytes,
                   .kept_flops = KEPT_FLOPS + 64 * model->weight_bytes,
                   .repeat_bytes = add(REPEAT_BYTES, 2, data),
-                  .values = (size_t)VALUES + 16 * (size_t)model->n_inlined};
+                  .values = (size_t)VALUES + 16 * (size_t)model->n_inlined + model->file_bytes / 8};
 }
 
 void budget_samples(Budget *budget, int64_t samples) {
@@ -95,7 +95,7 @@ Status budget_node(Lower *lower, const Node *node) {
   bool fixed = true;
   size_t n = lower->graph->n_values;
   if (n > lower->budget.values)
-    return fail(E_LIMIT, "the graph gets %zu values: a file with so many nodes may make %zu", n, lower->budget.values);
+    return fail(E_LIMIT, "the graph gets %zu values: a file of this size may make %zu", n, lower->budget.values);
   for (int i = 0; i < node->n_in && fixed; i++)
     fixed = node->in[i] == NO_VALUE || is_fixed(lower, node->in[i]);
   TRY(ARENA_RESERVE(lower->arena, lower->fixed, lower->n_fixed, lower->fixed_capacity, n));

@@ -145,6 +145,7 @@ static void nodes_are_sorted(void **state) {
   put_message(&graph, 1, node("last", "Neg", "x", "late"));
   put_message(&graph, 1, node("end", "Neg", "late", "z"));
   put_raw(&graph, rest.data, rest.bytes);
+  free(rest.data);
   Model *model = opened(model_of(8, 18, graph));
   static const char *const order[] = {"first", "early", "sum", "second", "last", "if", "end"};
   for (size_t i = 0; i < sizeof order / sizeof *order; i++)
