@@ -15,6 +15,7 @@ typedef struct {
   bool failed; /* memory was out: the text is not whole */
 } Text;
 
+/* Printed as printf does; the others as they are. */
 void text_add(Text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void text_add_bytes(Text *text, const char *bytes, size_t n);
 void text_add_string(Text *text, const char *string);

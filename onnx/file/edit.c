@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { RESTORED_BYTES = 160 << 20 };
+
 static Status take_names(NameMap *taken, const Onnx__GraphProto *graph) {
   for (size_t i = 0; i < graph->n_input; i++)
     TRY(names_put(taken, proto_text(graph->input[i]->name), 0));
@@ -104,6 +106,10 @@ Status edit_restore(Edit *edit, const char *name, Shape shape, int like, int *in
   size_t bytes;
   TensorSource source;
   TRY(shape_bytes(shape, what.dtype, &bytes));
+  if (bytes > RESTORED_BYTES - edit->restored_bytes)
+    return fail(E_LIMIT, "the zeros that the exporter dropped for '%s' %s take %zu bytes: those of a file may take %d",
+                name, SHAPE_STR(shape), bytes, RESTORED_BYTES);
+  edit->restored_bytes += bytes;
   TRY(ARENA_NEW(model->arena, zeros, 1));
   onnx__tensor_proto__init(zeros);
   zeros->name = arena_string(model->arena, name);
@@ -115,7 +121,6 @@ Status edit_restore(Edit *edit, const char *name, Shape shape, int like, int *in
   TRY(ARENA_NEW(model->arena, zeros->dims, shape.rank));
   if (!zeros->name || !zeros->raw_data.data)
     return status_code();
-  memset(zeros->raw_data.data, 0, bytes);
   memcpy(zeros->dims, shape.dim, (size_t)shape.rank * sizeof *shape.dim);
   TRY(tensor_locate(model, zeros, model->arena, &source));
   what.shape = shape;

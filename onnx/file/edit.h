@@ -25,9 +25,11 @@ typedef struct {
   NameMap numbers;        /* the last one behind a name that was taken */
   Map *readers;           /* Uses by name */
   size_t capacity;        /* of the model's table */
+  size_t restored_bytes;  /* of zeros so far */
   bool changed;
 } Edit;
 
+/* Nothing is changed yet; who reads what is known. */
 Status edit_begin(Model *model, Arena *arena, Edit *edit);
 
 /* The nodes of the main graph that read a value, in file order. */
@@ -37,7 +39,8 @@ Uses *edit_uses(const Edit *edit, const char *name);
  * where that is taken. */
 Status edit_split(Edit *edit, const char *name, int like, int *initializer);
 
-/* A new initializer of zeros, of the type of `like`. */
+/* A new initializer of zeros, of the type of `like`. E_LIMIT where the zeros of a file are too many: their sizes are
+ * what the file says, and it need not have a byte of them. */
 Status edit_restore(Edit *edit, const char *name, Shape shape, int like, int *initializer);
 
 /* A use becomes one of another initializer. */

@@ -20,6 +20,7 @@ typedef struct {
   int n;              /* 0: the file does not tell */
 } Exported;
 
+/* All that the file tells; *exported is of `arena`. */
 Status exported_read(const Model *model, Arena *arena, Exported *exported);
 
 /* The number of the PARAMETER with this name, or -1. */

@@ -155,6 +155,7 @@ Status scope_put(Scope *scope, const char *name, Term *term);
 
 /* ---- budget.c: everything that a file can make large ---- */
 
+/* What an import of this file may take. */
 Budget budget_of(const Model *model);
 /* What does not depend on inputs may be there for each sample. */
 void budget_samples(Budget *budget, int64_t samples);

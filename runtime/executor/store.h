@@ -20,6 +20,7 @@ typedef Status Load(void *context, ValueId value, void *data, size_t bytes);
 Status store_open(const Backend *backend, int device, int threads, Store **store);
 void store_close(Store *store);
 
+/* What the store was opened on, and its stream. */
 const Backend *store_backend(const Store *store);
 Stream *store_stream(const Store *store);
 int store_device(const Store *store);

@@ -308,6 +308,25 @@ class Budgets(CommandLineTest):
                 if build in (reduce_prod, reshapes, sequences, nonzeros, doubling_functions, doubling_concats):
                     self.assertEqual(codes, [1, 1, 1])
 
+    def test_a_bias_of_a_weight_that_is_not_there(self):
+        """What an exporter dropped is made again, as large as the file says that the weight beside it is."""
+        for size, refused in ((8, False), (1 << 34, True)):
+            weight = TensorProto(name="l.weight", data_type=FLOAT, dims=[4, size], data_location=TensorProto.EXTERNAL)
+            weight.external_data.add(key="location", value="absent.bin")
+            node = helper.make_node("Gemm", ["x", "l.weight"], ["y"], "n")
+            node.metadata_props.add(key="pkg.torch.onnx.fx_node", value=(
+                "%y : [num_users=1] = call_function[target=torch.ops.aten.linear.default]"
+                "(args = (%x, %p_l_weight, %p_l_bias), kwargs = {})"))
+            graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", FLOAT, ["N", 4])],
+                                      [helper.make_tensor_value_info("y", FLOAT, None)], [weight])
+            graph.metadata_props.add(key="pkg.torch.export.ExportedProgram.graph_signature", value=(
+                "p_l_weight: PARAMETER target='l.weight'\np_l_bias: PARAMETER target='l.bias'\nx: USER_INPUT"))
+            model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+            with open(self.path("m.onnx"), "wb") as file:
+                file.write(model.SerializeToString())
+            with self.subTest(size=size):
+                self.assertEqual(self.watched("inspect", self.path("m.onnx")), int(refused))
+
     def test_drawn(self):
         for seed in range(SEEDS):
             rng = random.Random(seed)
