@@ -225,9 +225,11 @@ static Status is_shared(const Separation *s, int initializer, const Uses *uses, 
   const Model *model = s->edit.model;
   int kinds = 0, merged_kinds = 0;
   *shared = false;
-  for (int u = 0; u < uses->n; u++)
+  for (int u = 0; !s->kinds[initializer] && u < uses->n; u++) /* once: its uses may be many */
     if (uses->list[u].node >= 0)
       kinds |= kinds_of_use(s, uses->list[u]);
+  kinds = s->kinds[initializer] ? s->kinds[initializer] - 1 : kinds;
+  s->kinds[initializer] = 1 + kinds;
   for (int u = 0; u < merged->n; u++)
     merged_kinds |= kinds_of_use(s, merged->list[u]);
   if (!name_is_given(model, name) && !name_is_given(model, model->initializers[initializer].name) &&
@@ -387,6 +389,7 @@ static Status begin(Separation *s, Model *model, Arena *arena, const Exported *e
   TRY(ARENA_NEW(arena, s->folded, exported->n));
   TRY(ARENA_NEW(arena, s->restored, exported->n));
   TRY(ARENA_NEW(arena, s->constants, model->n_file_initializers));
+  TRY(ARENA_NEW(arena, s->kinds, model->n_file_initializers));
   TRY(list_modules(s));
   TRY(names_create(arena, &s->makers));
   TRY(names_create(arena, &s->called));

@@ -17,6 +17,7 @@ typedef struct {
   bool *restored;     /* [PARAMETERs] */
   NameMap modules;    /* the last PARAMETER of each */
   int *before;        /* [PARAMETERs]: the one before it in its module, or -1 */
+  int *kinds;         /* [initializers of the file]: 1 + of the slots that its uses fill, 0 not asked */
   uint8_t *constants; /* [initializers of the file]: 1 no, 2 yes, 0 not asked */
   NameMap called;     /* PARAMETERs that some node's call has */
   NameMap makers;     /* of values: nodes, in file order */
