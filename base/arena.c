@@ -108,6 +108,15 @@ void *arena_grow(Arena *arena, void *array, size_t count, size_t *capacity, size
   return grown;
 }
 
+Status arena_reserve(Arena *arena, void *pointer, size_t count, size_t *capacity, size_t need, size_t size) {
+  void *array, *grown;
+  memcpy(&array, pointer, sizeof array);
+  if (!(grown = arena_grow(arena, array, count, capacity, need, size)))
+    return status_code();
+  memcpy(pointer, &grown, sizeof grown);
+  return OK;
+}
+
 char *arena_string(Arena *arena, const char *text) {
   return arena_copy(arena, text, strlen(text) + 1);
 }

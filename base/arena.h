@@ -39,12 +39,13 @@ char *arena_format(Arena *arena, const char *format, ...) __attribute__((format(
 #define ARENA_NEW(arena, pointer, count)                                                                               \
   (((pointer) = arena_alloc((arena), (size_t)(count), sizeof *(pointer))) ? OK : status_code())
 
-/* TRY(ARENA_RESERVE(arena, p, count, capacity, need)): p has room for `need` elements. */
+/* TRY(ARENA_RESERVE(arena, p, count, capacity, need)): p has room for `need` elements; it is what it was where memory
+ * is out. */
 #define ARENA_RESERVE(arena, pointer, count, capacity, need)                                                           \
-  ((size_t)(need) <= (capacity) ? OK                                                                                   \
-                                : (((pointer) = arena_grow((arena), (pointer), (size_t)(count), &(capacity),           \
-                                                           (size_t)(need), sizeof *(pointer)))                         \
-                                       ? OK                                                                            \
-                                       : status_code()))
+  ((size_t)(need) <= (capacity)                                                                                        \
+       ? OK                                                                                                            \
+       : arena_reserve((arena), &(pointer), (size_t)(count), &(capacity), (size_t)(need), sizeof *(pointer)))
+/* The same with the address of the pointer, whatever it points to. */
+Status arena_reserve(Arena *arena, void *pointer, size_t count, size_t *capacity, size_t need, size_t size);
 
 #endif
