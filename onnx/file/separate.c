@@ -319,6 +319,8 @@ static Status use_tensor(Separation *s, int initializer, Use use, NameMap *layer
   Model *model = s->edit.model;
   const char *module, *name = model->initializers[initializer].name;
   TRY(exported_module(s->exported, model->file_nodes[use.node], &module));
+  if (module && !*module) /* the model itself is no layer */
+    module = NULL;
   int beside = matrix_beside(s, use);
   const char *matrix =
       arena_format(s->edit.arena, "%s %d", beside >= 0 ? "matrix" : "use", beside >= 0 ? beside : use.node);
@@ -331,7 +333,7 @@ static Status use_tensor(Separation *s, int initializer, Use use, NameMap *layer
     *tensor = initializer;
     TRY(names_put(layers, "", 0));
   }
-  if (*tensor < 0 && module && *module) {
+  if (*tensor < 0 && module) {
     const char *path = dotted(s->edit.arena, module);
     name = path ? arena_format(s->edit.arena, "%s.%s", path, leaf(name)) : NULL;
     if (!name)
@@ -340,7 +342,7 @@ static Status use_tensor(Separation *s, int initializer, Use use, NameMap *layer
   if (*tensor < 0)
     TRY(edit_split(&s->edit, name, initializer, tensor));
   TRY(names_put(layers, matrix, *tensor));
-  return module && *module ? names_put(layers, module, *tensor) : OK;
+  return module ? names_put(layers, module, *tensor) : OK;
 }
 
 static Status separate_by_use(Separation *s, int initializer, Uses *uses) {

@@ -254,6 +254,24 @@ static void vectors_come_apart_by_use(void **state) {
   model_close(model);
 }
 
+/* Nodes of the model itself, "/Add", are of no layer: one use's vector is not another's, nor any other tensor. */
+static void the_model_is_no_layer(void **state) {
+  (void)state;
+  Bytes graph = begin_graph();
+  put_message(&graph, 5, weight("l.weight", 4, 4, 1, 1));
+  put_message(&graph, 5, weight("k.weight", 4, 4, 2, 1));
+  put_message(&graph, 5, weight("zero.bias", 4, 0, 0, 0));
+  put_message(&graph, 1, node("/MatMul", "MatMul", "x,l.weight", "p"));
+  put_message(&graph, 1, node("/Add", "Add", "p,zero.bias", "q"));
+  put_message(&graph, 1, node("/MatMul_1", "MatMul", "q,k.weight", "r"));
+  put_message(&graph, 1, node("/Add_1", "Add", "r,zero.bias", "y"));
+  Model *model = opened(model_of(3, 17, graph), "l.weight,k.weight,zero.bias,zero.bias.2");
+  reads(model, 1, 1, "zero.bias");
+  reads(model, 3, 1, "zero.bias.2");
+  is_split(model, "zero.bias.2", "zero.bias");
+  model_close(model);
+}
+
 /* The third argument of a lookup's call is the row that gets no gradient. */
 static void padding_rows_are_told(void **state) {
   (void)state;
@@ -362,15 +380,11 @@ static void branches_have_weights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(identities_are_tensors),
-      cmocka_unit_test(calls_tell_parameters),
-      cmocka_unit_test(modules_tell_parameters),
-      cmocka_unit_test(what_calls_do_not_tell),
-      cmocka_unit_test(vectors_come_apart_by_use),
-      cmocka_unit_test(padding_rows_are_told),
-      cmocka_unit_test(constants_are_weights_where_no_initializer_is),
-      cmocka_unit_test(branches_have_weights),
-      cmocka_unit_test(a_row_looked_up_everywhere_is_one),
+      cmocka_unit_test(identities_are_tensors),    cmocka_unit_test(calls_tell_parameters),
+      cmocka_unit_test(modules_tell_parameters),   cmocka_unit_test(what_calls_do_not_tell),
+      cmocka_unit_test(vectors_come_apart_by_use), cmocka_unit_test(the_model_is_no_layer),
+      cmocka_unit_test(padding_rows_are_told),     cmocka_unit_test(constants_are_weights_where_no_initializer_is),
+      cmocka_unit_test(branches_have_weights),     cmocka_unit_test(a_row_looked_up_everywhere_is_one),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
