@@ -44,7 +44,7 @@ Status model_open(const char *path, const TrainOptions *options, Model **out) {
 void model_close(Model *model) {
   if (!model)
     return;
-  batch_proofs_destroy(model->proofs);
+  model_bound(model);
   model_unmap(model);
   arena_destroy(model->arena);
 }

@@ -206,6 +206,7 @@ Status infer_run(Job *job, FILE *out) {
   TRY(job_open(job));
   Results results;
   TRY(settle(job, model_fixed_batch(job->given.model), job->asked.options->quiet ? NULL : out));
+  model_bound(job->given.model);
   TRY(results_create(job, &results));
   Store *store;
   const RankDevice *device = &job->decided.devices[0];

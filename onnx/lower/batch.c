@@ -20,11 +20,11 @@ typedef struct BatchProof {
   const char *doubt; /* NULL: proved */
 } BatchProof;
 
-void batch_proofs_destroy(BatchProof *proofs) {
-  while (proofs) {
-    BatchProof *next = proofs->next;
-    arena_destroy(proofs->arena);
-    proofs = next;
+void model_bound(Model *model) {
+  while (model->proofs) {
+    BatchProof *next = model->proofs->next;
+    arena_destroy(model->proofs->arena);
+    model->proofs = next;
   }
 }
 

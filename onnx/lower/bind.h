@@ -4,8 +4,6 @@
 
 #include "onnx/file/contents.h"
 
-struct BatchProof;
-
 /* Evaluates one node whose inputs are known; handed in because onnx/ knows no backend. */
 typedef Status Evaluate(void *context, const Node *node, const Tensor *in, const Tensor *out);
 
@@ -29,7 +27,7 @@ typedef struct {
  * unsupported operators at once, E_SHAPE, E_MODEL. */
 Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph **graph);
 
-/* Frees what binding keeps in the model. */
-void batch_proofs_destroy(struct BatchProof *proofs);
+/* Frees what binding keeps in the model for the next time: constants as large as the file's may be among it. */
+void model_bound(Model *model);
 
 #endif

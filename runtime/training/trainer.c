@@ -241,5 +241,7 @@ Status trainer_prepare(Training *training, Outcome *outcome) {
   TRY(trainer_agree(link, prepare(training), outcome));
   if (job->asked.options->dry_run)
     training->steps = 0;
-  return link ? trainer_agree(link, share_plan(job), outcome) : OK;
+  Status status = link ? trainer_agree(link, share_plan(job), outcome) : OK;
+  model_bound(job->given.model);
+  return status;
 }
