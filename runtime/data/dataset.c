@@ -26,12 +26,18 @@ static const char *array_names(const ArrayFile *file, char *text, size_t room) {
   return list_names(names, n, text, room);
 }
 
-/* The array that is nearest to a name, for a message. */
-static const char *array_hint(const ArrayFile *file, const char *name, char text[NEAREST_BYTES]) {
+/* The array that is nearest to a name and no other input's, for a message. */
+static const char *array_hint(const ArrayFile *file, const ModelInput *inputs, int n_inputs, const char *name,
+                              char text[NEAREST_BYTES]) {
   const char *names[64];
-  int n = file->n_arrays < 64 ? file->n_arrays : 64;
-  for (int i = 0; i < n; i++)
-    names[i] = file->arrays[i].name;
+  int n = 0;
+  for (int i = 0; i < file->n_arrays && n < 64; i++) {
+    bool taken = false;
+    for (int k = 0; k < n_inputs; k++)
+      taken |= strcmp(inputs[k].name, file->arrays[i].name) == 0;
+    if (!taken)
+      names[n++] = file->arrays[i].name;
+  }
   return nearest_hint(name, names, n, text);
 }
 
@@ -134,7 +140,8 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
     const Array *array = array_find(&data->file, inputs[i].name);
     if (!array)
       return fail(E_SHAPE, "no array for the model's input '%s': the file has %s%s", inputs[i].name,
-                  array_names(&data->file, has, sizeof has), array_hint(&data->file, inputs[i].name, hint));
+                  array_names(&data->file, has, sizeof has),
+                  array_hint(&data->file, inputs, data->n_inputs, inputs[i].name, hint));
     TRY(check_input(&inputs[i], array, &data->axis[i]));
     TRY(bind_dims(data, &inputs[i], array, data->axis[i]));
     if (data->axis[i] >= 0)

@@ -183,10 +183,12 @@ static void a_mean_asks_which_sample_it_is(void **state) {
     net_add(&net, total);
     net_add(&net, count);
     net_add(&net, back);
-    if (k < 2)
+    if (k < 2) {
       net_add(&net, mean);
-    else
+    } else {
+      free(mean.data);
       net_node(&net, "ratio", "Div", "f,m", "y");
+    }
     Bound b = net_bind_ok(&net, "y", 4);
     assert_int_equal(loss_of(&b, 2), k ? E_UNSUPPORTED : OK);
     bound_end(&b);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/onnxpipe.h"
 #include "tests/test.h"
@@ -73,17 +74,37 @@ static inline OnnxpipeOptions *case_options(const char *name, const json_t *json
   return options;
 }
 
-/* A file of *n bytes, which the caller frees. */
-static inline char *slurp(const char *path, size_t *n) {
+/* Appends a file to *n bytes; whether it is there. */
+static inline bool slurp_more(const char *path, char **bytes, size_t *n) {
   FILE *file = fopen(path, "rb");
-  assert_non_null(file);
+  if (!file)
+    return false;
   fseek(file, 0, SEEK_END);
-  *n = (size_t)ftell(file);
+  size_t more = (size_t)ftell(file);
   rewind(file);
-  char *bytes = malloc(*n + 1);
-  assert_int_equal(fread(bytes, 1, *n, file), *n);
+  *bytes = realloc(*bytes, *n + more + 1);
+  assert_int_equal(fread(*bytes + *n, 1, more, file), more);
+  *n += more;
   fclose(file);
+  return true;
+}
+
+/* A saved model of *n bytes, weights beside it included, which the caller frees. */
+static inline char *slurp(const char *path, size_t *n) {
+  char *bytes = NULL, data[256];
+  *n = 0;
+  assert_true(slurp_more(path, &bytes, n));
+  snprintf(data, sizeof data, "%s.data", path);
+  slurp_more(data, &bytes, n);
   return bytes;
+}
+
+/* Removes a saved model: weights beside the next one have the first name again, which is part of the model. */
+static inline void remove_saved(const char *path) {
+  char data[256];
+  snprintf(data, sizeof data, "%s.data", path);
+  unlink(path);
+  unlink(data);
 }
 
 #endif

@@ -48,6 +48,7 @@ static Trained train(OnnxpipeModel *model, OnnxpipeOptions *options, int ranks, 
   Trained trained = {0};
   set_number(options, "ranks", ranks);
   set(options, schedule ? "schedule" : "schedule-file", schedule ? schedule : schedule_file);
+  remove_saved(saved);
   if (onnxpipe_train(model, stdout, take_loss, &trained.losses) != ONNXPIPE_OK)
     FAIL_TEST("%s: %s", what, onnxpipe_error());
   assert_int_equal(trained.losses.n, 2);
@@ -132,7 +133,7 @@ int main(void) {
     tests[i] =
         (struct CMUnitTest){.name = cases[i].name, .test_func = is_bitwise_alike, .initial_state = (void *)&cases[i]};
   int failed = cmocka_run_group_tests_name("every schedule", tests, NULL, NULL);
-  unlink(saved);
+  remove_saved(saved);
   unlink(schedule_file);
   return failed;
 }

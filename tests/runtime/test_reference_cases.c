@@ -136,6 +136,7 @@ static void run_combination(Run *run, int ranks, const char *schedule) {
   set_number(run->options, "microbatches", run->microbatches);
   set(run->options, "schedule", schedule);
   set(run->options, "save", in_folder("saved.onnx", save));
+  remove_saved(save);
   set(run->options, "dump-gradients", in_folder("gradients.npz", gradients));
   Losses losses = {0};
   if (onnxpipe_train(run->model, stdout, take_loss, &losses) != ONNXPIPE_OK)
@@ -288,7 +289,7 @@ int main(int argc, char **argv) {
         (struct CMUnitTest){.name = cases[i].name, .test_func = reproduces_pytorch, .initial_state = (void *)&cases[i]};
   int failed = cmocka_run_group_tests_name("reference cases", tests, NULL, NULL);
   char path[128];
-  unlink(in_folder("saved.onnx", path));
+  remove_saved(in_folder("saved.onnx", path));
   unlink(in_folder("gradients.npz", path));
   rmdir(folder);
   return failed;
