@@ -20,6 +20,7 @@ typedef struct {
   bool in_node;     /* it lies in a Constant node or in a branch, not among the main graph's initializers */
   int split_from;   /* the exporter had merged it into this initializer, else -1 */
   bool restored;    /* the exporter had dropped it: zeros */
+  bool constant;    /* the exporter had merged it into a PARAMETER, and it is none */
   int64_t copies;   /* the file has it so many times, one after the other, along leading axes; else 0 */
   Shape file_shape; /* then the file's shape: these axes are 1 in `shape` */
 } Initializer;

@@ -11,8 +11,8 @@
 #define CALL_KEY "pkg.torch.onnx.fx_node"
 #define SCOPES_KEY "pkg.torch.onnx.name_scopes"
 
-/* How far into a call's arguments is looked. */
-enum { MOST_TEXT = 4096 };
+/* How far into a call's arguments is looked; a buffer or a constant among the program's inputs. */
+enum { MOST_TEXT = 4096, MOST_NAME = 256, IS_CONSTANT = -2 };
 
 /* Lines of the signature read "p_wte_weight: PARAMETER target='wte.weight'". */
 static Status read_line(Exported *e, char *line) {
@@ -20,6 +20,7 @@ static Status read_line(Exported *e, char *line) {
   if (!kind)
     return OK;
   bool is_parameter = strncmp(kind + 2, "PARAMETER", 9) == 0;
+  bool is_constant = strncmp(kind + 2, "BUFFER", 6) == 0 || strncmp(kind + 2, "CONSTANT", 8) == 0;
   *kind = '\0';
   if (target && (end = strchr(target + 9, '\'')))
     *end = '\0';
@@ -27,8 +28,9 @@ static Status read_line(Exported *e, char *line) {
     target = NULL;
   if (is_parameter)
     e->names[e->n++] = target ? target + 9 : line;
-  TRY(names_put(&e->inputs, line, is_parameter ? e->n : 0));
-  return target ? names_put(&e->inputs, target + 9, is_parameter ? e->n : 0) : OK;
+  int number = is_parameter ? e->n : is_constant ? IS_CONSTANT : 0;
+  TRY(names_put(&e->inputs, line, number));
+  return target ? names_put(&e->inputs, target + 9, number) : OK;
 }
 
 int exported_parameter(const Exported *exported, const char *name) {
@@ -94,22 +96,53 @@ static const char *call_arguments(const Onnx__NodeProto *node) {
   return call ? strstr(call, "(args = (") : NULL;
 }
 
+/* The next argument that is a tensor, "" where its name is too long; false at the end. */
+static bool next_argument(const char *begin, const char **at, char name[MOST_NAME]) {
+  size_t length = 0;
+  if (!begin || !(*at = strchr(*at, '%')) || *at - begin >= MOST_TEXT)
+    return false;
+  for (++*at; isalnum((unsigned char)(*at)[length]) || (*at)[length] == '_';)
+    length++;
+  size_t kept = length < MOST_NAME ? length : 0;
+  memcpy(name, *at, kept);
+  name[kept] = '\0';
+  *at += length;
+  return true;
+}
+
 int exported_arguments(const Exported *exported, const Onnx__NodeProto *node, int *parameters, int most) {
-  const char *at = call_arguments(node), *begin = at;
+  const char *begin = call_arguments(node), *at = begin;
+  char name[MOST_NAME];
   int n = 0;
-  while (at && n < most && (at = strchr(at, '%')) && at - begin < MOST_TEXT) {
-    char name[256];
-    size_t length = 0;
-    for (at++; isalnum((unsigned char)at[length]) || at[length] == '_';)
-      length++;
-    if (length < sizeof name) {
-      memcpy(name, at, length);
-      name[length] = '\0';
-      int number = exported_parameter(exported, name);
-      if (number >= 0)
-        parameters[n++] = number;
-    }
-    at += length;
+  while (n < most && next_argument(begin, &at, name)) {
+    int number = exported_parameter(exported, name);
+    if (number >= 0)
+      parameters[n++] = number;
+  }
+  return n;
+}
+
+/* "ones_1": the result of a call that makes a tensor of nothing. */
+static bool is_made(const char *name) {
+  static const char *const makers[] = {"ones",       "zeros",           "full",          "ones_like",
+                                       "zeros_like", "full_like",       "new_ones",      "new_zeros",
+                                       "new_full",   "lift_fresh_copy", "scalar_tensor", NULL};
+  for (const char *const *maker = makers; *maker; maker++) {
+    size_t n = strlen(*maker);
+    if (strncmp(name, *maker, n) == 0 &&
+        (!name[n] || (name[n] == '_' && strspn(name + n + 1, "0123456789") == strlen(name + n + 1))))
+      return true;
+  }
+  return false;
+}
+
+int exported_computed(const Exported *exported, const Onnx__NodeProto *node) {
+  const char *begin = call_arguments(node), *at = begin;
+  char name[MOST_NAME];
+  int n = 0;
+  while (next_argument(begin, &at, name)) {
+    int number = names_find(&exported->inputs, name);
+    n += number <= 0 && number != IS_CONSTANT && !is_made(name);
   }
   return n;
 }

@@ -15,7 +15,7 @@ typedef struct {
   Arena *arena;
   NameMap infos;      /* value_info by name */
   NameMap modules;    /* paths that nodes' names have */
-  NameMap inputs;     /* of the program, under both their names: 1 + the number of a PARAMETER, else 0 */
+  NameMap inputs;     /* of the program, under both their names: 1 + the number of a PARAMETER, IS_CONSTANT, else 0 */
   const char **names; /* of its PARAMETERs, as PyTorch has them, in order */
   int n;              /* 0: the file does not tell */
 } Exported;
@@ -38,6 +38,10 @@ Status exported_mark_sources(const Exported *exported, const char *name, bool *m
 
 /* The PARAMETERs among the arguments of the call that a node comes from, in order, at most `most`; their number. */
 int exported_arguments(const Exported *exported, const Onnx__NodeProto *node, int *parameters, int most);
+
+/* How many arguments of the call that a node comes from may be what other calls computed, of parameters perhaps: not
+ * PARAMETERs, buffers or constants themselves, nor tensors just made (ones). */
+int exported_computed(const Exported *exported, const Onnx__NodeProto *node);
 
 /* Whether the call that a node comes from is recorded. */
 bool exported_is_call(const Onnx__NodeProto *node);

@@ -141,11 +141,40 @@ static bool contains(const int *list, int n, int p) {
   return false;
 }
 
+/* Whether a node's call reads no PARAMETER, nor what could come from one beside what the node computes with: what else
+ * it reads is a constant. */
+static Status reads_constants(const Separation *s, const Onnx__NodeProto *node, bool *constants) {
+  int candidates[MOST_ARGUMENTS], n, computed = 0;
+  TRY(separate_candidates(s, node, candidates, MOST_ARGUMENTS, &n));
+  for (size_t i = 0; i < node->n_input; i++)
+    computed += *node->input[i] && model_find_initializer(s->edit.model, node->input[i]) < 0;
+  *constants = !n && exported_is_call(node) && is_own_product(node) && exported_computed(s->exported, node) <= computed;
+  return OK;
+}
+
+/* A constant that the exporter merged with a PARAMETER of the same contents gets a tensor that does not train. */
+static Status separate_constant(Separation *s, int initializer, Uses *uses, int u) {
+  Model *model = s->edit.model;
+  int *tensor = &s->constant_twins[initializer];
+  if (!*tensor) {
+    char *name = arena_format(s->edit.arena, "%s.constant", model->initializers[initializer].name);
+    if (!name)
+      return status_code();
+    TRY(edit_split(&s->edit, name, initializer, tensor));
+    model->initializers[*tensor].constant = true;
+  }
+  return edit_redirect(&s->edit, uses, u, *tensor);
+}
+
 /* One use of a tensor that is, or was folded from, PARAMETER `own`. */
 static Status separate_use(Separation *s, int initializer, int own, bool folded, Uses *uses, int u, int own_kinds) {
   const Onnx__NodeProto *node = s->edit.model->file_nodes[uses->list[u].node];
   int candidates[MOST_ARGUMENTS], n, tensor;
   TRY(separate_candidates(s, node, candidates, MOST_ARGUMENTS, &n));
+  bool constants;
+  TRY(reads_constants(s, node, &constants));
+  if (constants)
+    return separate_constant(s, initializer, uses, u);
   if (!n || contains(candidates, n, own) || !is_own_product(node))
     return OK;
   bool is_added = strcmp(node->op_type, "Add") == 0 || uses->list[u].input == 2;
@@ -186,6 +215,19 @@ static Status find_own(const Separation *s, int initializer, int *own, bool *fol
   return OK;
 }
 
+/* A tensor of no name in the program that calls read as a constant alone is one. */
+static Status tell_constant(Separation *s, int initializer, const Uses *uses) {
+  Initializer *what = &s->edit.model->initializers[initializer];
+  bool constants = uses && uses->n > 0;
+  if (!what->trains || exported_kind(s->exported, what->name))
+    return OK;
+  for (int u = 0; constants && u < uses->n; u++)
+    TRY(reads_constants(s, s->edit.model->file_nodes[uses->list[u].node], &constants));
+  what->constant = constants;
+  s->edit.changed |= constants;
+  return OK;
+}
+
 static Status separate_told(Separation *s) {
   Model *model = s->edit.model;
   for (int i = 0; i < model->n_file_initializers; i++) {
@@ -193,6 +235,8 @@ static Status separate_told(Separation *s) {
     int own, kinds;
     bool folded;
     TRY(find_own(s, i, &own, &folded));
+    if (own < 0 && !folded)
+      TRY(tell_constant(s, i, uses));
     if (own < 0 || !dtype_is_float(model->initializers[i].dtype))
       continue;
     TRY(find_own_kinds(s, own, uses, &kinds));
@@ -392,6 +436,7 @@ static Status begin(Separation *s, Model *model, Arena *arena, const Exported *e
   TRY(ARENA_NEW(arena, s->restored, exported->n));
   TRY(ARENA_NEW(arena, s->constants, model->n_file_initializers));
   TRY(ARENA_NEW(arena, s->kinds, model->n_file_initializers));
+  TRY(ARENA_NEW(arena, s->constant_twins, model->n_file_initializers));
   TRY(list_modules(s));
   TRY(names_create(arena, &s->makers));
   TRY(names_create(arena, &s->called));

@@ -12,15 +12,16 @@ typedef struct {
   Edit edit;
   const Exported *exported;
   const Reach *reach;
-  int *holder;        /* [PARAMETERs]: the initializer that is it; -1: none is */
-  bool *folded;       /* [PARAMETERs]: in a tensor that was folded from it */
-  bool *restored;     /* [PARAMETERs] */
-  NameMap modules;    /* the last PARAMETER of each */
-  int *before;        /* [PARAMETERs]: the one before it in its module, or -1 */
-  int *kinds;         /* [initializers of the file]: 1 + of the slots that its uses fill, 0 not asked */
-  uint8_t *constants; /* [initializers of the file]: 1 no, 2 yes, 0 not asked */
-  NameMap called;     /* PARAMETERs that some node's call has */
-  NameMap makers;     /* of values: nodes, in file order */
+  int *holder;         /* [PARAMETERs]: the initializer that is it; -1: none is */
+  bool *folded;        /* [PARAMETERs]: in a tensor that was folded from it */
+  bool *restored;      /* [PARAMETERs] */
+  NameMap modules;     /* the last PARAMETER of each */
+  int *before;         /* [PARAMETERs]: the one before it in its module, or -1 */
+  int *kinds;          /* [initializers of the file]: 1 + of the slots that its uses fill, 0 not asked */
+  uint8_t *constants;  /* [initializers of the file]: 1 no, 2 yes, 0 not asked */
+  int *constant_twins; /* [initializers of the file]: what of it is no PARAMETER; 0: nothing */
+  NameMap called;      /* PARAMETERs that some node's call has */
+  NameMap makers;      /* of values: nodes, in file order */
 } Separation;
 
 /* Separates and restores; *changed says whether there was anything to do. */

@@ -57,6 +57,8 @@ static Status decide(const Evidence *evidence, Initializer *initializer) {
     initializer->rule = "not float";
   } else if (bits & REACHES_STATISTICS) {
     initializer->rule = "0";
+  } else if (initializer->constant) {
+    initializer->rule = "1";
   } else if (kind || is_listed) {
     initializer->rule = "1";
     initializer->trains = !kind || strcmp(kind, "PARAMETER") == 0;

@@ -197,6 +197,36 @@ static Bytes scoped(const char *op, const char *inputs, const char *output, cons
   return n;
 }
 
+/* What a call reads that is no PARAMETER nor could come from one does not train, whatever it was merged with. */
+static void constants_are_no_parameters(void **state) {
+  (void)state;
+  Bytes graph = begin_graph();
+  put_message(&graph, 5, weight("n.weight", 4, 0, 1, 0));
+  put_message(&graph, 5, weight("n.bias", 4, 0, 0, 0));
+  put_message(&graph, 1,
+              called("LayerNormalization", "x,n.weight,n.bias", "p", "layer_norm", "%x, [4], None, None, 1e-05"));
+  put_message(
+      &graph, 1,
+      called("LayerNormalization", "p,n.weight,n.bias", "q", "layer_norm", "%p, [4], %p_n_weight, %p_n_bias, 1e-05"));
+  put_message(&graph, 1, called("Mul", "q,n.weight", "r", "mul", "%q, %ones_1"));
+  put_message(&graph, 1, called("Add", "r,n.bias", "s", "add", "%r, %b_shift"));
+  put_message(&graph, 1, called("Mul", "s,n.weight", "y", "mul", "%s, %detach")); /* of a parameter, perhaps */
+  put_kind(&graph, "n.weight", KIND, "PARAMETER");
+  put_kind(&graph, "n.bias", KIND, "PARAMETER");
+  put_message(&graph, 16,
+              property(SIGNATURE, "p_n_weight: PARAMETER target='n.weight'\np_n_bias: PARAMETER target='n.bias'\n"
+                                  "b_shift: BUFFER target='shift'\nx: USER_INPUT\n"));
+  Model *model = opened(model_of(10, 18, graph), "n.weight,n.bias");
+  reads(model, 0, 1, "n.weight.constant");
+  reads(model, 0, 2, "n.bias.constant");
+  reads(model, 1, 1, "n.weight");
+  reads(model, 1, 2, "n.bias");
+  reads(model, 2, 1, "n.weight.constant");
+  reads(model, 3, 1, "n.bias.constant");
+  reads(model, 4, 1, "n.weight");
+  model_close(model);
+}
+
 static void modules_tell_parameters(void **state) {
   (void)state;
   Bytes graph = begin_graph();
@@ -380,11 +410,17 @@ static void branches_have_weights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(identities_are_tensors),    cmocka_unit_test(calls_tell_parameters),
-      cmocka_unit_test(modules_tell_parameters),   cmocka_unit_test(what_calls_do_not_tell),
-      cmocka_unit_test(vectors_come_apart_by_use), cmocka_unit_test(the_model_is_no_layer),
-      cmocka_unit_test(padding_rows_are_told),     cmocka_unit_test(constants_are_weights_where_no_initializer_is),
-      cmocka_unit_test(branches_have_weights),     cmocka_unit_test(a_row_looked_up_everywhere_is_one),
+      cmocka_unit_test(identities_are_tensors),
+      cmocka_unit_test(calls_tell_parameters),
+      cmocka_unit_test(constants_are_no_parameters),
+      cmocka_unit_test(modules_tell_parameters),
+      cmocka_unit_test(what_calls_do_not_tell),
+      cmocka_unit_test(vectors_come_apart_by_use),
+      cmocka_unit_test(the_model_is_no_layer),
+      cmocka_unit_test(padding_rows_are_told),
+      cmocka_unit_test(constants_are_weights_where_no_initializer_is),
+      cmocka_unit_test(branches_have_weights),
+      cmocka_unit_test(a_row_looked_up_everywhere_is_one),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

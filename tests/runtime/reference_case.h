@@ -4,6 +4,7 @@
 #define TESTS_RUNTIME_REFERENCE_CASE_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
