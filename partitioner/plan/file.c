@@ -508,10 +508,12 @@ Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph 
                       Plan *plan) {
   json_error_t error;
   errno = 0;
-  json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &error);
-  if (!root)
+  json_t *root;
+  Status status = json_read(text, &root, &error);
+  if (status == OK && !root)
     return refuse_json(origin, &error);
-  Status status = read_plan(arena, root, graph, request, plan);
+  if (status == OK)
+    status = read_plan(arena, root, graph, request, plan);
   json_decref(root);
   if (status != OK)
     status_context("%s: ", origin);
@@ -527,9 +529,11 @@ static Status load(const char *path, json_t **root) {
     return status_code();
   }
   errno = 0;
-  *root = json_loadfd(descriptor, JSON_REJECT_DUPLICATES, &error);
+  Status status = json_read_file(descriptor, root, &error);
   close(descriptor);
-  return *root ? OK : refuse_json(path, &error);
+  if (status != OK)
+    status_context("%s: ", path);
+  return status != OK || *root ? status : refuse_json(path, &error);
 }
 
 Status plan_read(Arena *arena, const char *path, Graph *graph, const PlanRequest *request, Plan *plan) {
