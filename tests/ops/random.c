@@ -1,28 +1,19 @@
 /* Random cases: shapes that nobody thought of, small enough for naive oracles. */
 #include "graph/op.h"
-#include "tests/ops/cases.h"
+#include "tests/ops/draw.h"
 
-typedef struct {
-  uint64_t random;
-  Arena *arena;
-  OpCase *c;
-  int n_in, n_out, n_attrs;
-} Draw;
-
-/* low … high */
-static int64_t between(Draw *d, int64_t low, int64_t high) {
+int64_t between(Draw *d, int64_t low, int64_t high) {
   return low + random_below(&d->random, high - low + 1);
 }
 
-static Shape any_shape(Draw *d, int least_rank, int most_rank, int64_t most) {
+Shape any_shape(Draw *d, int least_rank, int most_rank, int64_t most) {
   Shape s = {.rank = (int)between(d, least_rank, most_rank)};
   for (int i = 0; i < s.rank; i++)
     s.dim[i] = between(d, 0, 9) ? between(d, 1, most) : 1;
   return s;
 }
 
-/* A shape that broadcasts to s. */
-static Shape part_of(Draw *d, Shape s) {
+Shape part_of(Draw *d, Shape s) {
   int drop = (int)between(d, 0, 2) ? 0 : (int)between(d, 0, s.rank);
   Shape part = shape_of(s.rank - drop, s.dim + drop);
   for (int i = 0; i < part.rank; i++)
@@ -31,22 +22,22 @@ static Shape part_of(Draw *d, Shape s) {
   return part;
 }
 
-static CaseInput *input(Draw *d, Shape shape) {
+CaseInput *input(Draw *d, Shape shape) {
   CaseInput *in = &d->c->in[d->n_in++];
   *in = (CaseInput){.present = true, .shape = shape};
   return in;
 }
 
-static void output(Draw *d, Shape shape) {
+void output(Draw *d, Shape shape) {
   d->c->out[d->n_out].present = true;
   d->c->out[d->n_out++].shape = shape;
 }
 
-static void put_int(Draw *d, const char *name, int64_t x) {
+void put_int(Draw *d, const char *name, int64_t x) {
   d->c->attrs[d->n_attrs++] = attr_int(name, x);
 }
 
-static void put_ints(Draw *d, const char *name, const int64_t *x, int n) {
+void put_ints(Draw *d, const char *name, const int64_t *x, int n) {
   d->c->attrs[d->n_attrs++] = attr_ints(name, arena_copy(d->arena, x, (size_t)n * sizeof *x), n);
 }
 
