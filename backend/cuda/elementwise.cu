@@ -136,7 +136,9 @@ void launch_pair(cudaStream_t s, PairFunction function, DType type, double alpha
 template <class T> DEVICE T modulo(T x, T y, bool c_sign) {
   if constexpr (std::is_floating_point<T>::value) {
     T r = fmod(x, y);
-    return !c_sign && r != 0 && (r < 0) != (y < 0) ? r + y : r;
+    if (c_sign)
+      return r;
+    return r == 0 ? copysign(T(0), y) : (r < 0) != (y < 0) ? r + y : r;
   } else {
     if (y == 0 || y == -1)
       return 0;

@@ -75,7 +75,9 @@ ARITHMETIC(Min, x < y || x != x ? x : y, x < y ? x : y)
 
 static double modulo_f64(double x, double y, bool c_sign) {
   double r = fmod(x, y);
-  return !c_sign && r != 0 && (r < 0) != (y < 0) ? r + y : r;
+  if (c_sign)
+    return r;
+  return r == 0 ? copysign(0, y) : (r < 0) != (y < 0) ? r + y : r;
 }
 
 static int64_t modulo_i64(int64_t x, int64_t y, bool c_sign) {

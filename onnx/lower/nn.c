@@ -133,12 +133,17 @@ static Status depth_to_space(Op *op) {
 
 static Status space_to_depth(Op *op) {
   Shape s = op->in[0]->shape;
-  int64_t b = op_int(op, "blocksize", 0), perm[] = {0, 3, 5, 1, 2, 4};
+  int64_t b = op_int(op, "blocksize", 0), dcr_perm[] = {0, 3, 5, 1, 2, 4}, crd_perm[] = {0, 1, 3, 5, 2, 4};
+  const char *mode;
   Term *t;
+  TRY(op_string(op, "mode", "DCR", &mode));
+  bool crd = strcmp(mode, "CRD") == 0;
+  if (!crd && strcmp(mode, "DCR") != 0)
+    return fail(E_UNSUPPORTED, "mode is '%s'", mode);
   if (s.rank != 4 || b < 1 || b > 1 << 15 || s.dim[2] % b || s.dim[3] % b)
     return fail(E_SHAPE, "blocksize %lld for %s", (long long)b, SHAPE_STR(s));
   TRY(op_reshape(op, op->in[0], (Shape){6, {s.dim[0], s.dim[1], s.dim[2] / b, b, s.dim[3] / b, b}}, &t));
-  TRY(op_transpose(op, t, perm, &t));
+  TRY(op_transpose(op, t, crd ? crd_perm : dcr_perm, &t));
   return op_reshape(op, t, (Shape){4, {s.dim[0], s.dim[1] * b * b, s.dim[2] / b, s.dim[3] / b}}, &op->out[0]);
 }
 
@@ -157,6 +162,7 @@ const Lowering lowerings_nn[] = {
     {"Dropout", 12, OPSET_LAST, 1, 3, 2, dropout, "seed:i"},
     {"DepthToSpace", 1, 10, 1, 1, 1, depth_to_space, "blocksize:i!"},
     {"DepthToSpace", 11, OPSET_LAST, 1, 1, 1, depth_to_space, "blocksize:i! mode:s"},
-    {"SpaceToDepth", 1, OPSET_LAST, 1, 1, 1, space_to_depth, "blocksize:i!"},
+    {"SpaceToDepth", 1, 27, 1, 1, 1, space_to_depth, "blocksize:i!"},
+    {"SpaceToDepth", 28, OPSET_LAST, 1, 1, 1, space_to_depth, "blocksize:i! mode:s"},
     {0},
 };
