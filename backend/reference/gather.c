@@ -1,5 +1,5 @@
-/* Picking by index and its transpose, adding by index. Invariant: no index leaves its axis; one that would fails
- * E_MODEL with its value and position. */
+/* Picking by index, its transpose, adding by index, and putting by index. Invariant: no index leaves its axis; one that
+ * would fails E_MODEL with its value and position; what goes to one place goes there in the order of the indices. */
 #include <string.h>
 
 #include "backend/reference/kernel.h"
@@ -130,6 +130,151 @@ KERNEL(GatherNDGrad, .accepts = takes_floats) {
     int64_t to;
     TRY(pick_offset(node, &p, &in[1], i, out->shape, &to));
     add_row(in[0].dtype, out->data, to, in[0].data, i, p.inner);
+  }
+  return OK;
+}
+
+/* GatherElements and ScatterElements: where each element of the indices points, in row-major order. Elements of one
+ * run differ in their last position alone. */
+typedef struct {
+  const Node *node;
+  const Tensor *indices;
+  Shape data;
+  int axis;
+  int64_t run, runs, stride[MAX_RANK]; /* of the data */
+} Points;
+
+static Points points_of(const Node *node, Shape data, const Tensor *indices) {
+  int last = data.rank - 1;
+  Points p = {.node = node, .indices = indices, .data = data, .axis = (int)node_int(node, "axis", 0)};
+  dense_strides(data, p.stride);
+  p.run = indices->shape.dim[last];
+  p.runs = p.run ? shape_elements(indices->shape) / p.run : 0;
+  return p;
+}
+
+/* Where the run begins in the data, with index 0 on the axis. */
+static int64_t run_start(const Points *p, int64_t run) {
+  int64_t at = 0;
+  for (int i = p->data.rank - 2; i >= 0; i--) {
+    at += i == p->axis ? 0 : run % p->indices->shape.dim[i] * p->stride[i];
+    run /= p->indices->shape.dim[i];
+  }
+  return at;
+}
+
+/* Of element i of a run that begins at `start`. */
+static Status point(const Points *p, int64_t start, int64_t run, int64_t i, int64_t *at) {
+  int64_t index, own = p->axis == p->data.rank - 1 ? 0 : i;
+  TRY(gather_index(p->node, p->indices, run * p->run + i, p->data, p->axis, &index));
+  *at = start + own + index * p->stride[p->axis];
+  return OK;
+}
+
+KERNEL(GatherElements, .accepts = takes_any) {
+  UNUSED;
+  Points p = points_of(node, in[0].shape, &in[1]);
+  size_t size = dtype_bytes(in[0].dtype);
+  for (int64_t run = 0; run < p.runs; run++) {
+    int64_t start = run_start(&p, run), from;
+    for (int64_t i = 0; i < p.run; i++) {
+      TRY(point(&p, start, run, i, &from));
+      memcpy((char *)out->data + (size_t)(run * p.run + i) * size, (const char *)in[0].data + (size_t)from * size,
+             size);
+    }
+  }
+  return OK;
+}
+
+/* n elements of an update onto those that are there. */
+typedef void Put(void *to, const void *from, int64_t n);
+
+#define PUT(name, S, T, EXPR)                                                                                          \
+  static void name##_##S(void *to, const void *from, int64_t n) {                                                      \
+    T *a = to;                                                                                                         \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      T x = a[i], y = ((const T *)from)[i];                                                                            \
+      a[i] = EXPR;                                                                                                     \
+    }                                                                                                                  \
+  }
+#define PUTS(S, T, A)                                                                                                  \
+  PUT(plus, S, T, (T)((A)x + (A)y))                                                                                    \
+  PUT(times, S, T, (T)((A)x * (A)y))                                                                                   \
+  PUT(largest, S, T, y > x || y != y ? y : x)                                                                          \
+  PUT(smallest, S, T, y < x || y != y ? y : x)
+PUTS(f32, float, float)
+PUTS(f64, double, double)
+PUTS(i64, int64_t, uint64_t)
+PUTS(i32, int32_t, uint32_t)
+
+/* *put is NULL where an update replaces what is there. */
+static Status find_put(const Node *node, DType dtype, Put **put) {
+  static const struct {
+    const char *reduction;
+    Put *of[4];
+  } puts[] = {{"add", {plus_f32, plus_f64, plus_i64, plus_i32}},
+              {"mul", {times_f32, times_f64, times_i64, times_i32}},
+              {"max", {largest_f32, largest_f64, largest_i64, largest_i32}},
+              {"min", {smallest_f32, smallest_f64, smallest_i64, smallest_i32}}};
+  static const DType types[] = {F32, F64, I64, I32};
+  const char *reduction = node_string(node, "reduction", "none");
+  *put = NULL;
+  for (int i = 0; i < 4; i++)
+    for (int t = 0; t < 4; t++)
+      if (types[t] == dtype && strcmp(reduction, puts[i].reduction) == 0)
+        *put = puts[i].of[t];
+  return *put || strcmp(reduction, "none") == 0 ? OK : unsupported_type(node, dtype);
+}
+
+static bool takes_puts(const Graph *graph, const Node *node) {
+  return strcmp(node_string(node, "reduction", "none"), "none") == 0 || takes_numbers(graph, node);
+}
+
+/* The data, or zeros. */
+static void put_begin(const Node *node, const Tensor *in, const Tensor *out) {
+  size_t bytes = (size_t)shape_elements(out->shape) * dtype_bytes(out->dtype);
+  if (node->n_in < 3)
+    zero(out);
+  else if (bytes)
+    memcpy(out->data, in[2].data, bytes);
+}
+
+static void put_row(Put *put, const Tensor *out, int64_t to, const Tensor *updates, int64_t from, int64_t n) {
+  size_t size = dtype_bytes(out->dtype);
+  char *a = (char *)out->data + (size_t)(to * n) * size;
+  const char *b = (const char *)updates->data + (size_t)(from * n) * size;
+  if (put)
+    put(a, b, n);
+  else if (n)
+    memcpy(a, b, (size_t)n * size);
+}
+
+KERNEL(ScatterElements, .accepts = takes_puts) {
+  UNUSED;
+  Points p = points_of(node, out->shape, &in[1]);
+  Put *put;
+  TRY(find_put(node, out->dtype, &put));
+  put_begin(node, in, out);
+  for (int64_t run = 0; run < p.runs; run++) {
+    int64_t start = run_start(&p, run), to;
+    for (int64_t i = 0; i < p.run; i++) {
+      TRY(point(&p, start, run, i, &to));
+      put_row(put, out, to, &in[0], run * p.run + i, 1);
+    }
+  }
+  return OK;
+}
+
+KERNEL(ScatterND, .accepts = takes_puts) {
+  UNUSED;
+  Pick p = pick_of(node, out->shape, in[1].shape);
+  Put *put;
+  TRY(find_put(node, out->dtype, &put));
+  put_begin(node, in, out);
+  for (int64_t i = 0; i < p.rows; i++) {
+    int64_t to;
+    TRY(pick_offset(node, &p, &in[1], i, out->shape, &to));
+    put_row(put, out, to, &in[0], i, p.inner);
   }
   return OK;
 }

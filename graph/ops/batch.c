@@ -360,6 +360,51 @@ void batch_line(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   unless_along((int)node_int(n, "axis", 0), in->step ? mixed : *in, out);
 }
 
+/* One index for each element: beside each sample its own. */
+void batch_scatter_elements(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  Shape shape = rule_out(g, n, 0)->shape;
+  Batch all = counts_samples(n, in) ? mixed : broadcast(g, n, in, shape.rank);
+  unless_along((int)node_int(n, "axis", 0), all, out);
+  for (int i = 0; out->kind == BATCH_AXIS && i < n->n_in; i++)
+    if (rule_in(g, n, i)->shape.dim[all.axis] != shape.dim[all.axis]) /* only some of the samples */
+      *out = mixed;
+}
+
+/* An input of a ScatterND whose samples must lie at `axis`, where those of the result lie at `all`. */
+static bool goes_along(const Graph *g, const Node *n, int i, const Batch *in, Batch all, int axis) {
+  const Value *v = rule_has_in(n, i) ? rule_in(g, n, i) : NULL;
+  Batch expected = at_axis(all, axis);
+  if (!v)
+    return true;
+  if (in[i].kind == BATCH_AXIS)
+    return same_place(&in[i], &expected) && !in[i].step;
+  return is_one_for_all(g, v, v->shape.rank, axis);
+}
+
+void batch_scatter_nd(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  const Value *indices = rule_in(g, n, 1);
+  int lead = indices->shape.rank - 1, depth = (int)indices->shape.dim[lead];
+  Batch data = rule_has_in(n, 2) ? in[2] : (Batch){0}, own = batch_along(0);
+  Batch at = look_into(g, indices, in[1]);
+  *out = mixed;
+  if (at.kind == BATCH_AXIS) { /* each sample's own number, and what it puts into itself */
+    Batch whole = data.kind == BATCH_AXIS ? data : own;
+    bool is_own = at.address || (depth == 1 && at.step == 1 && reads_its_own(indices, &at, &whole));
+    if (is_own && at.axis < lead && goes_along(g, n, 0, in, at, at.axis) && goes_along(g, n, 2, in, own, 0))
+      *out = own;
+    return;
+  }
+  Batch all = data.kind == BATCH_AXIS ? data : at_axis(in[0], in[0].axis - lead + depth);
+  if (in[1].kind == BATCH_NONE && all.axis >= depth && !all.step && goes_along(g, n, 2, in, all, all.axis) &&
+      goes_along(g, n, 0, in, all, all.axis - depth + lead))
+    *out = all;
+}
+
+void batch_top_k(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  batch_line(g, n, in, &out[0]);
+  batch_line(g, n, in, &out[1]);
+}
+
 void batch_reduce(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   int count, dropped = 0;
   const int64_t *axes = node_ints(n, "axes", &count);

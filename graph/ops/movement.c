@@ -1,4 +1,4 @@
-/* Operators that move elements: reshape, transpose, concat, split, slice, expand, gather, triangles, ranges. */
+/* Operators that move elements: reshape, transpose, concat, split, slice, expand, triangles, ranges. */
 #include <limits.h>
 #include <string.h>
 
@@ -195,95 +195,6 @@ static Status gradient_expand(Graph *g, const Node *n, const ValueId *d_out, Val
   return OK;
 }
 
-static Status need_integers(const Graph *g, const Node *n, int i) {
-  DType dtype = rule_in(g, n, i)->dtype;
-  if (dtype != I64 && dtype != I32)
-    return fail(E_SHAPE, "indices '%s' are %s, not int64 or int32", rule_in(g, n, i)->name, dtype_name(dtype));
-  return OK;
-}
-
-static Status gather_shape(Graph *g, Node *n, Shape data, Shape *out) {
-  Shape indices = rule_in(g, n, 1)->shape;
-  int axis;
-  TRY(rule_axis(n, "axis", data.rank, &axis));
-  TRY(need_integers(g, n, 1));
-  if (data.rank - 1 + indices.rank > MAX_RANK)
-    return fail(E_UNSUPPORTED, "rank %d is above %d", data.rank - 1 + indices.rank, MAX_RANK);
-  *out = (Shape){.rank = data.rank - 1 + indices.rank};
-  memcpy(out->dim, data.dim, (size_t)axis * sizeof data.dim[0]);
-  memcpy(out->dim + axis, indices.dim, (size_t)indices.rank * sizeof data.dim[0]);
-  memcpy(out->dim + axis + indices.rank, data.dim + axis + 1, (size_t)(data.rank - axis - 1) * sizeof data.dim[0]);
-  return OK;
-}
-
-static Status infer_gather(Graph *g, Node *n) {
-  Shape shape;
-  TRY(gather_shape(g, n, rule_in(g, n, 0)->shape, &shape));
-  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
-  return OK;
-}
-
-/* What was looked up in row `row` hands no gradient on. */
-static Status drop_row(Graph *g, const Node *n, int64_t row, ValueId d_out, ValueId *masked) {
-  Shape indices = rule_in(g, n, 1)->shape, shape = graph_value(g, d_out)->shape;
-  int axis = (int)node_int(n, "axis", 0);
-  ValueId number, is_row, zero;
-  for (int i = 0; i < shape.rank; i++)
-    shape.dim[i] = i < axis || i >= axis + indices.rank ? 1 : indices.dim[i - axis];
-  TRY(emit_scalar(g, n->in[1], (double)row, &number));
-  TRY(emit2(g, OP_Equal, n->in[1], number, &is_row));
-  TRY(emit_reshape(g, is_row, shape, &is_row));
-  TRY(emit_scalar(g, d_out, 0, &zero));
-  return emit_where(g, is_row, zero, d_out, masked);
-}
-
-static Status gradient_gather(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
-  int64_t row = n->op == OP_Gather ? node_int(n, "no_gradient_row", -1) : -1;
-  ValueId gradient = d_out[0];
-  if (row >= 0)
-    TRY(drop_row(g, n, row, gradient, &gradient));
-  Attr shape = attr_ints("shape", rule_in(g, n, 0)->shape.dim, rule_in(g, n, 0)->shape.rank);
-  OpKind op = n->op == OP_Gather ? OP_GatherGrad : OP_GatherNDGrad;
-  return emit_like(g, n, op, (ValueId[]){gradient, n->in[1]}, 2, &shape, &d_in[0]);
-}
-
-static Status gathernd_shape(Graph *g, Node *n, Shape data, Shape *out) {
-  Shape indices = rule_in(g, n, 1)->shape;
-  int64_t batch = node_int(n, "batch_dims", 0);
-  TRY(need_integers(g, n, 1));
-  int64_t depth = indices.rank ? indices.dim[indices.rank - 1] : 0;
-  if (batch < 0 || indices.rank < 1 || batch >= indices.rank || depth < 1 || batch + depth > data.rank)
-    return fail(E_SHAPE, "indices %s do not address data %s with batch_dims %lld", SHAPE_STR(indices), SHAPE_STR(data),
-                (long long)batch);
-  for (int i = 0; i < batch; i++)
-    if (indices.dim[i] != data.dim[i])
-      return fail(E_SHAPE, "batch dimensions differ: data %s, indices %s", SHAPE_STR(data), SHAPE_STR(indices));
-  int tail = data.rank - (int)(batch + depth);
-  if (indices.rank - 1 + tail > MAX_RANK)
-    return fail(E_UNSUPPORTED, "rank %d is above %d", indices.rank - 1 + tail, MAX_RANK);
-  *out = shape_of(indices.rank - 1, indices.dim);
-  for (int i = 0; i < tail; i++)
-    out->dim[out->rank++] = data.dim[batch + depth + i];
-  return OK;
-}
-
-static Status infer_gathernd(Graph *g, Node *n) {
-  Shape shape;
-  TRY(gathernd_shape(g, n, rule_in(g, n, 0)->shape, &shape));
-  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, shape);
-  return OK;
-}
-
-static Status infer_scatter(Graph *g, Node *n) {
-  Shape data, part;
-  TRY(rule_shape(g, n, "shape", &data));
-  TRY(n->op == OP_GatherGrad ? gather_shape(g, n, data, &part) : gathernd_shape(g, n, data, &part));
-  if (!shape_equal(part, rule_in(g, n, 0)->shape))
-    return fail(E_SHAPE, "cotangent is %s, expected %s", SHAPE_STR(rule_in(g, n, 0)->shape), SHAPE_STR(part));
-  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, data);
-  return OK;
-}
-
 static Status infer_trilu(Graph *g, Node *n) {
   if (rule_in(g, n, 0)->shape.rank < 2)
     return fail(E_SHAPE, "needs rank 2 or more, has %s", SHAPE_STR(rule_in(g, n, 0)->shape));
@@ -316,25 +227,6 @@ static Status gradient_cumsum(Graph *g, const Node *n, const ValueId *d_out, Val
   return graph_emit(g, OP_CumSum, d_out, 1, attrs, 3, &d_in[0]);
 }
 
-/* Reads the indices and as much as it writes: not the whole of what it picks from. */
-static Cost cost_pick(const Graph *g, const Node *n) {
-  Cost cost = {.bytes = 2 * (double)graph_value_bytes(g, n->out[0])};
-  for (int i = 1; i < n->n_in; i++)
-    cost.bytes += (double)graph_value_bytes(g, n->in[i]);
-  return cost;
-}
-
-/* Every byte once, no arithmetic. */
-static Cost cost_move(const Graph *g, const Node *n) {
-  Cost cost = {0, 0};
-  for (int i = 0; i < n->n_in; i++)
-    cost.bytes += (double)graph_value_bytes(g, n->in[i]);
-  for (int i = 0; i < n->n_out; i++)
-    if (n->out[i] != NO_VALUE)
-      cost.bytes += (double)graph_value_bytes(g, n->out[i]);
-  return cost;
-}
-
 ENTRY(Reshape, 1, 1, 1, 1, OP_VIEW | OP_LINEAR, infer_reshape, gradient_reshape, NULL, batch_reshape)
 ENTRY(Transpose, 1, 1, 1, 1, OP_PERMUTES | OP_LINEAR, infer_transpose, gradient_transpose, cost_move, batch_transpose)
 ENTRY(Concat, 1, INT_MAX, 1, 1, OP_LINEAR, infer_concat, gradient_concat, cost_move, batch_concat)
@@ -342,10 +234,6 @@ ENTRY(Split, 1, 1, 1, INT_MAX, OP_LINEAR, infer_split, gradient_split, cost_move
 ENTRY(Slice, 1, 1, 1, 1, OP_LINEAR, infer_slice, gradient_slice, cost_pick, batch_slice)
 ENTRY(SliceGrad, 1, 1, 1, 1, 0, infer_slice_grad, NULL, cost_move, NULL)
 ENTRY(Expand, 1, 1, 1, 1, OP_LINEAR, infer_expand, gradient_expand, cost_move, batch_expand)
-ENTRY(Gather, 2, 2, 1, 1, 0, infer_gather, gradient_gather, cost_pick, batch_gather)
-ENTRY(GatherGrad, 2, 2, 1, 1, 0, infer_scatter, NULL, cost_move, NULL)
-ENTRY(GatherND, 2, 2, 1, 1, 0, infer_gathernd, gradient_gather, cost_pick, batch_gathernd)
-ENTRY(GatherNDGrad, 2, 2, 1, 1, 0, infer_scatter, NULL, cost_move, NULL)
 ENTRY(Trilu, 1, 1, 1, 1, OP_LINEAR, infer_trilu, gradient_trilu, cost_move, batch_trilu)
 ENTRY(Range, 3, 3, 1, 1, 0, infer_range, NULL, NULL, NULL)
 ENTRY(CumSum, 1, 1, 1, 1, OP_LINEAR, infer_cumsum, gradient_cumsum, NULL, batch_line)

@@ -182,3 +182,27 @@ Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in
     attrs[count++] = *extra;
   return graph_emit(g, op, in, n_in, attrs, count, out);
 }
+
+Status rule_integers(const Graph *g, const Node *n, int i) {
+  DType dtype = rule_in(g, n, i)->dtype;
+  if (dtype != I64 && dtype != I32)
+    return fail(E_SHAPE, "indices '%s' are %s, not int64 or int32", rule_in(g, n, i)->name, dtype_name(dtype));
+  return OK;
+}
+
+Cost cost_pick(const Graph *g, const Node *n) {
+  Cost cost = {.bytes = 2 * (double)graph_value_bytes(g, n->out[0])};
+  for (int i = 1; i < n->n_in; i++)
+    cost.bytes += (double)graph_value_bytes(g, n->in[i]);
+  return cost;
+}
+
+Cost cost_move(const Graph *g, const Node *n) {
+  Cost cost = {0, 0};
+  for (int i = 0; i < n->n_in; i++)
+    cost.bytes += (double)graph_value_bytes(g, n->in[i]);
+  for (int i = 0; i < n->n_out; i++)
+    if (n->out[i] != NO_VALUE)
+      cost.bytes += (double)graph_value_bytes(g, n->out[i]);
+  return cost;
+}

@@ -28,11 +28,18 @@ Status rule_float(const Graph *g, const Node *n, int i);
 Status rule_one_type(const Graph *g, const Node *n);
 /* Attribute `name`, normalised already by the importer, checked to lie in 0 … rank-1. */
 Status rule_axis(const Node *n, const char *name, int rank, int *axis);
+/* Fails E_SHAPE where input i is neither int64 nor int32. */
+Status rule_integers(const Graph *g, const Node *n, int i);
 /* For operators with outputs that only their own gradient reads (statistics): fails E_UNSUPPORTED when one of them
  * has a cotangent. */
 Status rule_first_only(const Graph *g, const Node *n, const ValueId *d_out);
 /* Ints attribute as a shape of in[0]'s type; fails as shape_bytes does. */
 Status rule_shape(const Graph *g, const Node *n, const char *name, Shape *shape);
+
+/* What a pick costs: it reads the indices and as much as it writes, not the whole of what it picks from. */
+Cost cost_pick(const Graph *g, const Node *n);
+/* Every byte once, no arithmetic. */
+Cost cost_move(const Graph *g, const Node *n);
 
 /* Whether a value is one known number. */
 bool rule_scalar(const Graph *g, ValueId id, double *scalar);
@@ -64,7 +71,7 @@ Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in
 typedef void BatchRule(const Graph *g, const Node *n, const Batch *in, Batch *out);
 BatchRule batch_elementwise, batch_sum, batch_scale, batch_cast, batch_reshape, batch_transpose, batch_concat,
     batch_split, batch_slice, batch_expand, batch_gather, batch_gathernd, batch_trilu, batch_line, batch_reduce,
-    batch_matmul, batch_gemm, batch_rows, batch_cross_entropy;
+    batch_matmul, batch_gemm, batch_scatter_elements, batch_scatter_nd, batch_top_k, batch_rows, batch_cross_entropy;
 
 #define ENTRY(op_name, least_in, most_in, least_out, most_out, is, infer, grad, price, samples)                        \
   const OpDef op_##op_name = {.name = #op_name,                                                                        \

@@ -71,31 +71,11 @@ static Status gather_nd(Op *op) {
   return op_emit(op, OP_GatherND, op->in, 2, &attr, 1, &op->out[0], 1);
 }
 
-/* The full address of every element, [indices.., rank]: its own position but on `axis`. */
 static Status gather_elements(Op *op) {
-  Shape at = op->in[1]->shape, with_one = at;
   int axis;
-  Term *parts[MAX_RANK], *address;
-  Attr attr = attr_int("batch_dims", 0);
   TRY(op_axis(op, "axis", 0, op->in[0]->shape.rank, &axis));
-  if (at.rank != op->in[0]->shape.rank || at.rank == MAX_RANK)
-    return fail(E_SHAPE, "data %s, indices %s", SHAPE_STR(op->in[0]->shape), SHAPE_STR(at));
-  with_one.dim[with_one.rank++] = 1;
-  for (int i = 0; i < at.rank; i++) {
-    if (i == axis) {
-      TRY(op_cast(op, op->in[1], I64, &parts[i]));
-      TRY(op_reshape(op, parts[i], with_one, &parts[i]));
-      continue;
-    }
-    Shape line = {.rank = at.rank + 1};
-    for (int j = 0; j <= at.rank; j++)
-      line.dim[j] = j == i ? at.dim[i] : 1;
-    TRY(op_iota(op, at.dim[i], &parts[i]));
-    TRY(op_reshape(op, parts[i], line, &parts[i]));
-    TRY(op_expand(op, parts[i], with_one, &parts[i]));
-  }
-  TRY(op_concat(op, parts, at.rank, at.rank, &address));
-  return op_emit(op, OP_GatherND, (Term *[]){op->in[0], address}, 2, &attr, 1, &op->out[0], 1);
+  Attr attr = attr_int("axis", axis);
+  return op_emit(op, OP_GatherElements, op->in, 2, &attr, 1, &op->out[0], 1);
 }
 
 static Status trilu(Op *op) {

@@ -36,6 +36,7 @@ static int differentiable_outputs(const Node *node) {
   case OP_LayerNormalization:
   case OP_RMSNormalization:
   case OP_CrossEntropy:
+  case OP_TopK: /* the others are numbers of elements */
     return 1;
   default:
     return node->n_out;

@@ -203,6 +203,7 @@ const OpCase op_cases[] = {
     {OP_GatherND, ALL, {X(2, 3, 4), INDEX(I64, 3, 2, 5, 1)}, {Y(2, 5, 4)}, {INT("batch_dims", 1)}},
     {OP_GatherND, ALL, {X(2, 3, 4), INDEX(I64, 4, 2, 3, 1)}, {Y(2, 3)}, {INT("batch_dims", 2)}},
     {OP_GatherND, ALL, {X(3, 4), INDEX(I64, 3, 2)}, {Y()}},
+#include "tests/ops/rows/index.inc"
     {OP_Trilu, ALL, {X(4, 5)}, {Y(4, 5)}},
     {OP_Trilu, ALL, {X(2, 4, 3)}, {Y(2, 4, 3)}, {INT("upper", 0)}},
     {OP_Trilu, ALL, {X(4, 5)}, {Y(4, 5)}, {INT("upper", 1), INT("k", 2)}},

@@ -23,4 +23,7 @@ void output(Draw *d, Shape shape);
 void put_int(Draw *d, const char *name, int64_t x);
 void put_ints(Draw *d, const char *name, const int64_t *x, int n);
 
+/* The families that stand in files of their own: false for an operator of another one. */
+bool draw_index(Draw *d, OpKind op);
+
 #endif
