@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what is missing, builds debug (ASan + UBSan) and release, runs every test; what runs on threads of one
-# process also under ThreadSanitizer. `sh tests/run.sh long` adds the longer sweeps.
+# process also under ThreadSanitizer; fuzzes the importer for three minutes. `sh tests/run.sh long` adds the longer sweeps.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -22,3 +22,4 @@ cmake --preset tsan >/dev/null
 cmake --build --preset tsan --target runtime_test_transport_local runtime_test_executor runtime_test_session \
   runtime_test_reference_cases cuda_test_wires
 ctest --preset tsan --no-tests=error -j "$jobs" -L threads
+sh tests/fuzz/run.sh 60

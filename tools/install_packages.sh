@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the build needs and is missing, from Debian's packages; with `tests`, what the tests need too.
+# Installs what the build needs and is missing, from Debian's packages; with `tests`, what the tests need too, with
+# `fuzz`, the compiler of tests/fuzz.
 # Prints one line and does nothing where all is there.
 set -eu
 
@@ -8,6 +9,7 @@ libopenmpi-dev openmpi-bin"
 if [ "${1:-}" = tests ]; then
   packages="$packages libcmocka-dev g++ groff-base binutils bash python3 python3-venv python3-pip"
 fi
+[ "${1:-}" = fuzz ] && packages="$packages clang-14 libclang-rt-14-dev"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
   echo "install_packages.sh: this is no Debian; the build needs what these packages hold there: $packages" >&2
