@@ -114,6 +114,14 @@ static Status range(Op *op) {
   return op_emit(op, OP_Range, op->in, 3, &count, 1, &op->out[0], 1);
 }
 
+/* Of a float, -0 is, too. */
+static bool is_zero(DType dtype, const char *element) {
+  static const char zeros[8] = {0};
+  if (dtype == F32)
+    return *(const float *)element == 0;
+  return dtype == F64 ? *(const double *)element == 0 : memcmp(element, zeros, dtype_bytes(dtype)) == 0;
+}
+
 /* Positions of the elements that are not zero, [rank, count], in row-major order. */
 static Status nonzero(Op *op) {
   Term *x = op->in[0];
@@ -127,16 +135,15 @@ static Status nonzero(Op *op) {
   TRY(budget_need(&op->lower->budget, bytes, (double)n));
   char *data;
   int64_t *positions;
-  static const char zeros[8] = {0};
   TRY(ARENA_NEW(op->lower->arena, data, bytes));
   term_write(x, data);
   for (int64_t i = 0; i < n; i++)
-    count += memcmp(data + (size_t)i * element, zeros, element) != 0;
+    count += !is_zero(x->dtype, data + (size_t)i * element);
   int rank = x->shape.rank ? x->shape.rank : 1;
   TRY(budget_need(&op->lower->budget, (size_t)count * (size_t)rank * sizeof *positions, (double)count * rank));
   TRY(ARENA_NEW(op->lower->arena, positions, count * rank));
   for (int64_t i = 0; i < n; i++) {
-    if (memcmp(data + (size_t)i * element, zeros, element) == 0)
+    if (is_zero(x->dtype, data + (size_t)i * element))
       continue;
     int64_t rest = i;
     for (int d = x->shape.rank - 1; d >= 0; rest /= x->shape.dim[d], d--)
