@@ -2,7 +2,7 @@
 # Makes build/venv with what the Python tests import, unless it is there. Prints why where it cannot.
 set -eu
 cd "$(dirname "$0")/.."
-wanted="numpy onnx onnxruntime"
+wanted="numpy onnx==1.23.2 onnxruntime"
 if build/venv/bin/python -c 'import numpy, onnx, onnxruntime' 2>/dev/null; then
   exit 0
 fi

@@ -87,6 +87,7 @@ static Status add(Edit *edit, const char *name, bool is_free, int split_from, In
   if (!what.name)
     return status_code();
   what.split_from = split_from;
+  what.in_node = false; /* it is written among the graph's */
   *index = model->n_initializers++;
   model->initializers[*index] = what;
   model->sources[*index] = source;

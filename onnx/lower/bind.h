@@ -12,12 +12,18 @@ typedef struct {
   int64_t value;
 } DimBinding;
 
+/* Contents of input i of the model where they are the same whatever the samples are, `data` of this type and shape;
+ * *given says whether they are. */
+typedef Status InputContents(void *context, int input, DType dtype, Shape shape, void *data, bool *given);
+
 typedef struct {
   int64_t batch;          /* samples of a microbatch; 0: as exported (fails where the file leaves it open) */
   const DimBinding *dims; /* --dim NAME=N, and those that the data's shapes decide */
   int n_dims;
   Evaluate *evaluate;
   void *evaluate_context;
+  InputContents *contents; /* asked where structure depends on an input (a shape, axes); NULL: none is given */
+  void *contents_context;
   bool no_fuse; /* leave the passes out that make one node of several */
 } BindOptions;
 

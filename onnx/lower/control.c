@@ -59,7 +59,7 @@ static Status branch_initializers(Op *op, Scope *scope, const Onnx__GraphProto *
 static Status branch(Op *op) {
   double condition;
   bool known;
-  TRY(term_known(op->lower, op->in[0], &known));
+  TRY(term_given(op->lower, op->in[0], &known));
   if (!known)
     return fail(E_UNSUPPORTED, "its condition is not known before the model runs");
   TRY(op_known_number(op, 0, &condition));

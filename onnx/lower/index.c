@@ -126,7 +126,7 @@ static bool is_zero(DType dtype, const char *element) {
 static Status nonzero(Op *op) {
   Term *x = op->in[0];
   bool known;
-  TRY(term_known(op->lower, x, &known));
+  TRY(term_given(op->lower, x, &known));
   int64_t n = shape_elements(x->shape), count = 0, at = 0;
   size_t element = dtype_bytes(x->dtype), bytes;
   if (!known)

@@ -96,6 +96,8 @@ typedef struct {
   Budget budget;
   bool *fixed; /* of each value of the graph: no input of the model reaches it */
   size_t n_fixed, fixed_capacity;
+  const void **given; /* of each value of the graph: its contents, where inputs were asked for them (given.c) */
+  size_t n_given, given_capacity;
   Findings findings;
 } Lower;
 
@@ -208,6 +210,8 @@ Status term_broadcast(Lower *lower, const Constant *constant, Shape shape, Term 
 bool term_readable(const Lower *lower, const Term *term);
 /* Whether the contents are known; reads small initializers that do not train. */
 Status term_known(Lower *lower, Term *term, bool *known);
+/* The same for what has to be known: also what follows from inputs that the data gives once (given.c). */
+Status term_given(Lower *lower, Term *term, bool *known);
 /* Known contents, repeats written out, into memory of the term's size. */
 void term_write(const Term *term, void *data);
 /* Known integers of a known term, in the arena. */

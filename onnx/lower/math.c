@@ -250,7 +250,7 @@ static Status step(Op *op) {
   } steps[] = {{"Floor", floor}, {"Ceil", ceil}, {"Round", half_to_even}};
   Term *x = op->in[0];
   bool known;
-  TRY(term_known(op->lower, x, &known));
+  TRY(term_given(op->lower, x, &known));
   if (!known || (x->dtype != F32 && x->dtype != F64))
     return fail(E_UNSUPPORTED, "only of known float32 or float64 numbers");
   double (*function)(double) = NULL;

@@ -74,7 +74,7 @@ static Status need_known(Op *op, int i) {
   Term *term = op_in(op, i);
   if (term->kind == TERM_ABSENT)
     return fail(E_MODEL, "input %d is missing", i);
-  TRY(term_known(op->lower, term, &known));
+  TRY(term_given(op->lower, term, &known));
   if (known)
     return OK;
   return fail(E_UNSUPPORTED, "input %d ('%s') is not known before the model runs", i, op->proto->input[i]);

@@ -189,7 +189,7 @@ static Status reduce_prod(Op *op) {
   bool known;
   Term *t = op->in[0];
   TRY(axes_of(op, &a));
-  TRY(term_known(op->lower, t, &known));
+  TRY(term_given(op->lower, t, &known));
   if (!known)
     return fail(E_UNSUPPORTED, "only of known numbers");
   for (int i = 0; i < a.n; i++)

@@ -165,7 +165,9 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
       return fail(E_SHAPE, "array '%s' is neither 'target' nor an input of the model, which takes %s", array->name,
                   input_names(inputs, data->n_inputs, takes, sizeof takes));
   }
-  return first ? OK : fail(E_SHAPE, "no array counts samples");
+  if (!first) /* of nothing there are many: all that there is counts as one sample */
+    data->samples = 1;
+  return OK;
 }
 
 Status dataset_open(const char *path, const Model *model, int target_axis, Dataset *data) {

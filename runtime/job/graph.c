@@ -86,9 +86,21 @@ Status job_dims(Arena *arena, const Options *options, const Model *model, const 
   return OK;
 }
 
+/* An input that the data gives once; or once for all samples, where the file's batch is all of them. */
+static Status input_contents(void *context, int input, DType dtype, Shape shape, void *data, bool *given) {
+  const Job *job = context;
+  const Dataset *set = &job->given.data;
+  bool whole = model_fixed_batch(job->given.model) == set->samples && !job->asked.options->shuffle;
+  *given = (set->axis[input] < 0 || whole) && shape_equal(set->arrays[input]->shape, shape);
+  return *given ? array_convert(set->arrays[input], 0, shape_elements(shape), dtype, data) : OK;
+}
+
 Status job_bind(Job *job) {
-  BindOptions bind = {
-      .batch = job->decided.microbatch_size, .evaluate = backend_evaluate, .no_fuse = job->asked.options->no_fuse};
+  BindOptions bind = {.batch = job->decided.microbatch_size,
+                      .evaluate = backend_evaluate,
+                      .contents = job->given.data.samples ? input_contents : NULL,
+                      .contents_context = job,
+                      .no_fuse = job->asked.options->no_fuse};
   TRY(job_dims(job->arena, job->asked.options, job->given.model, &job->given.data, &bind));
   TRY(model_bind(job->given.model, &bind, job->arena, &job->decided.graph));
   return graph_order_for_cuts(job->decided.graph);

@@ -51,6 +51,27 @@ class Run(CommandLineTest):
                 expected = np.load(model_path(name, "first_output.npy"))
                 np.testing.assert_allclose(np.load(self.path("out.npz"))[case["output"]], expected, rtol=1e-4, atol=1e-5)
 
+    def structured(self, dims):
+        """y = Reshape(x, shape + [0]) with `shape` as an input that no data counts in samples."""
+        ends = [onnx.helper.make_tensor_value_info(*end) for end in (
+            ("x", onnx.TensorProto.FLOAT, dims), ("shape", onnx.TensorProto.INT64, [3]), ("y", onnx.TensorProto.FLOAT, None))]
+        zero = onnx.helper.make_tensor("zero", onnx.TensorProto.INT64, [1], [0])
+        nodes = [onnx.helper.make_node("Add", ["shape", "zero"], ["whole"]), onnx.helper.make_node("Reshape", ["x", "whole"], ["y"])]
+        graph = onnx.helper.make_graph(nodes, "structured", ends[:2], ends[2:], [zero])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, self.path("structured.onnx"))
+        return self.path("structured.onnx")
+
+    def test_a_shape_that_the_data_gives(self):
+        for dims in (["N", 4], [2, 4], [3, 4]):
+            x = np.arange(2 * 4 * (3 if dims[0] == 3 else 1), dtype=np.float32).reshape(-1, 4)
+            with self.subTest(dims=dims):
+                path = self.write_arrays("in.npz", x=x[:dims[0]] if dims[0] != "N" else x, shape=np.array([-1, 2, 2]))
+                self.done("run", self.structured(dims), "--data", path, "--out", self.path("out.npz"))
+                np.testing.assert_array_equal(np.load(self.path("out.npz"))["y"], np.load(path)["x"].reshape(-1, 2, 2))
+        wrong = self.write_arrays("in.npz", x=np.zeros((2, 4), np.float32), shape=np.array([-1, 3, 2]))
+        self.refused(1, re.compile("Reshape.*does not divide"), "run", self.structured(["N", 4]), "--data", wrong, "--out", self.path("out.npz"))
+
     def test_outputs_that_no_machine_holds(self):
         wide = 200_000_000
         ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", n]) for name, n in (("x", 1), ("y", wide))]

@@ -1,0 +1,201 @@
+"""The official node cases of the onnx package on the backends `reference` and `cpu`.
+
+usage: conformance.py PROGRAM [-v] [--only WORD]
+
+Those in the standard domain whose tensors are of the types below. A case passes where every backend gives type, shape
+and numbers; it is skipped where the model is refused as unsupported, as `inspect` says it. Prints a table by operator,
+with -v also why, and ends with "N passed, N failed, N skipped"; exit 1 where one failed."""
+import argparse
+import collections
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.backend.test.case.node import collect_testcases
+
+BACKENDS = ("reference", "cpu")
+WORKERS = os.cpu_count() or 1
+SCOPE = {
+    getattr(TensorProto, name)
+    for name in "FLOAT DOUBLE FLOAT16 BFLOAT16 INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 BOOL INT4 UINT4 INT2 "
+    "UINT2 FLOAT8E4M3FN FLOAT8E4M3FNUZ FLOAT8E5M2 FLOAT8E5M2FNUZ".split()
+}
+# Steps of the last digit: what is computed in float32 and rounded once differs from what rounds at every operator.
+EPSILON = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
+# What they draw is nobody else's to know: type and shape are compared.
+RANDOM = ("test_bernoulli", "test_training_dropout")
+
+
+def types(model):
+    """Of the graph's ends; None where one is no tensor."""
+    found = set()
+    for value in list(model.graph.input) + list(model.graph.output):
+        if value.type.WhichOneof("value") != "tensor_type":
+            return None
+        found.add(value.type.tensor_type.elem_type)
+    return found
+
+
+def cases(only):
+    for case in collect_testcases(None):
+        standard = all(i.domain in ("", "ai.onnx") for i in case.model.opset_import)
+        inside = types(case.model)
+        if standard and inside and inside <= SCOPE and (not only or only in case.name):
+            yield case
+
+
+def as_proto(value, info):
+    if isinstance(value, TensorProto):
+        return value
+    kind = info.type.tensor_type.elem_type
+    array = np.asarray(value)
+    if array.dtype != helper.tensor_dtype_to_np_dtype(kind):
+        array = array.astype(helper.tensor_dtype_to_np_dtype(kind))
+    return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), info.name)
+
+
+def write_tensors(path, protos):
+    with open(path, "wb") as file:
+        file.write(struct.pack("<q", len(protos)))
+        for proto in protos:
+            raw = proto.raw_data
+            file.write(struct.pack(f"<{3 + len(proto.dims)}q", proto.data_type, len(proto.dims), *proto.dims, len(raw)))
+            file.write(raw)
+
+
+def read_tensors(path):
+    with open(path, "rb") as file:
+        data = file.read()
+    at, tensors = 8, []
+    for _ in range(struct.unpack_from("<q", data)[0]):
+        kind, rank = struct.unpack_from("<2q", data, at)
+        *dims, size = struct.unpack_from(f"<{rank + 1}q", data, at + 16)
+        at += 24 + 8 * rank
+        proto = TensorProto(data_type=kind, dims=dims, raw_data=data[at : at + size])
+        at += size
+        tensors.append((kind, numpy_helper.to_array(proto)))
+    return tensors
+
+
+def prepare(folder, only):
+    made = []
+    for number, case in enumerate(cases(only)):
+        with open(f"{folder}/{number}.onnx", "wb") as file:
+            file.write(case.model.SerializeToString())
+        inputs, outputs = case.data_sets[0]
+        write_tensors(f"{folder}/{number}.in", [as_proto(v, i) for v, i in zip(inputs, case.model.graph.input)])
+        expected = [as_proto(v, i) for v, i in zip(outputs, case.model.graph.output)]
+        made.append((case, expected))
+    return made
+
+
+def run_worker(program, folder, first, step, count):
+    """Lines of the cases first, first + step, …; a case that ends the program is marked, and the next ones follow."""
+    lines = collections.defaultdict(list)
+    while first < count:
+        done = subprocess.run([program, folder, str(first), str(step)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True, errors="replace", check=False)
+        last = first - step
+        for line in done.stdout.splitlines():
+            number, backend, what, why = line.split(" ", 3)
+            lines[int(number)].append((backend, what, why))
+            last = int(number)
+        if done.returncode == 0:
+            break
+        end = done.stderr.strip().splitlines()[-1:]
+        crashed = last if last >= first and lines[last][-1][0] == BACKENDS[0] else last + step
+        lines[crashed].append(("", "failed", f"the program ended with {done.returncode}: {' '.join(end)}"))
+        first = crashed + step
+    return lines
+
+
+def run_all(program, folder, count):
+    from concurrent.futures import ThreadPoolExecutor
+
+    lines = {}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for some in pool.map(lambda w: run_worker(program, folder, w, WORKERS, count), range(WORKERS)):
+            lines.update(some)
+    return lines
+
+
+def differs(case, expected, got):
+    """What is wrong with one output, or None."""
+    kind, array = got
+    want = numpy_helper.to_array(expected)
+    if kind != expected.data_type:
+        return f"type {TensorProto.DataType.Name(kind)}, not {TensorProto.DataType.Name(expected.data_type)}"
+    if array.shape != want.shape:
+        return f"shape {array.shape}, not {want.shape}"
+    if case.name.startswith(RANDOM):
+        return None
+    if want.dtype.kind in "biu" or kind in (TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2):
+        wrong = array != want
+    else:
+        array, want = array.astype(np.float64), want.astype(np.float64)
+        rtol = max(case.rtol, EPSILON.get(kind, 0))
+        with np.errstate(invalid="ignore"):
+            wrong = ~np.isclose(array, want, rtol=rtol, atol=max(case.atol, EPSILON.get(kind, 0)), equal_nan=True)
+    if not wrong.any():
+        return None
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return f"{wrong.sum()} of {want.size} numbers, first {list(place)}: {array[place]}, not {want[place]}"
+
+
+def judge(folder, number, case, expected, lines):
+    """("passed" | "failed" | "skipped", why)"""
+    for backend, what, why in lines:
+        if what == "unsupported" and backend == "bind":
+            return "skipped", why
+        if what != "ok":
+            return "failed", f"{backend}: {why}"
+    if [line[0] for line in lines] != list(BACKENDS):
+        return "failed", "it did not run"
+    for backend in BACKENDS:
+        outputs = read_tensors(f"{folder}/{number}.{backend}")
+        if len(outputs) != len(expected):
+            return "failed", f"{backend}: {len(outputs)} outputs, not {len(expected)}"
+        for proto, got in zip(expected, outputs):
+            wrong = differs(case, proto, got)
+            if wrong:
+                return "failed", f"{backend}: output '{proto.name}': {wrong}"
+    return "passed", ""
+
+
+def operator(case):
+    """The one that the case is for: that of its node, or of the function that was expanded."""
+    if case.name.endswith("_expanded") or "_expanded_" in case.name:
+        return "expanded functions"
+    return case.model.graph.node[-1].op_type
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("-v", action="store_true")
+    parser.add_argument("--only", default="")
+    asked = parser.parse_args()
+    table = collections.defaultdict(collections.Counter)
+    total = collections.Counter()
+    with tempfile.TemporaryDirectory(prefix="conformance") as folder:
+        made = prepare(folder, asked.only)
+        lines = run_all(asked.program, folder, len(made))
+        for number, (case, expected) in enumerate(made):
+            what, why = judge(folder, number, case, expected, lines.get(number, []))
+            table[operator(case)][what] += 1
+            total[what] += 1
+            if what == "failed" or asked.v and what == "skipped":
+                print(f"{what} {case.name}: {why.replace(folder + '/', '')}")
+    print(f"{'operator':30} passed failed skipped")
+    for name in sorted(table):
+        print(f"{name:30} {table[name]['passed']:6} {table[name]['failed']:6} {table[name]['skipped']:7}")
+    print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
+    return 1 if total["failed"] or not total["passed"] else 0
+
+
+sys.exit(main())
