@@ -89,6 +89,12 @@ struct Stream {
   VISIT(SliceGrad)                                                                                                     \
   VISIT(Gather)                                                                                                        \
   VISIT(GatherGrad)                                                                                                    \
+  VISIT(MaxPool)                                                                                                       \
+  VISIT(MaxPoolGrad)                                                                                                   \
+  VISIT(AveragePool)                                                                                                   \
+  VISIT(AveragePoolGrad)                                                                                               \
+  VISIT(Resample)                                                                                                      \
+  VISIT(ResampleGrad)                                                                                                  \
   VISIT(MatMul)                                                                                                        \
   VISIT(AccumulateMatMul)                                                                                              \
   VISIT(Gemm)

@@ -29,6 +29,11 @@
     }                                                                                                                  \
   }
 
+/* For kernels that serve float32, and float64 otherwise. */
+static inline Status float_type(const Node *node, DType dtype) {
+  return dtype == F32 || dtype == F64 ? OK : unsupported_type(node, dtype);
+}
+
 /* Sums TERM, an expression of i, for i = 0 … n-1 into the double `sum`: term i goes to partial sum i mod LANES, and the
  * partial sums are added pairwise. The order depends on n alone. */
 enum { LANES = 16 };

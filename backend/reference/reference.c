@@ -110,6 +110,11 @@ bool takes_floats(const Graph *graph, const Node *node) {
   return type == F32 || type == F64;
 }
 
+bool takes_pooled(const Graph *graph, const Node *node) {
+  DType type = type_of(graph, node, 0);
+  return is_number(type) || type == I8 || type == U8;
+}
+
 bool takes_powers(const Graph *graph, const Node *node) {
   return takes_numbers(graph, node) && is_number(type_of(graph, node, 1));
 }

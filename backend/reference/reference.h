@@ -17,6 +17,8 @@ bool takes_any(const Graph *graph, const Node *node);
 bool takes_comparable(const Graph *graph, const Node *node);
 bool takes_numbers(const Graph *graph, const Node *node);
 bool takes_floats(const Graph *graph, const Node *node);
+/* Numbers and bytes. */
+bool takes_pooled(const Graph *graph, const Node *node);
 /* Numbers as base and as exponent. */
 bool takes_powers(const Graph *graph, const Node *node);
 

@@ -131,7 +131,7 @@ enum { MANY = 1 << 20, OPSET_FIRST = 7, OPSET_LAST = OPSET_NEWEST };
 /* The tables, each ended by a row without a name. */
 extern const Lowering lowerings_math[], lowerings_reduce[], lowerings_shape[], lowerings_index[], lowerings_nn[],
     lowerings_einsum[], lowerings_attention[], lowerings_loss[], lowerings_sequence[], lowerings_control[],
-    lowerings_scatter[], lowerings_unique[];
+    lowerings_scatter[], lowerings_unique[], lowerings_pool[], lowerings_resize[];
 
 /* operators.c: what is supported. *row is NULL and *reason says why (in the arena) where the node is not. `call`: the
  * attributes of the calling function, NULL where there is none or they are not known. */

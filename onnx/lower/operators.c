@@ -7,7 +7,8 @@
 
 static const Lowering *const tables[] = {lowerings_math,     lowerings_reduce,  lowerings_shape,     lowerings_index,
                                          lowerings_nn,       lowerings_einsum,  lowerings_attention, lowerings_loss,
-                                         lowerings_sequence, lowerings_control, lowerings_scatter,   lowerings_unique};
+                                         lowerings_sequence, lowerings_control, lowerings_scatter,   lowerings_unique,
+                                         lowerings_pool,     lowerings_resize};
 
 int64_t operator_opset(const char *domain, Onnx__OperatorSetIdProto *const *imports, size_t n_imports) {
   for (size_t i = 0; i < n_imports; i++)

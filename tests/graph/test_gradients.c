@@ -37,6 +37,7 @@ static int differentiable_outputs(const Node *node) {
   case OP_RMSNormalization:
   case OP_CrossEntropy:
   case OP_TopK: /* the others are numbers of elements */
+  case OP_MaxPool:
     return 1;
   default:
     return node->n_out;

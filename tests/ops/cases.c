@@ -385,6 +385,7 @@ const OpCase op_cases[] = {
     {OP_AdamUpdate, FLOATS, {X(33), SCALARS(0), X(33), POSITIVE(33), X(33)}, {}, ADAM(0, 0)},
     {OP_AdamUpdate, FLOATS, {X(33), SCALARS(1), X(33), POSITIVE(33), X(33), X(33)}, {}, ADAM(0.1, 0)},
     {OP_AdamUpdate, FLOATS, {X(1100), SCALARS(0), X(1100), POSITIVE(1100), X(1100)}, {}, ADAM(0.1, 1)},
+#include "tests/ops/rows/pool.inc"
 };
 
 const size_t n_op_cases = sizeof op_cases / sizeof *op_cases;

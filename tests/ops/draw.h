@@ -25,5 +25,6 @@ void put_ints(Draw *d, const char *name, const int64_t *x, int n);
 
 /* The families that stand in files of their own: false for an operator of another one. */
 bool draw_index(Draw *d, OpKind op);
+bool draw_pool(Draw *d, OpKind op);
 
 #endif

@@ -398,6 +398,6 @@ bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
     c->out[0].shape.rank = 0;
     return true;
   default:
-    return draw_index(&d, op);
+    return draw_index(&d, op) || draw_pool(&d, op);
   }
 }
