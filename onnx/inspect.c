@@ -5,17 +5,16 @@
 
 #include "graph/loss.h"
 #include "graph/op.h"
-#include "onnx/file/exported.h"
 #include "onnx/lower/lower.h"
 #include "onnx/model.h"
+#include "onnx/remarks/remarks.h"
 
 typedef struct {
   Model *model;
   Arena *arena;
-  json_t *report, *operators, *coupled, *findings;
-  NameMap used;               /* names that nodes read, anywhere in the graph, and outputs */
-  const char *inference_norm; /* the first BatchNormalization that uses its stored statistics */
-  bool path_is_named;         /* in the message of a failure */
+  json_t *report, *operators, *coupled;
+  Remarks remarks;
+  bool path_is_named; /* in the message of a failure */
 } Report;
 
 /* Fails where jansson has no memory; takes over `value`. */
@@ -33,12 +32,6 @@ static json_t *with(json_t *array, json_t *item) {
     return array;
   json_decref(array ? array : item);
   return NULL;
-}
-
-static Status find(Report *r, const char *id, const char *tensor, const char *text) {
-  if (!text)
-    return status_code();
-  return append(r->findings, json_pack("{s:s, s:s, s:s}", "id", id, "tensor", tensor, "text", text));
 }
 
 static Status list_ends(json_t *report, const char *key, const ModelInput *ends, int n) {
@@ -87,51 +80,19 @@ static Status list_parameters(Report *r) {
   return set(r->report, "trained_elements", json_integer(elements));
 }
 
-static int64_t int_attribute(const Onnx__NodeProto *node, const char *name) {
-  for (size_t a = 0; a < node->n_attribute; a++)
-    if (strcmp(proto_text(node->attribute[a]->name), name) == 0)
-      return node->attribute[a]->i;
-  return 0;
-}
-
 /* BatchNormalization mixes samples in training mode: by its attribute, before opset 14 by having more outputs. */
 static Status look_at_norm(Report *r, const Onnx__NodeProto *node) {
   size_t outputs = 0;
   for (size_t k = 0; k < node->n_output; k++)
     outputs += *node->output[k] != '\0';
-  const char *name = proto_text(*proto_text(node->name) ? node->name : node->n_output ? node->output[0] : "");
-  if (r->model->opset >= 14 ? int_attribute(node, "training_mode") == 1 : outputs > 1)
-    return append(r->coupled, json_pack("{s:s, s:s}", "node", name, "operator", node->op_type));
-  if (!r->inference_norm)
-    r->inference_norm = name;
+  if (r->model->opset >= 14 ? look_int(node, "training_mode") == 1 : outputs > 1)
+    return append(r->coupled, json_pack("{s:s, s:s}", "node", look_name(node), "operator", node->op_type));
   return OK;
 }
 
-/* A bias-free Conv3d that torch's dynamo exporter wrote without optimizing: its zero bias has shape [C,2]. */
-static Status look_at_conv(Report *r, const Onnx__NodeProto *node) {
-  int bias = node->n_input > 2 ? model_find_initializer(r->model, node->input[2]) : -1;
-  if (bias < 0 || r->model->initializers[bias].shape.rank == 1)
-    return OK;
-  const Initializer *b = &r->model->initializers[bias];
-  return find(r, "invalid_conv_bias", b->name,
-              arena_format(r->arena,
-                           "the bias of Conv '%s' has shape %s, a bias has one dimension: the file is invalid%s",
-                           proto_text(node->name), SHAPE_STR(b->shape),
-                           b->shape.rank == 2 && b->shape.dim[1] == 2
-                               ? " (torch's dynamo exporter with optimize=False writes this for a Conv3d without bias: "
-                                 "export with optimize=True, or give the layer a bias)"
-                               : ""));
-}
+static Status count_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n);
 
-static Status look_at_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n);
-
-static Status look_at_graph(Report *r, const Onnx__GraphProto *graph) {
-  for (size_t i = 0; i < graph->n_output; i++)
-    TRY(names_put(&r->used, proto_text(graph->output[i]->name), 1));
-  return look_at_nodes(r, graph->node, graph->n_node);
-}
-
-static Status look_at_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n) {
+static Status count_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n) {
   for (size_t i = 0; i < n; i++) {
     const Onnx__NodeProto *node = nodes[i];
     const char *domain = proto_domain(node->domain);
@@ -139,99 +100,16 @@ static Status look_at_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n) 
     if (!op)
       return status_code();
     TRY(set(r->operators, op, json_integer(json_integer_value(json_object_get(r->operators, op)) + 1)));
-    for (size_t k = 0; k < node->n_input; k++)
-      TRY(names_put(&r->used, node->input[k], 1));
     if (!*domain && strcmp(op, "BatchNormalization") == 0)
       TRY(look_at_norm(r, node));
-    if (!*domain && strcmp(op, "Conv") == 0)
-      TRY(look_at_conv(r, node));
     for (size_t a = 0; a < node->n_attribute; a++) {
       const Onnx__AttributeProto *attribute = node->attribute[a];
       if (attribute->g)
-        TRY(look_at_graph(r, attribute->g));
+        TRY(count_nodes(r, attribute->g->node, attribute->g->n_node));
       for (size_t g = 0; g < attribute->n_graphs; g++)
-        TRY(look_at_graph(r, attribute->graphs[g]));
+        TRY(count_nodes(r, attribute->graphs[g]->node, attribute->graphs[g]->n_node));
     }
   }
-  return OK;
-}
-
-/* What became of tensors that the exporter merged, dropped or wrote twice. */
-static Status look_at_parameters(Report *r) {
-  const Model *model = r->model;
-  for (int i = 0; i < model->n_initializers; i++) {
-    const Initializer *p = &model->initializers[i];
-    if (p->tied_to >= 0)
-      TRY(find(r, "tied", p->name,
-               arena_format(r->arena, "the same parameter as '%s'%s, which the exporter wrote twice (--no-tie)",
-                            model->initializers[p->tied_to].name, p->tied_transposed ? " transposed" : "")));
-    if (p->split_from >= 0)
-      TRY(find(r, "split", p->name,
-               arena_format(r->arena, "a tensor of its own again: the exporter had merged it into '%s', its equal",
-                            model->initializers[p->split_from].name)));
-    if (p->restored)
-      TRY(find(r, "restored", p->name, "zeros that the exporter had dropped, a parameter again"));
-  }
-  for (int i = 0; i < model->n_frozen_rows; i++)
-    TRY(find(r, "frozen_row", model->initializers[model->frozen_rows[i].initializer].name,
-             arena_format(r->arena, "row %lld stays as it is (--freeze-row)", (long long)model->frozen_rows[i].row)));
-  for (int i = 0; i < model->n_absent; i++)
-    TRY(find(
-        r, "parameter_absent", model->absent[i],
-        "the exporter lists this parameter, but no node has it: it was dropped or folded for good, is unused, or is a "
-        "tied tensor's other name"));
-  for (size_t n = 0; n < model->n_file_nodes; n++) {
-    const Onnx__NodeProto *node = model->file_nodes[n];
-    int64_t row;
-    if (strcmp(proto_text(node->op_type), "Gather") == 0 && node->n_input && exported_padding(node, &row))
-      TRY(find(r, "padding_row", node->input[0],
-               arena_format(r->arena, "row %lld gets no gradient through node '%s' (padding_idx)", (long long)row,
-                            proto_text(node->name))));
-  }
-  return OK;
-}
-
-/* Each missing or short file once, with the first tensor that lies in it. */
-static Status look_at_weights(Report *r) {
-  const Model *model = r->model;
-  NameMap known;
-  TRY(names_create(r->arena, &known));
-  for (int i = 0; i < model->n_initializers; i++) {
-    const TensorSource *source = &model->sources[i];
-    TensorView view;
-    if (!source->external || names_find(&known, source->external) >= 0)
-      continue;
-    if (tensor_map(model, source, &view) != OK) {
-      TRY(find(r, "weights_absent", model->initializers[i].name, arena_string(r->arena, status_message())));
-      TRY(names_put(&known, source->external, 1));
-    }
-    tensor_unmap(&view);
-  }
-  return OK;
-}
-
-static Status look_at_interface(Report *r) {
-  const Model *model = r->model;
-  if (model->fixed_batch)
-    TRY(find(r, "fixed_batch", model->n_inputs ? model->inputs[0].name : "",
-             arena_format(r->arena,
-                          "exported with a fixed batch of %lld: microbatches have %lld samples, --batch is a multiple",
-                          (long long)model->fixed_batch, (long long)model->fixed_batch)));
-  for (int i = 0; i < model->n_inputs; i++)
-    for (int k = 0; k < model->inputs[i].rank; k++)
-      if (model->inputs[i].dim[k] < 0 && k != model->inputs[i].batch_axis)
-        TRY(find(r, "open_dimension", model->inputs[i].name,
-                 arena_format(r->arena, "dimension %d%s%s%s is open: the data or --dim decides", k,
-                              *model->inputs[i].dim_name[k] ? " ('" : "", model->inputs[i].dim_name[k],
-                              *model->inputs[i].dim_name[k] ? "')" : "")));
-  if (r->inference_norm)
-    TRY(find(r, "batch_normalization_inference", r->inference_norm,
-             "batch normalisation with stored statistics: exported for inference, the statistics stay as they are"));
-  if (model->ties_unknown)
-    TRY(find(r, "ties_unknown", "", "ties: unknown, weights of tensors that may be one parameter cannot be read"));
-  for (int i = 0; i < model->n_initializers; i++)
-    if (!model->initializers[i].in_node && names_find(&r->used, model->initializers[i].name) < 0)
-      TRY(find(r, "unused_initializer", model->initializers[i].name, "no node reads it"));
   return OK;
 }
 
@@ -300,7 +178,23 @@ static Status try_binding(Report *r, const BindOptions *options) {
   r->path_is_named = status == E_MEMORY || status == E_LIMIT;
   if (r->path_is_named)
     return status;
-  return find(r, "does_not_bind", "", arena_string(r->arena, status_message()));
+  return remark(&r->remarks, "does_not_bind", "", status_message());
+}
+
+/* What mixes samples is a finding, too. */
+static Status list_findings(Report *r) {
+  json_t *list = json_array(), *coupled;
+  size_t i;
+  json_array_foreach(r->coupled, i, coupled)
+      TRY(remark(&r->remarks, "mixes_samples", json_string_value(json_object_get(coupled, "node")),
+                 "samples of a microbatch meet here: the loss is exact with --microbatches 1, see docs/training.md"));
+  TRY(set(r->report, "findings", list));
+  for (size_t k = 0; k < r->remarks.n; k++) {
+    const Remark *remark = &r->remarks.list[k];
+    TRY(append(list, json_pack("{s:s, s:s, s:s, s:b}", "id", remark->id, "tensor", remark->tensor, "text", remark->text,
+                               "wrong", remark->wrong)));
+  }
+  return OK;
 }
 
 static Status fill(Report *r, const BindOptions *options) {
@@ -319,19 +213,18 @@ static Status fill(Report *r, const BindOptions *options) {
   TRY(model_unsupported(model, unsupported));
   TRY(list_parameters(r));
   TRY(set(r->report, "batch_coupled", r->coupled = json_array()));
-  TRY(set(r->report, "findings", r->findings = json_array()));
-  TRY(names_create(r->arena, &r->used));
-  TRY(look_at_graph(r, proto->graph));
+  TRY(count_nodes(r, proto->graph->node, proto->graph->n_node));
   for (size_t i = 0; i < proto->n_functions; i++)
-    TRY(look_at_nodes(r, proto->functions[i]->node, proto->functions[i]->n_node));
-  TRY(look_at_interface(r));
-  TRY(look_at_parameters(r));
-  TRY(look_at_weights(r));
-  return json_array_size(unsupported) || !options || !options->evaluate ? OK : try_binding(r, options);
+    TRY(count_nodes(r, proto->functions[i]->node, proto->functions[i]->n_node));
+  TRY(remarks_find(model, &r->remarks));
+  if (json_array_size(unsupported) == 0 && options && options->evaluate)
+    TRY(try_binding(r, options));
+  return list_findings(r);
 }
 
 Status model_inspect(Model *model, const BindOptions *options, json_t **report) {
   Report r = {.model = model, .arena = arena_create(), .report = json_object()};
+  r.remarks.arena = r.arena;
   Status status = !r.arena ? status_code() : r.report ? fill(&r, options) : fail(E_MEMORY, "out of memory");
   arena_destroy(r.arena);
   if (status != OK) {
@@ -341,5 +234,29 @@ Status model_inspect(Model *model, const BindOptions *options, json_t **report) 
       status_context("%s: ", model->path);
   }
   *report = r.report;
+  return status;
+}
+
+Status model_doubts(Model *model, Arena *arena, const char **line) {
+  Remarks remarks = {.arena = arena};
+  Status status = remarks_find(model, &remarks);
+  *line = NULL;
+  for (size_t i = 0; i < remarks.n && status == OK; i++) {
+    size_t more = 0;
+    bool told = !remarks.list[i].wrong;
+    for (size_t k = 0; k < remarks.n; k++) {
+      bool alike = strcmp(remarks.list[k].id, remarks.list[i].id) == 0;
+      told |= alike && k < i;
+      more += alike && k > i;
+    }
+    if (told)
+      continue;
+    const char *before = *line ? *line : "", *id = remarks.list[i].id, *tensor = remarks.list[i].tensor;
+    *line = more ? arena_format(arena, "%s%s%s (%s and %zu more)", before, *before ? ", " : "", id, tensor, more)
+                 : arena_format(arena, "%s%s%s (%s)", before, *before ? ", " : "", id, tensor);
+    status = *line ? OK : status_code();
+  }
+  if (status != OK)
+    status_context("%s: ", model->path);
   return status;
 }

@@ -20,8 +20,12 @@ void model_close(Model *model);
  * dtype, shape with names for open dimensions and null for nameless ones, batch_axis), operators (name → count over
  * graph, subgraphs and functions), unsupported (node, operator, reason), parameters (every float initializer: name,
  * dtype, shape, elements, trains, rule, tied_to or null, split_from, restored), trained_tensors, trained_elements,
- * batch_coupled (node, operator), findings (id, tensor, text). With `options` that hold an evaluator it also binds once
- * and reports what fails. The caller decrefs. */
+ * batch_coupled (node, operator), findings (id, tensor, text, wrong: probably not what a person wants). With `options`
+ * that hold an evaluator it also binds once and reports what fails. The caller decrefs. */
 Status model_inspect(Model *model, const BindOptions *options, json_t **report);
+
+/* What `inspect` finds that is probably not what a person wants, in one line of ids and tensors in `arena`; NULL where
+ * there is nothing. */
+Status model_doubts(Model *model, Arena *arena, const char **line);
 
 #endif

@@ -94,9 +94,11 @@ static void print_report(const json_t *report, const char *path, FILE *out) {
   bool is_first = true;
   json_array_foreach(json_object_get(report, "findings"), i, entry) {
     const char *tensor = text_of(entry, "tensor"), *id = text_of(entry, "id");
-    if (strcmp(id, "tied") == 0 || strcmp(id, "split") == 0 || strcmp(id, "restored") == 0)
-      continue; /* the list of parameters says it */
-    fprintf(out, "%s%s%s%s\n", is_first ? "\n" : "", tensor, *tensor ? ": " : "", text_of(entry, "text"));
+    if (strcmp(id, "tied") == 0 || strcmp(id, "split") == 0 || strcmp(id, "restored") == 0 ||
+        strcmp(id, "mixes_samples") == 0)
+      continue; /* the lists above say it */
+    fprintf(out, "%s%s  %s%s%s\n", is_first ? "\nfindings (docs/findings.md explains each)\n" : "", id, tensor,
+            *tensor ? ": " : "", text_of(entry, "text"));
     is_first = false;
   }
 }

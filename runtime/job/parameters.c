@@ -119,6 +119,14 @@ static Status tell_without_gradient(Job *job) {
   return OK;
 }
 
+/* What would train in another way than a person may think. */
+static Status tell_doubts(Job *job) {
+  const char *line;
+  TRY(model_doubts(job->given.model, job->arena, &line));
+  return line ? job_decide(job, "look at", "%s: onnxpipe inspect %s says more", line, model_path(job->given.model))
+              : OK;
+}
+
 Status job_tell_parameters(Job *job) {
   int n;
   const Initializer *table = model_initializers(job->given.model, &n);
@@ -128,5 +136,6 @@ Status job_tell_parameters(Job *job) {
   TRY(tell_absent(job));
   TRY(tell_fixed(job, table, n));
   TRY(tell_frozen_rows(job, table));
+  TRY(tell_doubts(job));
   return tell_without_gradient(job);
 }

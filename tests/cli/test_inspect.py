@@ -30,7 +30,7 @@ class Inspect(CommandLineTest):
 
     def test_findings(self):
         fixed = json.loads(self.done("inspect", model_path("gpt2_fixed_batch"), "--json"))
-        self.assertEqual([f["id"] for f in fixed["findings"]], ["fixed_batch"])
+        self.assertEqual([f["id"] for f in fixed["findings"]], ["fixed_batch", "dropout_absent"])
         tied = json.loads(self.done("inspect", model_path("gpt2_default_export"), "--json"))
         self.assertEqual(sum(p["tied_to"] is not None for p in tied["parameters"]), 1)
         apart = json.loads(self.done("inspect", model_path("gpt2_default_export"), "--json", "--no-tie"))

@@ -63,6 +63,7 @@ folder graph/passes graph/
 
 folder onnx/file
 folder onnx/lower onnx/file/
+folder onnx/remarks onnx/file/
 folder onnx/inspect onnx/
 
 folder partitioner/schedule
