@@ -128,10 +128,10 @@ struct Lowering {
 };
 enum { MANY = 1 << 20, OPSET_FIRST = 7, OPSET_LAST = OPSET_NEWEST };
 
-/* The tables, each ended by a row without a name. */
-extern const Lowering lowerings_math[], lowerings_reduce[], lowerings_shape[], lowerings_index[], lowerings_nn[],
-    lowerings_einsum[], lowerings_attention[], lowerings_loss[], lowerings_sequence[], lowerings_control[],
-    lowerings_scatter[], lowerings_unique[], lowerings_pool[], lowerings_resize[];
+/* The tables, each ended by a row without a name: lowerings_NAME. */
+#define TABLE(name) extern const Lowering lowerings_##name[];
+#include "onnx/lower/tables.def"
+#undef TABLE
 
 /* operators.c: what is supported. *row is NULL and *reason says why (in the arena) where the node is not. `call`: the
  * attributes of the calling function, NULL where there is none or they are not known. */
@@ -257,6 +257,12 @@ Status op_scalar(Op *op, const Term *like, double number, Term **out);
 Status op_with_number(Op *op, OpKind kind, Term *a, double number, Term **out);
 /* 0, 1, 2, … count-1 as int64. */
 Status op_iota(Op *op, int64_t count, Term **out);
+
+/* ---- attention.c ---- */
+
+/* [batch, length, heads size] to [batch, heads, length, size]; four axes stay. And back. */
+Status op_split_heads(Op *op, Term *x, int64_t heads, Term **out);
+Status op_join_heads(Op *op, Term *x, Term **out);
 
 /* ---- batch.c ---- */
 

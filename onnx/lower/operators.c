@@ -5,10 +5,11 @@
 
 #include "onnx/lower/lower.h"
 
-static const Lowering *const tables[] = {lowerings_math,     lowerings_reduce,  lowerings_shape,     lowerings_index,
-                                         lowerings_nn,       lowerings_einsum,  lowerings_attention, lowerings_loss,
-                                         lowerings_sequence, lowerings_control, lowerings_scatter,   lowerings_unique,
-                                         lowerings_pool,     lowerings_resize};
+static const Lowering *const tables[] = {
+#define TABLE(name) lowerings_##name,
+#include "onnx/lower/tables.def"
+#undef TABLE
+};
 
 int64_t operator_opset(const char *domain, Onnx__OperatorSetIdProto *const *imports, size_t n_imports) {
   for (size_t i = 0; i < n_imports; i++)

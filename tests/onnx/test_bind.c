@@ -472,9 +472,11 @@ static void dimensions_by_name(void **state) {
   arena_destroy(arena);
 }
 
-static const Lowering *const tables[] = {lowerings_math,     lowerings_reduce,  lowerings_shape,     lowerings_index,
-                                         lowerings_nn,       lowerings_einsum,  lowerings_attention, lowerings_loss,
-                                         lowerings_sequence, lowerings_control, lowerings_scatter,   lowerings_unique};
+static const Lowering *const tables[] = {
+#define TABLE(name) lowerings_##name,
+#include "onnx/lower/tables.def"
+#undef TABLE
+};
 enum { TABLES = sizeof tables / sizeof *tables };
 
 static bool has_word(const char *text, const char *name) {

@@ -8,9 +8,11 @@ const char *__asan_default_options(void) {
   return "allocator_may_return_null=1";
 }
 
-static const Lowering *const tables[] = {lowerings_math,     lowerings_reduce,  lowerings_shape,     lowerings_index,
-                                         lowerings_nn,       lowerings_einsum,  lowerings_attention, lowerings_loss,
-                                         lowerings_sequence, lowerings_control, lowerings_scatter,   lowerings_unique};
+static const Lowering *const tables[] = {
+#define TABLE(name) lowerings_##name,
+#include "onnx/lower/tables.def"
+#undef TABLE
+};
 
 static uint64_t next_random(uint64_t *state) {
   *state += 0x9e3779b97f4a7c15u; /* splitmix64 */
