@@ -129,6 +129,7 @@ struct Lowering {
 enum { MANY = 1 << 20, OPSET_FIRST = 7, OPSET_LAST = OPSET_NEWEST };
 
 /* The tables, each ended by a row without a name: lowerings_NAME. */
+/* The tables (onnx/lower/tables.def), each ended by a row without a name. */
 #define TABLE(name) extern const Lowering lowerings_##name[];
 #include "onnx/lower/tables.def"
 #undef TABLE

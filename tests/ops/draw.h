@@ -24,7 +24,8 @@ void put_int(Draw *d, const char *name, int64_t x);
 void put_ints(Draw *d, const char *name, const int64_t *x, int n);
 
 /* The families that stand in files of their own: false for an operator of another one. */
-bool draw_index(Draw *d, OpKind op);
-bool draw_pool(Draw *d, OpKind op);
+#define FAMILY(name) bool draw_##name(Draw *d, OpKind op);
+#include "tests/ops/families.def"
+#undef FAMILY
 
 #endif

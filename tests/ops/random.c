@@ -398,6 +398,11 @@ bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
     c->out[0].shape.rank = 0;
     return true;
   default:
-    return draw_index(&d, op) || draw_pool(&d, op);
+#define FAMILY(name)                                                                                                   \
+  if (draw_##name(&d, op))                                                                                             \
+    return true;
+#include "tests/ops/families.def"
+#undef FAMILY
+    return false;
   }
 }
