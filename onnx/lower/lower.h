@@ -128,7 +128,6 @@ struct Lowering {
 };
 enum { MANY = 1 << 20, OPSET_FIRST = 7, OPSET_LAST = OPSET_NEWEST };
 
-/* The tables, each ended by a row without a name: lowerings_NAME. */
 /* The tables (onnx/lower/tables.def), each ended by a row without a name. */
 #define TABLE(name) extern const Lowering lowerings_##name[];
 #include "onnx/lower/tables.def"
@@ -264,6 +263,13 @@ Status op_iota(Op *op, int64_t count, Term **out);
 /* [batch, length, heads size] to [batch, heads, length, size]; four axes stay. And back. */
 Status op_split_heads(Op *op, Term *x, int64_t heads, Term **out);
 Status op_join_heads(Op *op, Term *x, Term **out);
+
+/* ---- convolution.c ---- */
+
+/* The convolution of x by w with the node's attributes, without a bias. */
+Status op_conv(Op *op, Term *x, Term *w, Term **out);
+/* y plus a bias with an element for each of its channels; y itself where that is absent. */
+Status op_add_bias(Op *op, Term *y, Term *bias, const char *name, Term **out);
 
 /* ---- batch.c ---- */
 

@@ -101,11 +101,73 @@ static void a_bias_of_two_axes_is_refused(void **state) {
       "a Conv3d without bias: export with optimize=True)");
 }
 
+/* Blocks of two places, one apart, of an image of three with a place of padding in front: what overlaps adds up. */
+static void blocks_add_up(void **state) {
+  (void)state;
+  Net net = net_of(18);
+  NET_INPUT(&net, "x", 1, 2, 3);
+  NET_INTS(&net, "image", 3);
+  NET_INTS(&net, "block", 2);
+  Bytes n = node("c", "Col2Im", "x,image,block", "y");
+  PUT_INTS(&n, "pads", 1, 0);
+  net_add(&net, n);
+  Bound b = net_bind_ok(&net, "y", 0);
+  GIVES(&b, 0, (1, 1, 3), 3 + 1, 4 + 2, 5);
+  bound_end(&b);
+}
+
+static void integers_lose_their_zero_points(void **state) {
+  (void)state;
+  Net net = net_of(18);
+  Bytes zeros = tensor("zeros", 2, 1, (int64_t[]){2}), n = node("u", "Cast", "x", "u");
+  put_bytes(&zeros, TENSOR_RAW_DATA, (uint8_t[]){1, 2}, 2);
+  put_message(&net.graph, 5, zeros);
+  NET_INPUT(&net, "x", 2, 2);
+  put_attribute_int(&n, "to", 2);
+  net_add(&net, n);
+  net_node(&net, "m", "MatMulInteger", "u,u,zeros,zeros", "p"); /* of A's rows, of B's columns */
+  n = node("f", "Cast", "p", "y");
+  put_attribute_int(&n, "to", 1);
+  net_add(&net, n);
+  Bound b = net_bind_ok(&net, "y", 0);
+  GIVES(&b, 0, (2, 2), 1, 1, 1, 1);
+  bound_end(&b);
+}
+
+/* (x - 1) 170 / 68, ties to even, plus 3. */
+static void quantized_results_are_rounded(void **state) {
+  (void)state;
+  Net net = net_of(18);
+  Bytes n = node("u", "Cast", "x", "u"), w = tensor("w", 2, 3, (int64_t[]){1, 1, 1});
+  Bytes one = tensor("one", 2, 0, NULL), none = tensor("none", 2, 0, NULL), three = tensor("three", 2, 0, NULL);
+  put_bytes(&w, TENSOR_RAW_DATA, (uint8_t[]){170}, 1);
+  put_bytes(&one, TENSOR_RAW_DATA, (uint8_t[]){1}, 1);
+  put_bytes(&none, TENSOR_RAW_DATA, (uint8_t[]){0}, 1);
+  put_bytes(&three, TENSOR_RAW_DATA, (uint8_t[]){3}, 1);
+  put_message(&net.graph, 5, w);
+  put_message(&net.graph, 5, one);
+  put_message(&net.graph, 5, none);
+  put_message(&net.graph, 5, three);
+  put_message(&net.graph, 5, weight("scale", 1, 0, 1, 0));
+  put_message(&net.graph, 5, weight("halves", 1, 0, 68, 0));
+  NET_INPUT(&net, "x", 1, 1, 4);
+  put_attribute_int(&n, "to", 2);
+  net_add(&net, n);
+  net_node(&net, "c", "QLinearConv", "u,scale,one,w,scale,none,halves,three", "q");
+  n = node("f", "Cast", "q", "y");
+  put_attribute_int(&n, "to", 1);
+  net_add(&net, n);
+  Bound b = net_bind_ok(&net, "y", 0);
+  GIVES(&b, 0, (1, 1, 4), 1, 3, 5, 8); /* -2.5, 0, 2.5, 5 beside the zero point */
+  bound_end(&b);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(same_pads_lie_behind_or_in_front), cmocka_unit_test(a_bias_is_added),
       cmocka_unit_test(transposed_ones_spread),           cmocka_unit_test(numbers_without_meaning_are_refused),
-      cmocka_unit_test(a_bias_of_two_axes_is_refused),
+      cmocka_unit_test(a_bias_of_two_axes_is_refused),    cmocka_unit_test(blocks_add_up),
+      cmocka_unit_test(integers_lose_their_zero_points),  cmocka_unit_test(quantized_results_are_rounded),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
