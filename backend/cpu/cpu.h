@@ -89,6 +89,9 @@ struct Stream {
   VISIT(SliceGrad)                                                                                                     \
   VISIT(Gather)                                                                                                        \
   VISIT(GatherGrad)                                                                                                    \
+  VISIT(GatherElements)                                                                                                \
+  VISIT(ScatterElements)                                                                                               \
+  VISIT(TopK)                                                                                                          \
   VISIT(MaxPool)                                                                                                       \
   VISIT(MaxPoolGrad)                                                                                                   \
   VISIT(AveragePool)                                                                                                   \

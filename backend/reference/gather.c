@@ -141,7 +141,7 @@ typedef struct {
   const Tensor *indices;
   Shape data;
   int axis;
-  int64_t run, runs, stride[MAX_RANK]; /* of the data */
+  int64_t run, stride[MAX_RANK]; /* of the data */
 } Points;
 
 static Points points_of(const Node *node, Shape data, const Tensor *indices) {
@@ -149,7 +149,6 @@ static Points points_of(const Node *node, Shape data, const Tensor *indices) {
   Points p = {.node = node, .indices = indices, .data = data, .axis = (int)node_int(node, "axis", 0)};
   dense_strides(data, p.stride);
   p.run = indices->shape.dim[last];
-  p.runs = p.run ? shape_elements(indices->shape) / p.run : 0;
   return p;
 }
 
@@ -171,11 +170,15 @@ static Status point(const Points *p, int64_t start, int64_t run, int64_t i, int6
   return OK;
 }
 
-KERNEL(GatherElements, .accepts = takes_any) {
-  UNUSED;
+int64_t element_runs(const Tensor *indices) {
+  int64_t run = indices->shape.dim[indices->shape.rank - 1];
+  return run ? shape_elements(indices->shape) / run : 0;
+}
+
+Status gather_elements_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
   Points p = points_of(node, in[0].shape, &in[1]);
   size_t size = dtype_bytes(in[0].dtype);
-  for (int64_t run = 0; run < p.runs; run++) {
+  for (int64_t run = first; run < end; run++) {
     int64_t start = run_start(&p, run), from;
     for (int64_t i = 0; i < p.run; i++) {
       TRY(point(&p, start, run, i, &from));
@@ -184,6 +187,11 @@ KERNEL(GatherElements, .accepts = takes_any) {
     }
   }
   return OK;
+}
+
+KERNEL(GatherElements, .accepts = takes_any) {
+  UNUSED;
+  return gather_elements_part(node, in, out, 0, element_runs(&in[1]));
 }
 
 /* n elements of an update onto those that are there. */
@@ -226,12 +234,11 @@ static Status find_put(const Node *node, DType dtype, Put **put) {
   return *put || strcmp(reduction, "none") == 0 ? OK : unsupported_type(node, dtype);
 }
 
-static bool takes_puts(const Graph *graph, const Node *node) {
+bool takes_puts(const Graph *graph, const Node *node) {
   return strcmp(node_string(node, "reduction", "none"), "none") == 0 || takes_numbers(graph, node);
 }
 
-/* The data, or zeros. */
-static void put_begin(const Node *node, const Tensor *in, const Tensor *out) {
+void put_begin(const Node *node, const Tensor *in, const Tensor *out) {
   size_t bytes = (size_t)shape_elements(out->shape) * dtype_bytes(out->dtype);
   if (node->n_in < 3)
     zero(out);
@@ -249,13 +256,19 @@ static void put_row(Put *put, const Tensor *out, int64_t to, const Tensor *updat
     memcpy(a, b, (size_t)n * size);
 }
 
-KERNEL(ScatterElements, .accepts = takes_puts) {
-  UNUSED;
+int64_t runs_that_meet(const Node *node, const Tensor *indices) {
+  int axis = (int)node_int(node, "axis", 0);
+  int64_t runs = 1;
+  for (int i = axis; i < indices->shape.rank - 1; i++)
+    runs *= indices->shape.dim[i];
+  return runs;
+}
+
+Status scatter_elements_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
   Points p = points_of(node, out->shape, &in[1]);
   Put *put;
   TRY(find_put(node, out->dtype, &put));
-  put_begin(node, in, out);
-  for (int64_t run = 0; run < p.runs; run++) {
+  for (int64_t run = first; run < end; run++) {
     int64_t start = run_start(&p, run), to;
     for (int64_t i = 0; i < p.run; i++) {
       TRY(point(&p, start, run, i, &to));
@@ -263,6 +276,12 @@ KERNEL(ScatterElements, .accepts = takes_puts) {
     }
   }
   return OK;
+}
+
+KERNEL(ScatterElements, .accepts = takes_puts) {
+  UNUSED;
+  put_begin(node, in, out);
+  return scatter_elements_part(node, in, out, 0, element_runs(&in[1]));
 }
 
 KERNEL(ScatterND, .accepts = takes_puts) {

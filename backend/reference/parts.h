@@ -35,6 +35,19 @@ void scale_gradient_part(const Node *node, const Tensor *in, const Tensor *out, 
  * and position when it is outside. */
 Status gather_index(const Node *node, const Tensor *indices, int64_t i, Shape data, int axis, int64_t *offset);
 
+/* GatherElements, and ScatterElements after put_begin has put the data there: runs of indices along the last axis. Of a
+ * ScatterElements so many that begin at a multiple may meet, others go elsewhere. */
+int64_t element_runs(const Tensor *indices);
+Status gather_elements_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
+bool takes_puts(const Graph *graph, const Node *node);
+void put_begin(const Node *node, const Tensor *in, const Tensor *out);
+int64_t runs_that_meet(const Node *node, const Tensor *indices);
+Status scatter_elements_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
+
+/* TopK: lines along its axis. */
+int64_t top_k_lines(const Node *node, const Tensor *out);
+Status top_k_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
+
 /* The class of position i; `ignored` for one that does not count. Fails E_MODEL with value and position when it is none
  * of 0 … classes-1. */
 Status class_at(const Node *node, const Tensor *target, int64_t i, int64_t classes, int64_t *class, bool *ignored);

@@ -1,6 +1,7 @@
 /* The k largest or smallest along an axis. Invariant: of equal elements the one before comes first, and no number is
  * larger than what is no number; so the order is a total one, and the result the same however it is found. */
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
 
 /* A line of results is a heap while it is filled, whose root is the last of those that are kept. Sorting takes the root
  * away, to the end, until none is left. `inner` elements apart. */
@@ -48,10 +49,10 @@
       sink_##S(y, at, inner, end, last, i, largest);                                                                   \
     }                                                                                                                  \
   }                                                                                                                    \
-  static Status top_##S(const Node *node, const Tensor *in, const Tensor *out) {                                       \
+  static Status top_##S(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {           \
     int axis = (int)node_int(node, "axis", 0);                                                                         \
     Split3 from = split_at(in->shape, axis), to = split_at(out->shape, axis);                                          \
-    for (int64_t line = 0; to.size && line < to.outer * to.inner; line++) {                                            \
+    for (int64_t line = first; to.size && line < end; line++) {                                                        \
       int64_t outer = line / to.inner, column = line % to.inner, at = outer * to.size * to.inner + column;             \
       line_##S((const T *)in->data + outer * from.size * from.inner + column, from.size, (T *)out[0].data + at,        \
                (int64_t *)out[1].data + at, to.size, to.inner, node_int(node, "largest", 1));                          \
@@ -63,14 +64,23 @@ TOP_K(f64, double)
 TOP_K(i64, int64_t)
 TOP_K(i32, int32_t)
 
-KERNEL(TopK, .accepts = takes_numbers) {
-  UNUSED;
+int64_t top_k_lines(const Node *node, const Tensor *out) {
+  Split3 to = split_at(out->shape, (int)node_int(node, "axis", 0));
+  return to.outer * to.inner;
+}
+
+Status top_k_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
   switch (in->dtype) {
-    CASE(F32, top_f32(node, in, out))
-    CASE(F64, top_f64(node, in, out))
-    CASE(I64, top_i64(node, in, out))
-    CASE(I32, top_i32(node, in, out))
+    CASE(F32, top_f32(node, in, out, first, end))
+    CASE(F64, top_f64(node, in, out, first, end))
+    CASE(I64, top_i64(node, in, out, first, end))
+    CASE(I32, top_i32(node, in, out, first, end))
   default:
     return unsupported_type(node, in->dtype);
   }
+}
+
+KERNEL(TopK, .accepts = takes_numbers) {
+  UNUSED;
+  return top_k_part(node, in, out, 0, top_k_lines(node, out));
 }

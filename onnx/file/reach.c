@@ -25,6 +25,7 @@ static const Uses uses[] = {
     {.op = "Einsum", .slots = ANY_INPUT, .kind = REACHES_PRODUCT},
     {.op = "Conv", .slots = INPUT(1) | INPUT(2)},
     {.op = "ConvTranspose", .slots = INPUT(1) | INPUT(2)},
+    {.op = "CausalConvWithState", .slots = INPUT(1) | INPUT(2)},
     {.op = "LayerNormalization", .slots = INPUT(1) | INPUT(2)},
     {.op = "RMSNormalization", .slots = INPUT(1)},
     {.op = "SimplifiedLayerNormalization", .slots = INPUT(1)},
@@ -53,6 +54,8 @@ static const Uses uses[] = {
     {.op = "Mean", .elementwise = ANY_INPUT},
     {.op = "Where", .elementwise = INPUT(1) | INPUT(2)},
     {.op = "Softplus", .elementwise = INPUT(0)},
+    {.op = "Swish", .elementwise = INPUT(0)},
+    {.op = "SwiGLU", .elementwise = ANY_INPUT},
 };
 
 /* Operators whose output carries no gradient to their inputs. */

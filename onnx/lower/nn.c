@@ -58,22 +58,32 @@ static Status norm_operand(Op *op, int i, Shape tail, Term **term) {
   return op_expand(op, *term, tail, term);
 }
 
-static Status check_stash(const Op *op) {
+/* Normalises in the type of stash_type where that is wider than the input's, and never in a narrower one; the result
+ * has the input's type, and statistics have what stash_type says. */
+static Status normalize(Op *op, OpKind kind, Term **in, int n_in, int axis, Term **out, int n_out) {
   int64_t stash = op_int(op, "stash_type", 1);
-  return stash == 1 ? OK : fail(E_UNSUPPORTED, "stash_type is %lld, not float32", (long long)stash);
+  DType own = in[0]->dtype, asked = dtype_from_onnx((int32_t)stash);
+  Attr attrs[] = {attr_int("axis", axis), attr_float("epsilon", op_float(op, "epsilon", 1e-5f))};
+  if (!dtype_is_float(asked))
+    return fail(E_UNSUPPORTED, "stash_type is %lld, not a float type", (long long)stash);
+  for (int i = 0; i < n_in && asked == F64; i++)
+    TRY(op_cast(op, in[i], F64, &in[i]));
+  TRY(op_emit(op, kind, in, n_in, attrs, 2, out, n_out));
+  for (int i = 1; i < op->n_out; i++)
+    if (op_wants(op, i) && (asked == F32 || asked == F64))
+      TRY(op_cast(op, out[i], asked, &out[i]));
+  return op_cast(op, out[0], own, &out[0]);
 }
 
 static Status layer_normalization(Op *op) {
   Term *in[3] = {op->in[0]}, *out[3];
   Shape s = in[0]->shape;
   int axis;
-  TRY(check_stash(op));
   TRY(op_axis(op, "axis", -1, s.rank, &axis));
   Shape tail = shape_of(s.rank - axis, s.dim + axis);
   TRY(norm_operand(op, 1, tail, &in[1]));
   TRY(norm_operand(op, 2, tail, &in[2]));
-  Attr attrs[] = {attr_int("axis", axis), attr_float("epsilon", op_float(op, "epsilon", 1e-5f))};
-  TRY(op_emit(op, OP_LayerNormalization, in, in[2]->kind == TERM_ABSENT ? 2 : 3, attrs, 2, out, 3));
+  TRY(normalize(op, OP_LayerNormalization, in, in[2]->kind == TERM_ABSENT ? 2 : 3, axis, out, 3));
   memcpy(op->out, out, (size_t)op->n_out * sizeof *out);
   return OK;
 }
@@ -82,11 +92,9 @@ static Status rms_normalization(Op *op) {
   Term *in[2] = {op->in[0]}, *out[2];
   Shape s = in[0]->shape;
   int axis;
-  TRY(check_stash(op));
   TRY(op_axis(op, "axis", -1, s.rank, &axis));
   TRY(norm_operand(op, 1, shape_of(s.rank - axis, s.dim + axis), &in[1]));
-  Attr attrs[] = {attr_int("axis", axis), attr_float("epsilon", op_float(op, "epsilon", 1e-5f))};
-  TRY(op_emit(op, OP_RMSNormalization, in, 2, attrs, 2, out, 2));
+  TRY(normalize(op, OP_RMSNormalization, in, 2, axis, out, 2));
   op->out[0] = out[0];
   return OK;
 }
@@ -155,8 +163,8 @@ const Lowering lowerings_nn[] = {
     {"Softmax", 13, OPSET_LAST, 1, 1, 1, softmax, "axis:i"},
     {"LogSoftmax", 1, 12, 1, 1, 1, softmax_flat, "axis:i"},
     {"LogSoftmax", 13, OPSET_LAST, 1, 1, 1, softmax, "axis:i"},
-    {"LayerNormalization", 17, OPSET_LAST, 2, 3, 3, layer_normalization, "axis:i epsilon:f stash_type:i"},
-    {"RMSNormalization", 23, OPSET_LAST, 2, 2, 1, rms_normalization, "axis:i epsilon:f stash_type:i"},
+    {"LayerNormalization", 17, OPSET_LAST, 2, 3, 3, layer_normalization, "axis:i epsilon:f stash_type:d"},
+    {"RMSNormalization", 23, OPSET_LAST, 2, 2, 1, rms_normalization, "axis:i epsilon:f stash_type:d"},
     {"Dropout", 7, 9, 1, 1, 2, dropout, "ratio:f"},
     {"Dropout", 10, 11, 1, 1, 2, dropout, "ratio:f"},
     {"Dropout", 12, OPSET_LAST, 1, 3, 2, dropout, "seed:i"},

@@ -1,5 +1,5 @@
-/* Operators whose result is as large as the contents say: Compress, Unique. Invariant: those contents are known, else
- * the node is refused; nothing is sorted or written out that the budget does not have. */
+/* Operators whose result is as large as the contents say: Compress, Unique. Invariant: those contents are known or
+ * given once, else the node is refused; nothing is sorted or written out that the budget does not have. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +20,7 @@ static Status pick(Op *op, Term *x, int axis, const int64_t *at, int64_t n, Term
 static Status contents(Op *op, Term *x, double flops, char **data) {
   bool known;
   size_t bytes;
-  TRY(term_known(op->lower, x, &known));
+  TRY(term_given(op->lower, x, &known));
   if (!known)
     return fail(E_UNSUPPORTED, "the shape of the result depends on data");
   TRY(shape_bytes(x->shape, x->dtype, &bytes));

@@ -33,6 +33,8 @@
   { .name = label, .kind = ATTR_INT, .i = x }
 #define REAL(label, x)                                                                                                 \
   { .name = label, .kind = ATTR_FLOAT, .f = x }
+#define WORD(label, x)                                                                                                 \
+  { .name = label, .kind = ATTR_STRING, .s = x }
 #define INTS(label, count, ...)                                                                                        \
   { .name = label, .kind = ATTR_INTS, .ints = (const int64_t[]){__VA_ARGS__}, .n = count }
 
@@ -77,6 +79,26 @@ const OpCase large_op_cases[] = {
      {F(3, {30, 31, 70}), I(90, 2, {30, 31})},
      Y(2, {90, 70}),
      {INT("axis", 0), INTS("shape", 2, 90, 70)}},
+    {OP_GatherElements,
+     TYPES_FLOAT,
+     {F(3, {40, 30, 50}), I(30, 3, {40, 20, 45})},
+     Y(3, {40, 20, 45}),
+     {INT("axis", 1)}},
+    {OP_ScatterElements,
+     TYPES_FLOAT,
+     {F(3, {35, 60, 30}), I(40, 3, {35, 60, 30}), F(3, {40, 40, 30})},
+     Y(3, {40, 40, 30}),
+     {INT("axis", 1), WORD("reduction", "add")}},
+    {OP_ScatterElements,
+     TYPES_FLOAT,
+     {F(2, {300, 200}), I(40, 2, {300, 200})},
+     Y(2, {300, 40}),
+     {INT("axis", 1), WORD("reduction", "add"), INTS("shape", 2, 300, 40)}},
+    {OP_TopK,
+     TYPES_FLOAT,
+     {F(3, {12, 300, 11})},
+     {{true, {3, {12, 5, 11}}}, {true, {3, {12, 5, 11}}}},
+     {INT("axis", 1), INT("k", 5)}},
     {OP_ReduceSum, TYPES_NUMBERS, {F(2, {300, 301})}, Y(1, {301}), {INTS("axes", 1, 0), INT("keepdims", 0)}},
     {OP_ReduceMean, TYPES_FLOAT, {F(2, {300, 301})}, Y(2, {300, 1}), {INTS("axes", 1, 1)}},
     {OP_Softmax, TYPES_FLOAT, {F(3, {20, 40, 100})}, Y(3, {20, 40, 100}), {INT("axis", 2)}},
