@@ -1,7 +1,5 @@
 /* Shapes, and operators that move elements without looking at them. Invariant: what they are told by inputs (axes,
  * sizes, shapes) is known and becomes an attribute. */
-#include <string.h>
-
 #include "base/checked.h"
 #include "onnx/lower/lower.h"
 
@@ -302,50 +300,6 @@ static Status constant_of_shape(Op *op) {
   return op_expand(op, scalar, to, &op->out[0]);
 }
 
-/* Blocks of `value` in front of and behind each axis. */
-static Status pad(Op *op) {
-  const int64_t *pads, *axes = NULL;
-  const char *mode;
-  int n, n_axes = 0, rank = op->in[0]->shape.rank;
-  Term *value, *t = op->in[0];
-  TRY(op_string(op, "mode", "constant", &mode));
-  if (strcmp(mode, "constant") != 0)
-    return fail(E_UNSUPPORTED, "mode is '%s'", mode);
-  if (op->lowering->to < 11)
-    op_ints(op, "pads", &pads, &n);
-  else
-    TRY(op_known_ints(op, 1, &pads, &n));
-  if (op_has(op, 3))
-    TRY(op_known_ints(op, 3, &axes, &n_axes));
-  if (n != 2 * (axes ? n_axes : rank))
-    return fail(E_SHAPE, "%d pads for %s", n, SHAPE_STR(t->shape));
-  TRY(op_scalar(op, t, op_float(op, "value", 0), &value));
-  if (op_has(op, 2))
-    value = op_in(op, 2);
-  for (int i = 0; i < n / 2; i++) {
-    int axis = axes ? axis_normalize(axes[i], rank) : i;
-    int64_t before = pads[i], after = pads[i + n / 2], dim = axis < 0 ? 0 : t->shape.dim[axis];
-    if (axis < 0 || before < -dim || after < -dim || (before < 0 ? -before : 0) + (after < 0 ? -after : 0) > dim)
-      return fail(E_SHAPE, "pads %lld, %lld of axis %d of %s", (long long)before, (long long)after, axis,
-                  SHAPE_STR(op->in[0]->shape));
-    TRY(op_slice(op, t, axis, before < 0 ? -before : 0, dim + (after < 0 ? after : 0), &t));
-    Term *parts[3] = {t, t, t};
-    Shape block = t->shape;
-    int first = 1, last = 1;
-    if (before > 0) {
-      block.dim[axis] = before;
-      TRY(op_expand(op, value, block, &parts[--first]));
-    }
-    if (after > 0) {
-      block.dim[axis] = after;
-      TRY(op_expand(op, value, block, &parts[++last]));
-    }
-    TRY(op_concat(op, parts + first, last - first + 1, axis, &t));
-  }
-  op->out[0] = t;
-  return OK;
-}
-
 #define ROW(name, from, to, least, most, lower, attributes)                                                            \
   { #name, from, to, least, most, 1, lower, attributes }
 
@@ -371,8 +325,5 @@ const Lowering lowerings_shape[] = {
     ROW(Transpose, 1, OPSET_LAST, 1, 1, transpose, "perm:I"),
     ROW(Tile, 6, OPSET_LAST, 2, 2, tile, ""),
     ROW(ConstantOfShape, 9, OPSET_LAST, 1, 1, constant_of_shape, "value:t"),
-    ROW(Pad, 2, 10, 1, 1, pad, "pads:I! mode:s value:f"),
-    ROW(Pad, 11, 17, 2, 3, pad, "mode:s"),
-    ROW(Pad, 18, OPSET_LAST, 2, 4, pad, "mode:s"),
     {0},
 };
