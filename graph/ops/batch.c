@@ -491,3 +491,25 @@ void batch_cross_entropy(const Graph *g, const Node *n, const Batch *in, Batch *
   if (in[0].kind == BATCH_AXIS && in[0].axis != classes)
     out[1] = at_axis(in[0], in[0].axis - (in[0].axis > classes));
 }
+
+/* Tensors of all steps [T,N,..] have the samples second, states and lengths [N,..] first; weights have none. */
+void batch_recurrent(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  static const int own[] = {1, -1, -1, 0, 0, 0}; /* axis of the samples of each input */
+  Batch found = {0};
+  for (int i = 0; i < n->n_out; i++)
+    out[i] = mixed;
+  for (int i = 0; i < n->n_in; i++) {
+    if (in[i].kind != BATCH_AXIS)
+      continue;
+    if (in[i].axis != own[i] || in[i].step || in[i].address ||
+        (found.kind && (found.outer != in[i].outer || found.inner != in[i].inner)))
+      return;
+    found = without_step(in[i], 1);
+  }
+  for (int i = 0; i < n->n_in; i++)
+    if (rule_has_in(n, i) && in[i].kind == BATCH_NONE && own[i] >= 0 &&
+        !is_one_for_all(g, rule_in(g, n, i), rule_in(g, n, i)->shape.rank, own[i]))
+      return;
+  for (int i = 0; i < n->n_out; i++)
+    out[i] = at_axis(found, rule_out(g, n, i)->shape.rank - 2);
+}

@@ -27,7 +27,7 @@ static char attribute_kind(const Onnx__AttributeProto *a) {
       [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT] = 'f',  [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT] = 'i',
       [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRING] = 's', [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSOR] = 't',
       [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH] = 'g',  [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOATS] = 'F',
-      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS] = 'I'};
+      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS] = 'I',   [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRINGS] = 'S'};
   unsigned type = a->has_type ? (unsigned)a->type : 0;
   char kind = type < sizeof kinds ? kinds[type] : 0;
   if ((kind == 't' && !a->t) || (kind == 'g' && !a->g))

@@ -39,6 +39,8 @@ static int differentiable_outputs(const Node *node) {
   case OP_TopK: /* the others are numbers of elements */
   case OP_MaxPool:
     return 1;
+  case OP_RecurrentSteps: /* Y and the last states */
+    return node->n_out == 5 ? 3 : 2;
   default:
     return node->n_out;
   }

@@ -109,6 +109,7 @@
   { REAL("momentum", mu), INT("nesterov", is_nesterov), REAL("weight_decay", decay), INT("states", n_states) }
 
 const OpCase op_cases[] = {
+#include "tests/ops/rows/recurrent.inc"
     BROADCASTS(OP_Add, NUMBERS, X),
     BROADCASTS(OP_Sub, NUMBERS, X),
     BROADCASTS(OP_Mul, NUMBERS, X),

@@ -313,7 +313,8 @@ double case_tolerance(const CaseGraph *built) {
   double product = 0;
   if (built->tensor[node->in[0]].dtype == F64)
     return 1e-11;
-  if (op_def(node->op)->traits & OP_PRODUCT) {
+  bool has_products = node->op == OP_RecurrentSteps || node->op == OP_RecurrentStepsGrad;
+  if (op_def(node->op)->traits & OP_PRODUCT || has_products) {
     int64_t results = shape_elements(built->tensor[node->n_out ? node->out[0] : node->in[0]].shape);
     product = op_cost(built->graph, node).flops / 2 / (double)(results ? results : 1);
   }
