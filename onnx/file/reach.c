@@ -26,6 +26,7 @@ static const Uses uses[] = {
     {.op = "Conv", .slots = INPUT(1) | INPUT(2)},
     {.op = "ConvTranspose", .slots = INPUT(1) | INPUT(2)},
     {.op = "CausalConvWithState", .slots = INPUT(1) | INPUT(2)},
+    {.op = "DeformConv", .slots = INPUT(1) | INPUT(3)},
     {.op = "LayerNormalization", .slots = INPUT(1) | INPUT(2)},
     {.op = "RMSNormalization", .slots = INPUT(1)},
     {.op = "SimplifiedLayerNormalization", .slots = INPUT(1)},

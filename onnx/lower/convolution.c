@@ -3,18 +3,9 @@
 #include <string.h>
 
 #include "base/checked.h"
-#include "graph/convolution.h"
-#include "onnx/lower/lower.h"
+#include "onnx/lower/spatial.h"
 
 enum { MOST_STEP = INT32_MAX };
-
-/* What a node says of its spatial axes. */
-typedef struct {
-  int axes;
-  int64_t strides[CONVOLUTION_AXES], dilations[CONVOLUTION_AXES], pads[2 * CONVOLUTION_AXES];
-  int64_t reach[CONVOLUTION_AXES]; /* from the kernel's first tap to behind its last */
-  int64_t group;
-} Spatial;
 
 /* One attribute with `n` entries of least … MOST_STEP; `absent` where it is not there. */
 static Status read_entries(const Op *op, const char *name, int n, int64_t least, int64_t absent, int64_t *entries) {
@@ -31,7 +22,7 @@ static Status read_entries(const Op *op, const char *name, int n, int64_t least,
   return OK;
 }
 
-static Status read_spatial(const Op *op, Shape x, Shape w, Spatial *s) {
+Status read_spatial(const Op *op, Shape x, Shape w, Spatial *s) {
   int64_t kernel[CONVOLUTION_AXES];
   *s = (Spatial){.axes = x.rank - 2, .group = op_int(op, "group", 1)};
   if (s->axes < 1 || s->axes > CONVOLUTION_AXES)

@@ -266,6 +266,7 @@ const OpCase op_cases[] = {
     {OP_Gemm, FLOATS, {X(1, 4), X(4, 1), ABSENT}, {Y(1, 1)}},
     {OP_Gemm, FLOATS, {X(3, 0), X(0, 5), X(1, 5)}, {Y(3, 5)}},
 #include "tests/ops/rows/convolution.inc"
+#include "tests/ops/rows/points.inc"
     {OP_Softmax, FLOATS, {X(3, 5)}, {Y(3, 5)}, AXIS(1)},
     {OP_Softmax, FLOATS, {X(3, 5, 2)}, {Y(3, 5, 2)}, AXIS(1)},
     {OP_Softmax, FLOATS, {X(4, 3)}, {Y(4, 3)}, AXIS(0)},
