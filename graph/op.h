@@ -17,7 +17,8 @@ enum {
   OP_BILINEAR = 64,     /* in each of its first two inputs */
   OP_PRODUCT = 128,     /* of matrices: heeds Node.precision */
   OP_SCALES = 256,      /* a vector among its first two inputs multiplies: ones leave things as they are */
-  OP_DIVIDES = 512      /* by in[1], in which a whole 0 has no meaning */
+  OP_DIVIDES = 512,     /* by in[1], in which a whole 0 has no meaning */
+  OP_MOVES = 1024       /* elements of any type, as they are */
 };
 
 typedef struct {

@@ -2,7 +2,6 @@
 #include "graph/tensor.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,10 +11,24 @@ static const struct {
   const char *name;
   size_t bytes;
 } dtypes[DTYPE_COUNT] = {
-    [DTYPE_NONE] = {"none", 0}, [F32] = {"float32", 4}, [F64] = {"float64", 8}, [F16] = {"float16", 2},
-    [BF16] = {"bfloat16", 2},   [I64] = {"int64", 8},   [I32] = {"int32", 4},   [I16] = {"int16", 2},
-    [I8] = {"int8", 1},         [U8] = {"uint8", 1},    [U16] = {"uint16", 2},  [U32] = {"uint32", 4},
-    [U64] = {"uint64", 8},      [BOOL] = {"bool", 1},
+    [DTYPE_NONE] = {"none", 0},
+    [F32] = {"float32", 4},
+    [F64] = {"float64", 8},
+    [F16] = {"float16", 2},
+    [BF16] = {"bfloat16", 2},
+    [I64] = {"int64", 8},
+    [I32] = {"int32", 4},
+    [I16] = {"int16", 2},
+    [I8] = {"int8", 1},
+    [U8] = {"uint8", 1},
+    [U16] = {"uint16", 2},
+    [U32] = {"uint32", 4},
+    [U64] = {"uint64", 8},
+    [BOOL] = {"bool", 1},
+    [F8E4M3FN] = {"float8e4m3fn", 1},
+    [F8E4M3FNUZ] = {"float8e4m3fnuz", 1},
+    [F8E5M2] = {"float8e5m2", 1},
+    [F8E5M2FNUZ] = {"float8e5m2fnuz", 1},
 };
 
 size_t dtype_bytes(DType dtype) {
@@ -27,15 +40,7 @@ const char *dtype_name(DType dtype) {
 }
 
 bool dtype_is_float(DType dtype) {
-  return dtype == F32 || dtype == F64 || dtype == F16 || dtype == BF16;
-}
-
-double half_value(uint16_t bits) {
-  int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                     : exponent     ? ldexp(fraction + 1024, exponent - 25)
-                                    : ldexp(fraction, -24);
-  return bits >> 15 ? -magnitude : magnitude;
+  return dtype == F32 || dtype == F64 || dtype == F16 || dtype == BF16 || dtype >= F8E4M3FN;
 }
 
 Shape shape_of(int rank, const int64_t *dim) {

@@ -23,6 +23,10 @@ typedef enum {
   U32,
   U64,
   BOOL,
+  F8E4M3FN,
+  F8E4M3FNUZ,
+  F8E5M2,
+  F8E5M2FNUZ,
   DTYPE_COUNT
 } DType;
 
@@ -44,8 +48,6 @@ size_t dtype_bytes(DType dtype);
 /* "float32", "int64", …; "none". */
 const char *dtype_name(DType dtype);
 bool dtype_is_float(DType dtype);
-/* The number that the bits of a float16 are. */
-double half_value(uint16_t bits);
 
 /* A shape from its dimensions: shape_of(2, (int64_t[]){3, 4}). The rank was checked against MAX_RANK. */
 Shape shape_of(int rank, const int64_t *dim);

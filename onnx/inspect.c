@@ -43,7 +43,7 @@ static Status list_ends(json_t *report, const char *key, const ModelInput *ends,
       const char *name = ends[i].dim_name[k];
       shape = with(shape, !name ? json_integer(ends[i].dim[k]) : *name ? json_string(name) : json_null());
     }
-    TRY(append(list, json_pack("{s:s, s:s, s:o, s:i}", "name", ends[i].name, "dtype", dtype_name(ends[i].dtype),
+    TRY(append(list, json_pack("{s:s, s:s, s:o, s:i}", "name", ends[i].name, "dtype", dtype_name(ends[i].stored),
                                "shape", shape, "batch_axis", ends[i].batch_axis)));
   }
   return OK;
@@ -61,7 +61,7 @@ static Status list_parameters(Report *r) {
     json_t *shape = json_array();
     for (int k = 0; k < p->shape.rank && shape; k++)
       shape = with(shape, json_integer(p->shape.dim[k]));
-    json_t *entry = json_pack("{s:s, s:s, s:o, s:I, s:b, s:s, s:s?}", "name", p->name, "dtype", dtype_name(p->dtype),
+    json_t *entry = json_pack("{s:s, s:s, s:o, s:I, s:b, s:s, s:s?}", "name", p->name, "dtype", dtype_name(p->stored),
                               "shape", shape, "elements", (json_int_t)shape_elements(p->shape), "trains", p->trains,
                               "rule", p->rule, "tied_to", p->tied_to < 0 ? NULL : model->initializers[p->tied_to].name);
     TRY(append(list, entry));

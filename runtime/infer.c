@@ -214,6 +214,10 @@ Status infer_run(Job *job, FILE *out) {
   Status status = pass(job, store, &results, 0, job->given.data.samples);
   store_close(store);
   TRY(status);
+  int n_outputs;
+  const ModelInput *outputs = model_outputs(job->given.model, &n_outputs);
+  for (int i = 0; i < results.n && i < n_outputs; i++)
+    array_store_as(&results.arrays[i], outputs[i].stored);
   TRY(array_file_write(job->asked.options->out, results.arrays, results.n));
   if (!job->asked.options->quiet)
     fprintf(out, "%s: %d output%s of %lld samples\n", job->asked.options->out, results.n, results.n == 1 ? "" : "s",

@@ -116,8 +116,19 @@ KERNEL(Where, .accepts = takes_any) {
   return cuda_launched(stream, node);
 }
 
-KERNEL(Cast, .accepts = takes_any) {
+/* The float8 types are read and written on the host alone. */
+static bool is_cast(DType dtype) {
+  return dtype < F8E4M3FN;
+}
+
+static bool takes_casts(const Graph *graph, const Node *node) {
+  return is_cast(graph_value(graph, node->in[0])->dtype) && is_cast(graph_value(graph, node->out[0])->dtype);
+}
+
+KERNEL(Cast, .accepts = takes_casts) {
   UNUSED;
+  TAKES(in->dtype, is_cast(in->dtype));
+  TAKES(out->dtype, is_cast(out->dtype));
   launch_cast(stream->cuda, in->dtype, out->dtype, shape_elements(out->shape), in->data, out->data);
   return cuda_launched(stream, node);
 }

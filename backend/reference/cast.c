@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backend/reference/kernel.h"
+#include "graph/narrow.h"
 
 enum { CHUNK = 256 };
 
@@ -16,42 +17,6 @@ typedef struct {
     uint64_t u[CHUNK];
   };
 } Wide;
-
-static double bits_float(uint32_t bits) {
-  float f;
-  memcpy(&f, &bits, sizeof f);
-  return f;
-}
-
-static double bfloat_value(uint16_t h) {
-  return bits_float((uint32_t)h << 16);
-}
-
-/* Rounds to `digits` binary digits after the first with exponents from `least` on; the bits of a small float format
- * whose largest exponent is -least + 1. */
-static uint16_t small_float(double x, int digits, int least) {
-  uint16_t sign = (uint16_t)(signbit(x) ? 0x8000 : 0), infinity = (uint16_t)((-2 * least + 3) << digits);
-  int exponent;
-  if (isnan(x))
-    return sign | infinity | (uint16_t)(1 << (digits - 1));
-  x = fabs(x);
-  if (isinf(x) || x == 0)
-    return x == 0 ? sign : sign | infinity;
-  frexp(x, &exponent);
-  exponent = exponent - 1 < least ? least : exponent - 1;
-  /* steps of the last digit, hidden one included: a carry runs into the exponent as it should */
-  double steps = nearbyint(ldexp(x, digits - exponent));
-  double bits = steps + ldexp(exponent - least, digits);
-  return sign | (bits >= infinity ? infinity : (uint16_t)bits);
-}
-
-static uint16_t half_bits(double x) {
-  return small_float(x, 10, -14);
-}
-
-static uint16_t bfloat_bits(double x) {
-  return small_float(x, 7, -126);
-}
 
 #define LOAD(DTYPE, T, KIND, field, EXPR)                                                                              \
   case DTYPE:                                                                                                          \
@@ -66,8 +31,12 @@ static bool load(DType dtype, const void *from, int64_t n, Wide *wide) {
   switch (dtype) {
     LOAD(F32, float, WIDE_FLOAT, f, x)
     LOAD(F64, double, WIDE_FLOAT, f, x)
-    LOAD(F16, uint16_t, WIDE_FLOAT, f, half_value(x))
-    LOAD(BF16, uint16_t, WIDE_FLOAT, f, bfloat_value(x))
+    LOAD(F16, uint16_t, WIDE_FLOAT, f, narrow_value(F16, x))
+    LOAD(BF16, uint16_t, WIDE_FLOAT, f, narrow_value(BF16, x))
+    LOAD(F8E4M3FN, uint8_t, WIDE_FLOAT, f, narrow_value(F8E4M3FN, x))
+    LOAD(F8E4M3FNUZ, uint8_t, WIDE_FLOAT, f, narrow_value(F8E4M3FNUZ, x))
+    LOAD(F8E5M2, uint8_t, WIDE_FLOAT, f, narrow_value(F8E5M2, x))
+    LOAD(F8E5M2FNUZ, uint8_t, WIDE_FLOAT, f, narrow_value(F8E5M2FNUZ, x))
     LOAD(I64, int64_t, WIDE_SIGNED, i, x)
     LOAD(I32, int32_t, WIDE_SIGNED, i, x)
     LOAD(I16, int16_t, WIDE_SIGNED, i, x)
@@ -106,8 +75,12 @@ static bool store(DType dtype, const Wide *wide, int64_t n, void *to) {
   switch (dtype) {
     STORE(F32, float, x, x)
     STORE(F64, double, x, x)
-    STORE(F16, uint16_t, half_bits(x), half_bits((double)x))
-    STORE(BF16, uint16_t, bfloat_bits(x), bfloat_bits((double)x))
+    STORE(F16, uint16_t, narrow_bits(F16, x, true), narrow_bits(F16, (double)x, true))
+    STORE(BF16, uint16_t, narrow_bits(BF16, x, true), narrow_bits(BF16, (double)x, true))
+    STORE(F8E4M3FN, uint8_t, narrow_bits(F8E4M3FN, x, true), narrow_bits(F8E4M3FN, (double)x, true))
+    STORE(F8E4M3FNUZ, uint8_t, narrow_bits(F8E4M3FNUZ, x, true), narrow_bits(F8E4M3FNUZ, (double)x, true))
+    STORE(F8E5M2, uint8_t, narrow_bits(F8E5M2, x, true), narrow_bits(F8E5M2, (double)x, true))
+    STORE(F8E5M2FNUZ, uint8_t, narrow_bits(F8E5M2FNUZ, x, true), narrow_bits(F8E5M2FNUZ, (double)x, true))
     STORE(I64, int64_t, x >= -0x1p63 && x < 0x1p63 ? (int64_t)x : INT64_MIN, x)
     STORE(I32, int32_t, WITHIN(-0x1p31, 0x1p31, -0x1p31), x)
     STORE(I16, int16_t, WITHIN(-0x1p15, 0x1p15, -0x1p15), x)
@@ -135,4 +108,25 @@ KERNEL(Cast, .accepts = takes_any) {
       return unsupported_type(node, out->dtype);
   }
   return OK;
+}
+
+/* The nearest number of the narrow type. */
+#define NARROW(T)                                                                                                      \
+  for (int64_t i = 0; i < n; i++)                                                                                      \
+    ((T *)out->data)[i] = (T)narrow_value(to, narrow_bits(to, ((const T *)in->data)[i], saturate));                    \
+  return OK;
+
+KERNEL(Narrow, .accepts = takes_floats) {
+  UNUSED;
+  DType to = (DType)node_int(node, "to", F16);
+  bool saturate = node_int(node, "saturate", 1);
+  int64_t n = shape_elements(out->shape);
+  switch (in->dtype) {
+  case F32:
+    NARROW(float)
+  case F64:
+    NARROW(double)
+  default:
+    return unsupported_type(node, in->dtype);
+  }
 }

@@ -10,7 +10,8 @@ typedef struct Model Model;
 /* One initializer of the main graph. */
 typedef struct {
   const char *name;
-  DType dtype;
+  DType dtype;  /* of its contents as they are read and trained */
+  DType stored; /* of the file's; narrower than dtype where that is float32 for one */
   Shape shape;
   bool trains;
   bool is_buffer;   /* running statistics: saved as the run leaves them, though they do not train */
@@ -55,11 +56,11 @@ const char *const *model_absent(const Model *model, int *count);
 bool model_ties_unknown(const Model *model);
 /* Samples that the file was exported with when its batch is a number; 0 when symbolic. */
 int64_t model_fixed_batch(const Model *model);
-/* Model inputs: name, dtype, rank, dims (-1 symbolic) and the names of symbolic dimensions (NULL where fixed). */
+/* Model inputs: name, types, rank, dims (-1 symbolic) and the names of symbolic dimensions (NULL where fixed). */
 typedef struct {
   const char *name;
-  DType dtype;
-  int rank; /* -1 unknown */
+  DType dtype, stored; /* in the graph, and as the file declares it: a narrow type is float32 in the graph */
+  int rank;            /* -1 unknown */
   int64_t dim[MAX_RANK];
   const char *dim_name[MAX_RANK];
   int batch_axis; /* which counts samples; -1: none */

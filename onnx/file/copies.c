@@ -21,7 +21,7 @@ static bool is_call(const char *name, const char *const *calls, size_t n) {
 /* Whether the file has `copies` equal parts of an initializer, one after the other, and whether a part is of equal
  * elements. */
 static bool has_copies(const Initializer *what, const void *data, int64_t copies, bool *constant) {
-  size_t width = dtype_bytes(what->dtype);
+  size_t width = dtype_bytes(what->stored);
   int64_t part = shape_elements(what->shape) / copies;
   *constant = true;
   for (int64_t k = 1; k < part && *constant; k++)

@@ -106,7 +106,7 @@ Status edit_restore(Edit *edit, const char *name, Shape shape, int like, int *in
   Onnx__TensorProto *zeros;
   size_t bytes;
   TensorSource source;
-  TRY(shape_bytes(shape, what.dtype, &bytes));
+  TRY(shape_bytes(shape, what.stored, &bytes));
   if (bytes > RESTORED_BYTES - edit->restored_bytes)
     return fail(E_LIMIT, "the zeros that the exporter dropped for '%s' %s take %zu bytes: those of a file may take %d",
                 name, SHAPE_STR(shape), bytes, RESTORED_BYTES);

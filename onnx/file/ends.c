@@ -2,6 +2,7 @@
  * output says of itself may be incomplete. */
 #include <string.h>
 
+#include "graph/narrow.h"
 #include "onnx/file/internal.h"
 
 /* A graph input or output. What an output says of itself may be incomplete. */
@@ -14,7 +15,8 @@ static Status read_input(const Onnx__ValueInfoProto *info, bool is_input, ModelI
   if (type->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE)
     return fail(E_UNSUPPORTED, "%s '%s' is not a tensor (a sequence, map, optional or sparse tensor)", what, name);
   const Onnx__TypeProto__Tensor *tensor = type->tensor_type;
-  input->dtype = dtype_from_onnx(tensor->elem_type);
+  input->stored = stored_from_onnx(tensor->elem_type);
+  input->dtype = dtype_computed(input->stored);
   if (!input->dtype && (is_input || tensor->elem_type))
     return fail(E_UNSUPPORTED, "%s '%s': data type %d (%s) is not supported", what, name, tensor->elem_type,
                 onnx_type_name(tensor->elem_type));

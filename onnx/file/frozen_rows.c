@@ -28,7 +28,7 @@ static Status read_row(const Model *model, FrozenRow *frozen) {
     free(whole);
     return contents ? fail(E_MEMORY, "out of memory: %zu bytes", all) : status_code();
   }
-  Status status = tensor_source_read(model, &model->sources[frozen->initializer], whole, all);
+  Status status = initializer_read(model, frozen->initializer, whole);
   if (status == OK)
     memcpy(contents, whole + (size_t)frozen->row * frozen->bytes, frozen->bytes);
   else if (status == E_IO) /* a plan needs no weights */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph/narrow.h"
 #include "onnx/file/internal.h"
 
 /* How large the file is, for the budget of its import. */
@@ -47,7 +48,8 @@ Status model_list_initializers(Model *model) {
       return fail(E_MODEL, "two initializers are called '%s'", initializer->name);
     TRY(names_put(&model->initializer_names, initializer->name, i));
     TRY(tensor_locate(model, proto, model->arena, &model->sources[i]));
-    TRY(tensor_describe(proto, &initializer->dtype, &initializer->shape));
+    TRY(tensor_describe(proto, &initializer->stored, &initializer->shape));
+    initializer->dtype = dtype_computed(initializer->stored);
   }
   TRY(list_weights_in_nodes(model));
   model->n_file_initializers = model->n_initializers;
@@ -65,19 +67,25 @@ int model_find_initializer(const Model *model, const char *name) {
 
 size_t initializer_file_bytes(const Model *model, int i) {
   const Initializer *what = &model->initializers[i];
-  size_t bytes = (size_t)shape_elements(what->shape) * dtype_bytes(what->dtype);
+  size_t bytes = (size_t)shape_elements(what->shape) * dtype_bytes(what->stored);
   return what->copies ? (size_t)what->copies * bytes : bytes;
 }
 
-/* One of the copies that the file has. */
-static Status read_copy(const Model *model, int initializer, void *data, size_t bytes) {
+Status initializer_read(const Model *model, int initializer, void *data) {
+  const Initializer *what = &model->initializers[initializer];
   size_t all = initializer_file_bytes(model, initializer);
-  void *whole = malloc(all);
+  bool as_stored = what->stored == what->dtype;
+  if (as_stored && !what->copies)
+    return tensor_source_read(model, &model->sources[initializer], data, all);
+  void *whole = malloc(all ? all : 1);
   if (!whole)
     return fail(E_MEMORY, "out of memory: %zu bytes", all);
   Status status = tensor_source_read(model, &model->sources[initializer], whole, all);
-  if (status == OK)
-    memcpy(data, whole, bytes);
+  int64_t n = shape_elements(what->shape); /* of the copies that the file has, the first */
+  if (status == OK && as_stored)
+    memcpy(data, whole, (size_t)n * dtype_bytes(what->stored));
+  else if (status == OK)
+    narrow_read(what->stored, whole, n, data);
   free(whole);
   return status;
 }
@@ -88,8 +96,7 @@ Status model_read_initializer(const Model *model, int initializer, void *data, s
   TRY(shape_bytes(what->shape, what->dtype, &size));
   if (bytes != size)
     return fail(E_SHAPE, "%s: initializer '%s' has %zu bytes, not %zu", model->path, what->name, size, bytes);
-  Status status = what->copies ? read_copy(model, initializer, data, bytes)
-                               : tensor_source_read(model, &model->sources[initializer], data, bytes);
+  Status status = initializer_read(model, initializer, data);
   if (status != OK)
     status_context("%s: ", model->path);
   return status;

@@ -96,7 +96,9 @@ const char *proto_domain(const char *domain);
 /* Value of a key in metadata_props or external_data, or NULL. */
 const char *proto_property(Onnx__StringStringEntryProto *const *properties, size_t n, const char *key);
 
-/* The type of this room's graph for ONNX's TensorProto.DataType; DTYPE_NONE where there is none. */
+/* How contents of ONNX's TensorProto.DataType are stored, and the type that they have in a graph; DTYPE_NONE where
+ * there is none. */
+DType stored_from_onnx(int32_t data_type);
 DType dtype_from_onnx(int32_t data_type);
 /* "FLOAT8E4M3FN", "STRING"…, or "type 99". */
 const char *onnx_type_name(int32_t data_type);
@@ -127,7 +129,7 @@ Status tensor_map(const Model *model, const TensorSource *source, TensorView *vi
 void tensor_unmap(TensorView *view);
 
 /* Dtype, shape and dense contents (in the arena) of any TensorProto of the file: initializers and Constant nodes, raw,
- * typed fields, cut out or external. */
+ * typed fields, cut out or external; in the type that they are computed in. */
 Status tensor_read(const Model *model, const Onnx__TensorProto *proto, Arena *arena, DType *dtype, Shape *shape,
                    const void **data);
 
@@ -191,6 +193,8 @@ Status train_rules_apply(Model *model, const TrainOptions *options);
 Status copies_find(Model *model);
 /* Bytes of an initializer as the file has it, copies and all. */
 size_t initializer_file_bytes(const Model *model, int initializer);
+/* Its contents in the type that they are computed in, one copy. */
+Status initializer_read(const Model *model, int initializer, void *data);
 
 /* Finds ties among trained tensors (fills tied_to and tied_transposed); reads the weights of candidates. Leaves them
  * alone where weights are absent. */

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "graph/narrow.h"
 #include "onnx/file/beside.h"
 #include "onnx/file/internal.h"
 
@@ -401,6 +402,12 @@ static Status fill_parameter(Rewriter *w, int i, WeightSource *source, void *con
     const FrozenRow *frozen = &w->model->frozen_rows[k];
     if (frozen->initializer == i)
       memcpy(data + (size_t)frozen->row * frozen->bytes, frozen->contents, frozen->bytes);
+  }
+  if (status == OK && owner->stored != owner->dtype) {
+    int64_t n = shape_elements(owner->shape);
+    narrow_write(owner->stored, (const float *)data, n, data); /* behind what is read */
+    width = dtype_bytes(owner->stored);
+    bytes = (size_t)n * width;
   }
   for (int at = i; at >= 0 && status == OK && bytes; at = w->places[at].next_tied) {
     bool transposed = w->model->initializers[at].tied_transposed;

@@ -15,7 +15,7 @@ static const char *leaf(const char *name) {
 /* Whether all elements are equal; false where they are not there. */
 static Status is_constant(const Model *model, int initializer, bool *constant) {
   const Initializer *what = &model->initializers[initializer];
-  size_t width = dtype_bytes(what->dtype);
+  size_t width = dtype_bytes(what->stored);
   int64_t n = shape_elements(what->shape);
   TensorView view;
   *constant = false;

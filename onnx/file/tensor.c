@@ -3,6 +3,8 @@
  * external data leaves the model's folder. */
 #include "onnx/file/internal.h"
 
+#include "graph/narrow.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -34,10 +36,10 @@ static const struct {
     [ONNX__TENSOR_PROTO__DATA_TYPE__COMPLEX64] = {DTYPE_NONE, "COMPLEX64", 0},
     [ONNX__TENSOR_PROTO__DATA_TYPE__COMPLEX128] = {DTYPE_NONE, "COMPLEX128", 0},
     [ONNX__TENSOR_PROTO__DATA_TYPE__BFLOAT16] = {BF16, "BFLOAT16", TENSOR_INT32_DATA},
-    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E4M3FN] = {DTYPE_NONE, "FLOAT8E4M3FN", 0},
-    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E4M3FNUZ] = {DTYPE_NONE, "FLOAT8E4M3FNUZ", 0},
-    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E5M2] = {DTYPE_NONE, "FLOAT8E5M2", 0},
-    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E5M2FNUZ] = {DTYPE_NONE, "FLOAT8E5M2FNUZ", 0},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E4M3FN] = {F8E4M3FN, "FLOAT8E4M3FN", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E4M3FNUZ] = {F8E4M3FNUZ, "FLOAT8E4M3FNUZ", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E5M2] = {F8E5M2, "FLOAT8E5M2", TENSOR_INT32_DATA},
+    [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT8E5M2FNUZ] = {F8E5M2FNUZ, "FLOAT8E5M2FNUZ", TENSOR_INT32_DATA},
     [ONNX__TENSOR_PROTO__DATA_TYPE__UINT4] = {DTYPE_NONE, "UINT4", 0},
     [ONNX__TENSOR_PROTO__DATA_TYPE__INT4] = {DTYPE_NONE, "INT4", 0},
     [ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT4E2M1] = {DTYPE_NONE, "FLOAT4E2M1", 0},
@@ -49,8 +51,12 @@ static const struct {
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 
-DType dtype_from_onnx(int32_t data_type) {
+DType stored_from_onnx(int32_t data_type) {
   return data_type >= 0 && data_type < N_TYPES ? types[data_type].dtype : DTYPE_NONE;
+}
+
+DType dtype_from_onnx(int32_t data_type) {
+  return dtype_computed(stored_from_onnx(data_type));
 }
 
 const char *onnx_type_name(int32_t data_type) {
@@ -61,7 +67,7 @@ Status tensor_describe(const Onnx__TensorProto *proto, DType *dtype, Shape *shap
   const char *name = proto_text(proto->name);
   if (!proto->data_type)
     return fail(E_MODEL, "tensor '%s' says no data type", name);
-  *dtype = dtype_from_onnx(proto->data_type);
+  *dtype = stored_from_onnx(proto->data_type);
   if (!*dtype)
     return fail(E_UNSUPPORTED, "tensor '%s': data type %d (%s) is not supported", name, proto->data_type,
                 onnx_type_name(proto->data_type));
@@ -359,6 +365,10 @@ static bool store(DType dtype, uint64_t value, void *data, size_t i) {
     ((int8_t *)data)[i] = (int8_t)wide;
     return wide >= INT8_MIN && wide <= INT8_MAX;
   case U8:
+  case F8E4M3FN:
+  case F8E4M3FNUZ:
+  case F8E5M2:
+  case F8E5M2FNUZ:
     ((uint8_t *)data)[i] = (uint8_t)value;
     return value <= UINT8_MAX;
   default:
@@ -402,7 +412,7 @@ static const void *contents_in_proto(const TensorSource *source) {
 
 Status tensor_source_read(const Model *model, const TensorSource *source, void *data, size_t bytes) {
   const Onnx__TensorProto *proto = source->proto;
-  DType dtype = dtype_from_onnx(proto->data_type);
+  DType dtype = stored_from_onnx(proto->data_type);
   if (!bytes)
     return OK;
   if (source->external) {
@@ -459,6 +469,16 @@ void tensor_unmap(TensorView *view) {
   view->data = NULL;
 }
 
+static Status widen(Arena *arena, DType *dtype, Shape shape, const void **data) {
+  float *numbers;
+  int64_t n = shape_elements(shape);
+  TRY(ARENA_NEW(arena, numbers, n));
+  narrow_read(*dtype, *data, n, numbers);
+  *data = numbers;
+  *dtype = dtype_computed(*dtype);
+  return OK;
+}
+
 Status tensor_read(const Model *model, const Onnx__TensorProto *proto, Arena *arena, DType *dtype, Shape *shape,
                    const void **data) {
   TensorSource source;
@@ -475,5 +495,6 @@ Status tensor_read(const Model *model, const Onnx__TensorProto *proto, Arena *ar
   if (!contents)
     return status_code();
   *data = contents;
-  return tensor_source_read(model, &source, contents, bytes);
+  TRY(tensor_source_read(model, &source, contents, bytes));
+  return dtype_is_narrow(*dtype) ? widen(arena, dtype, *shape, data) : OK;
 }

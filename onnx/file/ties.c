@@ -215,7 +215,7 @@ static Status find_ties(Model *model, Arena *arena) {
       all[n++] = (Candidate){.initializer = i,
                              .is_given = name_is_given(model, initializer->name),
                              .elements = elements,
-                             .dtype = initializer->dtype};
+                             .dtype = initializer->stored};
     renamed |= n && !all[n - 1].is_given;
   }
   if (!renamed)

@@ -3,6 +3,7 @@
  * that of its value where no other tensor has it. */
 #include <string.h>
 
+#include "graph/narrow.h"
 #include "onnx/file/internal.h"
 
 enum { MODEL_GRAPH = 7, GRAPH_NODE = 1, GRAPH_INITIALIZER = 5, NODE_ATTRIBUTE = 5 };
@@ -48,7 +49,8 @@ static Status list_tensor(Walk *w, Onnx__TensorProto *proto, const char *name) {
   if (!what->name)
     return status_code();
   TRY(tensor_locate(model, proto, model->arena, &model->sources[i]));
-  TRY(tensor_describe(proto, &what->dtype, &what->shape));
+  TRY(tensor_describe(proto, &what->stored, &what->shape));
+  what->dtype = dtype_computed(what->stored);
   TRY(names_put(&model->initializer_names, what->name, i));
   TRY(map_put(model->in_nodes, &proto, sizeof proto, (void *)((intptr_t)i + 1)));
   model->n_initializers++;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "graph/batch.h"
+#include "graph/narrow.h"
 #include "graph/op.h"
 #include "graph/passes/passes.h"
 #include "onnx/lower/lower.h"
@@ -243,6 +244,7 @@ static Status bind_input(Lower *lower, Scope *scope, const ModelInput *input) {
   if (input->batch_axis >= 0)
     graph_value(lower->graph, term->value)->batch = batch_along(input->batch_axis);
   term->dtype = input->dtype;
+  term->narrow = dtype_is_narrow(input->stored) ? input->stored : DTYPE_NONE;
   term->shape = shape;
   if (input->batch_axis >= 0 && !lower->graph->samples) {
     lower->graph->samples = shape.dim[input->batch_axis];
@@ -299,6 +301,7 @@ static Status bind_initializers(Lower *lower, Scope *scope, const Frame *frame) 
   for (int i = 0; i < n; i++) {
     TRY(term_new(lower, TERM_TENSOR, &terms[i]));
     terms[i]->dtype = list[i].dtype;
+    terms[i]->narrow = dtype_is_narrow(list[i].stored) ? list[i].stored : DTYPE_NONE;
     terms[i]->shape = list[i].shape;
     terms[i]->initializer = i;
   }

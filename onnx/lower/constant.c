@@ -146,19 +146,38 @@ void term_write(const Term *term, void *data) {
   broadcast_copy(dtype_bytes(term->dtype), term->constant->stored, term->constant->data, term->shape, data);
 }
 
-Status term_ints(Lower *lower, const Term *term, const int64_t **ints, int *n) {
-  int64_t count = shape_elements(term->shape);
-  int64_t *list;
-  TRY(ARENA_NEW(lower->arena, list, count));
-  if (term->dtype == I64) {
-    term_write(term, list);
-  } else {
-    int32_t *narrow;
-    TRY(ARENA_NEW(lower->arena, narrow, count));
-    term_write(term, narrow);
-    for (int64_t i = 0; i < count; i++)
-      list[i] = narrow[i];
+/* An integer of any type; of uint64 its bits. */
+static int64_t integer_at(const void *data, DType dtype, int64_t i) {
+  switch (dtype) {
+  case I64:
+  case U64:
+    return ((const int64_t *)data)[i];
+  case I32:
+    return ((const int32_t *)data)[i];
+  case U32:
+    return ((const uint32_t *)data)[i];
+  case I16:
+    return ((const int16_t *)data)[i];
+  case U16:
+    return ((const uint16_t *)data)[i];
+  case I8:
+    return ((const int8_t *)data)[i];
+  default:
+    return ((const uint8_t *)data)[i];
   }
+}
+
+Status term_ints(Lower *lower, const Term *term, const int64_t **ints, int *n) {
+  int64_t count = shape_elements(term->shape), *list;
+  void *data;
+  size_t bytes;
+  TRY(ARENA_NEW(lower->arena, list, count));
+  TRY(shape_bytes(term->shape, term->dtype, &bytes));
+  if (!(data = arena_alloc(lower->arena, bytes, 1)))
+    return status_code();
+  term_write(term, data);
+  for (int64_t i = 0; i < count; i++)
+    list[i] = integer_at(data, term->dtype, i);
   *ints = list;
   *n = (int)count;
   return OK;
@@ -175,16 +194,14 @@ bool term_number(const Term *term, double *number) {
   case F64:
     *number = *(const double *)data;
     return true;
-  case I64:
-    *number = (double)*(const int64_t *)data;
-    return true;
-  case I32:
-    *number = *(const int32_t *)data;
-    return true;
   case BOOL:
     *number = *(const uint8_t *)data != 0;
     return true;
+  case U64:
+    *number = (double)*(const uint64_t *)data;
+    return true;
   default:
-    return false;
+    *number = (double)integer_at(data, term->dtype, 0);
+    return !dtype_is_float(term->dtype);
   }
 }

@@ -1,12 +1,19 @@
 /* Constants in the graph and branches. Invariant: of an If only the branch that its condition names is lowered. */
 #include <string.h>
 
+#include "graph/narrow.h"
 #include "onnx/lower/lower.h"
 
 /* A weight that lies in a node or a branch; NULL where it is none, or does not train. */
 static Term *weight_of(const Op *op, const Onnx__TensorProto *tensor) {
   int i = initializer_in_node(op->lower->model, tensor);
   return i >= 0 && op->lower->model->initializers[i].trains ? op->lower->initializers[i] : NULL;
+}
+
+/* A narrow type of the file stays known, for CastLike. */
+static Status stored_as(Op *op, const Onnx__TensorProto *tensor, Term **term) {
+  DType stored = stored_from_onnx(tensor->data_type);
+  return term_of_narrow(op, *term, dtype_is_narrow(stored) ? stored : DTYPE_NONE, term);
 }
 
 static Status from_tensor(Op *op, const Onnx__TensorProto *tensor) {
@@ -16,7 +23,8 @@ static Status from_tensor(Op *op, const Onnx__TensorProto *tensor) {
   if ((op->out[0] = weight_of(op, tensor)))
     return OK;
   TRY(tensor_read(op->lower->model, tensor, op->lower->arena, &dtype, &shape, &data));
-  return term_make(op->lower, op->proto->output[0], dtype, shape, data, &op->out[0]);
+  TRY(term_make(op->lower, op->proto->output[0], dtype, shape, data, &op->out[0]));
+  return stored_as(op, tensor, &op->out[0]);
 }
 
 static Status constant(Op *op) {
@@ -50,6 +58,7 @@ static Status branch_initializers(Op *op, Scope *scope, const Onnx__GraphProto *
     if (!term) {
       TRY(tensor_read(op->lower->model, tensor, op->lower->arena, &dtype, &shape, &data));
       TRY(term_make(op->lower, tensor->name, dtype, shape, data, &term));
+      TRY(stored_as(op, tensor, &term));
     }
     TRY(scope_put(scope, tensor->name ? tensor->name : "", term));
   }

@@ -172,6 +172,9 @@ Status op_emit(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs
   bool done;
   ValueId *values;
   NodeId id;
+  TRY(op_emit_wide(op, kind, in, n_in, attrs, n_attrs, out, n_out, &done));
+  if (done)
+    return OK;
   TRY(op_fold(op, kind, in, n_in, attrs, n_attrs, out, n_out, &done));
   if (done)
     return OK;
@@ -400,39 +403,35 @@ Status op_before_log_softmax(Op *op, const Term *a, int axis, Term **out) {
   return term_of(op->lower, before->in[0], out);
 }
 
-static int64_t to_integer(double number, int64_t least, int64_t most) {
-  if (!(number > (double)least)) /* also what is no number */
-    return least;
-  return number >= (double)most ? most : (int64_t)number;
+/* The bits of the nearest integer to zero; those of an end of the type's range for what is beyond it, or is no number.
+ */
+static uint64_t integer_bits(double number, DType dtype) {
+  int bits = 8 * (int)dtype_bytes(dtype);
+  bool is_unsigned = dtype == U8 || dtype == U16 || dtype == U32 || dtype == U64;
+  double beyond = ldexp(1, is_unsigned ? bits : bits - 1), least = is_unsigned ? 0 : -beyond;
+  if (!(number > least))
+    return is_unsigned ? 0 : (uint64_t)(INT64_MIN >> (64 - bits));
+  if (number >= beyond)
+    return UINT64_MAX >> (is_unsigned ? 64 - bits : 65 - bits);
+  return number < 0 ? (uint64_t)(int64_t)number : (uint64_t)number;
 }
 
 Status op_scalar(Op *op, const Term *like, double number, Term **out) {
   union {
     float f;
     double d;
-    int64_t l;
-    int32_t i;
-    uint8_t b;
-  } data;
-  switch (like->dtype) {
-  case F32:
+    uint64_t bits; /* little-endian: a narrower integer is its beginning */
+  } data = {0};
+  if (like->dtype == F32)
     data.f = (float)number;
-    break;
-  case F64:
+  else if (like->dtype == F64)
     data.d = number;
-    break;
-  case I64:
-    data.l = to_integer(number, INT64_MIN, INT64_MAX);
-    break;
-  case I32:
-    data.i = (int32_t)to_integer(number, INT32_MIN, INT32_MAX);
-    break;
-  case BOOL:
-    data.b = number != 0;
-    break;
-  default:
+  else if (like->dtype == BOOL)
+    data.bits = number != 0;
+  else if (!dtype_is_float(like->dtype))
+    data.bits = integer_bits(number, like->dtype);
+  else
     return fail(E_UNSUPPORTED, "type %s", dtype_name(like->dtype));
-  }
   return term_make(op->lower, NULL, like->dtype, (Shape){0}, &data, out);
 }
 

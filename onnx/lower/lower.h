@@ -32,6 +32,7 @@ typedef enum {
 typedef struct Term {
   TermKind kind;
   DType dtype;
+  DType narrow; /* whose numbers it holds, by what the file says of it; DTYPE_NONE: of dtype */
   Shape shape;
   const Constant *constant; /* known contents, else NULL */
   int initializer;          /* of the main graph, not read so far, else -1 */
@@ -234,10 +235,17 @@ Status op_leaves_out(Op *op, bool possible, bool *leaves);
 /* The term in the graph. */
 Status term_value(Op *op, Term *term, ValueId *value);
 Status op_emit(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out, int n_out);
+/* integers.c: op_emit over integers that kernels do not compute in. *wide: whether it was such, and is done. */
+Status op_emit_wide(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out,
+                    int n_out, bool *wide);
 Status op_emit1(Op *op, OpKind kind, Term *a, Term **out);
 Status op_emit2(Op *op, OpKind kind, Term *a, Term *b, Term **out);
 Status op_where(Op *op, Term *condition, Term *a, Term *b, Term **out);
 Status op_cast(Op *op, Term *a, DType to, Term **out);
+/* narrow.c: a cast to a narrow type, which rounds and leaves float32; and to any type as ONNX's Cast says it. */
+Status op_cast_as(Op *op, Term *a, DType to, Term **out);
+/* The same term, of numbers of a narrow type; DTYPE_NONE: of none. */
+Status term_of_narrow(Op *op, Term *a, DType narrow, Term **out);
 Status op_reshape(Op *op, Term *a, Shape shape, Term **out);
 Status op_transpose(Op *op, Term *a, const int64_t *perm, Term **out);
 Status op_expand(Op *op, Term *a, Shape shape, Term **out);

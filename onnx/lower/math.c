@@ -11,6 +11,11 @@ static Status same(Op *op) {
   return op_emit(op, op_find(op->lowering->op), op->in, op->n_in, NULL, 0, &op->out[0], 1);
 }
 
+static Status relu(Op *op) {
+  Term *x = op->in[0];
+  return dtype_is_float(x->dtype) ? same(op) : op_with_number(op, OP_Max, x, 0, &op->out[0]);
+}
+
 static Status leaky_relu(Op *op) {
   Attr alpha = attr_float("alpha", op_float(op, "alpha", 0.01f));
   return op_emit(op, OP_LeakyRelu, op->in, 1, &alpha, 1, &op->out[0], 1);
@@ -108,14 +113,15 @@ static Status clip(Op *op) {
 
 static Status cast(Op *op) {
   int64_t to = op_int(op, "to", 0);
-  DType dtype = to > 0 && to < 64 ? dtype_from_onnx((int32_t)to) : DTYPE_NONE;
+  DType dtype = to > 0 && to < 64 ? stored_from_onnx((int32_t)to) : DTYPE_NONE;
   if (dtype == DTYPE_NONE)
     return fail(E_UNSUPPORTED, "a cast to ONNX type %lld", (long long)to);
-  return op_cast(op, op->in[0], dtype, &op->out[0]);
+  return op_cast_as(op, op->in[0], dtype, &op->out[0]);
 }
 
 static Status cast_like(Op *op) {
-  return op_cast(op, op->in[0], op->in[1]->dtype, &op->out[0]);
+  const Term *like = op->in[1];
+  return op_cast_as(op, op->in[0], like->narrow ? like->narrow : like->dtype, &op->out[0]);
 }
 
 /* x > 0 ? x : negative */
@@ -299,7 +305,7 @@ const Lowering lowerings_math[] = {
     UNARY(Reciprocal, 6),
     UNARY(Tanh, 6),
     UNARY(Sigmoid, 6),
-    UNARY(Relu, 6),
+    ONE(Relu, 6, relu, ""),
     UNARY(Not, 1),
     BINARY(Add, 7),
     BINARY(Sub, 7),

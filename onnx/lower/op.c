@@ -87,8 +87,8 @@ Status op_known_ints(Op *op, int i, const int64_t **ints, int *n) {
     return fail(E_LIMIT, "input %d ('%s') has %lld numbers, and no operator takes more than %d there", i,
                 op->proto->input[i], (long long)count, MOST_INTS);
   TRY(need_known(op, i));
-  if (term->dtype != I64 && term->dtype != I32)
-    return fail(E_MODEL, "input %d ('%s') is %s, not int64 or int32", i, op->proto->input[i], dtype_name(term->dtype));
+  if (dtype_is_float(term->dtype) || term->dtype == BOOL)
+    return fail(E_MODEL, "input %d ('%s') is %s, not integers", i, op->proto->input[i], dtype_name(term->dtype));
   return term_ints(op->lower, term, ints, n);
 }
 

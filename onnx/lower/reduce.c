@@ -28,7 +28,11 @@ static Status axes_of(Op *op, Axes *a) {
 static Status reduce(Op *op, OpKind kind, Term *x, Term **out) {
   Axes a;
   TRY(axes_of(op, &a));
-  return op_reduce(op, kind, x, a.axes, a.n, a.keepdims, out);
+  if (x->dtype != BOOL)
+    return op_reduce(op, kind, x, a.axes, a.n, a.keepdims, out);
+  TRY(op_cast(op, x, I32, &x));
+  TRY(op_reduce(op, kind, x, a.axes, a.n, a.keepdims, &x));
+  return op_with_number(op, OP_Greater, x, 0, out); /* of nothing: false */
 }
 
 static Status reduce_sum(Op *op) {
@@ -43,13 +47,16 @@ static Status reduce_max(Op *op) {
   return reduce(op, OP_ReduceMax, op->in[0], &op->out[0]);
 }
 
-/* The order turned round: -x, and -1 - x of integers, which have a least number without a counterpart. */
+/* The order turned round: -x; of integers all bits, for the least number has no counterpart. */
 static Status turn(Op *op, Term *x, Term **out) {
-  Term *minus;
-  if (x->dtype == F32 || x->dtype == F64)
+  Term *ones;
+  if (dtype_is_float(x->dtype))
     return op_emit1(op, OP_Neg, x, out);
-  TRY(op_scalar(op, x, -1, &minus));
-  return op_emit2(op, OP_Sub, minus, x, out);
+  if (x->dtype == BOOL)
+    return op_emit1(op, OP_Not, x, out);
+  bool is_signed = x->dtype == I64 || x->dtype == I32 || x->dtype == I16 || x->dtype == I8;
+  TRY(op_scalar(op, x, is_signed ? -1 : INFINITY, &ones));
+  return op_emit2(op, OP_Sub, ones, x, out);
 }
 
 static Status reduce_min(Op *op) {

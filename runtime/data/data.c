@@ -12,6 +12,7 @@
 
 #include "base/checked.h"
 #include "base/file.h"
+#include "graph/narrow.h"
 #include "runtime/data/npy.h"
 
 /* Deflate makes at most this of one byte. */
@@ -284,10 +285,13 @@ static double load_float(const void *at, DType dtype) {
   switch (dtype) {
   case F32:
     return memcpy(&f, at, sizeof f), f;
-  case F16:
-    return memcpy(&h, at, sizeof h), half_value(h);
-  default:
+  case F64:
     return memcpy(&d, at, sizeof d), d;
+  default: /* a narrow one */
+    h = *(const uint8_t *)at;
+    if (dtype_bytes(dtype) == 2)
+      memcpy(&h, at, sizeof h);
+    return narrow_value(dtype, h);
   }
 }
 
@@ -325,7 +329,7 @@ static Status convert_integer(const void *from, DType from_type, DType to_type, 
 }
 
 static bool readable_float(DType dtype) {
-  return dtype == F32 || dtype == F64 || dtype == F16;
+  return dtype_is_float(dtype);
 }
 
 Status array_convert(const Array *array, int64_t first, int64_t count, DType dtype, void *data) {
@@ -358,6 +362,19 @@ Status array_convert(const Array *array, int64_t first, int64_t count, DType dty
       memcpy(to, &(float){(float)value}, sizeof(float));
   }
   return OK;
+}
+
+void array_store_as(Array *array, DType stored) {
+  int64_t n = shape_elements(array->shape);
+  float *numbers = (float *)array->data;
+  if (!dtype_is_narrow(stored) || array->dtype != F32)
+    return;
+  if (stored == F16) {
+    narrow_write(F16, numbers, n, numbers);
+    array->dtype = F16;
+  }
+  for (int64_t i = 0; i < n && stored != F16; i++)
+    numbers[i] = (float)narrow_value(stored, narrow_bits(stored, numbers[i], false));
 }
 
 static Status add_member(Arena *arena, zip_t *zip, const Array *array) {

@@ -40,6 +40,10 @@ const Array *array_find(const ArrayFile *file, const char *name);
  * range check, floats among themselves), into data. E_SHAPE for other pairs, E_MODEL for a value out of range. */
 Status array_convert(const Array *array, int64_t first, int64_t count, DType dtype, void *data);
 
+/* Results in float32 as a model's output of this type has them: float16 where it is that; what NumPy has no type for
+ * stays float32, rounded to the type's numbers. The array's data may be written to. */
+void array_store_as(Array *array, DType stored);
+
 /* Writes an .npz (stored, uncompressed), aside, synced and renamed. */
 Status array_file_write(const char *path, const Array *arrays, int n_arrays);
 

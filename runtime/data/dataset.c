@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/nearest.h"
+#include "graph/narrow.h"
 
 /* "x, y and z", as far as text holds it. */
 static const char *list_names(const char *const *names, int n, char *text, size_t room) {
@@ -69,11 +70,17 @@ static bool converts(DType from, DType to) {
   return from == to || floats || integers;
 }
 
+/* NumPy has no such type: the bits of its numbers stand as integers. */
+static bool is_bits(const ModelInput *input, const Array *array) {
+  return (input->stored == BF16 && array->dtype == U16) ||
+         (dtype_is_narrow(input->stored) && dtype_bytes(input->stored) == 1 && array->dtype == U8);
+}
+
 static Status check_input(const ModelInput *input, const Array *array, int *axis) {
   char shape[256];
-  if (!converts(array->dtype, input->dtype))
+  if (!converts(array->dtype, input->dtype) && !is_bits(input, array))
     return fail(E_SHAPE, "array '%s' is %s, the model's input '%s' %s", array->name, dtype_name(array->dtype),
-                input->name, dtype_name(input->dtype));
+                input->name, dtype_name(input->stored));
   *axis = input->batch_axis;
   if (input->rank < 0) {
     *axis = array->shape.rank > *axis ? *axis : -1;
@@ -165,6 +172,14 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs) {
       return fail(E_SHAPE, "array '%s' is neither 'target' nor an input of the model, which takes %s", array->name,
                   input_names(inputs, data->n_inputs, takes, sizeof takes));
   }
+  for (int i = 0; i < data->n_inputs; i++)
+    if (is_bits(&inputs[i], data->arrays[i])) {
+      Array *typed;
+      TRY(ARENA_NEW(arena, typed, 1));
+      *typed = *data->arrays[i];
+      typed->dtype = inputs[i].stored;
+      data->arrays[i] = typed;
+    }
   if (!first) /* of nothing there are many: all that there is counts as one sample */
     data->samples = 1;
   return OK;

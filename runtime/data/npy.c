@@ -10,8 +10,10 @@ static const struct {
   const char *text;
   DType dtype;
 } types[] = {{"f4", F32}, {"f8", F64}, {"f2", F16}, {"i8", I64}, {"i4", I32}, {"i2", I16},
-             {"i1", I8},  {"u1", U8},  {"u2", U16}, {"u4", U32}, {"u8", U64}, {"b1", BOOL}};
-enum { TYPES = sizeof types / sizeof *types };
+             {"i1", I8},  {"u1", U8},  {"u2", U16}, {"u4", U32}, {"u8", U64}, {"b1", BOOL}},
+  /* The bits of a bfloat16 or a float8, as Python's ml_dtypes are written. */
+    bits[] = {{"V2", U16}, {"V1", U8}, {"f1", U8}};
+enum { TYPES = sizeof types / sizeof *types, BITS = sizeof bits / sizeof *bits };
 
 typedef struct {
   const char *at, *end;
@@ -69,6 +71,11 @@ static Status read_type(const char *text, DType *dtype) {
   for (int i = 0; i < TYPES; i++)
     if (strcmp(plain, types[i].text) == 0) {
       *dtype = types[i].dtype;
+      return OK;
+    }
+  for (int i = 0; i < BITS; i++)
+    if (strcmp(plain, bits[i].text) == 0) {
+      *dtype = bits[i].dtype;
       return OK;
     }
   return fail(E_MODEL, "type '%s' is not a number type that is read here", text);

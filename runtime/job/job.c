@@ -257,9 +257,9 @@ static Status open_data(Job *job) {
   TRY(say_samples(job));
   const ModelInput *inputs = model_inputs(job->given.model, &n);
   for (int i = 0; i < n; i++)
-    if (inputs[i].dtype != job->given.data.arrays[i]->dtype)
+    if (inputs[i].stored != job->given.data.arrays[i]->dtype)
       TRY(job_decide(job, "note", "array '%s' is %s, the model takes %s: converted", inputs[i].name,
-                     dtype_name(job->given.data.arrays[i]->dtype), dtype_name(inputs[i].dtype)));
+                     dtype_name(job->given.data.arrays[i]->dtype), dtype_name(inputs[i].stored)));
   for (int i = 0; i < job->given.data.file.n_arrays; i++)
     if (job->given.data.file.was_fortran[i])
       TRY(job_decide(job, "note", "array '%s' is in Fortran order: converted", job->given.data.file.arrays[i].name));

@@ -4,6 +4,7 @@
 
 #include "base/text.h"
 #include "graph/autodiff.h"
+#include "graph/narrow.h"
 #include "runtime/job/job.h"
 
 enum { MOST_NAMES = 16 }; /* of what is held fixed: inspect lists them all */
@@ -127,6 +128,19 @@ static Status tell_doubts(Job *job) {
               : OK;
 }
 
+/* A line for each type that is too narrow to train in. */
+static Status tell_narrow(Job *job, const Initializer *table, int n) {
+  for (DType type = DTYPE_NONE + 1; type < DTYPE_COUNT; type++) {
+    int64_t count = 0;
+    for (int i = 0; i < n; i++)
+      count += table[i].trains && table[i].stored == type && table[i].dtype != type;
+    if (count)
+      TRY(job_decide(job, "note", "%s tensor%s of %s: trained in %s, saved as %s", COUNT_STR(count),
+                     count == 1 ? "" : "s", dtype_name(type), dtype_name(dtype_computed(type)), dtype_name(type)));
+  }
+  return OK;
+}
+
 Status job_tell_parameters(Job *job) {
   int n;
   const Initializer *table = model_initializers(job->given.model, &n);
@@ -136,6 +150,7 @@ Status job_tell_parameters(Job *job) {
   TRY(tell_absent(job));
   TRY(tell_fixed(job, table, n));
   TRY(tell_frozen_rows(job, table));
+  TRY(tell_narrow(job, table, n));
   TRY(tell_doubts(job));
   return tell_without_gradient(job);
 }

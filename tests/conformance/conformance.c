@@ -58,7 +58,7 @@ static Status read_tensors(const char *path, TensorFile *file) {
   for (int i = 0; i < file->n; i++) {
     Array *array = &file->arrays[i];
     array->name = "input";
-    array->dtype = dtype_from_onnx((int32_t)take(&at));
+    array->dtype = stored_from_onnx((int32_t)take(&at));
     array->shape.rank = (int)take(&at);
     for (int k = 0; k < array->shape.rank; k++)
       array->shape.dim[k] = take(&at);
@@ -71,7 +71,7 @@ static Status read_tensors(const char *path, TensorFile *file) {
 
 static int onnx_type_of(DType dtype) {
   int type = 1;
-  while (dtype_from_onnx(type) != dtype)
+  while (stored_from_onnx(type) != dtype)
     type++;
   return type;
 }
@@ -82,8 +82,13 @@ static Status write_outputs(const Case *c, const char *path) {
     return fail(E_IO, "%s: cannot be written", path);
   int64_t n = (int64_t)c->graph->n_outputs;
   fwrite(&n, sizeof n, 1, f);
+  int n_declared;
+  const ModelInput *declared = model_outputs(c->model, &n_declared);
   for (size_t i = 0; i < c->graph->n_outputs; i++) {
-    const Tensor *t = &c->tensors[c->graph->outputs[i]];
+    Tensor *t = &c->tensors[c->graph->outputs[i]];
+    Array array = {"output", t->dtype, t->shape, t->data};
+    array_store_as(&array, declared[i].stored);
+    t->dtype = array.dtype;
     int64_t head[3 + MAX_RANK] = {onnx_type_of(t->dtype), t->shape.rank};
     memcpy(head + 2, t->shape.dim, sizeof t->shape.dim);
     head[2 + t->shape.rank] = shape_elements(t->shape) * (int64_t)dtype_bytes(t->dtype);

@@ -55,7 +55,7 @@ folder() {
 }
 
 # graph's own files, autodiff and the planner's view among them, stand between the operators and the passes
-folder graph/ops 'graph/(graph|tensor|cost|op|batch|window|convolution)\.h' graph/ops.def
+folder graph/ops 'graph/(graph|tensor|cost|op|batch|window|convolution|narrow)\.h' graph/ops.def
 for own in graph/*.c; do
   folder "${own%.c}" 'graph/[a-z_]*\.h' graph/ops.def graph/ops/rule.h
 done

@@ -149,6 +149,7 @@ const OpCase op_cases[] = {
     {OP_LeakyRelu, FLOATS, {X(9)}, {Y(9)}, {REAL("alpha", 0.25)}},
     ONE_INPUT(OP_Gelu, FLOATS, X),
     {OP_Gelu, FLOATS, {X(35)}, {Y(35)}, {WORD("approximate", "tanh")}},
+#include "tests/ops/rows/narrow.inc"
     {OP_Cast, NUMBERS, {X(3, 5)}, {Y(3, 5)}, {INT("to", F32)}},
     {OP_Cast, NUMBERS, {X(300)}, {Y(300)}, {INT("to", F64)}},
     {OP_Cast, NUMBERS, {X(3, 0)}, {Y(3, 0)}, {INT("to", I64)}},

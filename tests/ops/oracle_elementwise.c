@@ -89,6 +89,18 @@ static double gelu(const OracleCall *c, double x) {
     return x / 2 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * pow(x, 3))));
   return x / 2 * erfc(-x / sqrt(2));
 }
+/* The nearest multiple of the last digit's place. Of the types: digits, least exponent, largest number. */
+static double narrow(const OracleCall *c, double x) {
+  static const double types[DTYPE_COUNT][3] = {
+      [F16] = {10, -14, 65504},    [BF16] = {7, -126, 0x1.fep127}, [F8E4M3FN] = {3, -6, 448},
+      [F8E4M3FNUZ] = {3, -7, 240}, [F8E5M2] = {2, -14, 57344},     [F8E5M2FNUZ] = {2, -15, 57344}};
+  const double *type = types[node_int(c->node, "to", 0)];
+  double place = ldexp(1, (int)(fmax(floor(log2(fabs(x))), type[1]) - type[0]));
+  double y = x == 0 ? 0 : rint(x / place) * place;
+  return fabs(y) > type[2] ? copysign(node_int(c->node, "saturate", 1) ? type[2] : INFINITY, x) : y;
+}
+
+ELEMENTWISE(Narrow, narrow(c, x))
 ELEMENTWISE(Gelu, gelu(c, x))
 /* Slopes by differences that are exact to some 1e-9. */
 ELEMENTWISE(GeluGrad,

@@ -1,0 +1,23 @@
+/* Floating-point types narrower than float32: files store them, and numbers are rounded to them; the graph computes in
+ * float32. */
+#ifndef GRAPH_NARROW_H
+#define GRAPH_NARROW_H
+
+#include "graph/tensor.h"
+
+/* Whether it is float16, bfloat16 or one of the float8 types. */
+bool dtype_is_narrow(DType dtype);
+/* The type that contents of this one have in a graph: float32 for a narrow type, else the type itself. */
+DType dtype_computed(DType dtype);
+
+/* The number that the bits of a narrow type are. */
+double narrow_value(DType dtype, uint32_t bits);
+/* The bits of the nearest number, ties to even. What is larger than all of them is infinity, or NaN where the type has
+ * none; with `saturate` the largest, in a float8 type. */
+uint32_t narrow_bits(DType dtype, double x, bool saturate);
+
+/* n numbers between their bits and float32. */
+void narrow_read(DType dtype, const void *bits, int64_t n, float *numbers);
+void narrow_write(DType dtype, const float *numbers, int64_t n, void *bits);
+
+#endif
