@@ -99,6 +99,19 @@ Drawn *add_value(Draw *d, const char *name, Kind kind, int rank, const Dim *dims
 bool draw_step(Draw *d);
 /* One with a parameter. */
 bool draw_trained(Draw *d);
+/* A step that puts or picks by index, see draw_index.c. */
+bool draw_by_index(Draw *d);
+/* What steps begin with: a value of the kind with at least so many axes, one of the last mostly, or NULL; an axis to
+ * work along, one that does not grow where the model is calm, or -1. And end with: a value of these sizes, or of v's.
+ */
+Drawn *pick(Draw *d, Kind kind, int least);
+int pick_axis(Draw *d, const Drawn *v);
+bool result(Draw *d, const char *name, Kind kind, int rank, const Dim *dims);
+bool like(Draw *d, const char *name, const Drawn *v);
+/* Squeeze or Unsqueeze, as the opset has it. */
+const char *with_axes(Draw *d, const char *op, const char *name, int n, const int64_t *axes);
+/* Lives until the eighth call after it. */
+const char *texts(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A loss of the model's own over a value, its name; NULL where none fits. */
 const char *draw_loss(Draw *d, const Drawn *v);
 

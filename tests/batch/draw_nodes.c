@@ -7,8 +7,7 @@
 
 typedef bool Step(Draw *d);
 
-/* A value of the kind with at least so many axes, one of the last mostly; NULL where there is none. */
-static Drawn *pick(Draw *d, Kind kind, int least) {
+Drawn *pick(Draw *d, Kind kind, int least) {
   for (int tries = 0; tries < 12; tries++) {
     int reach = chance(d, 70) && d->n_values > 3 ? 3 : d->n_values;
     Drawn *v = &d->values[d->n_values - 1 - (int)below(d, (unsigned)reach)];
@@ -27,8 +26,7 @@ static Drawn *pick_any(Draw *d, int least) {
   return NULL;
 }
 
-/* An axis that a step may work along: one that does not grow where the model is calm. -1: none. */
-static int pick_axis(Draw *d, const Drawn *v) {
+int pick_axis(Draw *d, const Drawn *v) {
   for (int tries = 0; tries < 12 && v->rank; tries++) {
     int axis = (int)below(d, (unsigned)v->rank);
     if (dim_fixed(v->dim[axis]) || (!d->calm && chance(d, 50)))
@@ -42,8 +40,7 @@ static int written(Draw *d, int axis, int rank) {
   return chance(d, 30) ? axis - rank : axis;
 }
 
-static const char *texts(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static const char *texts(const char *format, ...) {
+const char *texts(const char *format, ...) {
   static char ring[8][512];
   static int turn;
   char *text = ring[turn++ % 8];
@@ -65,11 +62,11 @@ static bool broadcast(const Drawn *a, const Drawn *b, int *rank, Dim dims[MOST_A
   return true;
 }
 
-static bool result(Draw *d, const char *name, Kind kind, int rank, const Dim *dims) {
+bool result(Draw *d, const char *name, Kind kind, int rank, const Dim *dims) {
   return name && add_value(d, name, kind, rank, dims);
 }
 
-static bool like(Draw *d, const char *name, const Drawn *v) {
+bool like(Draw *d, const char *name, const Drawn *v) {
   return result(d, name, v->kind, v->rank, v->dim);
 }
 
@@ -315,7 +312,7 @@ static bool flatten(Draw *d) {
 }
 
 /* Axes by attribute before opset 13. */
-static const char *with_axes(Draw *d, const char *op, const char *name, int n, const int64_t *axes) {
+const char *with_axes(Draw *d, const char *op, const char *name, int n, const int64_t *axes) {
   char text[64] = "axes:I=";
   if (d->opset >= 13)
     return add_node(d, op, texts("%s,%s", name, add_ints(d, n, axes)), "");
@@ -953,7 +950,7 @@ bool draw_step(Draw *d) {
                {trilu, 2},     {depth_to_space, 3},    {reduce, 8},      {softmax, 4},      {norm, 4},
                {linear, 12},   {mix_rows, 3},          {with_itself, 3}, {matmul, 5},       {einsum, 4},
                {attention, 3}, {positions, 2},         {by_count, 3},    {mean_by_hand, 2}, {eye_like, 1},
-               {power, 3}};
+               {power, 3},     {draw_by_index, 5}};
   unsigned all = 0;
   for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
     all += steps[i].weight;
