@@ -100,7 +100,9 @@ struct Stream {
   VISIT(ResampleGrad)                                                                                                  \
   VISIT(MatMul)                                                                                                        \
   VISIT(AccumulateMatMul)                                                                                              \
-  VISIT(Gemm)
+  VISIT(Gemm)                                                                                                          \
+  VISIT(Conv)                                                                                                          \
+  VISIT(ConvGradInput)
 
 #define DECLARE(op_name) extern const KernelDef cpu_##op_name;
 CPU_OPERATORS(DECLARE)

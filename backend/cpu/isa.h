@@ -19,7 +19,43 @@ typedef void TileF64(int64_t k, const double *a, const double *b, double *c, int
 typedef void PackF32(const float *from, int64_t row, int64_t column, int64_t n, int64_t k, float *to);
 typedef void PackF64(const double *from, int64_t row, int64_t column, int64_t n, int64_t k, double *to);
 
-enum { MOST_TILE_ROWS = 12, MOST_VECTOR_BYTES = 64 };
+enum { MOST_TILE_ROWS = 12, MOST_VECTOR_BYTES = 64, SWEEP_LOOPS = 4 };
+
+/* A nest of loops, the innermost first: A moves by jump[0] after each step, and by jump[i] more after each turn of loop
+ * i. */
+typedef struct {
+  int64_t count[SWEEP_LOOPS], jump[SWEEP_LOOPS];
+} Sweep;
+
+/* C's tile [height, 1 or 2 vectors] (rows `row` elements apart) = or += over all steps of the sweep, A's next `height`
+ * elements times B's next vectors, which are aligned and lie one behind the other. */
+typedef void SweepF32(const Sweep *sweep, const float *a, const float *b, float *c, int64_t row, bool add);
+typedef void SweepF64(const Sweep *sweep, const double *a, const double *b, double *c, int64_t row, bool add);
+
+/* Neighbours in a strip that are neighbours in memory: n elements at `from` go to place `to` of the strip. `result` is
+ * the caller's. */
+typedef struct {
+  int64_t from, to, n, result;
+} Run;
+
+/* Terms of a convolution's sums, by channel and tap: element i of them lies at
+ * i / taps * channel + tap[i % taps] from its run. */
+typedef struct {
+  const int64_t *tap;
+  int64_t taps, channel;
+} Terms;
+
+/* Terms first … first + k - 1 of the runs of one strip, 2 vectors wide, k by k. With `spare`, a vector behind each run
+ * may be read, and behind the strip written. */
+typedef void LayF32(const Terms *terms, int64_t first, int64_t k, const Run *runs, int64_t n_runs, bool spare,
+                    const float *from, float *to);
+typedef void LayF64(const Terms *terms, int64_t first, int64_t k, const Run *runs, int64_t n_runs, bool spare,
+                    const double *from, double *to);
+
+/* n lines of k elements, `line` and `step` apart, as one strip: to[j * width + i] is element j of line i; lines n …
+ * width-1 are zeros. */
+typedef void TurnF32(const float *from, int64_t line, int64_t step, int64_t n, int64_t k, int64_t width, float *to);
+typedef void TurnF64(const double *from, int64_t line, int64_t step, int64_t n, int64_t k, int64_t width, double *to);
 
 typedef struct {
   const char *name;
@@ -29,6 +65,12 @@ typedef struct {
   TileF64 *tile_f64;
   PackF32 *pack_a_f32, *pack_b_f32;
   PackF64 *pack_a_f64, *pack_b_f64;
+  SweepF32 *sweep_f32[MOST_TILE_ROWS][2]; /* by height - 1 (below tile_rows) and vectors - 1 */
+  SweepF64 *sweep_f64[MOST_TILE_ROWS][2];
+  LayF32 *lay_f32;
+  LayF64 *lay_f64;
+  TurnF32 *turn_f32;
+  TurnF64 *turn_f64;
   Map *exp, *tanh, *sigmoid, *erf, *gelu_erf, *gelu_tanh;
   Map2 *gelu_erf_grad, *gelu_tanh_grad;                                              /* d times the slope at x */
   void (*softmax)(const float *x, float *y, int64_t n);                              /* of one row */

@@ -99,6 +99,7 @@ const OpCase large_op_cases[] = {
      {F(3, {12, 300, 11})},
      {{true, {3, {12, 5, 11}}}, {true, {3, {12, 5, 11}}}},
      {INT("axis", 1), INT("k", 5)}},
+#include "tests/ops/rows/convolution_large.inc"
     {OP_ReduceSum, TYPES_NUMBERS, {F(2, {300, 301})}, Y(1, {301}), {INTS("axes", 1, 0), INT("keepdims", 0)}},
     {OP_ReduceMean, TYPES_FLOAT, {F(2, {300, 301})}, Y(2, {300, 1}), {INTS("axes", 1, 1)}},
     {OP_Softmax, TYPES_FLOAT, {F(3, {20, 40, 100})}, Y(3, {20, 40, 100}), {INT("axis", 2)}},

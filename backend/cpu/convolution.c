@@ -1,0 +1,197 @@
+/* Conv and ConvGradInput over threads, as products whose right side is never written out. Invariant: an element is the
+ * sum, block by block of K_BLOCK, of each block's own left-to-right sum over channels, then taps: bits depend on the
+ * shape of one sample and the instruction set.
+ *
+ * The weights are packed once, in strips of rows. The input is laid out with its pads, as much of it at once as
+ * FRAME_BYTES hold. Then each task takes columns of the result, and perhaps some of its rows: for each block of terms
+ * and strip of columns it lays what they read into its scratch and multiplies it with the weights' strips. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cpu/convolution_plan.h"
+
+enum {
+  K_BLOCK = 256,
+  STRIPS_OF_TASK = 8, /* at most, of columns */
+  LEAST_STRIPS = 4,   /* of columns and of rows, where there are as many: what is laid out serves them all */
+  TASKS = 32,         /* of a part at least, where it is large enough */
+  WIDEST = 2 * MOST_VECTOR_BYTES,
+  SPARE = MOST_VECTOR_BYTES /* behind what is laid out: whole vectors are read and written */
+};
+
+typedef struct {
+  const Plan *plan;
+  const Isa *isa;
+  const char *from, *weights, *laid;
+  char *packed, *frames, *to;
+  const Part *part;
+  int64_t sample, samples, slice, slices; /* the results at hand */
+  int64_t columns, width;                 /* of a group, and of a strip */
+  int64_t strips, column_tasks;           /* of a task, and how many */
+  int64_t row_strips, row_tasks;          /* of a task, and how many */
+} Job;
+
+/* Rows of strip i are first … the next one's first - 1: of nearly the same height each. */
+static int64_t row_strips(const Job *job) {
+  return (job->plan->rows + job->isa->tile_rows - 1) / job->isa->tile_rows;
+}
+
+static int64_t first_row(const Job *job, int64_t strip) {
+  return strip * job->plan->rows / row_strips(job);
+}
+
+/* Enough tasks for many threads, by shape alone. */
+static void plan_tasks(Job *job) {
+  int64_t strips = (job->columns + job->width - 1) / job->width, groups = job->plan->groups, rows = row_strips(job);
+  job->strips = least(STRIPS_OF_TASK, (strips * groups + TASKS - 1) / TASKS);
+  job->strips = job->strips < LEAST_STRIPS ? LEAST_STRIPS : job->strips;
+  job->column_tasks = (strips + job->strips - 1) / job->strips;
+  job->row_strips = least(rows, (rows * job->column_tasks * groups + TASKS - 1) / TASKS);
+  job->row_strips = job->row_strips < LEAST_STRIPS ? LEAST_STRIPS : job->row_strips;
+  job->row_tasks = (rows + job->row_strips - 1) / job->row_strips;
+}
+
+/* A column of the part at hand: a sample's place. */
+typedef struct {
+  int64_t sample, at[AXES];
+} Place;
+
+static Place place_of(const Job *job, int64_t column) {
+  const int64_t *count = job->part->count;
+  return (Place){.sample = column / count[2] / count[1] / job->slices,
+                 .at = {column / count[2] / count[1] % job->slices, column / count[2] % count[1], column % count[2]}};
+}
+
+static void next_row(const Job *job, Place *place) {
+  place->at[2] = 0;
+  if (++place->at[1] < job->part->count[1])
+    return;
+  place->at[1] = 0;
+  if (++place->at[0] < job->slices)
+    return;
+  place->at[0] = 0;
+  place->sample++;
+}
+
+/* What the strip's columns read and write. */
+static int64_t runs_of(const Job *job, int64_t strip, Run *runs) {
+  const Plan *p = job->plan;
+  const Part *part = job->part;
+  int64_t column = strip * job->width, width = least(job->columns - column, job->width), n = 0;
+  int64_t from_sample = p->groups * p->channels * plan_plane(p), to_sample = p->groups * p->rows * p->result_plane;
+  Place place = place_of(job, column);
+  for (int64_t to = 0, count; to < width; to += count) {
+    count = least(width - to, part->count[2] - place.at[2]);
+    int64_t from = place.sample * from_sample + place.at[0] * p->reach[0] * p->frame.slice +
+                   place.at[1] * p->reach[1] * p->frame.row + place.at[2];
+    int64_t at[AXES] = {job->slice + place.at[0], place.at[1], place.at[2]};
+    for (int i = 0; i < AXES; i++)
+      at[i] = part->first[i] + at[i] * part->step[i];
+    int64_t result = (job->sample + place.sample) * to_sample + (at[0] * p->result[1] + at[1]) * p->result[2] + at[2];
+    Run *last = &runs[n - 1];
+    if (n && last->from + last->n == from && last->result + last->n * part->step[2] == result)
+      last->n += count;
+    else
+      runs[n++] = (Run){.from = from, .to = to, .n = count, .result = result};
+    next_row(job, &place);
+  }
+  return n;
+}
+
+#define T float
+#define S(name) name##_f32
+#include "backend/cpu/convolution.inc"
+#undef T
+#undef S
+
+#define T double
+#define S(name) name##_f64
+#include "backend/cpu/convolution.inc"
+#undef T
+#undef S
+
+/* A node's operands as the convolution of X by W. */
+typedef struct {
+  Convolution c;
+  bool spreads, empty;
+} Operands;
+
+static Operands operands_of(const Node *node, const Tensor *in, const Tensor *out) {
+  Operands o = {.spreads = node->op == OP_ConvGradInput};
+  o.c = frame_convolution(o.spreads ? convolution_of(node, out->shape, in[1].shape, in->shape)
+                                    : convolution_of(node, in->shape, in[1].shape, out->shape));
+  o.empty = shape_elements(in->shape) == 0 || shape_elements(in[1].shape) == 0 || shape_elements(out->shape) == 0;
+  return o;
+}
+
+/* The packed weights, and behind them what is laid out of the input. */
+static size_t packed_bytes(const Tensor *weights) {
+  return (size_t)round_up(shape_elements(weights->shape) * (int64_t)dtype_bytes(weights->dtype), 64);
+}
+
+static size_t convolution_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  Tensor in[] = {kernel_input(graph, node, 0), kernel_input(graph, node, 1)}, out = {.dtype = in->dtype};
+  out.shape = graph_value(graph, node->out[0])->shape;
+  Operands o = operands_of(node, in, &out);
+  Plan plan;
+  size_t size = dtype_bytes(in->dtype);
+  if (o.empty || !plan_sizes(&o.c, o.spreads, size, &plan))
+    return 0;
+  return packed_bytes(in + 1) + (size_t)plan_laid(&plan) * size + SPARE;
+}
+
+/* The state: a Plan, or NULL where there is nothing to sum or the reference has to. */
+static Status convolution_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                                  size_t workspace_bytes, void **state) {
+  (void)stream, (void)workspace_bytes;
+  Operands o = operands_of(node, in, out);
+  Plan plan, *kept;
+  *state = NULL;
+  if (o.empty || !plan_sizes(&o.c, o.spreads, dtype_bytes(in->dtype), &plan))
+    return OK;
+  TRY(plan_parts(&o.c, o.spreads, &plan));
+  if (!(kept = malloc(sizeof *kept))) {
+    free(plan.parts);
+    return fail(E_MEMORY, "out of memory");
+  }
+  *kept = plan;
+  *state = kept;
+  return OK;
+}
+
+static void convolution_release(void *state) {
+  Plan *plan = state;
+  if (plan)
+    free(plan->parts);
+  free(plan);
+}
+
+static Status convolve(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                       const Plan *plan, Kernel *reference) {
+  if (!plan)
+    return reference(stream, node, in, out, NULL, NULL);
+  Job job = {.plan = plan,
+             .isa = stream->isa,
+             .from = in[0].data,
+             .weights = in[1].data,
+             .packed = workspace,
+             .frames = (char *)workspace + packed_bytes(in + 1),
+             .to = out->data,
+             .width = 2 * stream->isa->vector_bytes / (int64_t)dtype_bytes(in->dtype)};
+  if (!plan->covers)
+    memset(out->data, 0, (size_t)shape_elements(out->shape) * dtype_bytes(out->dtype));
+  return in->dtype == F32 ? convolve_f32(&job, stream->pool) : convolve_f64(&job, stream->pool);
+}
+
+#define CONVOLUTION                                                                                                    \
+  .accepts = takes_floats, .workspace = convolution_workspace, .prepare = convolution_prepare,                         \
+  .release = convolution_release
+
+CPU_KERNEL(Conv, CONVOLUTION) {
+  return convolve(stream, node, in, out, workspace, state, reference_Conv.run);
+}
+
+CPU_KERNEL(ConvGradInput, CONVOLUTION) {
+  return convolve(stream, node, in, out, workspace, state, reference_ConvGradInput.run);
+}
