@@ -102,7 +102,8 @@ struct Stream {
   VISIT(AccumulateMatMul)                                                                                              \
   VISIT(Gemm)                                                                                                          \
   VISIT(Conv)                                                                                                          \
-  VISIT(ConvGradInput)
+  VISIT(ConvGradInput)                                                                                                 \
+  VISIT(ConvGradWeight)
 
 #define DECLARE(op_name) extern const KernelDef cpu_##op_name;
 CPU_OPERATORS(DECLARE)
