@@ -171,6 +171,8 @@ static Status convolve(Stream *stream, const Node *node, const Tensor *in, const
                        const Plan *plan, Kernel *reference) {
   if (!plan)
     return reference(stream, node, in, out, NULL, NULL);
+  if (in->dtype != F32 && in->dtype != F64)
+    return unsupported_type(node, in->dtype);
   Job job = {.plan = plan,
              .isa = stream->isa,
              .from = in[0].data,

@@ -242,6 +242,8 @@ CPU_KERNEL(ConvGradWeight, .accepts = takes_floats, .workspace = correlation_wor
   const Plan *p = state;
   if (!p)
     return reference_ConvGradWeight.run(stream, node, in, out, NULL, NULL);
+  if (in->dtype != F32 && in->dtype != F64)
+    return unsupported_type(node, in->dtype);
   size_t size = dtype_bytes(in->dtype);
   Job job = {.plan = p, .isa = stream->isa, .dy = in[0].data, .x = in[1].data, .laid_x = workspace, .dw = out->data};
   job.laid_dy = job.laid_x + laid_x_bytes(p, size);
