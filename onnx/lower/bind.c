@@ -144,11 +144,15 @@ static Status lower_found(Op *op, Scope *scope) {
   return pass_over(op, scope);
 }
 
-/* Inputs that an operator needs as tensors are: lowerings of sequences and Identity take the rest. */
+/* Inputs that an operator needs as tensors are: those that say so take sequences, too. */
 static Status check_kinds(const Op *op) {
-  for (int i = 0; i < op->n_in; i++)
-    if (op->in[i]->kind == TERM_SEQUENCE && strncmp(op->proto->op_type, "Sequence", 8) != 0 &&
-        strcmp(op->proto->op_type, "ConcatFromSequence") != 0 && strcmp(op->proto->op_type, "Identity") != 0)
+  static const char *const others[] = {"ConcatFromSequence", "Identity",          "Loop", "Scan", "Optional",
+                                       "OptionalHasElement", "OptionalGetElement"};
+  bool takes = strncmp(op->proto->op_type, "Sequence", 8) == 0;
+  for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+    takes |= strcmp(op->proto->op_type, others[i]) == 0;
+  for (int i = 0; i < op->n_in && !takes; i++)
+    if (op->in[i]->kind == TERM_SEQUENCE)
       return fail(E_MODEL, "input '%s' is a sequence", op->proto->input[i]);
   return OK;
 }

@@ -12,6 +12,7 @@ enum {
   KEPT_BYTES = 256 << 20,
   REPEAT_BYTES = 96 << 20,
   VALUES = 1 << 15,
+  BODY_NODES = 1 << 17,
   USUAL_SAMPLES = 32 /* of a microbatch that nobody asked for */
 };
 static const double FOLD_FLOPS = 2e8, KEPT_FLOPS = 2e9;
@@ -32,6 +33,7 @@ Budget budget_of(const Model *model) {
                   .kept_bytes = KEPT_BYTES + 8 * model->weight_bytes,
                   .kept_flops = KEPT_FLOPS + 64 * model->weight_bytes,
                   .repeat_bytes = add(REPEAT_BYTES, 2, data),
+                  .body_nodes = (size_t)BODY_NODES + model->file_bytes / 8,
                   .values = (size_t)VALUES + 16 * (size_t)model->n_inlined + model->file_bytes / 8};
 }
 
@@ -64,6 +66,14 @@ Status budget_repeat(Budget *budget, const Constant *c, Shape shape, size_t byte
     return fail(E_LIMIT, "constant %s repeated to %s, %zu bytes: too much to write out; fewer samples need less",
                 SHAPE_STR(c->stored), SHAPE_STR(shape), bytes);
   budget->repeat_bytes -= bytes;
+  return OK;
+}
+
+Status budget_body(Budget *budget, size_t n_nodes) {
+  if (n_nodes >= budget->body_nodes)
+    return fail(E_LIMIT, "a run of its body of %zu nodes is too much: the import of this file may unroll %zu more",
+                n_nodes, budget->body_nodes);
+  budget->body_nodes -= n_nodes + 1;
   return OK;
 }
 

@@ -352,6 +352,22 @@ Status op_concat(Op *op, Term *const *in, int n_in, int axis, Term **out) {
   return op_emit(op, OP_Concat, parts, n, &attr, 1, out, 1);
 }
 
+Status op_stack(Op *op, Term *const *parts, int n, int axis, Term **out) {
+  Term **apart;
+  TRY(ARENA_NEW(op->lower->arena, apart, n));
+  for (int i = 0; i < n; i++) {
+    Shape s = parts[i]->shape, wide = {.rank = s.rank + 1};
+    if (parts[i]->kind != TERM_TENSOR)
+      return fail(E_MODEL, "part %d of what is stacked is no tensor", i);
+    if (s.rank == MAX_RANK || s.rank < axis)
+      return fail(E_SHAPE, "a part is %s, the new axis %d", SHAPE_STR(s), axis);
+    for (int j = 0; j <= s.rank; j++)
+      wide.dim[j] = j == axis ? 1 : s.dim[j - (j > axis)];
+    TRY(op_reshape(op, parts[i], wide, &apart[i]));
+  }
+  return op_concat(op, apart, n, axis, out);
+}
+
 Status op_split(Op *op, Term *a, int axis, const int64_t *sizes, int n, Term **out) {
   Attr attrs[] = {attr_int("axis", axis), attr_ints("split", sizes, n)};
   if (n == 1 && sizes[0] == a->shape.dim[axis]) {

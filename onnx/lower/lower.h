@@ -74,6 +74,7 @@ typedef struct {
   double kept_bytes, kept_flops; /* of nodes that stay though no input of the model reaches them */
   size_t repeat_bytes;           /* that repeats of known contents may be written out to */
   size_t values;                 /* of the graph, in all */
+  size_t body_nodes;             /* that bodies are lowered to, run by run */
 } Budget;
 
 /* Whether a step had nothing to do, in the order in which that was asked: with one sample more steps seem to have
@@ -123,11 +124,11 @@ typedef struct {
 struct Lowering {
   const char *op;
   int from, to;
-  int min_in, max_in, max_out; /* MANY: any number */
+  int min_in, max_in, max_out; /* MANY: any number; SOME: of inputs that may be absent */
   Status (*lower)(Op *op);
   const char *attributes;
 };
-enum { MANY = 1 << 20, OPSET_FIRST = 7, OPSET_LAST = OPSET_NEWEST };
+enum { MANY = 1 << 20, SOME = MANY + 1, OPSET_FIRST = 7, OPSET_LAST = OPSET_NEWEST };
 
 /* The tables (onnx/lower/tables.def), each ended by a row without a name. */
 #define TABLE(name) extern const Lowering lowerings_##name[];
@@ -171,6 +172,28 @@ Status budget_need(Budget *budget, size_t bytes, double flops);
 Status budget_repeat(Budget *budget, const Constant *c, Shape shape, size_t bytes);
 /* Of a node that was added to the graph. */
 Status budget_node(Lower *lower, const Node *node);
+
+/* One more run of a body of so many nodes. */
+Status budget_body(Budget *budget, size_t n_nodes);
+
+/* ---- control.c: bodies of If, Loop, Scan, SequenceMap ---- */
+
+/* A graph in an attribute, with its constants. */
+typedef struct {
+  const Onnx__GraphProto *graph;
+  Scope constants; /* its surroundings: the node's */
+  size_t findings; /* before it ran */
+} Body;
+
+Status body_open(Op *op, const char *attribute, Body *body);
+/* E_MODEL where the body has not as many inputs and outputs. */
+Status body_counts(const Body *body, size_t n_in, size_t n_out);
+/* Lowers it once: `in` and `out` as its inputs and outputs. `prefix` of its names; NULL: memory is out. */
+Status body_run(Op *op, const Body *body, const char *prefix, Term *const *in, Term **out);
+/* Whether something in it was found not to be supported. */
+bool body_unsupported(const Op *op, const Body *body);
+/* Those that read the node's outputs are passed over. */
+Status outputs_unknown(Op *op);
 
 /* ---- op.c: what a lowering reads ---- */
 
@@ -252,6 +275,8 @@ Status op_expand(Op *op, Term *a, Shape shape, Term **out);
 /* One axis from start (inclusive) to end (exclusive), both within the axis. */
 Status op_slice(Op *op, Term *a, int axis, int64_t start, int64_t end, Term **out);
 Status op_concat(Op *op, Term *const *in, int n_in, int axis, Term **out);
+/* Parts of one shape along a new axis. */
+Status op_stack(Op *op, Term *const *parts, int n, int axis, Term **out);
 Status op_split(Op *op, Term *a, int axis, const int64_t *sizes, int n, Term **out);
 Status op_reduce(Op *op, OpKind kind, Term *a, const int64_t *axes, int n, bool keepdims, Term **out);
 /* Transposes of the last two axes become flags. */

@@ -24,10 +24,11 @@ const char *node_label(Arena *arena, const Onnx__NodeProto *node, size_t index) 
 
 static char attribute_kind(const Onnx__AttributeProto *a) {
   static const char kinds[] = {
-      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT] = 'f',  [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT] = 'i',
-      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRING] = 's', [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSOR] = 't',
-      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH] = 'g',  [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOATS] = 'F',
-      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS] = 'I',   [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRINGS] = 'S'};
+      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOAT] = 'f',     [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT] = 'i',
+      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRING] = 's',    [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TENSOR] = 't',
+      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__GRAPH] = 'g',     [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__FLOATS] = 'F',
+      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS] = 'I',      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRINGS] = 'S',
+      [ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__TYPE_PROTO] = 'T'};
   unsigned type = a->has_type ? (unsigned)a->type : 0;
   char kind = type < sizeof kinds ? kinds[type] : 0;
   if ((kind == 't' && !a->t) || (kind == 'g' && !a->g))

@@ -122,23 +122,27 @@ static Status concat_from_sequence(Op *op) {
   TRY(need_sequence(op));
   bool stack = op_int(op, "new_axis", 0);
   int n = op->in[0]->n_parts, axis;
-  Term **parts;
   if (n == 0)
     return fail(E_SHAPE, "the sequence is empty");
   TRY(op_axis(op, "axis", 0, op->in[0]->parts[0]->shape.rank + stack, &axis));
-  TRY(ARENA_NEW(op->lower->arena, parts, n));
-  for (int i = 0; i < n; i++) {
-    Shape s = op->in[0]->parts[i]->shape, wide = {.rank = s.rank + 1};
-    parts[i] = op->in[0]->parts[i];
-    if (!stack)
-      continue;
-    if (s.rank == MAX_RANK || s.rank < axis)
-      return fail(E_SHAPE, "a part is %s, the new axis %d", SHAPE_STR(s), axis);
-    for (int j = 0; j <= s.rank; j++)
-      wide.dim[j] = j == axis ? 1 : s.dim[j - (j > axis)];
-    TRY(op_reshape(op, parts[i], wide, &parts[i]));
-  }
-  return op_concat(op, parts, n, axis, &op->out[0]);
+  Term **parts = op->in[0]->parts;
+  return stack ? op_stack(op, parts, n, axis, &op->out[0]) : op_concat(op, parts, n, axis, &op->out[0]);
+}
+
+/* An optional value is what it holds, or absent; that is known while the file is lowered. */
+static Status optional(Op *op) {
+  op->out[0] = op_in(op, 0);
+  return OK;
+}
+
+static Status optional_has_element(Op *op) {
+  uint8_t has = op_has(op, 0);
+  return term_make(op->lower, NULL, BOOL, (Shape){0}, &has, &op->out[0]);
+}
+
+static Status optional_get_element(Op *op) {
+  op->out[0] = op_in(op, 0);
+  return op_has(op, 0) ? OK : fail(E_MODEL, "the optional value is empty");
 }
 
 #define ROW(name, least, most, lower, attributes)                                                                      \
@@ -153,5 +157,8 @@ const Lowering lowerings_sequence[] = {
     ROW(SequenceInsert, 2, 3, sequence_insert, ""),
     ROW(SequenceErase, 1, 2, sequence_erase, ""),
     ROW(ConcatFromSequence, 1, 1, concat_from_sequence, "axis:i! new_axis:b"),
+    {"Optional", 15, OPSET_LAST, 0, 1, 1, optional, "type:T"},
+    {"OptionalHasElement", 15, OPSET_LAST, 0, 1, 1, optional_has_element, ""},
+    {"OptionalGetElement", 15, OPSET_LAST, 0, 1, 1, optional_get_element, ""},
     {0},
 };

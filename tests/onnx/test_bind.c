@@ -111,7 +111,7 @@ static void branch_sees_its_surroundings(void **state) {
   bound_end(&b);
 }
 
-static void branch_on_data_is_refused(void **state) {
+static void branch_on_data_is_chosen(void **state) {
   (void)state;
   Net net = net_of(17);
   NET_INPUT(&net, "x", 1, 1);
@@ -122,8 +122,10 @@ static void branch_on_data_is_refused(void **state) {
   put_attribute_graph(&n, "else_branch", branch("Abs", "x"));
   net_add(&net, n);
   net_node(&net, "after", "Neg", "y", "z");
-  net_fails(&net, "z", 0, E_UNSUPPORTED,
-            "not supported: node 'if' (If): its condition is not known before the model runs");
+  Bound b = net_bind_ok(&net, "z", 0);
+  assert_int_equal(count_nodes(b.graph, OP_Where), 1);
+  GIVES(&b, 0, (1, 1), 0);
+  bound_end(&b);
 }
 
 /* ---- sequences ---- */
@@ -553,7 +555,7 @@ int main(void) {
       cmocka_unit_test(function_of_another_opset),
       cmocka_unit_test(what_is_in_the_branch_counts),
       cmocka_unit_test(branch_sees_its_surroundings),
-      cmocka_unit_test(branch_on_data_is_refused),
+      cmocka_unit_test(branch_on_data_is_chosen),
       cmocka_unit_test(sequences_become_splits),
       cmocka_unit_test(unused_parts_are_dropped),
       cmocka_unit_test(old_opsets),
