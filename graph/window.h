@@ -31,7 +31,7 @@ Shape window_shape(const Window *window, Shape x);
 static inline Taps window_taps(const Window *w, int axis, int64_t out) {
   int64_t d = w->dilation[axis], start = out * w->stride[axis] - w->begin[axis], size = w->in[axis];
   int64_t behind = size - start, padded = behind + w->end[axis];
-  Taps t = {.start = start, .first = start >= 0 ? 0 : d == 1 ? -start : (d - 1 - start) / d};
+  Taps t = {start, start >= 0 ? 0 : d == 1 ? -start : (d - 1 - start) / d, 0, 0}; /* read as C++, too */
   t.end = behind <= 0 ? 0 : d == 1 ? behind : (behind - 1) / d + 1;
   t.end = t.end < w->kernel[axis] ? t.end : w->kernel[axis];
   t.padded = padded <= 0 ? 0 : d == 1 ? padded : (padded - 1) / d + 1;

@@ -95,6 +95,15 @@ struct Stream {
   VISIT(AccumulateMatMul)                                                                                              \
   VISIT(SquaredNorm)                                                                                                   \
   VISIT(SgdUpdate)                                                                                                     \
+  VISIT(Conv)                                                                                                          \
+  VISIT(ConvGradInput)                                                                                                 \
+  VISIT(ConvGradWeight)                                                                                                \
+  VISIT(MaxPool)                                                                                                       \
+  VISIT(MaxPoolGrad)                                                                                                   \
+  VISIT(AveragePool)                                                                                                   \
+  VISIT(AveragePoolGrad)                                                                                               \
+  VISIT(Resample)                                                                                                      \
+  VISIT(ResampleGrad)                                                                                                  \
   VISIT(AdamUpdate)
 
 #define DECLARE(op_name) extern const KernelDef cuda_##op_name;

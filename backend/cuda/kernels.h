@@ -5,12 +5,14 @@
 #define BACKEND_CUDA_KERNELS_H
 
 #include <cuda_runtime_api.h>
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#include "graph/graph.h"
+#include "graph/convolution.h"
+#include "graph/window.h"
 
 /* Loops over `n` elements, row-major; step[k][i]: elements of operand k from one index of loop i to the next. */
 typedef struct {
@@ -161,6 +163,32 @@ void launch_cross_entropy(cudaStream_t s, DType type, const Classes *classes, Re
 void launch_cross_entropy_grad(cudaStream_t s, DType type, const Classes *classes, Reporter reporter,
                                const void *logits, const void *target, const void *log_sum_exp, const double *scale,
                                void *dlogits);
+
+/* convolution.cu: a and b are the operator's two inputs. partial: room for convolution_partials() numbers of the type.
+ */
+typedef enum { CONVOLUTION_FORWARD, CONVOLUTION_TOWARDS_INPUT, CONVOLUTION_TOWARDS_WEIGHT } ConvolutionWay;
+int64_t convolution_partials(const Convolution *c, ConvolutionWay way);
+void launch_convolution(cudaStream_t s, DType type, const Convolution *c, ConvolutionWay way, const void *a,
+                        const void *b, void *y, void *partial);
+
+/* window.cu. Planes of `from` elements become planes of `to`. divisor: what an average divides by: 0 nothing, 1 the
+ * elements in the window, 2 those of the padding, too. */
+typedef struct {
+  Window w;
+  int64_t planes, from, to;
+  int divisor;
+  bool columns; /* indices count the first axis first */
+} Pools;
+/* indices: NULL, or the place of each maximum among all elements. */
+void launch_max_pool(cudaStream_t s, DType type, const Pools *p, const void *x, void *y, int64_t *indices);
+void launch_average_pool(cudaStream_t s, DType type, const Pools *p, const void *x, void *y);
+/* x: of a maximum; NULL: of an average. */
+void launch_pool_grad(cudaStream_t s, DType type, const Pools *p, const void *dy, const void *x, void *dx);
+/* lines: of X, along the axis. indices, weights [places, taps]. */
+void launch_resample(cudaStream_t s, DType type, Lines lines, int64_t places, int64_t taps, const int64_t *indices,
+                     const double *weights, const void *x, void *y);
+void launch_resample_grad(cudaStream_t s, DType type, Lines lines, int64_t places, int64_t taps, const int64_t *indices,
+                          const double *weights, const void *dy, void *dx);
 
 /* optimizer.cu. The scalars (graph/optimizer.h) are on the device. */
 typedef struct {
