@@ -132,9 +132,11 @@ static Status positive_or(Op *op, Term *x, Term *negative, Term **out) {
   return op_where(op, is_positive, x, negative, out);
 }
 
-/* exp(min(x, 0) / alpha) - 1: never overflows where it is not used. */
+/* exp(min(x, 0) / alpha) - 1: never overflows where it is not used. At 0 the gradient is this one's, as in PyTorch. */
 static Status exp_minus_one(Op *op, Term *x, double alpha, Term **out) {
-  TRY(op_with_number(op, OP_Min, x, 0, &x));
+  Term *zero;
+  TRY(op_scalar(op, x, 0, &zero));
+  TRY(clamp(op, x, OP_Greater, zero, &x));
   if (alpha != 1)
     TRY(op_with_number(op, OP_Div, x, alpha, &x));
   TRY(op_emit1(op, OP_Exp, x, &x));
@@ -168,17 +170,16 @@ static Status selu(Op *op) {
   return op_with_number(op, OP_Mul, t, gamma, &op->out[0]);
 }
 
-/* max(x, 0) + log(1 + exp(-|x|)); the first term as Relu, whose gradient at 0 is that of the whole with the second's.
- */
+/* max(x, 0) + log(1 + exp(-|x|)); at 0 the gradient of the first term is that of the whole: a half. */
 static Status softplus_of(Op *op, Term *x, Term **out) {
-  Term *relu, *t;
-  TRY(op_emit1(op, OP_Relu, x, &relu));
+  Term *larger, *t;
+  TRY(op_with_number(op, OP_Max, x, 0, &larger));
   TRY(op_emit1(op, OP_Abs, x, &t));
   TRY(op_emit1(op, OP_Neg, t, &t));
   TRY(op_emit1(op, OP_Exp, t, &t));
   TRY(op_with_number(op, OP_Add, t, 1, &t));
   TRY(op_emit1(op, OP_Log, t, &t));
-  return op_emit2(op, OP_Add, relu, t, out);
+  return op_emit2(op, OP_Add, larger, t, out);
 }
 
 static Status softplus(Op *op) {

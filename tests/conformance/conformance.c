@@ -3,6 +3,8 @@
  *
  *   conformance FOLDER FIRST STEP    cases FIRST, FIRST + STEP, … that are there: FOLDER/<n>.onnx, <n>.in
  *
+ * With a fourth argument the gradients of each case, in float64, are compared with differences.
+ *
  * For each case a line "<n> backend ok|unsupported|failed message" on standard output, and FOLDER/<n>.<backend>, the
  * outputs, where it is ok. A file of tensors: their count, then for each its ONNX type, rank, dimensions, bytes and
  * contents, all numbers int64. */
@@ -10,27 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/backend.h"
 #include "graph/op.h"
 #include "onnx/file/internal.h"
-#include "onnx/model.h"
-#include "runtime/data/data.h"
-
-enum { MOST_TENSORS = 256 };
-
-typedef struct {
-  Array arrays[MOST_TENSORS];
-  int n;
-  char *bytes;
-} TensorFile;
-
-typedef struct {
-  Arena *arena;
-  Model *model;
-  Graph *graph;
-  TensorFile in;
-  Tensor *tensors; /* by ValueId */
-} Case;
+#include "tests/conformance/conformance.h"
 
 static int64_t take(char **at) {
   int64_t number;
@@ -128,15 +112,24 @@ static Status find_dims(Case *c, BindOptions *options) {
   return OK;
 }
 
-static Status prepare(const char *folder, int number, Case *c) {
-  BindOptions options = {.evaluate = backend_evaluate, .contents = input_contents, .contents_context = c};
+Status case_open(const char *folder, int number, bool no_fuse, Case *c) {
+  BindOptions options = {
+      .evaluate = backend_evaluate, .contents = input_contents, .contents_context = c, .no_fuse = no_fuse};
+  *c = (Case){.arena = arena_create()};
   TRY(model_open(arena_format(c->arena, "%s/%d.onnx", folder, number), NULL, &c->model));
   TRY(read_tensors(arena_format(c->arena, "%s/%d.in", folder, number), &c->in));
   TRY(find_dims(c, &options));
   return model_bind(c->model, &options, c->arena, &c->graph);
 }
 
-static Status fill(Case *c) {
+void case_close(Case *c) {
+  if (c->model)
+    model_close(c->model);
+  free(c->in.bytes);
+  arena_destroy(c->arena);
+}
+
+Status case_fill(Case *c) {
   const Graph *g = c->graph;
   TRY(ARENA_NEW(c->arena, c->tensors, g->n_values));
   for (size_t i = 0; i < g->n_values; i++) {
@@ -147,6 +140,7 @@ static Status fill(Case *c) {
       return status_code();
     data = (void *)(((uintptr_t)data + 63) & ~(uintptr_t)63);
     c->tensors[i] = (Tensor){v->dtype, v->shape, data};
+    memset(data, 0, bytes);
     if (v->data)
       memcpy(data, v->data, bytes);
     else if (v->initializer >= 0)
@@ -185,14 +179,18 @@ static Status run_node(const Case *c, const Backend *backend, Stream *stream, co
   return status;
 }
 
+Status case_run(const Case *c, const Backend *backend, Stream *stream, size_t end) {
+  for (size_t i = 0; i < end; i++)
+    TRY(run_node(c, backend, stream, c->graph->nodes[i]));
+  return OK;
+}
+
 static Status run_on(Case *c, const Backend *backend) {
   Stream *stream;
   TRY(backend_check(backend, c->graph));
-  TRY(fill(c));
+  TRY(case_fill(c));
   TRY(backend->stream_open(0, 1, &stream));
-  Status status = OK;
-  for (size_t i = 0; i < c->graph->n_nodes && status == OK; i++)
-    status = run_node(c, backend, stream, c->graph->nodes[i]);
+  Status status = case_run(c, backend, stream, c->graph->n_nodes);
   backend->stream_close(stream);
   return status;
 }
@@ -207,9 +205,9 @@ static void tell(int number, const char *backend, Status status) {
 }
 
 static void run_case(const char *folder, int number) {
-  Case c = {.arena = arena_create()};
+  Case c;
   const Backend *const host[] = {&backend_reference, &backend_cpu};
-  Status status = prepare(folder, number, &c);
+  Status status = case_open(folder, number, false, &c);
   if (status != OK)
     tell(number, "bind", status);
   for (int i = 0; i < 2 && status == OK; i++) {
@@ -218,15 +216,21 @@ static void run_case(const char *folder, int number) {
       ran = write_outputs(&c, arena_format(c.arena, "%s/%d.%s", folder, number, host[i]->name));
     tell(number, host[i]->name, ran);
   }
-  if (c.model)
-    model_close(c.model);
-  free(c.in.bytes);
-  arena_destroy(c.arena);
+  case_close(&c);
+}
+
+static void run_gradients(const char *folder, int number) {
+  Case c;
+  const char *what, *why;
+  case_gradients(folder, number, &what, &why, &c);
+  printf("%d gradients %s %s\n", number, what, why);
+  fflush(stdout);
+  case_close(&c);
 }
 
 int main(int argc, char **argv) {
-  if (argc != 4) {
-    fprintf(stderr, "usage: conformance FOLDER FIRST STEP\n");
+  if (argc < 4 || argc > 5) {
+    fprintf(stderr, "usage: conformance FOLDER FIRST STEP [gradients]\n");
     return 2;
   }
   for (int i = atoi(argv[2]);; i += atoi(argv[3])) {
@@ -236,6 +240,6 @@ int main(int argc, char **argv) {
     if (!f)
       return 0;
     fclose(f);
-    run_case(argv[1], i);
+    (argc > 4 ? run_gradients : run_case)(argv[1], i);
   }
 }

@@ -4,7 +4,7 @@ usage: conformance.py PROGRAM [-v] [--only WORD]
 
 Those in the standard domain whose tensors are of the types below. A case passes where every backend gives type, shape
 and numbers; it is skipped where the model is refused as unsupported, as `inspect` says it. Prints a table by operator,
-with -v also why, and ends with "N passed, N failed, N skipped"; exit 1 where one failed."""
+with -v also why, compares the gradients of the cases that passed with differences, and ends with "N passed, N failed, N skipped"; exit 1 where one failed."""
 import argparse
 import collections
 import os
@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -28,6 +29,7 @@ SCOPE = {
 # Steps of the last digit: what is computed in float32 and rounded once differs from what rounds at every operator.
 EPSILON = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
 EPSILON.update({t: 2.0**-2 for t in SCOPE if TensorProto.DataType.Name(t).startswith("FLOAT8")})
+NARROWER = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # NumPy has no such types: outputs are float32, rounded.
 UNSAVED = {t for t in SCOPE if TensorProto.DataType.Name(t).startswith(("BFLOAT", "FLOAT8"))}
 # What they draw is nobody else's to know: type and shape are compared.
@@ -97,11 +99,11 @@ def prepare(folder, only):
     return made
 
 
-def run_worker(program, folder, first, step, count):
+def run_worker(program, folder, first, step, count, mode):
     """Lines of the cases first, first + step, …; a case that ends the program is marked, and the next ones follow."""
     lines = collections.defaultdict(list)
     while first < count:
-        done = subprocess.run([program, folder, str(first), str(step)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        done = subprocess.run([program, folder, str(first), str(step), *mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True, errors="replace", check=False)
         last = first - step
         for line in done.stdout.splitlines():
@@ -117,12 +119,10 @@ def run_worker(program, folder, first, step, count):
     return lines
 
 
-def run_all(program, folder, count):
-    from concurrent.futures import ThreadPoolExecutor
-
+def run_all(program, folder, count, *mode):
     lines = {}
     with ThreadPoolExecutor(WORKERS) as pool:
-        for some in pool.map(lambda w: run_worker(program, folder, w, WORKERS, count), range(WORKERS)):
+        for some in pool.map(lambda w: run_worker(program, folder, w, WORKERS, count, mode), range(WORKERS)):
             lines.update(some)
     return lines
 
@@ -172,6 +172,55 @@ def judge(folder, number, case, expected, lines):
     return "passed", ""
 
 
+def widen_tensor(tensor):
+    if tensor.data_type in NARROWER:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+def widen_graph(graph):
+    """Floats become float64: ends, constants, casts, and the types in which statistics are taken."""
+    for value in list(graph.input) + list(graph.output) + list(graph.value_info):
+        if value.type.tensor_type.elem_type in NARROWER:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in graph.initializer:
+        widen_tensor(tensor)
+    for node in graph.node:
+        has_stash = any(a.name == "stash_type" for a in node.attribute)
+        if node.op_type in ("LayerNormalization", "RMSNormalization", "GroupNormalization") and not has_stash:
+            node.attribute.append(helper.make_attribute("stash_type", TensorProto.DOUBLE))
+        for a in node.attribute:
+            if a.type == onnx.AttributeProto.GRAPH:
+                widen_graph(a.g)
+            elif a.type == onnx.AttributeProto.TENSOR:
+                widen_tensor(a.t)
+            elif a.name in ("to", "dtype", "stash_type", "softmax_precision", "output_datatype") and a.i in NARROWER:
+                a.i = TensorProto.DOUBLE
+            elif node.op_type == "Constant" and a.name in ("value_float", "value_floats"):
+                values = np.array(a.f if a.name == "value_float" else list(a.floats), np.float64)
+                a.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(values)))
+
+
+def check_gradients(program, folder, made):
+    """How many cases have gradients that differences confirm, and what is wrong of the others."""
+    confirmed, wrong = 0, []
+    for number, (case, inputs) in enumerate(made):
+        model = onnx.ModelProto()
+        model.CopyFrom(case.model)
+        widen_graph(model.graph)
+        with open(f"{folder}/{number}.onnx", "wb") as file:
+            file.write(model.SerializeToString())
+        for tensor in inputs:
+            widen_tensor(tensor)
+        write_tensors(f"{folder}/{number}.in", inputs)
+    lines = run_all(program, folder, len(made), "gradients")
+    for number, (case, _) in enumerate(made):
+        _, what, why = lines[number][-1] if number in lines else ("", "failed", "it did not run")
+        confirmed += what == "ok"
+        if what == "failed":
+            wrong.append(f"{case.name}: {why}")
+    return confirmed, wrong
+
+
 def operator(case):
     """The one that the case is for: that of its node, or of the function that was expanded."""
     if case.name.endswith("_expanded") or "_expanded_" in case.name:
@@ -187,6 +236,7 @@ def main():
     asked = parser.parse_args()
     table = collections.defaultdict(collections.Counter)
     total = collections.Counter()
+    passed = []
     with tempfile.TemporaryDirectory(prefix="conformance") as folder:
         made = prepare(folder, asked.only)
         lines = run_all(asked.program, folder, len(made))
@@ -194,13 +244,21 @@ def main():
             what, why = judge(folder, number, case, expected, lines.get(number, []))
             table[operator(case)][what] += 1
             total[what] += 1
+            if what == "passed" and not case.name.startswith(RANDOM):
+                inputs, _ = case.data_sets[0]
+                passed.append((case, [as_proto(v, i) for v, i in zip(inputs, case.model.graph.input)]))
             if what == "failed" or asked.v and what == "skipped":
                 print(f"{what} {case.name}: {why.replace(folder + '/', '')}")
+    with tempfile.TemporaryDirectory(prefix="conformance") as folder:
+        confirmed, wrong = check_gradients(asked.program, folder, passed)
+    for line in wrong:
+        print(f"gradient {line}")
     print(f"{'operator':30} passed failed skipped")
     for name in sorted(table):
         print(f"{name:30} {table[name]['passed']:6} {table[name]['failed']:6} {table[name]['skipped']:7}")
+    print(f"gradients of {confirmed} cases are confirmed by differences in float64, of {len(wrong)} not")
     print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
-    return 1 if total["failed"] or not total["passed"] else 0
+    return 1 if total["failed"] or wrong or not total["passed"] else 0
 
 
 if __name__ == "__main__":
