@@ -44,7 +44,25 @@ struct Stream {
   VISIT(Log)                                                                                                           \
   VISIT(Sin)                                                                                                           \
   VISIT(Cos)                                                                                                           \
+  VISIT(Mod)                                                                                                           \
+  VISIT(Tan)                                                                                                           \
+  VISIT(Asin)                                                                                                          \
+  VISIT(Acos)                                                                                                          \
   VISIT(Atan)                                                                                                          \
+  VISIT(Sinh)                                                                                                          \
+  VISIT(Cosh)                                                                                                          \
+  VISIT(Asinh)                                                                                                         \
+  VISIT(Acosh)                                                                                                         \
+  VISIT(Atanh)                                                                                                         \
+  VISIT(Floor)                                                                                                         \
+  VISIT(Ceil)                                                                                                          \
+  VISIT(Round)                                                                                                         \
+  VISIT(BitwiseAnd)                                                                                                    \
+  VISIT(BitwiseOr)                                                                                                     \
+  VISIT(BitwiseXor)                                                                                                    \
+  VISIT(BitwiseNot)                                                                                                    \
+  VISIT(BitShift)                                                                                                      \
+  VISIT(BitCast)                                                                                                       \
   VISIT(Reciprocal)                                                                                                    \
   VISIT(Relu)                                                                                                          \
   VISIT(LeakyRelu)                                                                                                     \
@@ -74,6 +92,8 @@ struct Stream {
   VISIT(RMSNormalization)                                                                                              \
   VISIT(RMSNormalizationGradInput)                                                                                     \
   VISIT(CumSum)                                                                                                        \
+  VISIT(CumProd)                                                                                                       \
+  VISIT(CumProdGrad)                                                                                                   \
   VISIT(ReduceSum)                                                                                                     \
   VISIT(ReduceMean)                                                                                                    \
   VISIT(LayerNormalizationGradScale)                                                                                   \

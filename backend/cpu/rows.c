@@ -41,6 +41,8 @@ SPLIT_ROWS(LayerNormalizationGradInput, takes_floats)
 SPLIT_ROWS(RMSNormalization, takes_floats)
 SPLIT_ROWS(RMSNormalizationGradInput, takes_floats)
 SPLIT_ROWS(CumSum, takes_numbers)
+SPLIT_ROWS(CumProd, takes_numbers)
+SPLIT_ROWS(CumProdGrad, takes_floats)
 
 typedef struct {
   const Node *node;

@@ -210,6 +210,85 @@ KERNEL(Not, .accepts = takes_any) {
   return OK;
 }
 
+/* Integers as bits: those of one size are one kernel, of any sign. */
+#define BITS(op_name, EXPR)                                                                                            \
+  BINARY_LOOP(op_name##_w8, uint64_t, uint64_t, uint64_t, (uint64_t)(EXPR))                                            \
+  BINARY_LOOP(op_name##_w4, uint32_t, uint32_t, uint32_t, (uint32_t)(EXPR))                                            \
+  BINARY_LOOP(op_name##_w2, uint16_t, uint16_t, uint16_t, (uint16_t)(EXPR))                                            \
+  BINARY_LOOP(op_name##_w1, uint8_t, uint8_t, uint8_t, (uint8_t)(EXPR))                                                \
+  static Status op_name##_bits(const Tensor *in, const Tensor *out) {                                                  \
+    switch (dtype_bytes(out->dtype)) {                                                                                 \
+      CASE(8, op_name##_w8_all(in, out))                                                                               \
+      CASE(4, op_name##_w4_all(in, out))                                                                               \
+      CASE(2, op_name##_w2_all(in, out))                                                                               \
+    default:                                                                                                           \
+      return op_name##_w1_all(in, out);                                                                                \
+    }                                                                                                                  \
+  }
+BITS(BitwiseAnd, x &y)
+BITS(BitwiseOr, x | y)
+BITS(BitwiseXor, x ^ y)
+/* What is shifted by all its bits or more, which a number below 0 means too, is 0. */
+BITS(ShiftLeft, y < 8 * sizeof x ? (uint64_t)x << y : 0)
+BITS(ShiftRight, y < 8 * sizeof x ? (uint64_t)x >> y : 0)
+
+/* Of a type with a sign, the sign moves in from the left. */
+#define SIGNED_SHIFT(S, T)                                                                                             \
+  BINARY_LOOP(ShiftRight_##S, T, T, T, (T)(x >> (y < 0 || y >= (T)(8 * sizeof x) ? (T)(8 * sizeof x - 1) : y)))
+SIGNED_SHIFT(i64, int64_t)
+SIGNED_SHIFT(i32, int32_t)
+SIGNED_SHIFT(i16, int16_t)
+SIGNED_SHIFT(i8, int8_t)
+
+static Status shift_right(const Tensor *in, const Tensor *out) {
+  switch (out->dtype) {
+    CASE(I64, ShiftRight_i64_all(in, out))
+    CASE(I32, ShiftRight_i32_all(in, out))
+    CASE(I16, ShiftRight_i16_all(in, out))
+    CASE(I8, ShiftRight_i8_all(in, out))
+  default:
+    return ShiftRight_bits(in, out);
+  }
+}
+
+KERNEL(BitwiseAnd, .accepts = takes_any) {
+  UNUSED;
+  return BitwiseAnd_bits(in, out);
+}
+
+KERNEL(BitwiseOr, .accepts = takes_any) {
+  UNUSED;
+  return BitwiseOr_bits(in, out);
+}
+
+KERNEL(BitwiseXor, .accepts = takes_any) {
+  UNUSED;
+  return BitwiseXor_bits(in, out);
+}
+
+KERNEL(BitShift, .accepts = takes_any) {
+  UNUSED;
+  return node_int(node, "right", 0) ? shift_right(in, out) : ShiftLeft_bits(in, out);
+}
+
+KERNEL(BitwiseNot, .accepts = takes_any) {
+  UNUSED;
+  const uint8_t *x = in[0].data;
+  uint8_t *y = out[0].data;
+  int64_t n = shape_elements(out[0].shape) * (int64_t)dtype_bytes(out[0].dtype);
+  for (int64_t i = 0; i < n; i++)
+    y[i] = (uint8_t)~x[i];
+  return OK;
+}
+
+KERNEL(BitCast, .accepts = takes_any) {
+  UNUSED;
+  size_t bytes = (size_t)shape_elements(out[0].shape) * dtype_bytes(out[0].dtype);
+  if (bytes)
+    memcpy(out[0].data, in[0].data, bytes);
+  return OK;
+}
+
 /* The common steppings spelled out, as RUN2; a mask, for conditions that no branch predictor knows. */
 #define CHOOSE(T, c_step, a_step, b_step)                                                                              \
   if (sc == c_step && sa == a_step && sb == b_step) {                                                                  \
@@ -284,7 +363,18 @@ UNARY(Log, logf(x), log(x))
 UNARY(Erf, erff(x), erf(x))
 UNARY(Sin, sinf(x), sin(x))
 UNARY(Cos, cosf(x), cos(x))
+UNARY(Tan, tanf(x), tan(x))
+UNARY(Asin, asinf(x), asin(x))
+UNARY(Acos, acosf(x), acos(x))
 UNARY(Atan, atanf(x), atan(x))
+UNARY(Sinh, sinhf(x), sinh(x))
+UNARY(Cosh, coshf(x), cosh(x))
+UNARY(Asinh, asinhf(x), asinh(x))
+UNARY(Acosh, acoshf(x), acosh(x))
+UNARY(Atanh, atanhf(x), atanh(x))
+UNARY(Floor, floorf(x), floor(x))
+UNARY(Ceil, ceilf(x), ceil(x))
+UNARY(Round, rintf(x), rint(x))
 UNARY(Reciprocal, 1 / x, 1 / x)
 UNARY(Tanh, tanhf(x), tanh(x))
 UNARY(Sigmoid, 1 / (1 + expf(-x)), 1 / (1 + exp(-x)))

@@ -15,7 +15,7 @@ static Status broadcast_shape(Graph *g, Node *n, Shape *shape) {
   return OK;
 }
 
-static Status infer_binary(Graph *g, Node *n) {
+Status infer_binary(Graph *g, Node *n) {
   Shape shape;
   TRY(rule_one_type(g, n));
   TRY(broadcast_shape(g, n, &shape));
@@ -56,7 +56,7 @@ static Status infer_where(Graph *g, Node *n) {
   return OK;
 }
 
-static Status infer_float_unary(Graph *g, Node *n) {
+Status infer_float_unary(Graph *g, Node *n) {
   TRY(rule_float(g, n, 0));
   return rule_same(g, n);
 }
@@ -181,14 +181,17 @@ static Status gradient_base(Graph *g, const Node *n, ValueId dY, ValueId *dA) {
   return emit2(g, OP_Mul, dY, t, dA);
 }
 
-/* dB = dY Y log A, 0 where A is 0 */
+/* dB = dY Y log A, 0 where A is 0 and Y is not infinite, as torch.pow */
 static Status gradient_exponent(Graph *g, const Node *n, ValueId dY, ValueId *dB) {
-  ValueId A = n->in[0], zero, is_zero, t;
+  ValueId A = n->in[0], B, zero, is_zero, is_finite, t;
+  TRY(emit_cast(g, n->in[1], rule_in(g, n, 0)->dtype, &B));
   TRY(emit_scalar(g, A, 0, &zero));
   TRY(emit2(g, OP_Equal, A, zero, &is_zero));
+  TRY(emit2(g, OP_GreaterOrEqual, B, zero, &is_finite));
+  TRY(emit2(g, OP_And, is_zero, is_finite, &is_zero));
   TRY(emit1(g, OP_Log, A, &t));
-  TRY(emit_where(g, is_zero, zero, t, &t));
   TRY(emit2(g, OP_Mul, n->out[0], t, &t));
+  TRY(emit_where(g, is_zero, zero, t, &t));
   TRY(emit2(g, OP_Mul, dY, t, &t));
   return emit_cast(g, t, rule_in(g, n, 1)->dtype, dB);
 }
@@ -197,6 +200,18 @@ static Status gradient_pow(Graph *g, const Node *n, const ValueId *d_out, ValueI
   if (rule_wants(g, n, 0))
     TRY(gradient_base(g, n, d_out[0], &d_in[0]));
   return rule_wants(g, n, 1) ? gradient_exponent(g, n, d_out[0], &d_in[1]) : OK;
+}
+
+/* Y = A - Q B with a whole quotient Q: dA = dY, dB = -dY Q */
+static Status gradient_mod(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId t;
+  if (rule_wants(g, n, 0))
+    d_in[0] = d_out[0];
+  if (!rule_wants(g, n, 1))
+    return OK;
+  TRY(emit2(g, OP_Sub, n->out[0], n->in[0], &t));
+  TRY(emit2(g, OP_Div, t, n->in[1], &t));
+  return emit2(g, OP_Mul, d_out[0], t, &d_in[1]);
 }
 
 /* The larger (smaller) side takes all, a tie goes by halves, as torch.maximum. */
@@ -330,7 +345,7 @@ static Status gradient_cast(Graph *g, const Node *n, const ValueId *d_out, Value
 /* Transcendental functions cost about this many operations an element. */
 enum { FUNCTION_FLOPS = 16 };
 
-static Cost cost_function(const Graph *g, const Node *n) {
+Cost cost_function(const Graph *g, const Node *n) {
   Cost cost = {0, 0};
   for (int i = 0; i < n->n_in; i++)
     cost.bytes += (double)graph_value_bytes(g, n->in[i]);
@@ -346,7 +361,7 @@ ENTRY(Div, 2, 2, 1, 1, OP_ELEMENTWISE | OP_DIVIDES, infer_binary, gradient_div, 
 ENTRY(Pow, 2, 2, 1, 1, OP_ELEMENTWISE, infer_pow, gradient_pow, cost_function, batch_elementwise)
 ENTRY(Max, 2, 2, 1, 1, OP_ELEMENTWISE, infer_binary, gradient_max, NULL, batch_elementwise)
 ENTRY(Min, 2, 2, 1, 1, OP_ELEMENTWISE, infer_binary, gradient_max, NULL, batch_elementwise)
-ENTRY(Mod, 2, 2, 1, 1, OP_ELEMENTWISE | OP_DIVIDES, infer_binary, NULL, NULL, batch_elementwise)
+ENTRY(Mod, 2, 2, 1, 1, OP_ELEMENTWISE | OP_DIVIDES, infer_binary, gradient_mod, NULL, batch_elementwise)
 ENTRY(Equal, 2, 2, 1, 1, OP_ELEMENTWISE, infer_compare, NULL, NULL, batch_elementwise)
 ENTRY(Greater, 2, 2, 1, 1, OP_ELEMENTWISE, infer_compare, NULL, NULL, batch_elementwise)
 ENTRY(GreaterOrEqual, 2, 2, 1, 1, OP_ELEMENTWISE, infer_compare, NULL, NULL, batch_elementwise)

@@ -66,6 +66,12 @@ Status emit_unbroadcast(Graph *g, ValueId a, Shape shape, ValueId *out);
 /* The op with the node's own attributes and perhaps one more. */
 Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in, const Attr *extra, ValueId *out);
 
+/* Elementwise rules (graph/ops/elementwise.c), for entries of every file: Y as X, of floats; A and B of one type; the
+ * cost of a transcendental function. */
+Status infer_float_unary(Graph *g, Node *n);
+Status infer_binary(Graph *g, Node *n);
+Cost cost_function(const Graph *g, const Node *n);
+
 /* An operator's entry in the table: op_Name, named "Name". */
 /* Where the samples lie (graph/ops/batch.c), for entries of every file. */
 typedef void BatchRule(const Graph *g, const Node *n, const Batch *in, Batch *out);

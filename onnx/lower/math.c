@@ -245,40 +245,6 @@ static Status sign(Op *op) {
   return op_emit2(op, OP_Sub, positive, negative, &op->out[0]);
 }
 
-static double half_to_even(double x) {
-  return nearbyint(x);
-}
-
-/* Steps have no gradient worth a kernel: they appear in arithmetic on shapes, which is known. */
-static Status step(Op *op) {
-  static const struct {
-    const char *op;
-    double (*function)(double);
-  } steps[] = {{"Floor", floor}, {"Ceil", ceil}, {"Round", half_to_even}};
-  Term *x = op->in[0];
-  bool known;
-  TRY(term_given(op->lower, x, &known));
-  if (!known || (x->dtype != F32 && x->dtype != F64))
-    return fail(E_UNSUPPORTED, "only of known float32 or float64 numbers");
-  double (*function)(double) = NULL;
-  for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
-    if (strcmp(steps[i].op, op->lowering->op) == 0)
-      function = steps[i].function;
-  const Constant *c;
-  const Constant *old = x->constant;
-  int64_t n = shape_elements(old->stored);
-  double *wide;
-  TRY(ARENA_NEW(op->lower->arena, wide, n));
-  float *narrow = (float *)wide;
-  for (int64_t i = 0; i < n; i++)
-    if (x->dtype == F64)
-      wide[i] = function(((const double *)old->data)[i]);
-    else
-      narrow[i] = (float)function(((const float *)old->data)[i]);
-  TRY(constant_make(op->lower, NULL, x->dtype, old->stored, wide, &c));
-  return term_broadcast(op->lower, c, x->shape, &op->out[0]);
-}
-
 /* A number is no number exactly when it differs from itself. */
 static Status is_nan(Op *op) {
   Term *t;
@@ -348,9 +314,6 @@ const Lowering lowerings_math[] = {
     ONE(HardSwish, 14, hard_swish, ""),
     ONE(ThresholdedRelu, 10, thresholded_relu, "alpha:f"),
     ONE(Sign, 9, sign, ""),
-    ONE(Floor, 6, step, ""),
-    ONE(Ceil, 6, step, ""),
-    ONE(Round, 11, step, ""),
     ONE(IsNaN, 9, is_nan, ""),
     {0},
 };

@@ -139,75 +139,37 @@ static Status reduce_log_sum_exp(Op *op) {
   return op_reshape(op, t, dropped, &op->out[0]);
 }
 
-/* to[i] *= from[i] */
-static Status multiply(DType dtype, void *to, const void *from, int64_t n) {
-  switch (dtype) {
-  case F32:
-    for (int64_t i = 0; i < n; i++)
-      ((float *)to)[i] *= ((const float *)from)[i];
-    return OK;
-  case F64:
-    for (int64_t i = 0; i < n; i++)
-      ((double *)to)[i] *= ((const double *)from)[i];
-    return OK;
-  case I64:
-    for (int64_t i = 0; i < n; i++)
-      ((uint64_t *)to)[i] *= ((const uint64_t *)from)[i];
-    return OK;
-  case I32:
-    for (int64_t i = 0; i < n; i++)
-      ((uint32_t *)to)[i] *= ((const uint32_t *)from)[i];
-    return OK;
-  default:
-    return fail(E_UNSUPPORTED, "type %s", dtype_name(dtype));
-  }
-}
-
-/* The product along one axis, which keeps size 1: each block of what lies behind the axis onto the first. */
-static Status product_along(Op *op, int axis, Term **t) {
-  Shape from = (*t)->shape, to = from, inner = {0};
-  size_t element = dtype_bytes((*t)->dtype), bytes, line;
-  char *data;
-  Term *one;
-  to.dim[axis] = 1;
-  for (int i = axis + 1; i < from.rank; i++)
-    inner.dim[inner.rank++] = from.dim[i];
-  TRY(shape_bytes(from, (*t)->dtype, &bytes));
-  TRY(budget_need(&op->lower->budget, bytes, (double)shape_elements(from)));
-  if (from.dim[axis] == 0) {
-    TRY(op_scalar(op, *t, 1, &one));
-    return op_expand(op, one, to, t);
-  }
-  if (!(data = arena_alloc(op->lower->arena, bytes, 1)))
-    return status_code();
-  term_write(*t, data);
-  line = (size_t)shape_elements(inner) * element;
-  for (size_t at = 0, end = 0; at < bytes; at += line * (size_t)from.dim[axis], end += line) {
-    memmove(data + end, data + at, line);
-    for (int64_t k = 1; k < from.dim[axis]; k++)
-      TRY(multiply((*t)->dtype, data + end, data + at + (size_t)k * line, shape_elements(inner)));
-  }
-  return term_make(op->lower, NULL, (*t)->dtype, to, data, t);
-}
-
-/* Products of dimensions, which are known. */
+/* The last of the running products along the reduced axes, which are made the last one: its gradient holds where
+ * factors are 0. */
 static Status reduce_prod(Op *op) {
   Axes a;
-  bool known;
+  Shape shape = op->in[0]->shape, kept = {0}, lines = {0};
+  int64_t perm[MAX_RANK], n = 1;
   Term *t = op->in[0];
   TRY(axes_of(op, &a));
-  TRY(term_given(op->lower, t, &known));
-  if (!known)
-    return fail(E_UNSUPPORTED, "only of known numbers");
-  for (int i = 0; i < a.n; i++)
-    TRY(product_along(op, (int)a.axes[i], &t));
-  Shape dropped = {0};
-  for (int i = 0, next = 0; i < t->shape.rank; i++)
-    if (!a.keepdims && next < a.n && a.axes[next] == i)
-      next++;
-    else
-      dropped.dim[dropped.rank++] = t->shape.dim[i];
-  return op_reshape(op, t, dropped, &op->out[0]);
+  if (a.n == 0)
+    return op->out[0] = t, OK;
+  for (int i = 0, next = 0, last = shape.rank - a.n; i < shape.rank; i++) {
+    bool reduced = next < a.n && a.axes[next] == i;
+    next += reduced;
+    perm[reduced ? last++ : lines.rank] = i;
+    if (!reduced)
+      lines.dim[lines.rank++] = shape.dim[i];
+    if (!reduced || a.keepdims)
+      kept.dim[kept.rank++] = reduced ? 1 : shape.dim[i];
+    n *= reduced ? shape.dim[i] : 1;
+  }
+  if (n == 0) {
+    TRY(op_scalar(op, t, 1, &t));
+    return op_expand(op, t, kept, &op->out[0]);
+  }
+  TRY(op_transpose(op, t, perm, &t));
+  lines.dim[lines.rank++] = n;
+  TRY(op_reshape(op, t, lines, &t));
+  Attr along = attr_int("axis", lines.rank - 1);
+  TRY(op_emit(op, OP_CumProd, &t, 1, &along, 1, &t, 1));
+  TRY(op_slice(op, t, lines.rank - 1, n - 1, n, &t));
+  return op_reshape(op, t, kept, &op->out[0]);
 }
 
 /* Axes by attribute in versions up to `last`, by input afterwards. */

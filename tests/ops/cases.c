@@ -16,6 +16,10 @@
 #define ANY(...) X(__VA_ARGS__)
 #define POSITIVE(...)                                                                                                  \
   { .present = true, .shape = DIMS(__VA_ARGS__), .fill = FILL_POSITIVE }
+#define UNIT(...)                                                                                                      \
+  { .present = true, .shape = DIMS(__VA_ARGS__), .fill = FILL_UNIT }
+#define BEYOND(...)                                                                                                    \
+  { .present = true, .shape = DIMS(__VA_ARGS__), .fill = FILL_BEYOND }
 #define DISTINCT(...)                                                                                                  \
   { .present = true, .shape = DIMS(__VA_ARGS__), .fill = FILL_DISTINCT }
 #define TIED(...)                                                                                                      \
@@ -130,6 +134,7 @@ const OpCase op_cases[] = {
     BROADCASTS(OP_Min, NUMBERS, DISTINCT),
     BROADCASTS(OP_Mod, NUMBERS, FIXED),
     {OP_Mod, NUMBERS, {FIXED(40), FIXED(40)}, {Y(40)}, {INT("fmod", 1)}},
+    {OP_Mod, FLOATS, {X(40), X(40)}, {Y(40)}, {INT("fmod", 1)}},
     COMPARES(OP_Equal),
     COMPARES(OP_Greater),
     COMPARES(OP_GreaterOrEqual),
@@ -389,6 +394,8 @@ const OpCase op_cases[] = {
     {OP_AdamUpdate, FLOATS, {X(33), SCALARS(0), X(33), POSITIVE(33), X(33)}, {}, ADAM(0, 0)},
     {OP_AdamUpdate, FLOATS, {X(33), SCALARS(1), X(33), POSITIVE(33), X(33), X(33)}, {}, ADAM(0.1, 0)},
     {OP_AdamUpdate, FLOATS, {X(1100), SCALARS(0), X(1100), POSITIVE(1100), X(1100)}, {}, ADAM(0.1, 1)},
+#include "tests/ops/rows/determinant.inc"
+#include "tests/ops/rows/functions.inc"
 #include "tests/ops/rows/pool.inc"
 };
 

@@ -15,6 +15,8 @@
 typedef enum {
   FILL_ANY,      /* floats in -2 … 2 away from 0, integers -6 … 6 but 0, natural numbers 0 … 9, booleans */
   FILL_POSITIVE, /* 0.3 … 2.3 */
+  FILL_UNIT,     /* -0.9 … 0.9 */
+  FILL_BEYOND,   /* 1.1 … 3.1 */
   FILL_DISTINCT, /* no two alike, over all inputs of the case, and at least 1/64 apart */
   FILL_TIED,     /* few values, many alike; 0 among them */
   FILL_INDEX,    /* -limit … limit-1 */

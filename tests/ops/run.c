@@ -108,6 +108,10 @@ static void fill(const CaseInput *in, const Tensor *tensor, int salt, uint64_t s
     double x = any_value(tensor->dtype, &random);
     if (in->fill == FILL_POSITIVE)
       x = 0.3 + (double)(float)(random_below(&random, 1 << 16) / 32768.0);
+    else if (in->fill == FILL_UNIT)
+      x = (double)(float)((double)random_below(&random, 1 << 16) / 65536 * 1.8 - 0.9);
+    else if (in->fill == FILL_BEYOND)
+      x = 1.1 + (double)(float)(random_below(&random, 1 << 16) / 32768.0);
     else if (in->fill == FILL_DISTINCT)
       x = (double)(i * 7919 % (n | 1) * 4 + salt % 4) / 64 - 1; /* 7919 is prime: a permutation */
     else if (in->fill == FILL_TIED)
