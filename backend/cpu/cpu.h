@@ -117,6 +117,9 @@ struct Stream {
   VISIT(AveragePool)                                                                                                   \
   VISIT(AveragePoolGrad)                                                                                               \
   VISIT(Resample)                                                                                                      \
+  VISIT(PointSample)                                                                                                   \
+  VISIT(PointSampleGradInput)                                                                                          \
+  VISIT(PointSampleGradPoints)                                                                                         \
   VISIT(ResampleGrad)                                                                                                  \
   VISIT(MatMul)                                                                                                        \
   VISIT(AccumulateMatMul)                                                                                              \
