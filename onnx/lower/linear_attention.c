@@ -28,24 +28,10 @@ static Status swiglu(Op *op) {
   return op_emit2(op, OP_Mul, gate, op->in[1], &op->out[0]);
 }
 
-/* Each channel by itself: X [batch, channels, length + k-1] shifted by 0 … k-1, weighted and added. */
-static Status shifted_sum(Op *op, Term *x, Term *weights, int64_t length, Term **out) {
-  for (int64_t i = 0; i < weights->shape.dim[2]; i++) {
-    Term *weight, *part;
-    TRY(op_slice(op, weights, 2, i, i + 1, &weight));
-    TRY(op_reshape(op, weight, (Shape){2, {weights->shape.dim[0], 1}}, &weight));
-    TRY(op_slice(op, x, 2, i, i + length, &part));
-    TRY(op_emit2(op, OP_Mul, part, weight, &part));
-    if (i)
-      TRY(op_emit2(op, OP_Add, *out, part, &part));
-    *out = part;
-  }
-  return OK;
-}
-
 static Status causal_conv(Op *op) {
   Term *x = op->in[0], *w = op->in[1], *bias = op_in(op, 2), *past = op_in(op, 3), *y;
   Shape s = x->shape, before = s;
+  Attr each = attr_int("group", s.rank > 1 ? s.dim[1] : 0);
   const char *activation;
   TRY(op_string(op, "activation", "none", &activation));
   bool silu = strcmp(activation, "silu") == 0 || strcmp(activation, "swish") == 0;
@@ -63,11 +49,8 @@ static Status causal_conv(Op *op) {
   TRY(op_concat(op, (Term *[]){past, x}, 2, 2, &x));
   if (op_wants(op, 1))
     TRY(op_slice(op, x, 2, s.dim[2], s.dim[2] + before.dim[2], &op->out[1]));
-  TRY(shifted_sum(op, x, w, s.dim[2], &y));
-  if (bias->kind == TERM_TENSOR) {
-    TRY(op_reshape(op, bias, (Shape){2, {shape_elements(bias->shape), 1}}, &bias));
-    TRY(op_emit2(op, OP_Add, y, bias, &y));
-  }
+  TRY(op_emit(op, OP_Conv, (Term *[]){x, w}, 2, &each, 1, &y, 1));
+  TRY(op_add_bias(op, y, bias, op->n_in > 2 ? op->proto->input[2] : "", &y));
   return silu ? swish_of(op, y, 1, &op->out[0]) : (op->out[0] = y, OK);
 }
 
