@@ -101,6 +101,8 @@ bool draw_step(Draw *d);
 bool draw_trained(Draw *d);
 /* A step that puts or picks by index, see draw_index.c. */
 bool draw_by_index(Draw *d);
+/* One that convolves, see draw_convolution.c. */
+bool draw_convolved(Draw *d);
 /* What steps begin with: a value of the kind with at least so many axes, one of the last mostly, or NULL; an axis to
  * work along, one that does not grow where the model is calm, or -1. And end with: a value of these sizes, or of v's.
  */
