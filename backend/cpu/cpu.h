@@ -83,6 +83,8 @@ struct Stream {
   VISIT(Accumulate)                                                                                                    \
   VISIT(SgdUpdate)                                                                                                     \
   VISIT(AdamUpdate)                                                                                                    \
+  VISIT(RecurrentSteps)                                                                                                \
+  VISIT(RecurrentStepsGrad)                                                                                            \
   VISIT(Softmax)                                                                                                       \
   VISIT(LogSoftmax)                                                                                                    \
   VISIT(SoftmaxGrad)                                                                                                   \
