@@ -2,7 +2,7 @@
  * NODE/i/…; what bodies are lowered to in all is bounded (budget.c). */
 #include <string.h>
 
-#include "onnx/lower/lower.h"
+#include "onnx/lower/bag.h"
 
 /* What each run gives of some outputs: the parts of one, in order of the runs. */
 typedef struct {
@@ -92,6 +92,11 @@ static Status loop(Op *op) {
   TRY(ARENA_NEW(op->lower->arena, out, n_out));
   TRY(ARENA_NEW(op->lower->arena, lists, stacks));
   TRY(loop_begins(op, &trips, &in[1], &goes));
+  if (goes && !carried && stacks == 1 && op->n_out == 1 && op_has(op, 0) && trips > 0) {
+    TRY(bags_lower(op, &body, trips, in[1], &op->out[0]));
+    if (op->out[0])
+      return OK;
+  }
   for (size_t i = 0; i < carried; i++)
     in[2 + i] = op_in(op, (int)i + 2);
   for (int64_t i = 0; i < trips && goes; i++) {

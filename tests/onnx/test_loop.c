@@ -98,6 +98,49 @@ static void what_a_body_lacks_is_named_once(void **state) {
   net_fails(&net, "y", 0, E_UNSUPPORTED, "not supported: node 'l/0/odd' (Mystery): no such operator here");
 }
 
+/* Sums of rows starts[i] … ends[i] - 1 of x. */
+static void put_bags(Net *net, int n, const int64_t *starts, const int64_t *ends) {
+  Bytes nodes = {0}, sum = node("r", "ReduceSum", "rows,zero", "sum");
+  net_ints(net, "starts", 1, n + 1, starts);
+  net_ints(net, "ends", 1, n, ends);
+  NET_INTS(net, "zero", 0);
+  NET_INT(net, "n", n);
+  body_node(&nodes, "s", "Gather", "starts,i", "s0");
+  body_node(&nodes, "e", "Gather", "ends,i", "e0");
+  body_node(&nodes, "us", "Unsqueeze", "s0,zero", "s1");
+  body_node(&nodes, "ue", "Unsqueeze", "e0,zero", "e1");
+  body_node(&nodes, "cut", "Slice", "x,s1,e1,zero", "rows");
+  put_attribute_int(&sum, "keepdims", 0);
+  put_message(&nodes, 1, sum);
+  net_add(net, with_body("Loop", "n,", "y", body_of(nodes, "i,c", "c,sum")));
+}
+
+static void bags_are_reduced_at_once(void **state) {
+  (void)state;
+  Net ragged = net_of(17), even = net_of(17), other = net_of(17);
+  NET_INPUT(&ragged, "x", 5, 2);
+  put_bags(&ragged, 3, (int64_t[]){0, 2, 2, 5}, (int64_t[]){2, 2, 5});
+  Bound b = net_bind_ok(&ragged, "y", 0);
+  assert_int_equal(count_nodes(b.graph, OP_SegmentReduce), 1);
+  assert_int_equal(count_nodes(b.graph, OP_ReduceSum), 0);
+  GIVES(&b, 0, (3, 2), 2, 4, 0, 0, 18, 21);
+  bound_end(&b);
+  NET_INPUT(&even, "x", 4, 2); /* bags of one size are a stack */
+  put_bags(&even, 2, (int64_t[]){0, 2, 4}, (int64_t[]){2, 4});
+  b = net_bind_ok(&even, "y", 0);
+  assert_int_equal(count_nodes(b.graph, OP_SegmentReduce), 0);
+  assert_int_equal(count_nodes(b.graph, OP_ReduceSum), 1);
+  GIVES(&b, 0, (2, 2), 2, 4, 10, 12);
+  bound_end(&b);
+  NET_INPUT(&other, "x", 4, 2); /* bags that overlap are no bags */
+  put_bags(&other, 2, (int64_t[]){0, 1, 4}, (int64_t[]){2, 4});
+  b = net_bind_ok(&other, "y", 0);
+  assert_int_equal(count_nodes(b.graph, OP_SegmentReduce), 0);
+  assert_int_equal(count_nodes(b.graph, OP_ReduceSum), 2);
+  GIVES(&b, 0, (2, 2), 2, 4, 12, 15);
+  bound_end(&b);
+}
+
 static void scans_go_along_axes(void **state) {
   (void)state;
   Net net = net_of(17);
@@ -191,6 +234,7 @@ int main(void) {
       cmocka_unit_test(endless_loops_are_refused),
       cmocka_unit_test(conditions_from_data_are_named),
       cmocka_unit_test(what_a_body_lacks_is_named_once),
+      cmocka_unit_test(bags_are_reduced_at_once),
       cmocka_unit_test(scans_go_along_axes),
       cmocka_unit_test(sequences_are_mapped),
       cmocka_unit_test(optional_values_are_known),
