@@ -45,6 +45,8 @@ void model_close(Model *model) {
   if (!model)
     return;
   model_bound(model);
+  if (model->bodies)
+    onnx__model_proto__free_unpacked(model->bodies, NULL);
   model_unmap(model);
   arena_destroy(model->arena);
 }

@@ -78,6 +78,7 @@ struct Model {
   bool is_dynamo;            /* torch's dynamo exporter wrote it */
   bool ties_unknown;         /* weights of candidates are absent */
   struct BatchProof *proofs; /* onnx/lower/batch.c: a list */
+  Onnx__ModelProto *bodies;  /* onnx/lower/bodies.c: unpacked when they are first asked for */
 
   const Onnx__FunctionProto **functions; /* sorted, for model_function */
 };

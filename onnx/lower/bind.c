@@ -100,10 +100,13 @@ static Status call_attributes(const Op *op, const Onnx__FunctionProto *f, Map *m
   return OK;
 }
 
-static Status call_function(Op *op, const Onnx__FunctionProto *f) {
+static Status call_function(Op *op, const Onnx__FunctionProto *f, bool specified) {
   Lower *lower = op->lower;
   Scope scope = {0};
-  Frame frame = {.function = f, .imports = f->opset_import, .n_imports = f->n_opset_import};
+  Frame frame = {.function = f,
+                 .imports = f->opset_import,
+                 .n_imports = f->n_opset_import,
+                 .specified = specified || op->frame->specified};
   if ((size_t)op->n_in > f->n_input || (size_t)op->n_out > f->n_output)
     return fail(E_MODEL, "the function has %zu inputs and %zu outputs, the node %d and %d", f->n_input, f->n_output,
                 op->n_in, op->n_out);
@@ -161,13 +164,23 @@ static Status lower_in_context(Op *op, Scope *scope) {
   Lower *lower = op->lower;
   const char *reason;
   TRY(find_inputs(op));
-  const Onnx__FunctionProto *f = model_function(lower->model, op->proto);
+  const Onnx__FunctionProto *f = op->frame->specified ? NULL : model_function(lower->model, op->proto);
   if (f) {
-    TRY(call_function(op, f));
+    TRY(call_function(op, f, false));
     return publish(op, scope);
   }
   op->opset = operator_opset(op->proto->domain, op->frame->imports, op->frame->n_imports);
   TRY(operator_find(lower->arena, op->proto, op->opset, op->frame->attributes, &op->lowering, &reason));
+  if (!op->lowering)
+    TRY(body_find(lower->model, op->proto, op->opset, &f));
+  if (f && !(reason = body_refuses(lower->arena, f, op->proto))) {
+    Status status = call_function(op, f, true);
+    if (status == OK)
+      return publish(op, scope);
+    if (status != E_SHAPE)
+      return status;
+    reason = status_message(); /* its constants are of a type, and the node may be of another */
+  }
   if (!op->lowering) {
     TRY(finding_add(lower->arena, &lower->findings, op->name, op->proto->op_type, reason));
     return pass_over(op, scope);

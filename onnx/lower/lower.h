@@ -55,6 +55,7 @@ typedef struct Frame {
   Onnx__OperatorSetIdProto **imports;
   size_t n_imports;
   const char *prefix; /* of node and value names: "layer.3/" */
+  bool specified;     /* within a function of the specification: local functions are not called there */
 } Frame;
 
 typedef struct {
@@ -139,6 +140,12 @@ enum { MANY = 1 << 20, SOME = MANY + 1, OPSET_FIRST = 7, OPSET_LAST = OPSET_NEWE
  * attributes of the calling function, NULL where there is none or they are not known. */
 Status operator_find(Arena *arena, const Onnx__NodeProto *node, int64_t opset, const Map *call, const Lowering **row,
                      const char **reason);
+/* Whether a row has this operator at this opset. */
+bool operator_has_row(const Onnx__NodeProto *node, int64_t opset);
+/* bodies.c: the function that the specification gives an operator without a row; *body is NULL where there is none. */
+Status body_find(Model *model, const Onnx__NodeProto *node, int64_t opset, const Onnx__FunctionProto **body);
+/* Why it does not take the node, in the arena; NULL where it does. */
+const char *body_refuses(Arena *arena, const Onnx__FunctionProto *body, const Onnx__NodeProto *node);
 /* The version of a node's domain that the body imports; 0 where it imports none. "" and "ai.onnx" are one. */
 int64_t operator_opset(const char *domain, Onnx__OperatorSetIdProto *const *imports, size_t n_imports);
 Status finding_add(Arena *arena, Findings *findings, const char *node, const char *operator, const char * reason);

@@ -140,6 +140,14 @@ static const char *check(Arena *arena, const Onnx__NodeProto *node, int64_t opse
   return reason ? reason : check_attributes(arena, node, call, *row);
 }
 
+bool operator_has_row(const Onnx__NodeProto *node, int64_t opset) {
+  for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
+    for (const Lowering *r = tables[t]; r->op; r++)
+      if (strcmp(r->op, proto_text(node->op_type)) == 0 && opset >= r->from && opset <= r->to)
+        return true;
+  return false;
+}
+
 Status operator_find(Arena *arena, const Onnx__NodeProto *node, int64_t opset, const Map *call, const Lowering **row,
                      const char **reason) {
   *reason = check(arena, node, opset, call, row);
@@ -212,10 +220,11 @@ Status findings_fail(const Findings *findings) {
 /* ---- without binding ---- */
 
 typedef struct {
-  const Model *model;
+  Model *model;
   Arena *arena;
   Findings findings;
-  bool *visited; /* [n_functions] of the model */
+  bool *visited;  /* [n_functions] of the model */
+  bool specified; /* within a function of the specification */
 } Survey;
 
 static Status survey(Survey *s, const char *prefix, Onnx__NodeProto *const *nodes, size_t n,
@@ -251,10 +260,30 @@ static Status survey_inside(Survey *s, const char *prefix, const Onnx__NodeProto
   return OK;
 }
 
+/* The function that the specification gives an operator without a row; *reason: why that does not take the node. */
+static Status survey_body(Survey *s, const char *prefix, const Onnx__NodeProto *node, size_t index, int64_t opset,
+                          const char **reason) {
+  const Onnx__FunctionProto *body;
+  TRY(body_find(s->model, node, opset, &body));
+  if (!body)
+    return OK;
+  *reason = body_refuses(s->arena, body, node);
+  const char *label = node_label(s->arena, node, index);
+  const char *inside = label ? arena_format(s->arena, "%s%s/", prefix, label) : NULL;
+  if (!inside)
+    return status_code();
+  bool before = s->specified;
+  s->specified = true;
+  if (!*reason)
+    TRY(survey(s, inside, body->node, body->n_node, body->opset_import, body->n_opset_import));
+  s->specified = before;
+  return OK;
+}
+
 static Status survey(Survey *s, const char *prefix, Onnx__NodeProto *const *nodes, size_t n,
                      Onnx__OperatorSetIdProto *const *imports, size_t n_imports) {
   for (size_t i = 0; i < n; i++) {
-    const Onnx__FunctionProto *f = model_function(s->model, nodes[i]);
+    const Onnx__FunctionProto *f = s->specified ? NULL : model_function(s->model, nodes[i]);
     const Lowering *row;
     const char *reason;
     if (f) {
@@ -263,6 +292,8 @@ static Status survey(Survey *s, const char *prefix, Onnx__NodeProto *const *node
     }
     int64_t opset = operator_opset(nodes[i]->domain, imports, n_imports);
     TRY(operator_find(s->arena, nodes[i], opset, NULL, &row, &reason));
+    if (reason)
+      TRY(survey_body(s, prefix, nodes[i], i, opset, &reason));
     if (reason || (row && strchr(row->attributes, 'g'))) /* names of the others are not worth their memory */
       TRY(survey_inside(s, prefix, nodes[i], i, reason, imports, n_imports));
   }

@@ -75,7 +75,7 @@ static Status known_floats(Op *op, int i, int n, double *list) {
   if (shape_elements(term->shape) != n)
     return fail(E_SHAPE, "input %d ('%s') has %lld numbers, not %d", i, op->proto->input[i],
                 (long long)shape_elements(term->shape), n);
-  TRY(term_known(op->lower, term, &known));
+  TRY(term_given(op->lower, term, &known));
   if (!known)
     return fail(E_UNSUPPORTED, "input %d ('%s') is not known before the model runs", i, op->proto->input[i]);
   if (term->dtype == F64) {

@@ -188,6 +188,8 @@ def widen_graph(graph):
         has_stash = any(a.name == "stash_type" for a in node.attribute)
         if node.op_type in ("LayerNormalization", "RMSNormalization", "GroupNormalization") and not has_stash:
             node.attribute.append(helper.make_attribute("stash_type", TensorProto.DOUBLE))
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
         for a in node.attribute:
             if a.type == onnx.AttributeProto.GRAPH:
                 widen_graph(a.g)
