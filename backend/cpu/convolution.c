@@ -1,10 +1,13 @@
-/* Conv and ConvGradInput over threads, as products whose right side is never written out. Invariant: an element is the
- * sum, block by block of K_BLOCK, of each block's own left-to-right sum over channels, then taps: bits depend on the
- * shape of one sample and the instruction set.
+/* Conv and ConvGradInput over threads, as products whose right side is never
+ * written out. Invariant: an element is the sum, block by block of K_BLOCK, of
+ * each block's own left-to-right sum over channels, then taps: bits depend on
+ * the shape of one sample and the instruction set.
  *
- * The weights are packed once, in strips of rows. The input is laid out with its pads, as much of it at once as
- * FRAME_BYTES hold. Then each task takes columns of the result, and perhaps some of its rows: for each block of terms
- * and strip of columns it lays what they read into its scratch and multiplies it with the weights' strips. */
+ * The weights are packed once, in strips of rows. The input is laid out with
+ * its pads, as much of it at once as FRAME_BYTES hold. Then each task takes
+ * columns of the result, and perhaps some of its rows: for each block of terms
+ * and strip of columns it lays what they read into its scratch and multiplies
+ * it with the weights' strips. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,11 +15,19 @@
 
 enum {
   K_BLOCK = 256,
+  TILE_CHANNELS = 64, /* and TILE_ROWS of a task in tiles: what these take is most of the scratch */
+  TILE_ROWS = 264,
+  CHUNK_BYTES = 32,   /* of which every strip's width is a multiple */
   STRIPS_OF_TASK = 8, /* at most, of columns */
-  LEAST_STRIPS = 4,   /* of columns and of rows, where there are as many: what is laid out serves them all */
-  TASKS = 32,         /* of a part at least, where it is large enough */
+  LEAST_STRIPS = 4,   /* of columns and of rows, where there are as many: what is
+                         laid out serves them all */
+  TASKS = 16,         /* of a part at least, where it is large enough */
   WIDEST = 2 * MOST_VECTOR_BYTES,
-  SPARE = MOST_VECTOR_BYTES /* behind what is laid out: whole vectors are read and written */
+  MOST_RUNS = WIDEST / (int)sizeof(float), /* of a strip */
+  MOST_ROWS =
+      (POOL_SCRATCH_BYTES - K_BLOCK * WIDEST - 1024) / (STRIPS_OF_TASK * WIDEST) - MOST_TILE_ROWS, /* of a task */
+  SPARE = MOST_VECTOR_BYTES /* behind what is laid out: whole vectors are read
+                               and written */
 };
 
 typedef struct {
@@ -31,7 +42,8 @@ typedef struct {
   int64_t row_strips, row_tasks;          /* of a task, and how many */
 } Job;
 
-/* Rows of strip i are first … the next one's first - 1: of nearly the same height each. */
+/* Rows of strip i are first … the next one's first - 1: of nearly the same
+ * height each. */
 static int64_t row_strips(const Job *job) {
   return (job->plan->rows + job->isa->tile_rows - 1) / job->isa->tile_rows;
 }
@@ -48,7 +60,22 @@ static void plan_tasks(Job *job) {
   job->column_tasks = (strips + job->strips - 1) / job->strips;
   job->row_strips = least(rows, (rows * job->column_tasks * groups + TASKS - 1) / TASKS);
   job->row_strips = job->row_strips < LEAST_STRIPS ? LEAST_STRIPS : job->row_strips;
+  job->row_strips = least(job->row_strips, (job->plan->tiled ? TILE_ROWS : MOST_ROWS) / job->isa->tile_rows);
   job->row_tasks = (rows + job->row_strips - 1) / job->row_strips;
+}
+
+/* What a task makes. */
+typedef struct {
+  int64_t group, row, end_row, strip, end_strip; /* in strips of rows and of columns */
+} Piece;
+
+static Piece piece_of(const Job *job, int64_t i) {
+  int64_t row = i % job->row_tasks * job->row_strips, strip = i / job->row_tasks % job->column_tasks * job->strips;
+  return (Piece){.group = i / job->row_tasks / job->column_tasks,
+                 .row = row,
+                 .end_row = least(row + job->row_strips, row_strips(job)),
+                 .strip = strip,
+                 .end_strip = least(strip + job->strips, (job->columns + job->width - 1) / job->width)};
 }
 
 /* A column of the part at hand: a sample's place. */
@@ -125,8 +152,8 @@ static Operands operands_of(const Node *node, const Tensor *in, const Tensor *ou
 }
 
 /* The packed weights, and behind them what is laid out of the input. */
-static size_t packed_bytes(const Tensor *weights) {
-  return (size_t)round_up(shape_elements(weights->shape) * (int64_t)dtype_bytes(weights->dtype), 64);
+static size_t packed_bytes(const Plan *plan, size_t size) {
+  return (size_t)round_up(plan_packed(plan) * (int64_t)size, 64);
 }
 
 static size_t convolution_workspace(const Graph *graph, const Node *node, size_t budget) {
@@ -138,10 +165,11 @@ static size_t convolution_workspace(const Graph *graph, const Node *node, size_t
   size_t size = dtype_bytes(in->dtype);
   if (o.empty || !plan_sizes(&o.c, o.spreads, size, &plan))
     return 0;
-  return packed_bytes(in + 1) + (size_t)plan_laid(&plan) * size + SPARE;
+  return packed_bytes(&plan, size) + (size_t)plan_laid(&plan) * size + SPARE;
 }
 
-/* The state: a Plan, or NULL where there is nothing to sum or the reference has to. */
+/* The state: a Plan, or NULL where there is nothing to sum or the reference has
+ * to. */
 static Status convolution_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                                   size_t workspace_bytes, void **state) {
   (void)stream, (void)workspace_bytes;
@@ -178,7 +206,7 @@ static Status convolve(Stream *stream, const Node *node, const Tensor *in, const
              .from = in[0].data,
              .weights = in[1].data,
              .packed = workspace,
-             .frames = (char *)workspace + packed_bytes(in + 1),
+             .frames = (char *)workspace + packed_bytes(plan, dtype_bytes(in->dtype)),
              .to = out->data,
              .width = 2 * stream->isa->vector_bytes / (int64_t)dtype_bytes(in->dtype)};
   if (!plan->covers)

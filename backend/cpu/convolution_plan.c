@@ -115,6 +115,27 @@ static void plan_chunks(Plan *plan, int64_t results, size_t size) {
   plan->slices_at_once = plan->slices_at_once < 1 ? 1 : least(plan->slices_at_once, results);
 }
 
+/* Whether tiles of results pay: taps and planes are many, and the input's neighbours are met one by one. */
+static bool tiles_pay(const Convolution *c) {
+  enum { CHANNELS = 32, RESULTS = 8 };
+  bool takes = c->channels >= CHANNELS && c->filters >= CHANNELS && c->x[1] == 1 && c->k[1] == 1 && c->y[1] == 1;
+  for (int i = 0; i < AXES; i += 2)
+    takes = takes && c->k[i] == 3 && c->stride[i] == 1 && c->dilation[i] == 1 && least(c->x[i], c->y[i]) >= RESULTS;
+  return takes && c->pad[1] == 0;
+}
+
+/* The frame holds whole tiles, whose columns lie by parity. */
+static void plan_tiles(Plan *plan) {
+  plan->tiled = true;
+  plan->frame.phases = TILE;
+  plan->depth = TILE + 2;
+  plan->slices_at_once = (plan->result[0] + TILE - 1) / TILE;
+  for (int i = 0; i < AXES; i += 2) {
+    plan->frame.size[i] = round_up(plan->result[i], TILE) + 2;
+    plan->reach[i] = i == 0 ? TILE : 1;
+  }
+}
+
 bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan) {
   Reach reach = {{1, 1, 1}, {0}};
   *plan = (Plan){.samples = c->samples, .groups = c->groups, .kernel = c->k_plane};
@@ -135,13 +156,36 @@ bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan) {
     plan->result[i] = spreads ? c->x[i] : c->y[i];
     plan->reach[i] = reach.step[i];
   }
+  if (tiles_pay(c))
+    plan_tiles(plan);
   if (!frame_measure(&plan->frame, frame_most(c, size)))
     return false;
   plan_chunks(plan, plan->slices_at_once, size);
   return true;
 }
 
+/* The one part of a plan in tiles. */
+static Status tile_part(bool spreads, Plan *plan) {
+  Part *part = malloc(sizeof *part + (TILE_PLACES + 9) * sizeof(int64_t));
+  if (!part)
+    return fail(E_MEMORY, "out of memory");
+  *part = (Part){.taps = TILE_PLACES, .offset = (int64_t *)(part + 1), .step = {TILE, 1, TILE}, .count = {1, 1, 1}};
+  part->weight = part->offset + TILE_PLACES;
+  for (int i = 0; i < AXES; i += 2)
+    part->count[i] = (plan->result[i] + TILE - 1) / TILE;
+  for (int i = 0; i < TILE_PLACES; i++)
+    part->offset[i] = i / 4 * plan->frame.slice + frame_place(&plan->frame, i % 4);
+  for (int i = 0; i < 9; i++)
+    part->weight[i] = spreads ? 8 - i : i;
+  plan->parts = part;
+  plan->n_parts = 1;
+  plan->covers = true;
+  return OK;
+}
+
 Status plan_parts(const Convolution *c, bool spreads, Plan *plan) {
+  if (plan->tiled)
+    return tile_part(spreads, plan);
   int64_t n[AXES], covered = 0;
   Reach reach;
   frame_of_input(c, true, &reach);
@@ -171,6 +215,10 @@ Status plan_parts(const Convolution *c, bool spreads, Plan *plan) {
   }
   plan->covers = covered == plan->result_plane;
   return OK;
+}
+
+int64_t plan_packed(const Plan *plan) {
+  return plan->groups * plan->rows * plan->channels * (plan->tiled ? TILE_PLACES : plan->kernel);
 }
 
 int64_t plan_slices(const Plan *plan) {

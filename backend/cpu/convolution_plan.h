@@ -5,6 +5,9 @@
 
 #include "backend/cpu/frame.h"
 
+/* A tile of results reads 4 x 4 places. */
+enum { TILE = 2, TILE_PLACES = 16 };
+
 /* Results at first + i * step along each axis, from the taps of the frame that lie `offset` from i * reach. What a
  * gradient of the input reads at one place depends on the place's remainders by the strides: each is a part, with some
  * of the taps. A convolution has one. */
@@ -24,6 +27,7 @@ typedef struct {
   int64_t depth;                              /* slices that a result's taps span */
   int64_t samples_at_once, slices_at_once;    /* of results, so that what they read is laid out at once */
   bool direct;                                /* the frame is the input as it lies */
+  bool tiled;                                 /* 3 x 3 taps, two by two results at a time (winograd.inc) */
   bool covers;                                /* every result belongs to a part */
   int n_parts;
   Part *parts;
@@ -34,6 +38,9 @@ bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan);
 
 /* The parts, in memory that `free(plan->parts)` releases. */
 Status plan_parts(const Convolution *c, bool spreads, Plan *plan);
+
+/* Elements of the packed weights. */
+int64_t plan_packed(const Plan *plan);
 
 /* Slices of the frame that are laid out at once, and elements of a channel and of all of them. */
 int64_t plan_slices(const Plan *plan);
