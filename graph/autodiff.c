@@ -32,7 +32,7 @@ static void mark_needs(Walk *w) {
   for (size_t i = 0; i < w->n_forward; i++) {
     Node *node = g->nodes[i];
     bool needs = false;
-    for (int k = 0; k < node->n_in; k++)
+    for (int k = 0; k < node->n_in && !(op_def(node->op)->traits & OP_STOPS); k++)
       needs |= rule_wants(g, node, k);
     for (int k = 0; k < node->n_out; k++)
       if (node->out[k] != NO_VALUE)

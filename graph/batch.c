@@ -35,7 +35,7 @@ static Status mix_outputs(Graph *graph, const Node *node, const char *by) {
 /* By the rule alone. */
 Status batch_infer(Graph *graph, const Node *node) {
   const OpDef *def = op_def(node->op);
-  bool any = false, uniform = true;
+  bool any = false, uniform = !(def->traits & OP_RANDOM);
   Batch *in, *out;
   TRY(ARENA_NEW(graph->arena, in, node->n_in));
   TRY(ARENA_NEW(graph->arena, out, node->n_out));
@@ -441,6 +441,38 @@ Status batch_transfer(const Graph *proved, const Graph *other, Graph *graph) {
         graph_value(graph, graph->outputs[i])->producer != graph_value(proved, proved->outputs[i])->producer)
       TRY(mix_output(graph, graph->outputs[i]));
   return OK;
+}
+
+bool batch_couples(const Graph *graph, const Node *node) {
+  return op_def(node->op)->traits & OP_COUPLES && graph_value(graph, node->in[0])->batch.kind == BATCH_AXIS &&
+         graph_value(graph, node->out[1])->batch.kind == BATCH_MIXED;
+}
+
+/* Of attributes that the node was made with. */
+static void set_int(Node *node, const char *name, int64_t i) {
+  for (int k = 0; k < node->n_attrs; k++)
+    if (strcmp(node->attrs[k].name, name) == 0)
+      node->attrs[k].i = i;
+}
+
+void batch_place_draws(Graph *graph) {
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    Node *node = graph->nodes[i];
+    if (!(op_def(node->op)->traits & OP_RANDOM))
+      continue;
+    const Value *v = graph_value(graph, node->out[0]);
+    int64_t outer = 1, inner = 1;
+    bool along = v->batch.kind == BATCH_AXIS;
+    if (v->batch.kind == BATCH_NONE)
+      continue;
+    for (int k = 0; along && k < v->batch.axis; k++)
+      outer *= v->shape.dim[k];
+    for (int k = along ? v->batch.axis + 1 : 0; k < v->shape.rank; k++)
+      inner *= v->shape.dim[k];
+    set_int(node, "per_sample", 1);
+    set_int(node, "outer", along ? outer * v->batch.outer : 1);
+    set_int(node, "inner", along ? inner * v->batch.inner : inner);
+  }
 }
 
 Status batch_doubt(Graph *graph, const char *why) {

@@ -30,6 +30,13 @@ Status batch_prove(Graph *graph, const Graph *other);
  * are others than those, all that follows is mixed. */
 Status batch_transfer(const Graph *proved, const Graph *other, Graph *graph);
 
+/* Whether the samples of a microbatch meet in the node though each stays in its place: batch normalisation by the
+ * statistics of what is there. What comes out counts as sample by sample; who cuts a batch has to ask for this. */
+bool batch_couples(const Graph *graph, const Node *node);
+
+/* Tells the nodes that draw where their samples lie, when all is known of them. */
+void batch_place_draws(Graph *graph);
+
 /* What depends on the samples is mixed, for `why`: nothing could be proved. */
 Status batch_doubt(Graph *graph, const char *why);
 

@@ -80,14 +80,9 @@ static Status list_parameters(Report *r) {
   return set(r->report, "trained_elements", json_integer(elements));
 }
 
-/* BatchNormalization mixes samples in training mode: by its attribute, before opset 14 by having more outputs. */
+/* BatchNormalization mixes samples in training, however the file was exported. */
 static Status look_at_norm(Report *r, const Onnx__NodeProto *node) {
-  size_t outputs = 0;
-  for (size_t k = 0; k < node->n_output; k++)
-    outputs += *node->output[k] != '\0';
-  if (r->model->opset >= 14 ? look_int(node, "training_mode") == 1 : outputs > 1)
-    return append(r->coupled, json_pack("{s:s, s:s}", "node", look_name(node), "operator", node->op_type));
-  return OK;
+  return append(r->coupled, json_pack("{s:s, s:s}", "node", look_name(node), "operator", node->op_type));
 }
 
 static Status count_nodes(Report *r, Onnx__NodeProto *const *nodes, size_t n);

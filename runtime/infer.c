@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "graph/batch.h"
 #include "runtime/executor/executor.h"
 #include "runtime/training/trainer.h"
 
@@ -126,7 +127,12 @@ static Status pass(Job *job, Store *store, Results *results, int64_t first, int6
   for (int64_t at = first; at < end && status == OK; at += size) {
     Pass pass = {.feeder = {&job->given.data, job->given.model, job->decided.graph, size, indices},
                  .keeping = {results, job->decided.graph, at, end - at < size ? end - at : size, size}};
-    StepWork work = {.loss_scale = 1, .feed = feed, .emit = emit, .context = &pass};
+    StepWork work = {.loss_scale = 1,
+                     .feed = feed,
+                     .emit = emit,
+                     .context = &pass,
+                     .counter = {[COUNTER_SEED] = job->asked.options->seed, [COUNTER_SAMPLE] = at},
+                     .samples = size};
     double loss;
     for (int64_t i = 0; i < size; i++)
       indices[i] = at + i < end ? at + i : end - 1;
@@ -147,12 +153,20 @@ static Status prepare(Job *job, int64_t size) {
   return status == OK ? job_plan(job, NULL) : status;
 }
 
-/* An output on the way to which samples meet; NULL: there is none. */
-static const Value *mixed_output(const Graph *graph) {
-  for (size_t i = 0; i < graph->n_outputs; i++)
+/* An output on the way to which samples meet, in `by`; NULL: there is none. */
+static const Value *mixed_output(const Graph *graph, const char **by) {
+  const Value *output = NULL;
+  for (size_t i = 0; i < graph->n_outputs && !output; i++)
     if (graph_value(graph, graph->outputs[i])->batch.kind == BATCH_MIXED)
-      return graph_value(graph, graph->outputs[i]);
-  return NULL;
+      output = graph_value(graph, graph->outputs[i]);
+  if (output)
+    *by = output->batch.by;
+  for (size_t i = 0; i < graph->n_nodes && !output; i++)
+    if (batch_couples(graph, graph->nodes[i])) {
+      *by = graph_value(graph, graph->nodes[i]->out[1])->batch.by;
+      output = graph_value(graph, graph->outputs[0]);
+    }
+  return output;
 }
 
 /* An output of all samples at once on the way to which they meet, though they do not where there are fewer of them (a
@@ -167,10 +181,11 @@ static Status ask_whole(const Job *job, const char **name, const char **by) {
   trial.decided.n_lines = trial.decided.lines_capacity = 0;
   trial.decided.microbatch_size = trial.decided.batch = job->given.data.samples;
   Status status = job_bind(&trial);
-  const Value *mixed = status == OK ? mixed_output(trial.decided.graph) : NULL;
+  const char *where = NULL;
+  const Value *mixed = status == OK ? mixed_output(trial.decided.graph, &where) : NULL;
   if (mixed) {
     *name = arena_string(job->arena, mixed->name);
-    *by = arena_string(job->arena, mixed->batch.by);
+    *by = arena_string(job->arena, where);
     status = *name && *by ? OK : status_code();
   }
   arena_destroy(arena);
@@ -183,8 +198,9 @@ static Status settle(Job *job, int64_t fixed, FILE *out) {
                                                     : job->decided.batch < samples ? job->decided.batch
                                                                                    : samples;
   TRY(prepare(job, size));
-  const Value *mixed = mixed_output(job->decided.graph);
-  const char *name = mixed ? mixed->name : NULL, *by = mixed ? mixed->batch.by : NULL;
+  const char *by = NULL;
+  const Value *mixed = mixed_output(job->decided.graph, &by);
+  const char *name = mixed ? mixed->name : NULL;
   if (!mixed && !fixed && size < samples)
     TRY(ask_whole(job, &name, &by));
   if (!name || size == samples)
@@ -203,6 +219,7 @@ static Status settle(Job *job, int64_t fixed, FILE *out) {
 Status infer_run(Job *job, FILE *out) {
   if (!job->asked.options->data || !job->asked.options->out)
     return fail(E_USAGE, "run needs --data FILE.npz and --out FILE.npz");
+  job->decided.infers = true;
   TRY(job_open(job));
   Results results;
   TRY(settle(job, model_fixed_batch(job->given.model), job->asked.options->quiet ? NULL : out));

@@ -108,7 +108,7 @@ Status inspect_run(Model *model, const char *path, const Options *options, FILE 
   json_t *report = NULL;
   if (!arena)
     return status_code();
-  BindOptions bind = {.batch = options->batch, .evaluate = backend_evaluate};
+  BindOptions bind = {.batch = options->batch, .evaluate = backend_evaluate, .training = true, .updates = true};
   Status status = job_dims(arena, options, model, NULL, &bind);
   if (status == OK)
     status = model_inspect(model, &bind, &report);

@@ -96,6 +96,13 @@ struct Stream {
   VISIT(CumSum)                                                                                                        \
   VISIT(CumProd)                                                                                                       \
   VISIT(CumProdGrad)                                                                                                   \
+  VISIT(BatchNormalization)                                                                                            \
+  VISIT(BatchNormalizationGradScale)                                                                                   \
+  VISIT(BatchNormalizationGradInput)                                                                                   \
+  VISIT(Dropout)                                                                                                       \
+  VISIT(DropoutGrad)                                                                                                   \
+  VISIT(RandomUniform)                                                                                                 \
+  VISIT(RandomNormal)                                                                                                  \
   VISIT(ReduceSum)                                                                                                     \
   VISIT(ReduceMean)                                                                                                    \
   VISIT(LayerNormalizationGradScale)                                                                                   \

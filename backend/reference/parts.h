@@ -31,6 +31,13 @@ void reduce_part(const Node *node, const Tensor *in, const Tensor *out, int64_t 
 int64_t scale_gradient_blocks(const Tensor *out);
 void scale_gradient_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
 
+/* BatchNormalization and its gradients: blocks of channels of x, which is like in[0]. */
+int64_t channel_blocks(const Tensor *x);
+void channel_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
+
+/* Dropout, RandomUniform and RandomNormal of floats: elements. */
+void draw_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
+
 /* Index number i as an offset into an axis of the data, negative ones counted from its end. Fails E_MODEL with value
  * and position when it is outside. */
 Status gather_index(const Node *node, const Tensor *indices, int64_t i, Shape data, int axis, int64_t *offset);

@@ -52,11 +52,12 @@ static Status decide(const Evidence *evidence, Initializer *initializer) {
   bool folded;
   bool is_listed = exported_parameter(&evidence->exported, initializer->name) >= 0;
   TRY(exported_sources(&evidence->exported, initializer->name, &folded, &sources, &last));
-  initializer->trains = false;
+  initializer->trains = initializer->is_buffer = false;
   if (!dtype_is_float(initializer->dtype)) {
     initializer->rule = "not float";
   } else if (bits & REACHES_STATISTICS) {
     initializer->rule = "0";
+    initializer->is_buffer = true;
   } else if (initializer->constant) {
     initializer->rule = "1";
   } else if (kind || is_listed) {

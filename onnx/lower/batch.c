@@ -15,6 +15,7 @@ typedef struct BatchProof {
   Arena *arena;
   DimBinding *dims; /* that it holds for */
   int n_dims;
+  bool training, updates; /* and these */
   Graph *proved, *other;
   Replay replay;     /* of `proved` */
   const char *doubt; /* NULL: proved */
@@ -31,7 +32,8 @@ void model_bound(Model *model) {
 static BatchProof *find_proof(const Model *model, const BindOptions *options) {
   BatchProof *proof = model->proofs;
   for (; proof; proof = proof->next) {
-    bool same = proof->n_dims == options->n_dims;
+    bool same =
+        proof->n_dims == options->n_dims && proof->training == options->training && proof->updates == options->updates;
     for (int i = 0; i < options->n_dims && same; i++)
       same = proof->dims[i].value == options->dims[i].value && strcmp(proof->dims[i].name, options->dims[i].name) == 0;
     if (same)
@@ -65,6 +67,8 @@ static Status prove(Model *model, const BindOptions *options, BatchProof *proof)
       return status_code();
     proof->dims[proof->n_dims] = dim;
   }
+  proof->training = options->training;
+  proof->updates = options->updates;
   proof->replay.arena = proof->arena;
   TRY(bind_at(model, *options, COUNT_A, proof, &proof->proved));
   proof->replay.replaying = true;
@@ -91,7 +95,7 @@ static Status make_proof(Model *model, const BindOptions *options, BatchProof **
   return OK;
 }
 
-Status bind_with_samples(Model *model, const BindOptions *options, Arena *scratch, Arena *result, Graph **graph) {
+static Status bind_and_prove(Model *model, const BindOptions *options, Arena *scratch, Arena *result, Graph **graph) {
   BatchProof *proof = NULL;
   int n;
   const ModelInput *inputs = model_inputs(model, &n);
@@ -108,4 +112,10 @@ Status bind_with_samples(Model *model, const BindOptions *options, Arena *scratc
   if (!proof)
     return batch_prove(*graph, NULL);
   return proof->doubt ? batch_doubt(*graph, proof->doubt) : batch_transfer(proof->proved, proof->other, *graph);
+}
+
+Status bind_with_samples(Model *model, const BindOptions *options, Arena *scratch, Arena *result, Graph **graph) {
+  TRY(bind_and_prove(model, options, scratch, result, graph));
+  batch_place_draws(*graph);
+  return OK;
 }

@@ -24,7 +24,9 @@ typedef struct {
   void *evaluate_context;
   InputContents *contents; /* asked where structure depends on an input (a shape, axes); NULL: none is given */
   void *contents_context;
-  bool no_fuse; /* leave the passes out that make one node of several */
+  bool no_fuse;  /* leave the passes out that make one node of several */
+  bool training; /* batch normalisation by the microbatch's own statistics, and Dropout drops */
+  bool updates;  /* then running statistics are buffers, and the graph writes them */
 } BindOptions;
 
 /* Binds every symbolic dimension, inlines, lowers to canonical operators (graph/ops.def), infers shapes and folds

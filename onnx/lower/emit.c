@@ -7,7 +7,7 @@
 
 enum { INLINE_BYTES = 1024, WRITE_OUT_BYTES = 64 << 10 };
 
-static Status term_of(Lower *lower, ValueId id, Term **term) {
+Status term_of(Lower *lower, ValueId id, Term **term) {
   const Value *v = graph_value(lower->graph, id);
   TRY(ARENA_NEW(lower->arena, *term, 1));
   **term = (Term){.kind = TERM_TENSOR, .dtype = v->dtype, .shape = v->shape, .initializer = -1, .value = id};

@@ -97,7 +97,8 @@ typedef struct {
   Term **initializers; /* what each stands for, ties and copies resolved */
   Map *constants, *folded, *placed, *named;
   Budget budget;
-  bool *fixed; /* of each value of the graph: no input of the model reaches it */
+  int64_t draws; /* nodes that draw, so far */
+  bool *fixed;   /* of each value of the graph: no input of the model reaches it */
   size_t n_fixed, fixed_capacity;
   const void **given; /* of each value of the graph: its contents, where inputs were asked for them (given.c) */
   size_t n_given, given_capacity;
@@ -262,6 +263,8 @@ Status op_fold(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs
 
 /* Whether a step that may be left out here is: it may not where it may not be for other numbers of samples. */
 Status op_leaves_out(Op *op, bool possible, bool *leaves);
+/* What stands for a value of the graph. */
+Status term_of(Lower *lower, ValueId id, Term **term);
 /* The term in the graph. */
 Status term_value(Op *op, Term *term, ValueId *value);
 Status op_emit(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out, int n_out);

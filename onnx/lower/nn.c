@@ -1,4 +1,4 @@
-/* Products, normalisations, softmax, dropout. Invariant: a lowering keeps the type of its first input. */
+/* Products, normalisations, softmax. Invariant: a lowering keeps the type of its first input. */
 #include <string.h>
 
 #include "onnx/lower/lower.h"
@@ -99,26 +99,6 @@ static Status rms_normalization(Op *op) {
   return OK;
 }
 
-/* Inference: the input itself, with a mask of ones. */
-static Status dropout(Op *op) {
-  double ratio = 0.5, training = 0;
-  uint8_t yes = 1;
-  Term *one;
-  if (op_has(op, 2))
-    TRY(op_known_number(op, 2, &training));
-  if (training != 0 && op_has(op, 1))
-    TRY(op_known_number(op, 1, &ratio));
-  if (training != 0 && ratio != 0)
-    return fail(E_UNSUPPORTED, "training_mode is true with ratio %g", ratio);
-  op->out[0] = op->in[0];
-  if (!op_wants(op, 1))
-    return OK;
-  TRY(term_make(op->lower, NULL, BOOL, (Shape){0}, &yes, &one));
-  if (op->lowering->to < 10)
-    TRY(op_cast(op, one, op->in[0]->dtype, &one));
-  return op_expand(op, one, op->in[0]->shape, &op->out[1]);
-}
-
 /* [N, b b C, H, W] to [N, C, b H, b W]; "CRD" counts the block inside the channels. */
 static Status depth_to_space(Op *op) {
   Shape s = op->in[0]->shape;
@@ -165,9 +145,6 @@ const Lowering lowerings_nn[] = {
     {"LogSoftmax", 13, OPSET_LAST, 1, 1, 1, softmax, "axis:i"},
     {"LayerNormalization", 17, OPSET_LAST, 2, 3, 3, layer_normalization, "axis:i epsilon:f stash_type:d"},
     {"RMSNormalization", 23, OPSET_LAST, 2, 2, 1, rms_normalization, "axis:i epsilon:f stash_type:d"},
-    {"Dropout", 7, 9, 1, 1, 2, dropout, "ratio:f"},
-    {"Dropout", 10, 11, 1, 1, 2, dropout, "ratio:f"},
-    {"Dropout", 12, OPSET_LAST, 1, 3, 2, dropout, "seed:i"},
     {"DepthToSpace", 1, 10, 1, 1, 1, depth_to_space, "blocksize:i!"},
     {"DepthToSpace", 11, OPSET_LAST, 1, 1, 1, depth_to_space, "blocksize:i! mode:s"},
     {"SpaceToDepth", 1, 27, 1, 1, 1, space_to_depth, "blocksize:i!"},

@@ -139,8 +139,9 @@ static Status plan_chunks(Job *job, const int *chunks, int n) {
   return job_plan(job, NULL);
 }
 
-/* Where the batch's loss is not that of its microbatches, there is one. *n: how many numbers are open. */
-static Status one_if_coupled(Job *job, int *n, const char **coupled) {
+/* Where the batch's loss is not that of its microbatches, there is one. *n: how many numbers are open. *statistics: so
+ * many nodes have a microbatch's. */
+static Status one_if_coupled(Job *job, int *n, const char **coupled, int *statistics) {
   Arena *arena = arena_create();
   if (!arena)
     return status_code();
@@ -151,6 +152,9 @@ static Status one_if_coupled(Job *job, int *n, const char **coupled) {
   trial.decided.microbatches = 1;
   trial.decided.microbatch_size = job->decided.batch;
   Status status = job_bind(&trial);
+  *statistics = status == OK ? job_coupled(&trial) : 0;
+  if (*statistics)
+    *n = 1;
   if (status == OK)
     status = job_differentiate(&trial);
   if (status == OK && trial.decided.loss.coupled) {
@@ -163,14 +167,31 @@ static Status one_if_coupled(Job *job, int *n, const char **coupled) {
   return status;
 }
 
+/* Batch normalisation acts on a microbatch, as in every pipeline trainer: that is said. */
+static Status tell_statistics(Job *job, bool chosen) {
+  int n = job_coupled(job), microbatches = job->decided.microbatches;
+  if (!n || (microbatches == 1 && !chosen))
+    return OK;
+  if (microbatches == 1)
+    return job_decide(job, "note",
+                      "one microbatch: batch normalisation (%d node%s) is by its statistics (--microbatches)", n,
+                      n == 1 ? "" : "s");
+  return job_decide(
+      job, "note",
+      "batch normalisation (%d node%s) is by the statistics of %lld samples, a microbatch's, not by those of "
+      "the batch",
+      n, n == 1 ? "" : "s", (long long)job->decided.microbatch_size);
+}
+
 Status job_choose(Job *job) {
   int microbatches[MOST_MICROBATCHES], chunks[MOST_CHUNKS], n_chunks, n = list_microbatches(job, microbatches);
   Search search = {0};
   const char *coupled = NULL;
+  int statistics = 0;
   TRY(list_chunks(job, chunks, &n_chunks));
   bool many = n > 1 || (microbatches[0] > 1 && !model_fixed_batch(job->given.model));
   if (many) {
-    Status status = one_if_coupled(job, &n, &coupled);
+    Status status = one_if_coupled(job, &n, &coupled, &statistics);
     if (status != OK && status != E_LIMIT) /* as one microbatch it may not fit: then each number is asked for itself */
       return status;
   }
@@ -199,6 +220,8 @@ Status job_choose(Job *job) {
   if (coupled)
     TRY(job_decide(job, "note", "one microbatch: %s", coupled));
   TRY(job_bind(job));
+  if (!coupled)
+    TRY(tell_statistics(job, statistics > 0 && job->decided.microbatches_open));
   TRY(job_differentiate(job));
   return n_chunks > 1 ? plan_chunks(job, chunks, n_chunks) : job_plan(job, NULL);
 }

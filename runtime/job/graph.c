@@ -5,6 +5,7 @@
 
 #include "base/nearest.h"
 #include "graph/autodiff.h"
+#include "graph/batch.h"
 #include "graph/order.h"
 #include "runtime/job/job.h"
 
@@ -96,14 +97,42 @@ static Status input_contents(void *context, int input, DType dtype, Shape shape,
 }
 
 Status job_bind(Job *job) {
+  const Options *o = job->asked.options;
   BindOptions bind = {.batch = job->decided.microbatch_size,
                       .evaluate = backend_evaluate,
                       .contents = job->given.data.samples ? input_contents : NULL,
                       .contents_context = job,
-                      .no_fuse = job->asked.options->no_fuse};
+                      .no_fuse = o->no_fuse,
+                      .training = job->decided.infers ? o->train_mode : !o->eval_mode,
+                      .updates = !job->decided.infers && !o->eval_mode};
   TRY(job_dims(job->arena, job->asked.options, job->given.model, &job->given.data, &bind));
   TRY(model_bind(job->given.model, &bind, job->arena, &job->decided.graph));
   return graph_order_for_cuts(job->decided.graph);
+}
+
+int job_coupled(const Job *job) {
+  int n = 0;
+  for (size_t i = 0; i < job->decided.graph->n_nodes; i++)
+    n += batch_couples(job->decided.graph, job->decided.graph->nodes[i]);
+  return n;
+}
+
+/* Which of the model's nodes compute otherwise than when it evaluates. */
+static Status tell_mode(Job *job) {
+  const Graph *graph = job->decided.graph;
+  int statistics = 0, drops = 0;
+  if (job->asked.options->eval_mode)
+    return job_decide(job, "mode", "evaluation: the file's statistics, which stay, and no Dropout (--eval-mode)");
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    statistics += graph->nodes[i]->op == OP_BatchNormalization && batch_couples(graph, graph->nodes[i]);
+    drops += graph->nodes[i]->op == OP_Dropout;
+  }
+  if (!statistics && !drops)
+    return OK;
+  return job_decide(job, "mode",
+                    "training: %d node%s of batch normalisation by the microbatch's statistics, %d of Dropout "
+                    "(--eval-mode: none)",
+                    statistics, statistics == 1 ? "" : "s", drops);
 }
 
 static Status find_output(const Job *job, ValueId *output) {
@@ -332,6 +361,7 @@ Status job_differentiate(Job *job) {
     return status;
   }
   TRY(job_decide(job, "trains", "%s tensors of %s elements", COUNT_STR(tensors), COUNT_STR(elements)));
+  TRY(tell_mode(job));
   TRY(job_tell_parameters(job));
   const char *why = strcmp(job->asked.options->loss, "auto") != 0  ? ""
                     : planned_loss(job) != LOSS_AUTO               ? ", as the plan has"

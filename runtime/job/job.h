@@ -49,6 +49,7 @@ typedef struct {
   const char *device_text, *precision_text; /* as a plan names them */
   Precision precision;
   int threads;
+  bool infers; /* the graph is bound for inference */
   LossSpec loss;
   OptimizerSpec optimizer;
   Graph *graph;
@@ -96,6 +97,8 @@ Status job_dims(Arena *arena, const Options *options, const Model *model, const 
 
 /* The forward graph of one microbatch, bound to the data's or the options' sizes, in the order that will be cut. */
 Status job_bind(Job *job);
+/* How many nodes of the bound graph have statistics of a microbatch (batch_couples). */
+int job_coupled(const Job *job);
 /* A line for each tensor, or kind of tensors, that is tied, split, restored, held fixed or without gradient, by name.
  */
 Status job_tell_parameters(Job *job);

@@ -120,6 +120,7 @@ static OnnxpipeOptions *options_of(const Case *c) {
   assert_non_null(options);
   set(options, "quiet", "");
   set(options, "threads", "1");
+  set(options, "eval-mode", ""); /* no Dropout: the oracle has none */
   if (c->draw.n_trained)
     set(options, "train", "p*");
   if (c->draw.n_constants)

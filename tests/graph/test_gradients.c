@@ -35,6 +35,8 @@ static int differentiable_outputs(const Node *node) {
   switch (node->op) {
   case OP_LayerNormalization:
   case OP_RMSNormalization:
+  case OP_BatchNormalization:
+  case OP_Dropout:
   case OP_CrossEntropy:
   case OP_TopK: /* the others are numbers of elements */
   case OP_MaxPool:

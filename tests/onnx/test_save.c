@@ -13,6 +13,10 @@ static float new_weight(int i, size_t at) {
   return (float)i + 0.25f + (float)(at % 1000) / 1024;
 }
 
+static bool is_given_anew(const Initializer *initializer) {
+  return initializer->trains || initializer->is_buffer;
+}
+
 typedef struct {
   const Model *model;
   int last, calls, fail_at;
@@ -21,7 +25,7 @@ typedef struct {
 static Status give(void *context, int i, void *data, size_t bytes) {
   Source *source = context;
   const Initializer *initializer = &source->model->initializers[i];
-  assert_true(initializer->trains && initializer->tied_to < 0);
+  assert_true(is_given_anew(initializer) && initializer->tied_to < 0);
   assert_true(i > source->last); /* in table order */
   assert_int_equal(bytes, (size_t)shape_elements(initializer->shape) * dtype_bytes(initializer->dtype));
   source->last = i;
@@ -60,14 +64,16 @@ static void has_new_weights(const Model *model, const Model *saved) {
     assert_int_equal(was->trains, is->trains);
     assert_int_equal(was->tied_to, is->tied_to);
     void *data = contents(saved, i, &bytes);
-    if (!was->trains) {
+    bool is_new = is_given_anew(was);
+    assert_int_equal(was->is_buffer, is->is_buffer);
+    if (!is_new) {
       void *old = contents(model, i, &old_bytes);
       assert_int_equal(bytes, old_bytes);
       assert_memory_equal(data, old, bytes);
       free(old);
     }
     int owner = was->tied_to < 0 ? i : was->tied_to;
-    for (size_t k = 0; was->trains && was->dtype == F32 && k < bytes / 4; k++) {
+    for (size_t k = 0; is_new && was->dtype == F32 && k < bytes / 4; k++) {
       size_t at = k;
       if (was->tied_transposed) {
         size_t rows = (size_t)was->shape.dim[0], columns = (size_t)was->shape.dim[1];
@@ -138,7 +144,7 @@ static void reference_models_are_saved(void **state) {
       memcpy(masked, saved->file, saved->file_bytes);
       memcpy(original, model->file, saved->file_bytes);
       for (int i = 0; i < model->n_initializers; i++)
-        if (model->initializers[i].trains && model->sources[i].in_file) {
+        if (is_given_anew(&model->initializers[i]) && model->sources[i].in_file) {
           memset(masked + model->sources[i].offset, 0, model->sources[i].bytes);
           memset(original + model->sources[i].offset, 0, model->sources[i].bytes);
         }
@@ -146,7 +152,7 @@ static void reference_models_are_saved(void **state) {
       for (size_t k = 0; k < saved->file_bytes; k++)
         differ += masked[k] != original[k];
       for (int i = 0; i < model->n_initializers; i++)
-        if (model->initializers[i].trains && !model->sources[i].in_file)
+        if (is_given_anew(&model->initializers[i]) && !model->sources[i].in_file)
           small += (size_t)shape_elements(model->initializers[i].shape) * 4;
       assert_true(differ <= small);
       free(masked);

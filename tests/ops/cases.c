@@ -396,6 +396,7 @@ const OpCase op_cases[] = {
     {OP_AdamUpdate, FLOATS, {X(1100), SCALARS(0), X(1100), POSITIVE(1100), X(1100)}, {}, ADAM(0.1, 1)},
 #include "tests/ops/rows/determinant.inc"
 #include "tests/ops/rows/functions.inc"
+#include "tests/ops/rows/norm.inc"
 #include "tests/ops/rows/pool.inc"
 };
 
