@@ -121,9 +121,10 @@ Status look_at_nodes(Look *look) {
   for (size_t i = 0; i < proto->n_functions; i++)
     TRY(look_at_list(&n, proto->functions[i]->node, proto->functions[i]->n_node));
   if (n.inference_norm)
-    TRY(remark(look->remarks, "batch_normalization_inference", n.inference_norm,
-               "batch normalisation was exported for inference: `train` takes a microbatch's statistics all the same, and "
-               "keeps running ones (--eval-mode: those of the file, as they are)"));
+    TRY(remark(
+        look->remarks, "batch_normalization_inference", n.inference_norm,
+        "batch normalisation was exported for inference: `train` takes a microbatch's statistics all the same, and "
+        "keeps running ones (--eval-mode: those of the file, as they are)"));
   if (n.integers)
     TRY(remark(look->remarks, "integer_weights", n.integers,
                LOOK_TEXT(look,
