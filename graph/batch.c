@@ -444,7 +444,7 @@ Status batch_transfer(const Graph *proved, const Graph *other, Graph *graph) {
 }
 
 bool batch_couples(const Graph *graph, const Node *node) {
-  return op_def(node->op)->traits & OP_COUPLES && graph_value(graph, node->in[0])->batch.kind == BATCH_AXIS &&
+  return op_def(node->op)->traits & OP_COUPLES && graph_value(graph, node->out[0])->batch.kind == BATCH_AXIS &&
          graph_value(graph, node->out[1])->batch.kind == BATCH_MIXED;
 }
 

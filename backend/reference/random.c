@@ -2,6 +2,7 @@
  * sample, by integers and correctly rounded arithmetic alone: the same on every machine, however the elements are
  * divided. */
 #include <math.h>
+#include <string.h>
 
 #include "backend/reference/kernel.h"
 #include "backend/reference/parts.h"
@@ -30,11 +31,19 @@ static Draws draws_of(const Node *node, const Tensor *in) {
   return d;
 }
 
-/* Four words for block number `block` of sample s. */
-static inline Philox draw_block(const Draws *d, int64_t s, int64_t block) {
+enum { BLOCKS = 64 }; /* of four words, drawn together */
+
+/* The words of the blocks from number `first` on, of sample s. */
+WIDE_LOOPS static void draw_blocks(const Draws *d, int64_t s, int64_t first, uint32_t words[4 * BLOCKS]) {
   uint64_t sample = d->per_sample ? d->sample + (uint64_t)s : 0;
-  Philox at = {{(uint32_t)block, d->node ^ (uint32_t)((uint64_t)block >> 32) << 24, (uint32_t)sample, d->step}};
-  return philox(at, (uint32_t)d->key, (uint32_t)(d->key >> 32) ^ (uint32_t)(sample >> 32));
+  uint32_t key0 = (uint32_t)d->key, key1 = (uint32_t)(d->key >> 32) ^ (uint32_t)(sample >> 32);
+  for (int k = 0; k < BLOCKS; k++) {
+    uint64_t block = (uint64_t)first + (uint64_t)k;
+    Philox drawn = philox(
+        (Philox){{(uint32_t)block, d->node ^ (uint32_t)(block >> 32) << 24, (uint32_t)sample, d->step}}, key0, key1);
+    for (int i = 0; i < 4; i++)
+      words[4 * k + i] = drawn.word[i];
+  }
 }
 
 /* A run of elements of one sample: [first, end) of the tensor, the first being number `number` of sample `sample`. */
@@ -42,25 +51,23 @@ typedef struct {
   int64_t first, end, sample, number;
 } Run;
 
-static Run run_at(const Draws *d, int64_t first, int64_t end) {
+/* The run that begins at `first`, as far as one drawing of blocks has words for it, `each` an element. */
+static Run run_at(const Draws *d, int64_t first, int64_t end, int64_t each) {
   int64_t row = first / d->inner, within = first % d->inner, left = d->inner - within;
-  return (Run){.first = first,
-               .end = end - first < left ? end : first + left,
-               .sample = row % d->samples,
-               .number = row / d->samples * d->inner + within};
+  int64_t number = row / d->samples * d->inner + within, drawn = 4 * BLOCKS / each;
+  left = least(left, drawn - number % (4 / each));
+  return (Run){
+      .first = first, .end = end - first < left ? end : first + left, .sample = row % d->samples, .number = number};
 }
 
 /* ---- Dropout: a word an element ---- */
 
 #define DROPOUT(T, name)                                                                                               \
-  static void name(const Draws *d, Run run, uint64_t threshold, T factor, const T *x, T *y, uint8_t *mask) {           \
-    Philox words = {{0}};                                                                                              \
-    int64_t e = run.number;                                                                                            \
-    for (int64_t i = run.first; i < run.end; i++, e++) {                                                               \
-      if (i == run.first || e % 4 == 0)                                                                                \
-        words = draw_block(d, run.sample, e / 4);                                                                      \
-      mask[i] = words.word[e % 4] >= threshold;                                                                        \
-      y[i] = mask[i] ? x[i] * factor : 0;                                                                              \
+  WIDE_LOOPS static void name(const uint32_t *words, int64_t n, uint32_t threshold, T factor, const T *x, T *y,        \
+                              uint8_t *mask) {                                                                         \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      mask[i] = words[i] >= threshold;                                                                                 \
+      y[i] = words[i] >= threshold ? x[i] * factor : 0;                                                                \
     }                                                                                                                  \
   }
 DROPOUT(float, dropout_f32)
@@ -68,14 +75,25 @@ DROPOUT(double, dropout_f64)
 
 static void dropout_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
   Draws d = draws_of(node, in);
-  double ratio = node_float(node, "ratio", 0.5), factor = ratio < 1 ? 1 / (1 - ratio) : 0;
-  uint64_t threshold = (uint64_t)(ratio * 0x1p32);
+  double ratio = node_float(node, "ratio", 0.5), factor = 1 / (1 - ratio);
+  size_t size = dtype_bytes(in->dtype);
+  uint8_t *mask = out[1].data;
+  uint32_t words[4 * BLOCKS];
+  if (ratio >= 1) {
+    memset(mask + first, 0, (size_t)(end - first));
+    memset((char *)out->data + (size_t)first * size, 0, (size_t)(end - first) * size);
+    return;
+  }
   for (Run run; first < end; first = run.end) {
-    run = run_at(&d, first, end);
+    run = run_at(&d, first, end, 1);
+    draw_blocks(&d, run.sample, run.number / 4, words);
+    const uint32_t *own = words + run.number % 4;
     if (in->dtype == F32)
-      dropout_f32(&d, run, threshold, (float)factor, in->data, out[0].data, out[1].data);
+      dropout_f32(own, run.end - first, (uint32_t)(ratio * 0x1p32), (float)factor, (const float *)in->data + first,
+                  (float *)out->data + first, mask + first);
     else
-      dropout_f64(&d, run, threshold, factor, in->data, out[0].data, out[1].data);
+      dropout_f64(own, run.end - first, (uint32_t)(ratio * 0x1p32), factor, (const double *)in->data + first,
+                  (double *)out->data + first, mask + first);
   }
 }
 
@@ -158,14 +176,13 @@ static void number_part(const Node *node, const Tensor *in, const Tensor *out, i
   bool is_uniform = node->op == OP_RandomUniform;
   double from = is_uniform ? node_float(node, "low", 0) : node_float(node, "mean", 0);
   double by = is_uniform ? node_float(node, "high", 1) - from : node_float(node, "scale", 1);
+  uint32_t words[4 * BLOCKS];
   for (Run run; first < end; first = run.end) {
-    Philox words = {{0}};
-    run = run_at(&d, first, end);
-    int64_t e = run.number;
-    for (int64_t i = run.first; i < run.end; i++, e++) {
-      if (i == run.first || e % 2 == 0)
-        words = draw_block(&d, run.sample, e / 2);
-      uint64_t draw = (uint64_t)words.word[e % 2 * 2] << 32 | words.word[e % 2 * 2 + 1];
+    run = run_at(&d, first, end, 2);
+    draw_blocks(&d, run.sample, run.number / 2, words);
+    const uint32_t *own = words + run.number % 2 * 2;
+    for (int64_t i = run.first; i < run.end; i++, own += 2) {
+      uint64_t draw = (uint64_t)own[0] << 32 | own[1];
       double x = is_uniform ? uniform(draw, in->dtype) : normal_quantile(((double)(draw >> 12) + 0.5) * 0x1p-52);
       if (in->dtype == F32)
         ((float *)out->data)[i] = (float)(from + by * x);

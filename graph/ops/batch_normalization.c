@@ -101,14 +101,15 @@ static Status gradient_batch_norm(Graph *g, const Node *n, const ValueId *d_out,
   return rule_wants(g, n, 2) ? to_scale(g, dBias, scale, &d_in[2]) : OK;
 }
 
-/* Samples among the channels stay apart, where each has its scales from the first on. */
+/* Samples among the channels stay apart, where each has its scales from the first on. Elsewhere they meet; in a
+ * BatchNormalization of the file they do so by what it is (`couples`), and each stays in its place. */
 static void batch_batch_norm(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   int64_t scales = rule_in(g, n, 1)->shape.dim[0];
   bool vectors = in[1].kind == BATCH_NONE && in[2].kind == BATCH_NONE;
   bool among_channels = in[0].kind == BATCH_AXIS && in[0].axis == 1;
   for (int i = 0; i < n->n_out; i++)
     out[i].kind = BATCH_MIXED;
-  if (!vectors || (among_channels && scales && in[0].inner % scales))
+  if (!vectors || (among_channels ? scales && in[0].inner % scales : !node_int(n, "couples", 0)))
     return;
   out[0] = in[0];
   for (int i = 1; i < n->n_out && among_channels; i++) {

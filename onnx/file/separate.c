@@ -389,13 +389,19 @@ static Status use_tensor(Separation *s, int initializer, Use use, NameMap *layer
   return module ? names_put(layers, module, *tensor) : OK;
 }
 
+/* Statistics have a turn of their own. */
+static bool is_statistic(const Separation *s, Use use) {
+  const Onnx__NodeProto *node = use.node < 0 ? NULL : s->edit.model->file_nodes[use.node];
+  return node && use.input >= 3 && strcmp(node->op_type, "BatchNormalization") == 0;
+}
+
 static Status separate_by_use(Separation *s, int initializer, Uses *uses) {
   NameMap layers;
   int n = uses->n;
   TRY(names_create(s->edit.arena, &layers));
   for (int u = 0; u < n; u++) {
     int tensor = initializer;
-    if (uses->list[u].node >= 0)
+    if (uses->list[u].node >= 0 && !is_statistic(s, uses->list[u]))
       TRY(use_tensor(s, initializer, uses->list[u], &layers, &tensor));
     if (tensor != initializer)
       TRY(edit_redirect(&s->edit, uses, u, tensor));
@@ -415,6 +421,54 @@ static Status separate_vectors(Separation *s) {
     TRY(is_constant(model, i, &constant));
     if (constant)
       TRY(separate_by_use(s, i, uses));
+  }
+  return OK;
+}
+
+/* ---- running statistics: each normalisation has its own, unless it is called twice ---- */
+
+/* Beside the scale "layer.weight" it is "layer.running_mean". */
+static const char *statistic_name(Separation *s, int initializer, Use use) {
+  const char *scale = s->edit.model->file_nodes[use.node]->input[1], *dot = strrchr(scale, '.');
+  if (!dot || model_find_initializer(s->edit.model, scale) < 0)
+    return s->edit.model->initializers[initializer].name;
+  return arena_format(s->edit.arena, "%.*s.running_%s", (int)(dot - scale), scale, use.input == 3 ? "mean" : "var");
+}
+
+static Status separate_statistic(Separation *s, int initializer, Uses *uses) {
+  NameMap layers; /* of scale and input: the tensor */
+  int n = uses->n;
+  bool taken = false;
+  TRY(names_create(s->edit.arena, &layers));
+  for (int u = 0; u < n; u++)
+    taken |= uses->list[u].node >= 0 && !is_statistic(s, uses->list[u]);
+  for (int u = 0; u < n; u++) {
+    Use use = uses->list[u];
+    if (!is_statistic(s, use))
+      continue;
+    const char *layer = arena_format(s->edit.arena, "%d %s", use.input, s->edit.model->file_nodes[use.node]->input[1]);
+    const char *name = layer ? statistic_name(s, initializer, use) : NULL;
+    if (!name)
+      return status_code();
+    int tensor = names_find(&layers, layer);
+    if (tensor < 0 && !taken)
+      tensor = initializer;
+    if (tensor < 0)
+      TRY(edit_split(&s->edit, name, initializer, &tensor));
+    taken = true;
+    TRY(names_put(&layers, layer, tensor));
+    if (tensor != initializer)
+      TRY(edit_redirect(&s->edit, uses, u, tensor));
+  }
+  return OK;
+}
+
+static Status separate_statistics(Separation *s) {
+  Model *model = s->edit.model;
+  for (int i = 0; i < model->n_file_initializers; i++) {
+    Uses *uses = edit_uses(&s->edit, model->initializers[i].name);
+    if (dtype_is_float(model->initializers[i].dtype) && uses && uses->live > 1)
+      TRY(separate_statistic(s, i, uses));
   }
   return OK;
 }
@@ -462,6 +516,7 @@ Status separate(Model *model, Arena *arena, const Exported *exported, const Reac
     if (!tells_names(&s))
       TRY(separate_vectors(&s));
   }
+  TRY(separate_statistics(&s));
   *changed = s.edit.changed;
   return OK;
 }

@@ -98,9 +98,10 @@ static Status update(Op *op, Term *old, Term *new, double momentum) {
 static Status normalize_batch(Op *op, Term *x, Term *const vectors[4], Term **y) {
   bool updates = op->lower->options->updates;
   double momentum = op_float(op, "momentum", 0.9f);
-  Attr attrs[] = {attr_float("epsilon", op_float(op, "epsilon", 1e-5f)), attr_int("unbiased", updates)};
+  Attr attrs[] = {attr_float("epsilon", op_float(op, "epsilon", 1e-5f)), attr_int("unbiased", updates),
+                  attr_int("couples", 1)};
   Term *out[4];
-  TRY(op_emit(op, OP_BatchNormalization, (Term *[]){x, vectors[0], vectors[1]}, 3, attrs, 2, out, 4));
+  TRY(op_emit(op, OP_BatchNormalization, (Term *[]){x, vectors[0], vectors[1]}, 3, attrs, 3, out, 4));
   *y = out[0];
   for (int i = 0; i < 2; i++) {
     Term *new = out[i ? 3 : 1];

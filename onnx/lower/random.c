@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "graph/narrow.h"
 #include "graph/op.h"
 #include "onnx/file/internal.h"
 #include "onnx/lower/lower.h"
@@ -83,36 +84,40 @@ static Status draw(Op *op, OpKind kind, Term *like, const char *const names[2], 
   return op_emit(op, kind, in, 2, attrs, DRAW_ATTRS + 2, out, 1);
 }
 
-/* The type of attribute `dtype`; drawn is `like` in float32 or float64. */
-static Status drawn_type(Op *op, DType absent, DType *to) {
+/* The type of attribute `dtype`; what is drawn for a narrow one is rounded to it. */
+static DType named_type(const Op *op, DType absent) {
   int64_t type = op_int(op, "dtype", 0);
-  *to = type ? dtype_from_onnx((int32_t)type) : absent;
-  return *to == F32 || *to == F64 ? OK : fail(E_UNSUPPORTED, "type %s", dtype_name(*to));
+  return type ? stored_from_onnx((int32_t)type) : absent;
 }
 
-static Status draw_named(Op *op, Term *like) {
+static Status check_drawn(DType type) {
+  return type == F32 || type == F64 || dtype_is_narrow(type) ? OK : fail(E_UNSUPPORTED, "type %s", dtype_name(type));
+}
+
+static Status draw_named(Op *op, Term *like, DType to) {
   bool is_uniform = strncmp(op->lowering->op, "RandomUniform", strlen("RandomUniform")) == 0;
   static const char *const uniform[] = {"low", "high"}, *const normal[] = {"mean", "scale"};
   static const double usual[] = {0, 1};
-  return draw(op, is_uniform ? OP_RandomUniform : OP_RandomNormal, like, is_uniform ? uniform : normal, usual,
-              &op->out[0]);
+  TRY(draw(op, is_uniform ? OP_RandomUniform : OP_RandomNormal, like, is_uniform ? uniform : normal, usual,
+           &op->out[0]));
+  return op_cast_as(op, op->out[0], to, &op->out[0]);
 }
 
 static Status random_like(Op *op) {
   Term *like = op->in[0];
-  DType to;
-  TRY(drawn_type(op, like->dtype, &to));
-  TRY(op_cast(op, like, to, &like));
-  return draw_named(op, like);
+  DType to = named_type(op, like->narrow ? like->narrow : like->dtype);
+  TRY(check_drawn(to));
+  TRY(op_cast(op, like, to == F64 ? F64 : F32, &like));
+  return draw_named(op, like, to);
 }
 
 static Status random_shape(Op *op) {
   const int64_t *dims;
   int n;
-  DType to;
-  Term zero = {.dtype = F32}, *like;
+  DType to = named_type(op, F32);
+  Term zero = {.dtype = to == F64 ? F64 : F32}, *like;
   size_t bytes;
-  TRY(drawn_type(op, F32, &to));
+  TRY(check_drawn(to));
   op_ints(op, "shape", &dims, &n);
   if (n > MAX_RANK)
     return fail(E_SHAPE, "%d dimensions", n);
@@ -120,31 +125,29 @@ static Status random_shape(Op *op) {
   for (int i = 0; i < n; i++)
     if (dims[i] < 0)
       return fail(E_SHAPE, "dimension %d is %lld", i, (long long)dims[i]);
-  TRY(shape_bytes(shape, to, &bytes));
-  zero.dtype = to;
+  TRY(shape_bytes(shape, zero.dtype, &bytes));
   TRY(op_scalar(op, &zero, 0, &like));
   TRY(op_expand(op, like, shape, &like));
-  return draw_named(op, like);
+  return draw_named(op, like, to);
 }
 
 /* 1 with probability X. */
 static Status bernoulli(Op *op) {
   Term *p = op->in[0], *u;
-  int64_t type = op_int(op, "dtype", 0);
-  DType to = type ? dtype_from_onnx((int32_t)type) : p->dtype;
+  DType to = named_type(op, p->narrow ? p->narrow : p->dtype);
   static const char *const none[] = {"low", "high"};
   static const double unit[] = {0, 1};
   TRY(draw(op, OP_RandomUniform, p, none, unit, &u));
   TRY(op_emit2(op, OP_Less, u, p, &u));
-  return op_cast(op, u, to, &op->out[0]);
+  return op_cast_as(op, u, to, &op->out[0]);
 }
 
 /* Classes drawn by the logarithms of their weights [N,C]: how many of the sums of weights so far lie below a number
  * drawn between 0 and the whole. */
 static Status multinomial(Op *op) {
   Term *weights = op->in[0], *u, *draws;
-  int64_t n = op_int(op, "sample_size", 1), type = op_int(op, "dtype", 0), last = 2;
-  DType to = type ? dtype_from_onnx((int32_t)type) : I32;
+  int64_t n = op_int(op, "sample_size", 1), last = 2;
+  DType to = named_type(op, I32);
   static const char *const none[] = {"low", "high"};
   static const double unit[] = {0, 1};
   Shape s = weights->shape;

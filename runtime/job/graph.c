@@ -6,6 +6,7 @@
 #include "base/nearest.h"
 #include "graph/autodiff.h"
 #include "graph/batch.h"
+#include "graph/op.h"
 #include "graph/order.h"
 #include "runtime/job/job.h"
 
@@ -117,6 +118,17 @@ int job_coupled(const Job *job) {
   return n;
 }
 
+/* One value a channel has no variance: PyTorch refuses it, too. */
+static Status refuse_single(const Job *job, const Node *node) {
+  const Value *x = graph_value(job->decided.graph, node->in[0]);
+  if (shape_elements(x->shape) != x->shape.dim[1])
+    return OK;
+  return fail(E_SHAPE,
+              "%s: node '%s' (%s): a microbatch of %lld has one value a channel, which have no variance: take larger "
+              "ones (--batch, --microbatches), or the file's statistics (--eval-mode)",
+              job->asked.path, node->name, op_def(node->op)->name, (long long)job->decided.microbatch_size);
+}
+
 /* Which of the model's nodes compute otherwise than when it evaluates. */
 static Status tell_mode(Job *job) {
   const Graph *graph = job->decided.graph;
@@ -124,7 +136,10 @@ static Status tell_mode(Job *job) {
   if (job->asked.options->eval_mode)
     return job_decide(job, "mode", "evaluation: the file's statistics, which stay, and no Dropout (--eval-mode)");
   for (size_t i = 0; i < graph->n_nodes; i++) {
-    statistics += graph->nodes[i]->op == OP_BatchNormalization && batch_couples(graph, graph->nodes[i]);
+    if (batch_couples(graph, graph->nodes[i])) {
+      statistics++;
+      TRY(refuse_single(job, graph->nodes[i]));
+    }
     drops += graph->nodes[i]->op == OP_Dropout;
   }
   if (!statistics && !drops)

@@ -87,7 +87,8 @@ static Status tell_fixed(Job *job, const Initializer *table, int n) {
       text_add(&names, " and %d more", count - MOST_NAMES);
     if (count)
       text_add(&names, ": %s", reasons[r].why);
-    TRY(decide_names(job, "held fixed", &names, ""));
+    bool is_kept = r == 0 && !job->asked.options->eval_mode; /* the steps write them */
+    TRY(decide_names(job, is_kept ? "statistics" : "held fixed", &names, is_kept ? ", which the steps write" : ""));
   }
   return OK;
 }

@@ -103,6 +103,8 @@ bool draw_trained(Draw *d);
 bool draw_by_index(Draw *d);
 /* One that convolves, see draw_convolution.c. */
 bool draw_convolved(Draw *d);
+/* One that normalises, see draw_norm.c. */
+bool draw_norm(Draw *d);
 /* What steps begin with: a value of the kind with at least so many axes, one of the last mostly, or NULL; an axis to
  * work along, one that does not grow where the model is calm, or -1. And end with: a value of these sizes, or of v's.
  */

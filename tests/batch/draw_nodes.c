@@ -943,14 +943,14 @@ bool draw_step(Draw *d) {
   static const struct {
     Step *step;
     unsigned weight;
-  } steps[] = {{unary, 10},    {binary, 14},           {compare, 5},       {integers, 3},     {reshape, 9},
-               {transpose, 7}, {flatten, 3},           {squeeze, 5},       {slice, 5},        {gather, 4},
-               {lookup, 6},    {pick_elements, 4},     {one_hot, 2},       {concat, 5},       {split, 3},
-               {expand, 4},    {constant_of_shape, 2}, {tile, 3},          {pad, 2},          {cumsum, 3},
-               {trilu, 2},     {depth_to_space, 3},    {reduce, 8},        {softmax, 4},      {norm, 4},
-               {linear, 12},   {mix_rows, 3},          {with_itself, 3},   {matmul, 5},       {einsum, 4},
-               {attention, 3}, {positions, 2},         {by_count, 3},      {mean_by_hand, 2}, {eye_like, 1},
-               {power, 3},     {draw_by_index, 5},     {draw_convolved, 5}};
+  } steps[] = {{unary, 10},    {binary, 14},           {compare, 5},        {integers, 3},     {reshape, 9},
+               {transpose, 7}, {flatten, 3},           {squeeze, 5},        {slice, 5},        {gather, 4},
+               {lookup, 6},    {pick_elements, 4},     {one_hot, 2},        {concat, 5},       {split, 3},
+               {expand, 4},    {constant_of_shape, 2}, {tile, 3},           {pad, 2},          {cumsum, 3},
+               {trilu, 2},     {depth_to_space, 3},    {reduce, 8},         {softmax, 4},      {norm, 4},
+               {linear, 12},   {mix_rows, 3},          {with_itself, 3},    {matmul, 5},       {einsum, 4},
+               {attention, 3}, {positions, 2},         {by_count, 3},       {mean_by_hand, 2}, {eye_like, 1},
+               {power, 3},     {draw_by_index, 5},     {draw_convolved, 5}, {draw_norm, 2}};
   unsigned all = 0;
   for (size_t i = 0; i < sizeof steps / sizeof *steps; i++)
     all += steps[i].weight;

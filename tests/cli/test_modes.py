@@ -213,6 +213,41 @@ class Modes(CommandLineTest):
         for row, p in zip(y, [[0.2, 0.5, 0.3], [0.7, 0.1, 0.2]]):
             np.testing.assert_allclose(np.bincount(row, minlength=3) / 4000, p, atol=0.04)
 
+    def test_merged_statistics_are_apart_again(self):
+        """Zeros and ones as layers are born with, which an exporter wrote once; a layer that is called twice is one."""
+        norm = lambda x, y, w, b: helper.make_node("BatchNormalization", [x, w, b, "zeros", "ones"], [y], y)
+        model = self.save([norm("x", "p", "l1.weight", "zeros"), helper.make_node("Mul", ["p", "two"], ["p2"]),
+                           norm("p2", "q", "l2.weight", "l2.bias"), helper.make_node("Tanh", ["q"], ["t"]),
+                           norm("t", "y", "l2.weight", "l2.bias")],
+                          [initializer("l1.weight", [1, 2]), initializer("l2.weight", [3, 4]), initializer("zeros", [0, 0]),
+                           initializer("ones", [1, 1]), initializer("l2.bias", [0.5, -0.25]), initializer("two", 2.0)],
+                          [2, 3], [2, 3])
+        self.data(x=X, target=TARGET)
+        out, _, gradients, saved = self.step(model, "--batch", 6)
+        self.assertIn("zeros", gradients)
+        nodes = [n for n in onnx.load(self.path("s.onnx")).graph.node if n.op_type == "BatchNormalization"]
+        mean, var = [[saved[n.input[k]] for n in nodes] for k in [3, 4]]
+        self.assertEqual([n.input[3] for n in nodes], ["l1.running_mean", "l2.running_mean", "l2.running_mean"])
+        np.testing.assert_allclose(mean[0], 0.1 * np.asarray(X).mean((0, 2)), rtol=1e-5)
+        np.testing.assert_array_equal(saved["zeros"], 0)
+        x = np.asarray(X).transpose(1, 0, 2).reshape(2, -1)
+        z = 2 * (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * [[1], [2]]
+        q = (z - z.mean(1, keepdims=True)) / np.sqrt(z.var(1, keepdims=True) + 1e-5) * [[3], [4]] + [[0.5], [-0.25]]
+        expected = 0.9 * (0.9 + 0.1 * z.var(1, ddof=1)) + 0.1 * np.tanh(q).var(1, ddof=1)
+        np.testing.assert_allclose(var[1], expected, rtol=1e-4)
+        self.step(model, "--batch", 6, "--ranks", 2, tag="cut")
+        with open(self.path("s.onnx"), "rb") as one, open(self.path("cut.onnx"), "rb") as cut:
+            self.assertEqual(one.read(), cut.read())
+
+    def test_one_value_a_channel_is_refused(self):
+        model = self.save([helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], "norm")],
+                          [initializer("s", [1, 2]), initializer("b", [0, 0]), initializer("m", [0, 0]),
+                           initializer("v", [1, 1])], [2], [2])
+        self.data(x=np.ones((4, 2)), target=np.ones((4, 2)))
+        self.refused(1, re.compile("node 'norm' .* a microbatch of 1 has one value a channel"), "train", model, "--data",
+                     self.path("data.npz"), "--batch", 1, "--steps", 1)
+        self.done("train", model, "--data", self.path("data.npz"), "--batch", 1, "--steps", 1, "--eval-mode")
+
     def test_inspect_tells(self):
         out = self.done("inspect", self.batch_norm(training_mode=0))
         self.assertRegex(out, "mixes the samples of a microbatch: norm")

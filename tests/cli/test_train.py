@@ -44,7 +44,8 @@ class Train(CommandLineTest):
         """Ranks, schedules and transports, one number of microbatches each."""
         for name, ranks, schedule, microbatches in [("nanogpt", 4, "1f1b", 4), ("surrogate", 3, "gpipe", 2),
                                                     ("branches", 4, "1f1b", 4), ("branches", 2, "naive", 1),
-                                                    ("dlrm", 3, "1f1b", 2)]:
+                                                    ("dlrm", 3, "1f1b", 2), ("resnet", 4, "1f1b", 1),
+                                                    ("resnet", 2, "gpipe", 1)]:
             with self.subTest(name, ranks=ranks, schedule=schedule):
                 alone, alone_file, _ = self.train(name, "--microbatches", microbatches, tag="alone")
                 ours, ours_file, _ = self.train(name, "--microbatches", microbatches, "--schedule", schedule,
