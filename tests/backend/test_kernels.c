@@ -222,6 +222,16 @@ static void indices_out_of_range_are_named(void **state) {
            "node 'case' (Gather): index -9223372036854775808 at position 0 is outside axis 1 of [3,5]");
   OpCase nd = {.op = OP_GatherND, .in = {DATA(2, {3, 5}), INDICES(2, {1, 2})}, .out = {{true, {1, {1}}}}};
   fails_on(&nd, 1, (int64_t[]){2, 9}, "node 'case' (GatherND): index 9 at position 1 is outside axis 1 of [3,5]");
+  OpCase put = {.op = OP_ScatterElements,
+                .in = {DATA(2, {2, 2}), INDICES(2, {2, 2}), DATA(2, {3, 5})},
+                .out = {{true, {2, {3, 5}}}},
+                .attrs = {attr_int("axis", 1)}};
+  fails_on(&put, 1, (int64_t[]){4, -5, 0, 5},
+           "node 'case' (ScatterElements): index 5 at position 3 is outside axis 1 of [3,5]");
+  OpCase slices = {
+      .op = OP_ScatterND, .in = {DATA(2, {2, 5}), INDICES(2, {2, 1}), DATA(2, {3, 5})}, .out = {{true, {2, {3, 5}}}}};
+  fails_on(&slices, 1, (int64_t[]){2, -4},
+           "node 'case' (ScatterND): index -4 at position 1 is outside axis 0 of [3,5]");
   OpCase loss = {.op = OP_CrossEntropy,
                  .in = {DATA(2, {3, 5}), INDICES(1, {3})},
                  .out = {{true, {0}}, {true, {1, {3}}}},
