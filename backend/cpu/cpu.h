@@ -103,6 +103,7 @@ struct Stream {
   VISIT(DropoutGrad)                                                                                                   \
   VISIT(RandomUniform)                                                                                                 \
   VISIT(RandomNormal)                                                                                                  \
+  VISIT(DFT)                                                                                                           \
   VISIT(ReduceSum)                                                                                                     \
   VISIT(ReduceMean)                                                                                                    \
   VISIT(LayerNormalizationGradScale)                                                                                   \

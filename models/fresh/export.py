@@ -103,6 +103,45 @@ class Tabular(nn.Module):
         return self.outward(x)
 
 
+class Spectrum(nn.Module):
+    """The lowest frequencies of an image, each by a complex matrix between channels (a Fourier neural operator's layer)."""
+
+    def __init__(self, width, kept):
+        super().__init__()
+        self.kept = kept
+        weight = lambda: nn.Parameter(torch.randn(width, width, kept, kept) / width)
+        self.low_re, self.low_im, self.high_re, self.high_im = (weight() for _ in range(4))
+
+    def mix(self, x, re, im):
+        times = lambda part, weight: torch.einsum("bixy,ioxy->boxy", x[..., part], weight)
+        return torch.stack([times(0, re) - times(1, im), times(0, im) + times(1, re)], -1)
+
+    def forward(self, x):
+        k = self.kept
+        f = torch.view_as_real(torch.fft.rfft2(x, norm="ortho"))
+        between = torch.zeros_like(f[:, :, 2 * k:, :k])
+        low, high = (f[:, :, :k, :k], self.low_re, self.low_im), (f[:, :, -k:, :k], self.high_re, self.high_im)
+        y = torch.cat([self.mix(*low), between, self.mix(*high)], 2)
+        y = nn.functional.pad(y, (0, 0, 0, f.shape[3] - k))
+        return torch.fft.irfft2(torch.view_as_complex(y.contiguous()), s=x.shape[-2:], norm="ortho")
+
+
+class Fno(nn.Module):
+    """A small Fourier neural operator on images whose sides are no powers of two."""
+
+    def __init__(self, width=4, kept=3, depth=2):
+        super().__init__()
+        self.lift, self.project = nn.Conv2d(1, width, 1), nn.Conv2d(width, 1, 1)
+        self.spectra = nn.ModuleList(Spectrum(width, kept) for _ in range(depth))
+        self.skips = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(depth))
+
+    def forward(self, x):
+        x = self.lift(x)
+        for spectrum, skip in zip(self.spectra, self.skips):
+            x = nn.functional.gelu(spectrum(x) + skip(x))
+        return self.project(x)
+
+
 def tokens(rng, n):
     return torch.from_numpy(rng.integers(1, VOCABULARY, (n, LENGTH)))
 
@@ -130,6 +169,7 @@ CASES = {  # model, its inputs, its target
     "distilbert": (distilbert, [tokens, mask], classes(VOCABULARY, LENGTH)),
     "vit": (Vit, [normal(3, 12, 12)], classes(5)),
     "tabular": (Tabular, [normal(5), categories], normal(2)),
+    "fno": (Fno, [normal(1, 10, 12)], normal(1, 10, 12)),  # TorchScript knows no transforms
 }
 MASKED = ["gpt2", "llama"]  # TorchScript cannot export how these look for packed sequences where they are given no mask
 OPEN = ["gpt2", "tabular"]  # exported with an open batch, too

@@ -18,12 +18,13 @@ typedef struct {
   const char *rule; /* which rule decided: "0", "1", "1f", "2", "3", "4", "--train", "--freeze", "not float" */
   int tied_to;      /* index of the initializer whose parameter this one shares, else -1 */
   bool tied_transposed;
-  bool in_node;     /* it lies in a Constant node or in a branch, not among the main graph's initializers */
-  int split_from;   /* the exporter had merged it into this initializer, else -1 */
-  bool restored;    /* the exporter had dropped it: zeros */
-  bool constant;    /* the exporter had merged it into a PARAMETER, and it is none */
-  int64_t copies;   /* the file has it so many times, one after the other, along leading axes; else 0 */
-  Shape file_shape; /* then the file's shape: these axes are 1 in `shape` */
+  bool in_node;      /* it lies in a node or in a branch, not among the main graph's initializers */
+  bool in_attribute; /* of a linear model of ai.onnx.ml: then also in_node */
+  int split_from;    /* the exporter had merged it into this initializer, else -1 */
+  bool restored;     /* the exporter had dropped it: zeros */
+  bool constant;     /* the exporter had merged it into a PARAMETER, and it is none */
+  int64_t copies;    /* the file has it so many times, one after the other, along leading axes; else 0 */
+  Shape file_shape;  /* then the file's shape: these axes are 1 in `shape` */
 } Initializer;
 
 typedef struct {

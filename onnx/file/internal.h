@@ -143,6 +143,7 @@ Status count_weights_in_nodes(const Model *model, int *n);
 Status list_weights_in_nodes(Model *model);
 /* The initializer that this tensor of a node or a branch is, or -1. */
 int initializer_in_node(const Model *model, const Onnx__TensorProto *proto);
+int initializer_in_attribute(const Model *model, const Onnx__AttributeProto *attribute);
 /* A message's place in the file: for each message on the way, its field number and which one of that number it is. */
 enum { PATH_STEPS = 2 * (WIRE_NESTING + 2) };
 typedef struct {

@@ -42,7 +42,7 @@ static Status check_versions(Model *model) {
     const Onnx__OperatorSetIdProto *opset = proto->opset_import[i];
     if (*proto_domain(opset->domain))
       continue;
-    if (model->opset)
+    if (model->opset && model->opset != opset->version)
       return fail(E_MODEL, "imports the default opset twice: %lld and %lld", (long long)model->opset,
                   (long long)opset->version);
     if (opset->version < 1)
@@ -51,7 +51,7 @@ static Status check_versions(Model *model) {
       return fail(E_UNSUPPORTED, "opset %lld; at most %d is supported", (long long)opset->version, OPSET_NEWEST);
     model->opset = opset->version;
   }
-  return model->opset ? OK : fail(E_MODEL, "imports no version of the default opset");
+  return model->opset || proto->n_opset_import ? OK : fail(E_MODEL, "imports no version of the default opset");
 }
 
 /* The nodes as they stand in the file, whatever becomes of the skeleton. */

@@ -51,6 +51,11 @@ static const Uses uses[] = {
     {.op = "Concat", .through = ANY_INPUT},
     {.op = "Expand", .through = INPUT(0)},
     {.op = "Identity", .through = INPUT(0)},
+    {.op = "QuantizeLinear", .through = INPUT(0)},
+    {.op = "DequantizeLinear", .through = INPUT(0)},
+    {.op = "Floor"}, /* steps are flat */
+    {.op = "Ceil"},
+    {.op = "Round"},
     {.op = "Sum", .elementwise = ANY_INPUT},
     {.op = "Mean", .elementwise = ANY_INPUT},
     {.op = "Where", .elementwise = INPUT(1) | INPUT(2)},
@@ -60,13 +65,10 @@ static const Uses uses[] = {
 };
 
 /* Operators whose output carries no gradient to their inputs. */
-static const char *const stops[] = {"ArgMax",        "ArgMin",         "Ceil",           "Equal",
-                                    "Floor",         "Greater",        "GreaterOrEqual", "IsInf",
-                                    "IsNaN",         "Less",           "LessOrEqual",    "NonZero",
-                                    "Not",           "OneHot",         "QuantizeLinear", "DequantizeLinear",
-                                    "RandomUniform", "Range",          "Round",          "Shape",
-                                    "Sign",          "Size",           "Unique",         "RandomNormalLike",
-                                    "BitShift",      "ConstantOfShape"};
+static const char *const stops[] = {
+    "ArgMax", "ArgMin", "Ceil",        "Equal",   "Floor",  "Greater",          "GreaterOrEqual", "IsInf",
+    "IsNaN",  "Less",   "LessOrEqual", "NonZero", "Not",    "OneHot",           "RandomUniform",  "Range",
+    "Round",  "Shape",  "Sign",        "Size",    "Unique", "RandomNormalLike", "BitShift",       "ConstantOfShape"};
 
 /* What a value is made of: no float tensor, one of them (ONE_TENSOR + its index) or more than that, activations too. */
 enum { NO_TENSOR, MIXED, ONE_TENSOR };
@@ -88,7 +90,8 @@ int reached(const Reach *reach, const char *name) {
 
 int reached_initializer(const Model *model, const Reach *reach, int initializer) {
   const Initializer *what = &model->initializers[initializer];
-  return reached(reach, what->name) | (what->in_node ? reach->in_branches[initializer] : 0);
+  return reached(reach, what->name) | (what->in_node ? reach->in_branches[initializer] : 0) |
+         (what->in_attribute ? REACHES_SLOT | REACHES_PRODUCT : 0);
 }
 
 static int root_of(const Reach *reach, const char *name) {

@@ -19,6 +19,7 @@ enum {
   NODE_INPUT = 1, /* fields of NodeProto, GraphProto and TensorProto */
   GRAPH_INITIALIZER = 5,
   GRAPH_INPUT = 11,
+  ATTRIBUTE_FLOATS = 7,
   TENSOR_DIMS = 1,
   TENSOR_TYPE = 2,
   TENSOR_NAME = 8,
@@ -96,10 +97,11 @@ static bool is_contents(uint32_t field) {
          field == TENSOR_INT64_DATA || field == TENSOR_DOUBLE_DATA || field == TENSOR_UINT64_DATA;
 }
 
-/* The contents of a trained initializer become raw_data, where its first contents stood; they are filled in last. */
-static Status put_trained(Rewriter *w, int initializer) {
+/* The contents of a trained initializer become raw_data (of an attribute, packed floats), where its first contents
+ * stood; they are filled in last. */
+static Status put_trained(Rewriter *w, int field, int initializer) {
   size_t bytes = initializer_file_bytes(w->model, initializer);
-  TRY(put_prefix(w, TENSOR_RAW_DATA, bytes));
+  TRY(put_prefix(w, field, bytes));
   w->places[initializer] = (Place){.stream = w->out, .offset = w->count, .next_tied = -1};
   w->count += bytes;
   if (w->out && fseeko(w->out, (off_t)bytes, SEEK_CUR))
@@ -183,7 +185,7 @@ static Status rewrite_tensor(Rewriter *w, size_t begin, size_t end, int initiali
     if (!replaced)
       TRY(put_copy(w, &field));
     else if (!done)
-      TRY(external ? put_external(w, &source, initializer) : put_trained(w, initializer));
+      TRY(external ? put_external(w, &source, initializer) : put_trained(w, TENSOR_RAW_DATA, initializer));
     done |= replaced;
   }
   return OK;
@@ -281,7 +283,7 @@ static Status put_new_tensor(Rewriter *w, int initializer) {
   TRY(put_number(w, TENSOR_TYPE, (uint64_t)source->proto->data_type));
   TRY(put_text(w, TENSOR_NAME, what->name));
   if (!source->external)
-    return is_written(what) ? put_trained(w, initializer) : put_contents(w, initializer);
+    return is_written(what) ? put_trained(w, TENSOR_RAW_DATA, initializer) : put_contents(w, initializer);
   TRY(put_external(w, source, initializer));
   return put_number(w, DATA_LOCATION, ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL);
 }
@@ -343,6 +345,8 @@ static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *typ
                               const Onnx__NodeProto *changed) {
   bool is_graph = depth == 1 && type == &onnx__graph_proto__descriptor; /* the main one */
   uint32_t seen[MOST_FIELDS] = {0};
+  int weights = type == &onnx__attribute_proto__descriptor ? initializer_at_path(w->model, &w->place) : -1;
+  bool trains = weights >= 0 && is_written(&w->model->initializers[weights]);
   if (changed)
     TRY(put_inputs(w, changed));
   for (size_t at = begin; at < end;) {
@@ -355,6 +359,11 @@ static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *typ
     uint32_t which = field.number < MOST_FIELDS ? seen[field.number]++ : 0;
     if (change == NODE_GONE || (changed && field.number == NODE_INPUT))
       continue;
+    if (trains && field.number == ATTRIBUTE_FLOATS) {
+      if (which == 0)
+        TRY(put_trained(w, ATTRIBUTE_FLOATS, weights));
+      continue;
+    }
     if (enters) {
       w->place.steps[w->place.n++] = field.number; /* the scanner has bounded the depth */
       w->place.steps[w->place.n++] = which;

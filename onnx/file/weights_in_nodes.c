@@ -1,5 +1,6 @@
 /* Weights that a file does not keep among its main graph's initializers: those of branches, and, where the main graph
- * has no weights at all (paddle2onnx writes so), the tensors of Constant nodes. Invariant: each has a name of its own,
+ * has no weights at all (paddle2onnx writes so), the tensors of Constant nodes; and lists of numbers in
+ * attributes of linear models (skl2onnx). Invariant: each has a name of its own,
  * that of its value where no other tensor has it. */
 #include <string.h>
 
@@ -34,7 +35,8 @@ static void leave(Walk *w) {
   w->path.n -= 2;
 }
 
-static Status list_tensor(Walk *w, Onnx__TensorProto *proto, const char *name) {
+/* `holder`: the tensor itself, or the attribute whose numbers it stands for. */
+static Status list_tensor(Walk *w, Onnx__TensorProto *proto, const void *holder, const char *name) {
   Model *model = w->listed;
   if (!is_weight(proto))
     return OK;
@@ -43,7 +45,12 @@ static Status list_tensor(Walk *w, Onnx__TensorProto *proto, const char *name) {
     return OK;
   int i = model->n_initializers;
   Initializer *what = &model->initializers[i];
-  *what = (Initializer){.name = name, .rule = "not float", .tied_to = -1, .split_from = -1, .in_node = true};
+  *what = (Initializer){.name = name,
+                        .rule = "not float",
+                        .tied_to = -1,
+                        .split_from = -1,
+                        .in_node = true,
+                        .in_attribute = holder != proto};
   for (int k = 2; what->name && (!*what->name || names_find(&model->initializer_names, what->name) >= 0); k++)
     what->name = arena_format(model->arena, "%s.%d", name, k);
   if (!what->name)
@@ -52,7 +59,7 @@ static Status list_tensor(Walk *w, Onnx__TensorProto *proto, const char *name) {
   TRY(tensor_describe(proto, &what->stored, &what->shape));
   what->dtype = dtype_computed(what->stored);
   TRY(names_put(&model->initializer_names, what->name, i));
-  TRY(map_put(model->in_nodes, &proto, sizeof proto, (void *)((intptr_t)i + 1)));
+  TRY(map_put(model->in_nodes, &holder, sizeof holder, (void *)((intptr_t)i + 1)));
   model->n_initializers++;
   return map_put(model->paths, w->path.steps, w->path.n * sizeof *w->path.steps, (void *)((intptr_t)i + 1));
 }
@@ -87,11 +94,42 @@ static Status note_truths(Walk *w, const Onnx__GraphProto *graph) {
   return OK;
 }
 
-static Status walk_attribute(Walk *w, const Onnx__NodeProto *node, Onnx__AttributeProto *attribute) {
+/* Whether an attribute holds weights of a linear model. */
+static bool holds_weights(const Onnx__NodeProto *node, const Onnx__AttributeProto *attribute) {
+  const char *op = proto_text(node->op_type), *name = proto_text(attribute->name);
+  return strcmp(proto_domain(node->domain), "ai.onnx.ml") == 0 && attribute->n_floats &&
+         (strcmp(op, "LinearRegressor") == 0 || strcmp(op, "LinearClassifier") == 0) &&
+         (strcmp(name, "coefficients") == 0 || strcmp(name, "intercepts") == 0);
+}
+
+/* Its numbers as a tensor: "NODE.coefficients". */
+static Status list_numbers(Walk *w, const Onnx__NodeProto *node, size_t index, Onnx__AttributeProto *attribute) {
+  Arena *arena = w->model->arena;
+  Onnx__TensorProto *proto;
+  const char *label = node->name && *node->name ? node->name : arena_format(arena, "%s_%zu", node->op_type, index);
+  const char *name = label ? arena_format(arena, "%s.%s", label, attribute->name) : NULL;
+  if (!name)
+    return status_code();
+  TRY(ARENA_NEW(arena, proto, 1));
+  onnx__tensor_proto__init(proto);
+  TRY(ARENA_NEW(arena, proto->dims, 1));
+  proto->dims[0] = (int64_t)attribute->n_floats;
+  proto->n_dims = 1;
+  proto->has_data_type = true;
+  proto->data_type = ONNX__TENSOR_PROTO__DATA_TYPE__FLOAT;
+  proto->float_data = attribute->floats;
+  proto->n_float_data = attribute->n_floats;
+  proto->name = arena_string(arena, name);
+  return proto->name ? list_tensor(w, proto, attribute, name) : status_code();
+}
+
+static Status walk_attribute(Walk *w, const Onnx__NodeProto *node, size_t index, Onnx__AttributeProto *attribute) {
+  if (holds_weights(node, attribute))
+    TRY(list_numbers(w, node, index, attribute));
   if (w->constants && attribute->t && node->n_output == 1 && strcmp(proto_text(node->op_type), "Constant") == 0 &&
       strcmp(proto_text(attribute->name), "value") == 0) {
     TRY(enter(w, ATTRIBUTE_TENSOR, 0));
-    TRY(list_tensor(w, attribute->t, node->output[0]));
+    TRY(list_tensor(w, attribute->t, attribute->t, node->output[0]));
     leave(w);
   }
   if (attribute->g && !is_dead(w, node, attribute)) {
@@ -112,14 +150,14 @@ static Status walk_graph(Walk *w, const Onnx__GraphProto *graph, bool is_main) {
     TRY(enter(w, GRAPH_NODE, i));
     for (size_t a = 0; a < graph->node[i]->n_attribute; a++) {
       TRY(enter(w, NODE_ATTRIBUTE, a));
-      TRY(walk_attribute(w, graph->node[i], graph->node[i]->attribute[a]));
+      TRY(walk_attribute(w, graph->node[i], i, graph->node[i]->attribute[a]));
       leave(w);
     }
     leave(w);
   }
   for (size_t i = 0; i < graph->n_initializer && !is_main; i++) {
     TRY(enter(w, GRAPH_INITIALIZER, i));
-    TRY(list_tensor(w, graph->initializer[i], proto_text(graph->initializer[i]->name)));
+    TRY(list_tensor(w, graph->initializer[i], graph->initializer[i], proto_text(graph->initializer[i]->name)));
     leave(w);
   }
   return OK;
@@ -150,6 +188,10 @@ Status list_weights_in_nodes(Model *model) {
 
 int initializer_in_node(const Model *model, const Onnx__TensorProto *proto) {
   return (int)(intptr_t)map_find(model->in_nodes, &proto, sizeof proto) - 1;
+}
+
+int initializer_in_attribute(const Model *model, const Onnx__AttributeProto *attribute) {
+  return (int)(intptr_t)map_find(model->in_nodes, &attribute, sizeof attribute) - 1;
 }
 
 int initializer_at_path(const Model *model, const WirePath *path) {

@@ -115,23 +115,32 @@ static const char *check_counts(Arena *arena, const Onnx__NodeProto *node, const
   return NULL;
 }
 
+/* Whether a row is of this operator; of a domain beside the default one it is called "domain::Operator". */
+static bool is_of(const Lowering *row, const char *domain, const char *op) {
+  size_t n = strlen(domain);
+  if (n && (strncmp(row->op, domain, n) != 0 || strncmp(row->op + n, "::", 2) != 0))
+    return false;
+  return strcmp(row->op + (n ? n + 2 : 0), op) == 0;
+}
+
 static const char *check(Arena *arena, const Onnx__NodeProto *node, int64_t opset, const Map *call,
                          const Lowering **row) {
   int first = 0, last = 0;
   *row = NULL;
-  if (*proto_domain(node->domain))
-    return arena_format(arena, "no operator or function of domain '%s'", node->domain);
-  if (opset < OPSET_FIRST || opset > OPSET_LAST)
+  const char *domain = proto_domain(node->domain);
+  if (!*domain && (opset < OPSET_FIRST || opset > OPSET_LAST))
     return arena_format(arena, "opset %lld is outside %d to %d", (long long)opset, OPSET_FIRST, OPSET_LAST);
   for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
     for (const Lowering *r = tables[t]; r->op; r++) {
-      if (strcmp(r->op, proto_text(node->op_type)) != 0)
+      if (!is_of(r, domain, proto_text(node->op_type)))
         continue;
       if (opset >= r->from && opset <= r->to)
         *row = r;
       first = !first || r->from < first ? r->from : first;
       last = r->to > last ? r->to : last;
     }
+  if (!first && *domain)
+    return arena_format(arena, "no operator or function of domain '%s'", domain);
   if (!first)
     return "no such operator here";
   if (!*row)

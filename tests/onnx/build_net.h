@@ -154,6 +154,10 @@ static inline Bound net_bind_as(Net *net, const char *outputs, BindOptions optio
   put_text(&import, 1, "test");
   put_int(&import, 2, 1);
   put_message(&m, 8, import);
+  import = (Bytes){0};
+  put_text(&import, 1, "ai.onnx.ml");
+  put_int(&import, 2, 3);
+  put_message(&m, 8, import);
   if (net->functions.bytes)
     put_raw(&m, net->functions.data, net->functions.bytes);
   free(net->functions.data);

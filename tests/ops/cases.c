@@ -395,6 +395,7 @@ const OpCase op_cases[] = {
     {OP_AdamUpdate, FLOATS, {X(33), SCALARS(1), X(33), POSITIVE(33), X(33), X(33)}, {}, ADAM(0.1, 0)},
     {OP_AdamUpdate, FLOATS, {X(1100), SCALARS(0), X(1100), POSITIVE(1100), X(1100)}, {}, ADAM(0.1, 1)},
 #include "tests/ops/rows/determinant.inc"
+#include "tests/ops/rows/fourier.inc"
 #include "tests/ops/rows/functions.inc"
 #include "tests/ops/rows/norm.inc"
 #include "tests/ops/rows/pool.inc"
