@@ -259,9 +259,11 @@ bool batch_read_steps(const Value *v, int axis, int64_t each, Batch *batch) {
   *batch = (Batch){.kind = BATCH_AXIS, .axis = axis, .outer = 1, .inner = each};
   for (int64_t o = 0; o < outer; o++)
     for (int64_t k = 0; k < each * inner; k++) {
-      int64_t at = o * n * inner + k, base = integer_at(v, at), step = integer_at(v, at + each * inner) - base;
-      for (int64_t s = 2; s < n / each; s++)
-        if (integer_at(v, at + s * each * inner) - base != s * step)
+      int64_t at = o * n * inner + k, here = integer_at(v, at), step;
+      if (__builtin_sub_overflow(integer_at(v, at + each * inner), here, &step))
+        return false;
+      for (int64_t s = 1; s < n / each; s++)
+        if (!checked_add_i64(here, step, &here) || integer_at(v, at + s * each * inner) != here)
           return false;
       if (first)
         batch->step = step;

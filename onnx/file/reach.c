@@ -17,6 +17,7 @@ typedef struct {
   unsigned statistics;  /* inputs that never train */
   unsigned through;     /* inputs whose elements the output has */
   unsigned elementwise; /* operands of elementwise arithmetic */
+  unsigned settings;    /* inputs that are numbers of the operator's own, whatever lies behind it */
 } Uses;
 
 static const Uses uses[] = {
@@ -51,8 +52,8 @@ static const Uses uses[] = {
     {.op = "Concat", .through = ANY_INPUT},
     {.op = "Expand", .through = INPUT(0)},
     {.op = "Identity", .through = INPUT(0)},
-    {.op = "QuantizeLinear", .through = INPUT(0)},
-    {.op = "DequantizeLinear", .through = INPUT(0)},
+    {.op = "QuantizeLinear", .through = INPUT(0), .settings = INPUT(1) | INPUT(2)},
+    {.op = "DequantizeLinear", .through = INPUT(0), .settings = INPUT(1) | INPUT(2)},
     {.op = "Floor"}, /* steps are flat */
     {.op = "Ceil"},
     {.op = "Round"},
@@ -253,6 +254,11 @@ int reached_by_use(const Model *model, const Reach *reach, const Onnx__NodeProto
                                                                          : bits;
 }
 
+static bool is_setting(const Model *model, const Onnx__NodeProto *node, size_t k) {
+  const Uses *how = model_function(model, node) ? NULL : find_uses(node);
+  return how && how->settings & INPUT(k < 31 ? k : 31);
+}
+
 /* From the last node to the first: what a node's outputs reach is known when its inputs ask. */
 static Status reach_nodes(const Model *model, Onnx__NodeProto *const *nodes, size_t n, Reach *reach) {
   TRY(find_roots(model, nodes, n, reach));
@@ -265,7 +271,8 @@ static Status reach_nodes(const Model *model, Onnx__NodeProto *const *nodes, siz
       TRY(reach_bodies(model, node, reach));
     int behind = function || has_body(node) ? 0 : reached_behind(reach, node);
     for (size_t k = 0; k < node->n_input; k++)
-      TRY(mark(reach, node->input[k], behind | reached_by_use(model, reach, node, k)));
+      TRY(mark(reach, node->input[k],
+               (is_setting(model, node, k) ? 0 : behind) | reached_by_use(model, reach, node, k)));
   }
   return OK;
 }

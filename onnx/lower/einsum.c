@@ -1,5 +1,6 @@
 /* Einsum as one product of matrices, or of elements, for each further operand. Invariant: a Labeled term's letters name
- * its axes in order, each once; those of "..." are numbers counted from its end, so that they broadcast. */
+ * its axes in order, each once when its diagonals were taken; those of "..." are numbers counted from its end, so that
+ * they broadcast. */
 #include <ctype.h>
 #include <string.h>
 
@@ -38,8 +39,10 @@ static Status parse(const char **text, int rank, int dots, Labeled *l) {
       return fail(E_MODEL, "no equation: '%s'", *text);
     for (int i = 0; i < (ellipsis ? dots : 1); i++) {
       char label = ellipsis ? (char)(1 + dots - i) : *c;
-      if (l->n == MAX_RANK || has(l, label))
-        return fail(E_UNSUPPORTED, "a letter twice in one operand, or more than %d axes", MAX_RANK);
+      if (l->n == MAX_RANK)
+        return fail(E_UNSUPPORTED, "more than %d axes", MAX_RANK);
+      if (has(l, label) && (rank < 0 || ellipsis))
+        return fail(E_MODEL, "no equation: a letter twice in the result, or two ellipses in one operand");
       l->labels[l->n++] = label;
     }
     c += ellipsis ? 2 : 0;
@@ -58,10 +61,49 @@ static void implicit_output(const Labeled *in, int n_in, int dots, Labeled *out)
   for (int c = 'A'; c <= 'z' && out->n < MAX_RANK; c++) {
     int uses = 0;
     for (int i = 0; i < n_in; i++)
-      uses += isalpha(c) && has(&in[i], (char)c);
+      for (int k = 0; k < in[i].n; k++)
+        uses += isalpha(c) && in[i].labels[k] == c;
     if (uses == 1)
       out->labels[out->n++] = (char)c;
   }
+}
+
+/* Axes i and k, which have one letter, become their diagonal, the last axis: with both as one axis of n², every n + 1st
+ * place. */
+static Status diagonal(Op *op, Labeled *l, int i, int k) {
+  int64_t perm[MAX_RANK], n = l->term->shape.dim[i], axis = l->n - 2, start = 0, step = n + 1;
+  char letter = l->labels[i];
+  Shape merged = {.rank = l->n - 1};
+  int at = 0;
+  for (int from = 0; from < l->n; from++)
+    if (from != i && from != k) {
+      merged.dim[at] = l->term->shape.dim[from];
+      l->labels[at] = l->labels[from];
+      perm[at++] = from;
+    }
+  perm[at] = i;
+  perm[at + 1] = k;
+  if (l->term->shape.dim[k] != n || __builtin_mul_overflow(n, n, &merged.dim[at]))
+    return fail(E_SHAPE, "letter '%c' is %lld and %lld in one operand", letter, (long long)n,
+                (long long)l->term->shape.dim[k]);
+  l->labels[at] = letter;
+  l->n--;
+  Attr attrs[] = {attr_ints("axes", &axis, 1), attr_ints("starts", &start, 1), attr_ints("ends", &merged.dim[at], 1),
+                  attr_ints("steps", &step, 1)};
+  TRY(op_transpose(op, l->term, perm, &l->term));
+  TRY(op_reshape(op, l->term, merged, &l->term));
+  return op_emit(op, OP_Slice, &l->term, 1, attrs, 4, &l->term, 1);
+}
+
+static Status take_diagonals(Op *op, Labeled *l) {
+  for (int i = 0; i < l->n; i++)
+    for (int k = i + 1; k < l->n; k++)
+      if (l->labels[i] == l->labels[k]) {
+        TRY(diagonal(op, l, i, k));
+        i = -1; /* the axes are others now */
+        break;
+      }
+  return OK;
 }
 
 /* Sums over the letters that nobody else wants. */
@@ -213,6 +255,8 @@ static Status einsum(Op *op) {
   TRY(op_string(op, "equation", "", &equation));
   TRY(ARENA_NEW(op->lower->arena, in, op->n_in));
   TRY(parse_all(op, equation, in, &out));
+  for (int i = 0; i < op->n_in; i++)
+    TRY(take_diagonals(op, &in[i]));
   for (int i = 0; i < out.n; i++) {
     bool found = false;
     for (int k = 0; k < op->n_in; k++)

@@ -326,7 +326,7 @@ static void what_must_be_computed_is_bounded(void **state) {
   net_node(&net, "places", "NonZero", "zeros", "y");
   net_fails(&net, "y", 1, E_LIMIT,
             "node 'places' (NonZero): computing it takes 4398046511104 bytes and 1.1e+12 steps: the import of this "
-            "file may take 83886386 and 2e+08 more");
+            "file may take 83886418 and 2e+08 more");
   net = net_of(17);
   NET_INPUT(&net, "x", -1, 1);
   NET_INTS(&net, "huge", 33000000);

@@ -7,6 +7,24 @@ static Bound one_node(Net *net, Bytes n) {
   return net_bind_ok(net, "y", 0);
 }
 
+/* Of three axes of one letter, and of two that end up in a sum. */
+static void diagonals_have_a_letter_twice(void **state) {
+  (void)state;
+  static const struct {
+    const char *equation;
+    float expected[2];
+  } forms[] = {{"iii->i", {0, 7}}, {"iij->j", {6, 8}}, {"iji->j", {5, 9}}};
+  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+    Net net = net_of(17);
+    NET_INPUT(&net, "x", 2, 2, 2);
+    Bytes n = node("e", "Einsum", "x", "y");
+    put_attribute_text(&n, "equation", forms[i].equation);
+    Bound b = one_node(&net, n);
+    GIVES(&b, 0, (2), forms[i].expected[0], forms[i].expected[1]);
+    bound_end(&b);
+  }
+}
+
 /* The first of equal ones, and over all that lies behind the axis up to opset 12. */
 static void hardmax_marks_one(void **state) {
   (void)state;
@@ -79,6 +97,7 @@ static void directions_are_known(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(diagonals_have_a_letter_twice),
       cmocka_unit_test(hardmax_marks_one),
       cmocka_unit_test(shrink_moves_towards_zero),
       cmocka_unit_test(only_the_infinities_that_count),

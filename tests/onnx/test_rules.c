@@ -186,7 +186,14 @@ static void weights_train_behind_operators(void **state) {
   put_message(&graph, 1, node("", "MatMul", "x,kernel_out", "e"));
   use(&graph, "beside", weight("beside", 4, 4, 0, 1), "Tile", "beside"); /* reaches nothing */
   put_message(&graph, 5, tensor_of_one("epsilon", 0.5f));
+  put_message(&graph, 1, node("", "QuantizeLinear", "rounded,steps", "rounded_q"));
+  put_message(&graph, 5, weight("rounded", 4, 4, 0, 1)); /* trains as if it were not, … */
+  put_message(&graph, 5, weight("steps", 4, 0, 1, 1));   /* … and by what steps is no weight */
+  put_message(&graph, 1, node("", "DequantizeLinear", "rounded_q,steps", "rounded_d"));
+  put_message(&graph, 1, node("", "MatMul", "x,rounded_d", "f"));
   Model *model = open_bytes(model_of(8, 18, graph), NULL);
+  is_ruled(model, "rounded", "2", true);
+  is_ruled(model, "steps", "3", false);
   is_ruled(model, "split", "4", true);
   is_ruled(model, "soft", "4", true);
   is_ruled(model, "7", "3", false);
