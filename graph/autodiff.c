@@ -94,21 +94,34 @@ static Status collect_uses(Walk *w) {
   return OK;
 }
 
-/* Consecutive uses of a parameter fall into at most MAX_GROUPS groups of about equal number; those of a buffer are one.
- */
+/* One behind the last use that belongs with use i: those in one unrolled loop do. */
+static size_t unit_end(const Graph *g, const Uses *uses, size_t i) {
+  int loop = graph_node(g, uses->nodes[i++])->unrolled;
+  while (loop && i < uses->n && graph_node(g, uses->nodes[i])->unrolled == loop)
+    i++;
+  return i;
+}
+
+/* Consecutive uses of a parameter fall into at most MAX_GROUPS groups of about equal number, those in an unrolled loop
+ * counting as one; those of a buffer are one group. */
 static Status form_groups(Walk *w) {
   Graph *g = w->graph;
   for (size_t v = 0; v < w->n_values; v++) {
     Uses *uses = &w->uses[v];
+    size_t units = 0, from = 0, unit = 0;
+    for (size_t i = 0; i < uses->n; i = unit_end(g, uses, i))
+      units++;
     uses->first_group = g->n_groups;
     int most = graph_value(g, (ValueId)v)->role == ROLE_BUFFER ? 1 : MAX_GROUPS;
-    uses->n_groups = uses->n < (size_t)most ? (int)uses->n : most;
+    uses->n_groups = units < (size_t)most ? (int)units : most;
     for (int k = 0; k < uses->n_groups; k++) {
-      size_t from = (size_t)k * uses->n / (size_t)uses->n_groups;
-      size_t to = (size_t)(k + 1) * uses->n / (size_t)uses->n_groups;
+      size_t to = from;
+      for (; unit < (size_t)(k + 1) * units / (size_t)uses->n_groups; unit++)
+        to = unit_end(g, uses, to);
       TRY(ARENA_RESERVE(g->arena, g->groups, g->n_groups, g->groups_capacity, g->n_groups + 1));
       g->groups[g->n_groups++] = (UseGroup){
           .parameter = (ValueId)v, .gradient = NO_VALUE, .nodes = uses->nodes + from, .n_nodes = (int)(to - from)};
+      from = to;
     }
   }
   return OK;

@@ -139,6 +139,7 @@ Status graph_add_node(Graph *graph, OpKind op, const char *name, const ValueId *
                  .n_in = n_in,
                  .n_attrs = n_attrs,
                  .phase = graph->building,
+                 .unrolled = graph->unrolling,
                  .stage = -1};
   node->origin = graph->building == PHASE_F ? node->id : graph->building == PHASE_UPDATE ? NO_NODE : graph->origin;
   node->in = arena_copy(graph->arena, in, (size_t)n_in * sizeof *in);
@@ -163,6 +164,17 @@ Status graph_emit(Graph *graph, OpKind op, const ValueId *in, int n_in, const At
   TRY(graph_add_node(graph, op, name, in, n_in, attrs, n_attrs, NULL, 1, &id));
   *out = graph_node(graph, id)->out[0];
   return OK;
+}
+
+int graph_unroll_begin(Graph *graph) {
+  int before = graph->unrolling;
+  if (!before)
+    graph->unrolling = ++graph->n_unrolled;
+  return before;
+}
+
+void graph_unroll_end(Graph *graph, int before) {
+  graph->unrolling = before;
 }
 
 Status graph_add_input(Graph *graph, ValueId value) {

@@ -106,6 +106,7 @@ typedef struct {
   int n_attrs;
   Phase phase;
   NodeId origin; /* the forward node whose stage this node shares; itself for a forward node, NO_NODE for update */
+  int unrolled;  /* of a loop's body, whose uses of a parameter are one group: the loop's number; else 0 */
   int stage;     /* -1 until assigned; update nodes keep -1: they run on every rank that holds the parameter */
   Precision precision;                  /* of a product, on backends that reduce it; set before workspaces */
   size_t workspace_bytes[RUN_BACKENDS]; /* what each of the run's backends wants, set before memory is planned */
@@ -151,6 +152,7 @@ typedef struct Graph {
   const uint8_t *backend_of_rank; /* [ranks]: which of the run's backends; NULL: all have the first */
   Phase building;                 /* phase and origin that graph_add_node gives to new nodes */
   NodeId origin;                  /* NO_NODE while building forward nodes: each is its own origin */
+  int unrolling, n_unrolled;      /* the loop whose nodes are added, 0: none; how many there were */
 } Graph;
 
 /* A new graph inside `arena`; the arena's owner frees it. */
@@ -174,6 +176,11 @@ Status graph_add_node(Graph *graph, OpKind op, const char *name, const ValueId *
 
 /* The node with one output, for rules that emit: *out is its value. Named after graph->origin's node. */
 Status graph_emit(Graph *graph, OpKind op, const ValueId *in, int n_in, const Attr *attrs, int n_attrs, ValueId *out);
+
+/* Nodes that are added from here to graph_unroll_end are one loop's body, run by run; of loops within loops, the
+ * outermost one's. Gives what graph_unroll_end takes. */
+int graph_unroll_begin(Graph *graph);
+void graph_unroll_end(Graph *graph, int before);
 
 /* Makes the value the model's next input or output. */
 Status graph_add_input(Graph *graph, ValueId value);

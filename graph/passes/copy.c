@@ -85,6 +85,7 @@ static Status copy_node(Copy *c, size_t i) {
                    ? ""
                    : graph_value(c->from, made->out[k])->name;
   c->to->building = made->phase;
+  c->to->unrolling = made->unrolled;
   c->to->origin = made->origin == NO_NODE || made->origin == made->id ? NO_NODE : c->nodes[made->origin];
   TRY(graph_add_node(c->to, node->op, made->name, in, node->n_in, node->attrs, node->n_attrs, names, made->n_out,
                      &c->nodes[i]));
@@ -131,6 +132,8 @@ static Status copy_training(Copy *c) {
   }
   to->denominators_capacity = to->n_denominators;
   to->building = from->building;
+  to->unrolling = from->unrolling;
+  to->n_unrolled = from->n_unrolled;
   to->origin = from->origin == NO_NODE ? NO_NODE : c->nodes[from->origin];
   return copy_groups(c);
 }

@@ -20,6 +20,14 @@ static Status run_once(Op *op, const Body *body, int64_t i, Term *const *in, Ter
   return body_run(op, body, arena_format(op->lower->arena, "%s/%lld/", op->name, (long long)i), in, out);
 }
 
+/* What `unroll` lowers is one loop's. */
+static Status as_one_loop(Op *op, Status (*unroll)(Op *op)) {
+  int before = graph_unroll_begin(op->lower->graph);
+  Status status = unroll(op);
+  graph_unroll_end(op->lower->graph, before);
+  return status;
+}
+
 /* Of no run: an output's shape as the body declares it, with nothing along the new axis. */
 static Status nothing(Op *op, const Onnx__ValueInfoProto *info, int axis, Term **out) {
   const Onnx__TypeProto__Tensor *type =
@@ -74,7 +82,7 @@ static Status loop_begins(Op *op, int64_t *trips, Term **condition, bool *goes) 
 }
 
 /* in: number of the run, condition, what is carried; out: condition, what is carried, what is stacked. */
-static Status loop(Op *op) {
+static Status unroll_loop(Op *op) {
   Body body;
   Parts *lists;
   Term **in, **out;
@@ -230,7 +238,7 @@ static Status scan_run(Op *op, Scan *s, Term *const *values, Term **out, bool *k
   return OK;
 }
 
-static Status scan(Op *op) {
+static Status unroll_scan(Op *op) {
   Scan s;
   Term **out;
   bool known;
@@ -244,7 +252,7 @@ static Status scan(Op *op) {
 }
 
 /* Opset 8: everything has an axis of samples in front, each of which is scanned by itself. */
-static Status scan_of_samples(Op *op) {
+static Status unroll_scans(Op *op) {
   Scan s;
   Term **values, **out;
   Parts *lists;
@@ -279,7 +287,7 @@ static Status scan_of_samples(Op *op) {
 
 /* ---- SequenceMap ---- */
 
-static Status sequence_map(Op *op) {
+static Status unroll_map(Op *op) {
   Body body;
   Parts *lists;
   Term **in, **out;
@@ -310,6 +318,22 @@ static Status sequence_map(Op *op) {
         (Term){.kind = TERM_SEQUENCE, .initializer = -1, .value = NO_VALUE, .parts = lists[i].parts, .n_parts = n};
   }
   return OK;
+}
+
+static Status loop(Op *op) {
+  return as_one_loop(op, unroll_loop);
+}
+
+static Status scan(Op *op) {
+  return as_one_loop(op, unroll_scan);
+}
+
+static Status scan_of_samples(Op *op) {
+  return as_one_loop(op, unroll_scans);
+}
+
+static Status sequence_map(Op *op) {
+  return as_one_loop(op, unroll_map);
 }
 
 const Lowering lowerings_loop[] = {

@@ -215,7 +215,7 @@ static Status zeros(Op *op, const Layer *l, Term **state) {
   return op_expand(op, zero, (Shape){2, {l->samples, l->units}}, state);
 }
 
-Status as_nodes(Op *op, const Layer *l, Direction *d) {
+static Status all_steps(Op *op, const Layer *l, Direction *d) {
   Weights w;
   Term **steps, *p = d->products;
   int64_t T = l->steps, *ones;
@@ -242,4 +242,11 @@ Status as_nodes(Op *op, const Layer *l, Direction *d) {
   for (int64_t t = 0; t < T; t++)
     TRY(op_reshape(op, steps[t], (Shape){3, {1, l->samples, l->units}}, &steps[t]));
   return op_concat(op, steps, (int)T, 0, &d->y);
+}
+
+Status as_nodes(Op *op, const Layer *l, Direction *d) {
+  int before = graph_unroll_begin(op->lower->graph);
+  Status status = all_steps(op, l, d);
+  graph_unroll_end(op->lower->graph, before);
+  return status;
 }

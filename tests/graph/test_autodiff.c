@@ -142,6 +142,39 @@ static void uses_fall_into_groups(void **state) {
   }
 }
 
+/* Two uses, a loop of five with a loop of two in it, and two uses: five groups' worth, in four groups. */
+static void an_unrolled_loop_is_one_group(void **state) {
+  (void)state;
+  static const int sizes[] = {1, 1, 5, 2};
+  Arena *arena = arena_create();
+  Graph *g = new_graph(arena);
+  size_t unreached;
+  int outer = 0, inner = 0;
+  NodeId next = 0;
+  ValueId x = add(g, "x", vector, ROLE_INPUT), p = add(g, "p", vector, ROLE_PARAMETER), y = x;
+  for (int i = 0; i < 9; i++) {
+    if (i == 2)
+      outer = graph_unroll_begin(g);
+    if (i == 4)
+      inner = graph_unroll_begin(g);
+    if (i == 6)
+      graph_unroll_end(g, inner);
+    if (i == 7)
+      graph_unroll_end(g, outer);
+    y = binary(g, OP_Mul, "step", y, p);
+  }
+  set_loss(g, y);
+  ASSERT_OK(autodiff_append(g, &unreached));
+  assert_int_equal(g->n_groups, 4);
+  for (int k = 0; k < 4; k++) {
+    assert_int_equal(g->groups[k].n_nodes, sizes[k]);
+    for (int i = 0; i < g->groups[k].n_nodes; i++)
+      assert_int_equal(g->groups[k].nodes[i], next++);
+  }
+  assert_int_equal(next, 9);
+  arena_destroy(arena);
+}
+
 static void twice_in_one_node_is_one_use(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -278,6 +311,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(frozen_inputs_get_no_nodes),
       cmocka_unit_test(uses_fall_into_groups),
+      cmocka_unit_test(an_unrolled_loop_is_one_group),
       cmocka_unit_test(twice_in_one_node_is_one_use),
       cmocka_unit_test(random_graphs_agree_with_differences),
       cmocka_unit_test(every_operator_without_gradient_is_named),

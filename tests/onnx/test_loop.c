@@ -46,6 +46,9 @@ static void loops_carry_and_stack(void **state) {
   net_add(&net, with_body("Loop", "three,yes,x", "y,all", adding("c,b,b")));
   Bound b = net_bind_ok(&net, "y,all", 0);
   assert_int_equal(count_nodes(b.graph, OP_Add), 3);
+  for (size_t i = 0; i < b.graph->n_nodes; i++)
+    if (b.graph->nodes[i]->op == OP_Add)
+      assert_int_equal(b.graph->nodes[i]->unrolled, 1);
   GIVES(&b, 0, (1, 2), 0, 4);
   GIVES(&b, 1, (3, 1, 2), 0, 2, 0, 3, 0, 4);
   bound_end(&b);
