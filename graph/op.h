@@ -18,7 +18,7 @@ enum {
   OP_PRODUCT = 128,     /* of matrices: heeds Node.precision */
   OP_SCALES = 256,      /* a vector among its first two inputs multiplies: ones leave things as they are */
   OP_DIVIDES = 512,     /* by in[1], in which a whole 0 has no meaning */
-  OP_MOVES = 1024,      /* elements of any type, as they are */
+  OP_ANY_TYPE = 1024,   /* elements of any type, as they are or bit by bit */
   OP_RANDOM = 2048,     /* draws by its last input, the counter; nothing of it is known, nor the same for all samples */
   OP_STOPS = 4096,      /* no gradient passes it: of its inputs it has the shape alone */
   OP_COUPLES = 8192     /* where out[1], its statistics, is mixed, a sample is one of its microbatch: they meet there */

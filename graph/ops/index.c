@@ -300,11 +300,11 @@ static Status gradient_top_k(Graph *g, const Node *n, const ValueId *d_out, Valu
   return emit_give_back(g, n, d_out[0], n->out[1], &d_in[0]);
 }
 
-ENTRY(Gather, 2, 2, 1, 1, OP_MOVES, infer_gather, gradient_gather, cost_pick, batch_gather)
+ENTRY(Gather, 2, 2, 1, 1, OP_ANY_TYPE, infer_gather, gradient_gather, cost_pick, batch_gather)
 ENTRY(GatherGrad, 2, 2, 1, 1, 0, infer_gather_grad, NULL, cost_move, NULL)
-ENTRY(GatherND, 2, 2, 1, 1, OP_MOVES, infer_gathernd, gradient_gather, cost_pick, batch_gathernd)
+ENTRY(GatherND, 2, 2, 1, 1, OP_ANY_TYPE, infer_gathernd, gradient_gather, cost_pick, batch_gathernd)
 ENTRY(GatherNDGrad, 2, 2, 1, 1, 0, infer_gather_grad, NULL, cost_move, NULL)
-ENTRY(GatherElements, 2, 2, 1, 1, OP_MOVES, infer_gather_elements, gradient_gather_elements, cost_pick,
+ENTRY(GatherElements, 2, 2, 1, 1, OP_ANY_TYPE, infer_gather_elements, gradient_gather_elements, cost_pick,
       batch_scatter_elements)
 ENTRY(ScatterElements, 2, 3, 1, 1, 0, infer_scatter, gradient_scatter, cost_move, batch_scatter_elements)
 ENTRY(ScatterND, 2, 3, 1, 1, 0, infer_scatter, gradient_scatter, cost_move, batch_scatter_nd)

@@ -227,14 +227,14 @@ static Status gradient_cumsum(Graph *g, const Node *n, const ValueId *d_out, Val
   return graph_emit(g, OP_CumSum, d_out, 1, attrs, 3, &d_in[0]);
 }
 
-ENTRY(Reshape, 1, 1, 1, 1, OP_VIEW | OP_LINEAR | OP_MOVES, infer_reshape, gradient_reshape, NULL, batch_reshape)
-ENTRY(Transpose, 1, 1, 1, 1, OP_PERMUTES | OP_LINEAR | OP_MOVES, infer_transpose, gradient_transpose, cost_move,
+ENTRY(Reshape, 1, 1, 1, 1, OP_VIEW | OP_LINEAR | OP_ANY_TYPE, infer_reshape, gradient_reshape, NULL, batch_reshape)
+ENTRY(Transpose, 1, 1, 1, 1, OP_PERMUTES | OP_LINEAR | OP_ANY_TYPE, infer_transpose, gradient_transpose, cost_move,
       batch_transpose)
-ENTRY(Concat, 1, INT_MAX, 1, 1, OP_LINEAR | OP_MOVES, infer_concat, gradient_concat, cost_move, batch_concat)
-ENTRY(Split, 1, 1, 1, INT_MAX, OP_LINEAR | OP_MOVES, infer_split, gradient_split, cost_move, batch_split)
-ENTRY(Slice, 1, 1, 1, 1, OP_LINEAR | OP_MOVES, infer_slice, gradient_slice, cost_pick, batch_slice)
+ENTRY(Concat, 1, INT_MAX, 1, 1, OP_LINEAR | OP_ANY_TYPE, infer_concat, gradient_concat, cost_move, batch_concat)
+ENTRY(Split, 1, 1, 1, INT_MAX, OP_LINEAR | OP_ANY_TYPE, infer_split, gradient_split, cost_move, batch_split)
+ENTRY(Slice, 1, 1, 1, 1, OP_LINEAR | OP_ANY_TYPE, infer_slice, gradient_slice, cost_pick, batch_slice)
 ENTRY(SliceGrad, 1, 1, 1, 1, 0, infer_slice_grad, NULL, cost_move, NULL)
-ENTRY(Expand, 1, 1, 1, 1, OP_LINEAR | OP_MOVES, infer_expand, gradient_expand, cost_move, batch_expand)
-ENTRY(Trilu, 1, 1, 1, 1, OP_LINEAR | OP_MOVES, infer_trilu, gradient_trilu, cost_move, batch_trilu)
+ENTRY(Expand, 1, 1, 1, 1, OP_LINEAR | OP_ANY_TYPE, infer_expand, gradient_expand, cost_move, batch_expand)
+ENTRY(Trilu, 1, 1, 1, 1, OP_LINEAR | OP_ANY_TYPE, infer_trilu, gradient_trilu, cost_move, batch_trilu)
 ENTRY(Range, 3, 3, 1, 1, 0, infer_range, NULL, NULL, NULL)
 ENTRY(CumSum, 1, 1, 1, 1, OP_LINEAR, infer_cumsum, gradient_cumsum, NULL, batch_line)

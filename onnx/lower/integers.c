@@ -1,6 +1,6 @@
-/* Integers that kernels do not compute in. Invariant: what moves elements moves them in their own type; everything else
- * is computed in int32 or int64 and wraps to the type again, as arithmetic of so many bits does. Of uint64 the bits are
- * those of an int64; where they are compared or divided, the lowering here makes up for the sign. */
+/* Integers that kernels do not compute in. Invariant: what moves elements or bits does so in their own type; everything
+ * else is computed in int32 or int64 and wraps to the type again, as arithmetic of so many bits does. Of uint64 the
+ * bits are those of an int64; where they are compared or divided, the lowering here makes up for the sign. */
 #include "graph/op.h"
 #include "onnx/lower/lower.h"
 
@@ -90,7 +90,7 @@ Status op_emit_wide(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *
                     int n_out, bool *wide) {
   Term **widened;
   *wide = false;
-  for (int i = 0; i < n_in && !(op_def(kind)->traits & OP_MOVES); i++)
+  for (int i = 0; i < n_in && !(op_def(kind)->traits & OP_ANY_TYPE); i++)
     *wide |= in[i]->kind == TERM_TENSOR && wide_type(in[i]->dtype);
   if (!*wide)
     return OK;
