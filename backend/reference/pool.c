@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
 #include "graph/window.h"
 
 /* One window: its taps along each axis. */
@@ -194,5 +195,18 @@ KERNEL(AveragePoolGrad, .accepts = takes_floats) {
       average_pool_grad_f32(&k.w, (const float *)in->data + p * k.to, (float *)out->data + p * k.from, k.divisor);
     else
       average_pool_grad_f64(&k.w, (const double *)in->data + p * k.to, (double *)out->data + p * k.from, k.divisor);
+  return OK;
+}
+
+/* Where two elements have one place the last one stays. */
+KERNEL(MaxUnpool, .accepts = takes_any) {
+  UNUSED;
+  int64_t n = shape_elements(in->shape), all = shape_elements(out->shape), to;
+  size_t size = dtype_bytes(in->dtype);
+  zero(out);
+  for (int64_t i = 0; i < n; i++) {
+    TRY(gather_index(node, &in[1], i, shape_of(1, &all), 0, &to));
+    memcpy((char *)out->data + (size_t)to * size, (const char *)in->data + (size_t)i * size, size);
+  }
   return OK;
 }

@@ -54,6 +54,25 @@ static Status infer_average_pool_grad(Graph *g, Node *n) {
   return infer_pool_gradient(g, n, x);
 }
 
+static Status infer_max_unpool(Graph *g, Node *n) {
+  Shape x = rule_in(g, n, 0)->shape, y;
+  TRY(rule_shape(g, n, "shape", &y));
+  if (rule_in(g, n, 1)->dtype != I64 || !shape_equal(x, rule_in(g, n, 1)->shape))
+    return fail(E_SHAPE, "indices %s %s of %s", dtype_name(rule_in(g, n, 1)->dtype), SHAPE_STR(rule_in(g, n, 1)->shape),
+                SHAPE_STR(x));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, y);
+  return OK;
+}
+
+/* Each element gets what came of its place, also where another one stands there, as in PyTorch. */
+static Status gradient_max_unpool(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  int64_t all = shape_elements(rule_out(g, n, 0)->shape);
+  Attr axis = attr_int("axis", 0);
+  ValueId line;
+  TRY(emit_reshape(g, d_out[0], shape_of(1, &all), &line));
+  return graph_emit(g, OP_Gather, (ValueId[]){line, n->in[1]}, 2, &axis, 1, &d_in[0]);
+}
+
 /* An operation for every element of every window. */
 static Cost cost_windows(const Graph *g, const Node *n) {
   Cost cost = {0, 0};
@@ -88,7 +107,23 @@ static void batch_pool(const Graph *g, const Node *n, const Batch *in, Batch *ou
   }
 }
 
+/* Indices that count on from sample to sample by what a sample has here are each sample's own. */
+static void batch_unpool(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  Shape y = rule_out(g, n, 0)->shape;
+  const Batch *x = &in[0], *at = &in[1];
+  out->kind = BATCH_MIXED;
+  if (x->kind != BATCH_AXIS || at->kind != BATCH_AXIS || x->axis || at->axis || x->outer != 1 || at->outer != 1 ||
+      x->inner != at->inner || x->step || x->address || at->address)
+    return;
+  y.dim[0] = x->inner;
+  if (at->step == shape_elements(y) && y.rank && rule_in(g, n, 0)->shape.dim[0] == rule_out(g, n, 0)->shape.dim[0]) {
+    *out = *x;
+    out->uniform = false;
+  }
+}
+
 ENTRY(MaxPool, 1, 1, 1, 2, 0, infer_max_pool, gradient_max_pool, cost_windows, batch_pool)
 ENTRY(MaxPoolGrad, 2, 2, 1, 1, 0, infer_max_pool_grad, NULL, cost_windows, NULL)
+ENTRY(MaxUnpool, 2, 2, 1, 1, 0, infer_max_unpool, gradient_max_unpool, NULL, batch_unpool)
 ENTRY(AveragePool, 1, 1, 1, 1, OP_LINEAR, infer_average_pool, gradient_average_pool, cost_windows, batch_pool)
 ENTRY(AveragePoolGrad, 1, 1, 1, 1, OP_LINEAR, infer_average_pool_grad, NULL, cost_windows, NULL)

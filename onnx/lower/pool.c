@@ -163,6 +163,53 @@ static Status global_lp_pool(Op *op) {
   return root(op, t, p, &op->out[0]);
 }
 
+/* The shape that was pooled, as far as it can be told: the least that gives X. */
+static Status unpooled_shape(Op *op, const Windows *w, Shape *y) {
+  *y = op->in[0]->shape;
+  for (int i = 0; i < w->n; i++) {
+    int64_t size;
+    if (y->dim[2 + i] < 1 || !checked_mul_i64(y->dim[2 + i] - 1, w->strides[i], &size) ||
+        !checked_add_i64(size, w->kernel[i], &size) || w->pads[i] < 0 || w->pads[w->n + i] < 0 ||
+        (size -= w->pads[i]) < 0 || (size -= w->pads[w->n + i]) < 0)
+      return fail(E_SHAPE, "axis %d of %s was not pooled by %lld at steps of %lld", 2 + i, SHAPE_STR(op->in[0]->shape),
+                  (long long)w->kernel[i], (long long)w->strides[i]);
+    y->dim[2 + i] = size;
+  }
+  return OK;
+}
+
+/* Indices are places in the shape that was pooled; what output_shape has more lies behind it. */
+static Status max_unpool(Op *op) {
+  Windows w;
+  Shape y;
+  const int64_t *asked;
+  int n = 0;
+  Term *t, *zero;
+  TRY(windows(op, &w));
+  TRY(unpooled_shape(op, &w, &y));
+  Attr shape = attr_ints("shape", y.dim, y.rank);
+  TRY(op_emit(op, OP_MaxUnpool, op->in, 2, &shape, 1, &t, 1));
+  if (op_has(op, 2))
+    TRY(op_known_ints(op, 2, &asked, &n));
+  if (n && n != y.rank)
+    return fail(E_SHAPE, "output_shape has %d numbers, not %d", n, y.rank);
+  TRY(op_scalar(op, t, 0, &zero));
+  for (int i = 0; i < n; i++) {
+    Shape more = t->shape;
+    if (asked[i] < y.dim[i] || (i < 2 && asked[i] != y.dim[i]))
+      return fail(E_SHAPE, "axis %d is %lld at least, and asked to be %lld", i, (long long)y.dim[i],
+                  (long long)asked[i]);
+    if (asked[i] == y.dim[i])
+      continue;
+    more.dim[i] = asked[i] - y.dim[i];
+    Term *parts[2] = {t};
+    TRY(op_expand(op, zero, more, &parts[1]));
+    TRY(op_concat(op, parts, 2, i, &t));
+  }
+  op->out[0] = t;
+  return OK;
+}
+
 #define ROW(name, from, to, most_out, lower, attributes)                                                               \
   { #name, from, to, 1, 1, most_out, lower, attributes }
 #define WINDOW "kernel_shape:I! strides:I pads:I auto_pad:s"
@@ -179,5 +226,6 @@ const Lowering lowerings_pool[] = {
     ROW(GlobalAveragePool, 1, OPSET_LAST, 1, global_average_pool, ""),
     ROW(GlobalMaxPool, 1, OPSET_LAST, 1, global_max_pool, ""),
     ROW(GlobalLpPool, 2, OPSET_LAST, 1, global_lp_pool, "p:i"),
+    {"MaxUnpool", 9, OPSET_LAST, 2, 3, 1, max_unpool, "kernel_shape:I! strides:I pads:I"},
     {0},
 };

@@ -179,8 +179,57 @@ static Status non_max_suppression(Op *op) {
   return term_make(op->lower, NULL, I64, shape_of(2, (int64_t[]){n, 3}), rows, &op->out[0]);
 }
 
+/* ---- what reads images where data says ---- */
+
+static Status grid_sample(Op *op) {
+  const char *mode, *padding;
+  Term *in[2] = {op->in[0]};
+  TRY(op_string(op, "mode", "linear", &mode));
+  TRY(op_string(op, "padding_mode", "zeros", &padding));
+  mode = strcmp(mode, "bilinear") == 0 ? "linear" : strcmp(mode, "bicubic") == 0 ? "cubic" : mode;
+  TRY(op_cast(op, op->in[1], op->in[0]->dtype, &in[1]));
+  Attr attrs[] = {attr_string("mode", mode), attr_string("padding_mode", padding),
+                  attr_int("align_corners", op_int(op, "align_corners", 0))};
+  return op_emit(op, OP_GridSample, in, 2, attrs, 3, &op->out[0], 1);
+}
+
+static Status roi_align(Op *op) {
+  const char *mode, *coordinates;
+  bool old = op->lowering->to < 16;
+  TRY(op_string(op, "mode", "avg", &mode));
+  TRY(op_string(op, "coordinate_transformation_mode", old ? "output_half_pixel" : "half_pixel", &coordinates));
+  bool half = strcmp(coordinates, "half_pixel") == 0;
+  if ((strcmp(mode, "avg") != 0 && strcmp(mode, "max") != 0) ||
+      (!half && strcmp(coordinates, "output_half_pixel") != 0))
+    return fail(E_UNSUPPORTED, "mode is '%s', coordinate_transformation_mode '%s'", mode, coordinates);
+  Attr attrs[] = {attr_string("mode", mode),
+                  attr_int("output_height", op_int(op, "output_height", 1)),
+                  attr_int("output_width", op_int(op, "output_width", 1)),
+                  attr_int("sampling_ratio", op_int(op, "sampling_ratio", 0)),
+                  attr_float("spatial_scale", op_float(op, "spatial_scale", 1)),
+                  attr_int("half_pixel", half)};
+  return op_emit(op, OP_RoiAlign, op->in, 3, attrs, 6, &op->out[0], 1);
+}
+
+static Status max_roi_pool(Op *op) {
+  const int64_t *pooled;
+  int n;
+  op_ints(op, "pooled_shape", &pooled, &n);
+  if (n != 2)
+    return fail(E_SHAPE, "pooled_shape has %d numbers, not 2", n);
+  Attr attrs[] = {attr_int("output_height", pooled[0]), attr_int("output_width", pooled[1]),
+                  attr_float("spatial_scale", op_float(op, "spatial_scale", 1))};
+  return op_emit(op, OP_MaxRoiPool, op->in, 2, attrs, 3, &op->out[0], 1);
+}
+
+#define ROI_ALIGN "mode:s output_height:i output_width:i sampling_ratio:i spatial_scale:f"
+
 const Lowering lowerings_vision[] = {
     {"AffineGrid", 20, OPSET_LAST, 2, 2, 1, affine_grid, "align_corners:b"},
     {"NonMaxSuppression", 10, OPSET_LAST, 2, 5, 1, non_max_suppression, "center_point_box:b"},
+    {"GridSample", 16, OPSET_LAST, 2, 2, 1, grid_sample, "mode:s padding_mode:s align_corners:b"},
+    {"RoiAlign", 10, 15, 3, 3, 1, roi_align, ROI_ALIGN},
+    {"RoiAlign", 16, OPSET_LAST, 3, 3, 1, roi_align, ROI_ALIGN " coordinate_transformation_mode:s"},
+    {"MaxRoiPool", 1, OPSET_LAST, 2, 2, 1, max_roi_pool, "pooled_shape:I! spatial_scale:f"},
     {0},
 };

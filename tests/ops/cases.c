@@ -399,6 +399,7 @@ const OpCase op_cases[] = {
 #include "tests/ops/rows/functions.inc"
 #include "tests/ops/rows/norm.inc"
 #include "tests/ops/rows/pool.inc"
+#include "tests/ops/rows/sample.inc"
 };
 
 const size_t n_op_cases = sizeof op_cases / sizeof *op_cases;
