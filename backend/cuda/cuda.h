@@ -104,6 +104,12 @@ struct Stream {
   VISIT(AveragePoolGrad)                                                                                               \
   VISIT(Resample)                                                                                                      \
   VISIT(ResampleGrad)                                                                                                  \
+  VISIT(BatchNormalization)                                                                                            \
+  VISIT(BatchNormalizationGradInput)                                                                                   \
+  VISIT(BatchNormalizationGradScale)                                                                                   \
+  VISIT(UpdateStatistics)                                                                                              \
+  VISIT(Dropout)                                                                                                       \
+  VISIT(DropoutGrad)                                                                                                   \
   VISIT(AdamUpdate)
 
 #define DECLARE(op_name) extern const KernelDef cuda_##op_name;

@@ -190,6 +190,35 @@ void launch_resample(cudaStream_t s, DType type, Lines lines, int64_t places, in
 void launch_resample_grad(cudaStream_t s, DType type, Lines lines, int64_t places, int64_t taps, const int64_t *indices,
                           const double *weights, const void *dy, void *dx);
 
+/* channels.cu. lines: [rows, channels, length]; channel c has scale c % scales. partial: room for
+ * fold_partials(channels, rows length, true) numbers of eight bytes. */
+typedef struct {
+  Lines lines;
+  int64_t scales;
+  double epsilon;
+  bool unbiased; /* the variance that is told apart from the one that is divided by */
+} ChannelWork;
+void launch_batch_norm(cudaStream_t s, DType type, const ChannelWork *w, const void *x, const void *scale,
+                       const void *bias, void *y, void *mean, void *inv, void *variance, void *partial);
+void launch_batch_norm_sums(cudaStream_t s, DType type, Lines lines, const void *dy, const void *x, const void *mean,
+                            const void *inv, void *dscale, void *dbias, void *partial);
+void launch_batch_norm_grad(cudaStream_t s, DType type, const ChannelWork *w, const void *dy, const void *x,
+                            const void *scale, const void *mean, const void *inv, const void *dscale, const void *dbias,
+                            void *dx);
+void launch_update_statistics(cudaStream_t s, DType type, int64_t n, double momentum, const void *statistic,
+                              void *running);
+/* What is dropped: a word of 32 bits below the threshold. counter: on the device. */
+typedef struct {
+  int64_t samples, inner;
+  bool per_sample;
+  uint64_t seed, threshold;
+  uint32_t node;
+} Drawing;
+void launch_dropout(cudaStream_t s, DType type, const Drawing *d, int64_t n, double factor, const void *x,
+                    const int64_t *counter, void *y, uint8_t *mask);
+void launch_dropout_grad(cudaStream_t s, DType type, int64_t n, double factor, const void *dy, const uint8_t *mask,
+                         void *dx);
+
 /* optimizer.cu. The scalars (graph/optimizer.h) are on the device. */
 typedef struct {
   int n_groups;

@@ -1,0 +1,95 @@
+/* From nodes to launches: batch normalisation, Dropout. */
+#include "backend/cuda/cuda.h"
+#include "backend/reference/parts.h"
+#include "backend/reference/reference.h"
+
+static Lines channels_of(Shape x) {
+  Split3 s = split_at(x, 1);
+  return (Lines){s.outer, s.size, s.inner};
+}
+
+/* x: which input it is. */
+static size_t partials(const Graph *graph, const Node *node, int x) {
+  Lines l = channels_of(kernel_input(graph, node, x).shape);
+  return sizeof(double) * (size_t)fold_partials(l.size, l.outer * l.inner, true);
+}
+
+static size_t norm_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return partials(graph, node, 0);
+}
+
+static ChannelWork work_of(const Node *node, const Tensor *x, const Tensor *scale) {
+  return (ChannelWork){.lines = channels_of(x->shape),
+                       .scales = shape_elements(scale->shape),
+                       .epsilon = node_float(node, "epsilon", 1e-5),
+                       .unbiased = node_int(node, "unbiased", 0) != 0};
+}
+
+KERNEL(BatchNormalization, .accepts = takes_floats, .workspace = norm_workspace) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  ChannelWork w = work_of(node, &in[0], &in[1]);
+  launch_batch_norm(stream->cuda, in->dtype, &w, in[0].data, in[1].data, in[2].data, out[0].data, out[1].data,
+                    out[2].data, out[3].data, workspace);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(BatchNormalizationGradScale, .accepts = takes_floats, .workspace = norm_workspace) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  launch_batch_norm_sums(stream->cuda, in->dtype, channels_of(in[1].shape), in[0].data, in[1].data, in[2].data,
+                         in[3].data, out[0].data, out[1].data, workspace);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(BatchNormalizationGradInput, .accepts = takes_floats) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  ChannelWork w = work_of(node, &in[1], &in[2]);
+  launch_batch_norm_grad(stream->cuda, in->dtype, &w, in[0].data, in[1].data, in[2].data, in[3].data, in[4].data,
+                         in[5].data, in[6].data, out->data);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(UpdateStatistics, .accepts = takes_floats) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  launch_update_statistics(stream->cuda, in->dtype, shape_elements(in->shape), node_float(node, "momentum", 0.9),
+                           in[1].data, in[0].data);
+  return cuda_launched(stream, node);
+}
+
+static double kept_factor(const Node *node) {
+  double ratio = node_float(node, "ratio", 0.5);
+  return ratio < 1 ? 1 / (1 - ratio) : 0;
+}
+
+/* As the reference's (backend/reference/random.c). */
+static Drawing drawing_of(const Node *node, int64_t elements) {
+  int64_t outer = node_int(node, "outer", 1), inner = node_int(node, "inner", 0);
+  bool per_sample = node_int(node, "per_sample", 0) && outer > 0 && inner > 0;
+  return (Drawing){.samples = per_sample ? elements / (outer * inner) : 1,
+                   .inner = per_sample ? inner : elements,
+                   .per_sample = per_sample,
+                   .seed = (uint64_t)node_int(node, "seed", 0),
+                   .node = (uint32_t)node_int(node, "node", 0),
+                   .threshold = (uint64_t)(node_float(node, "ratio", 0.5) * 0x1p32)};
+}
+
+KERNEL(Dropout, .accepts = takes_floats) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  int64_t n = shape_elements(in->shape);
+  Drawing d = drawing_of(node, n);
+  launch_dropout(stream->cuda, in->dtype, &d, n, kept_factor(node), in[0].data, in[1].data, out[0].data, out[1].data);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(DropoutGrad, .accepts = takes_floats) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  launch_dropout_grad(stream->cuda, in->dtype, shape_elements(in->shape), kept_factor(node), in[0].data, in[1].data,
+                      out->data);
+  return cuda_launched(stream, node);
+}
