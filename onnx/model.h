@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "base/text.h"
 #include "onnx/file/contents.h"
 #include "onnx/lower/bind.h"
 
@@ -27,5 +28,22 @@ Status model_inspect(Model *model, const BindOptions *options, json_t **report);
 /* What `inspect` finds that is probably not what a person wants, in one line of ids and tensors in `arena`; NULL where
  * there is nothing. */
 Status model_doubts(Model *model, Arena *arena, const char **line);
+
+/* What `edit` changes. */
+typedef struct {
+  const char *set_batch;      /* "dynamic" or a number; NULL: as it is */
+  int64_t classes;            /* of the new head; 0: as it is */
+  const char *const *dropout; /* "GLOB=RATIO" over names of nodes */
+  const char *const *unfold;  /* "TENSOR=C" */
+  int n_dropout, n_unfold;
+  bool constants_train, logits;
+  uint64_t seed; /* of what is drawn */
+} RewriteOptions;
+
+/* Writes the file with these changes to `path`, if what comes of them opens and binds; external data is copied beside
+ * it where that is another folder. `said` gets a line for each change. Fails E_USAGE where options name what is not
+ * there, E_UNSUPPORTED where a shape inside cannot follow the batch. */
+Status model_rewrite(Model *model, const RewriteOptions *options, const BindOptions *bind, const char *path,
+                     Text *said);
 
 #endif

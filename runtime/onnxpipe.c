@@ -10,6 +10,7 @@
 #include <zip.h>
 
 #include "base/nearest.h"
+#include "runtime/edit.h"
 #include "runtime/infer.h"
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
@@ -178,6 +179,10 @@ static void job_destroy(Job *job) {
 
 OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out) {
   return result(inspect_run(model->model, model->path, model->options, out));
+}
+
+OnnxpipeStatus onnxpipe_edit(OnnxpipeModel *model, FILE *out) {
+  return result(edit_run(model->model, model->options, out));
 }
 
 static Status plan(Job *job, FILE *out) {

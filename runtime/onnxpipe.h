@@ -78,6 +78,11 @@ ONNXPIPE_API void onnxpipe_close(OnnxpipeModel *model);
 /* What the file holds and what becomes of it, into `out`: text, or one JSON object with the option "json". */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out);
 
+/* Writes the model with the changes of the options "set-batch", "replace-head", "dropout", "unfold", "constants-train"
+ * and "logits" to the file of the option "output-model", if what comes of them opens and binds; prints a line for each.
+ */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_edit(OnnxpipeModel *model, FILE *out);
+
 /* Plans without weights or devices, prints the plan to `out` and writes it where the option "output-plan" says. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out);
 

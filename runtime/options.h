@@ -25,14 +25,14 @@ typedef struct OnnxpipeOptions {
   bool *given; /* [entries of the table] */
 
   int64_t ranks, chunks, batch, microbatches, steps, epochs, threads; /* 0: chosen */
-  const char *data, *schedule, *plan, *output_plan, *loss, *output, *optimizer, *device, *precision, *lr_schedule,
-      *init;
+  const char *data, *schedule, *plan, *output_plan, *output_model, *set_batch, *replace_head, *loss, *output,
+      *optimizer, *device, *precision, *lr_schedule, *init;
   const char *metrics, *save, *dump_gradients, *report, *out;
   int64_t ignore_index, class_axis, seed, warmup_steps;
   double lr, momentum, beta1, beta2, eps, weight_decay, clip_norm;
-  bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json;
+  bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train, logits;
   int64_t memory_limit; /* bytes */
-  TextList train, freeze, freeze_row, dim, batch_axis;
+  TextList train, freeze, freeze_row, dim, batch_axis, dropout, unfold;
 
   NumberList forward_ms, backward_input_ms, backward_weight_ms, memory_limit_microbatches;
   double p2p_ms, backward_input_frees;

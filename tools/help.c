@@ -10,6 +10,7 @@ static const Subcommand subcommands[] = {
     {"run", "MODEL.onnx --data FILE.npz --out FILE.npz", "inference"},
     {"simulate", "--ranks P --microbatches M --forward-ms F --backward-input-ms B --backward-weight-ms W",
      "times schedules, from given times"},
+    {"edit", "MODEL.onnx -o FILE.onnx …", "changes that inspect advises: Dropout, heads, batches, what was folded"},
     {"profile", "MODEL.onnx", "measures the model's nodes on this machine"},
 };
 enum { SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
@@ -25,7 +26,7 @@ int help_takes(const char *subcommand, const OnnxpipeOption *option) {
 }
 
 char help_letter(const OnnxpipeOption *option) {
-  return strcmp(option->name, "output-plan") == 0 ? 'o' : 0;
+  return strcmp(option->name, "output-plan") == 0 || strcmp(option->name, "output-model") == 0 ? 'o' : 0;
 }
 
 int help_knows(const char *subcommand) {

@@ -105,7 +105,9 @@ static OnnxpipeStatus no_option(const CommandLine *line, const char *word, const
 
 /* One option at words[*at], its value behind "=" or in the next word. */
 static OnnxpipeStatus read_option(char **words, int n, int *at, const char *subcommand, CommandLine *line) {
-  const char *word = words[*at], *name = strcmp(word, "-o") == 0 ? "output-plan" : word + 2, *value = "";
+  const char *word = words[*at], *name = word + 2, *value = "";
+  if (strcmp(word, "-o") == 0)
+    name = strcmp(subcommand, "edit") == 0 ? "output-model" : "output-plan";
   const char *equals = strchr(name, '=');
   size_t length = equals ? (size_t)(equals - name) : strlen(name);
   OnnxpipeOption option;
@@ -158,6 +160,8 @@ static OnnxpipeStatus run_on_model(const char *subcommand, const CommandLine *li
     status = onnxpipe_plan(model, stdout);
   else if (strcmp(subcommand, "run") == 0)
     status = onnxpipe_run(model, stdout);
+  else if (strcmp(subcommand, "edit") == 0)
+    status = onnxpipe_edit(model, stdout);
   else if (strcmp(subcommand, "profile") == 0)
     status = onnxpipe_profile(model, stdout);
   else {

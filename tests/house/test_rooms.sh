@@ -64,6 +64,7 @@ folder graph/passes graph/
 folder onnx/file
 folder onnx/lower onnx/file/
 folder onnx/remarks onnx/file/
+folder onnx/rewrite onnx/file/ onnx/lower/ onnx/model.h
 folder onnx/inspect onnx/
 
 folder partitioner/schedule
@@ -78,7 +79,7 @@ folder runtime/options
 folder runtime/job 'runtime/(transport|data)/' runtime/options.h
 folder runtime/executor 'runtime/(transport|data|job)/' runtime/options.h
 folder runtime/training 'runtime/(transport|data|job|executor)/' 'runtime/(options|onnxpipe)\.h'
-for end in infer inspect measure what_if; do
+for end in edit infer inspect measure what_if; do
   folder runtime/$end 'runtime/(transport|data|job|executor|training)/' runtime/options.h
 done
 
