@@ -30,7 +30,8 @@ typedef struct OnnxpipeOptions {
   const char *metrics, *save, *dump_gradients, *report, *out;
   int64_t ignore_index, class_axis, seed, warmup_steps;
   double lr, momentum, beta1, beta2, eps, weight_decay, clip_norm;
-  bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train, logits;
+  bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train,
+      logits;
   int64_t memory_limit; /* bytes */
   TextList train, freeze, freeze_row, dim, batch_axis, dropout, unfold;
 
