@@ -49,8 +49,8 @@ static const struct Case {
              {"llama", FOUR},
              {"nanogpt_loss", FOUR},
              {"fresh_surrogate_legacy", FOUR},
-#ifndef ON_CUDA /* which has no kernels for their normalisations yet */
              {"resnet", ONE},
+#ifndef EMULATED /* which takes many minutes for its convolutions */
              {"unet3d", TWO},
 #endif
              {"fresh_gpt2_default", FOUR}};
