@@ -89,12 +89,14 @@ static Status loss_at(const Check *check, double *x, double at, double *loss) {
 }
 
 static Status check_element(Check *check, const char *name, double *x, int64_t i, double got) {
-  double here, above, below;
+  double here, above, below, half_above;
   TRY(loss_at(check, x, *x, &here));
   TRY(loss_at(check, x, *x + step, &above));
   TRY(loss_at(check, x, *x - step, &below));
+  TRY(loss_at(check, x, *x + step / 2, &half_above));
   double left = (here - below) / step, right = (above - here) / step, slope = (left + right) / 2;
-  if (!isfinite(left) || !isfinite(right) || fabs(left - right) > 1e-3 * fmax(1, fabs(left) + fabs(right)))
+  double nearer = (half_above - here) / (step / 2), bound = 1e-3 * fmax(1, fabs(left) + fabs(right));
+  if (!isfinite(left) || !isfinite(right) || fabs(left - right) > bound || fabs(nearer - right) > bound)
     return OK;
   if (!(fabs(got - slope) <= 1e-5 * fmax(1, fabs(slope)) + 1e-9 * fabs(here)))
     return fail(E_MODEL, "gradient of '%s' at %lld is %.9g, differences give %.9g", name, (long long)i, got, slope);
