@@ -27,17 +27,25 @@ static Status look_at_files(Look *look) {
   return OK;
 }
 
+/* Contents lie in the file at any address. */
+static float number_at(const void *contents, int64_t i) {
+  float x;
+  memcpy(&x, (const char *)contents + (size_t)i * sizeof x, sizeof x);
+  return x;
+}
+
 /* Zeros and ones, or zeros and what no score stands against: two values, both there. */
-static bool is_mask(const float *x, int64_t n) {
+static bool is_mask(const void *contents, int64_t n) {
   bool zero = false, other = false;
   float value = 0;
   for (int64_t i = 0; i < n; i++) {
-    if (x[i] == 0) {
+    float x = number_at(contents, i);
+    if (x == 0) {
       zero = true;
     } else if (!other) {
-      value = x[i];
+      value = x;
       other = true;
-    } else if (x[i] != value) {
+    } else if (x != value) {
       return false;
     }
   }
@@ -45,27 +53,29 @@ static bool is_mask(const float *x, int64_t n) {
 }
 
 /* Rows [n, width]: sines and cosines, of position 0 first: 0 1 0 1 … or 0 … 0 1 … 1, or the other way round. */
-static bool is_position_table(const float *x, int64_t n, int64_t width) {
+static bool is_position_table(const void *contents, int64_t n, int64_t width) {
   if (n < 3 || width < 4 || width % 2)
     return false;
   int64_t zeros = 0, ones = 0;
   for (int64_t i = 0; i < width; i++) {
-    zeros += x[i] == 0;
-    ones += x[i] == 1;
+    zeros += number_at(contents, i) == 0;
+    ones += number_at(contents, i) == 1;
   }
   if (zeros != width / 2 || ones != width / 2)
     return false;
   for (int64_t i = 0; i < n; i++) {
     double squares = 0; /* sin² + cos² of each pair is 1 */
-    for (int64_t k = 0; k < width; k++)
-      squares += (double)x[i * width + k] * x[i * width + k];
+    for (int64_t k = 0; k < width; k++) {
+      double x = number_at(contents, i * width + k);
+      squares += x * x;
+    }
     if (fabs(squares - (double)width / 2) > 1e-3 * (double)width)
       return false;
   }
   return true;
 }
 
-static Status look_at_contents(Look *look, const Initializer *p, const float *x) {
+static Status look_at_contents(Look *look, const Initializer *p, const void *x) {
   int64_t n = shape_elements(p->shape), width = p->shape.dim[p->shape.rank - 1];
   if (p->shape.rank >= 2 && is_mask(x, n))
     TRY(remark(look->remarks, "mask_trains", p->name,
