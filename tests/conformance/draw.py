@@ -140,6 +140,14 @@ class Draw:
         return self.weight(array) if self.chance(2) else self.given(array)
 
 
+def apart(values, places=(0,)):
+    """What jumps is asked only of numbers that are not near a jump: not near one another, or not near `places`."""
+    numbers = np.sort(np.asarray(values, np.float64), axis=None)
+    gaps = np.diff(numbers) if places is None else np.abs(numbers[:, None] - np.asarray(places)).ravel()
+    if gaps.size and gaps.min() < 1e-4:
+        raise ValueError("near a jump")
+
+
 # ---- one function a kind of node ----
 
 
@@ -147,6 +155,8 @@ def unary(d):
     op, _, domain = d.pick(UNARY).partition(":")
     x = d.within(d.any(), domain)
     attributes = {}
+    if op in ("Sign", "Ceil", "Floor", "Round", "Shrink", "ThresholdedRelu"):
+        apart(x.array * 10, np.arange(-100, 101))
     if op in ("Elu", "Celu", "LeakyRelu", "ThresholdedRelu") and d.chance(2):
         attributes["alpha"] = 0.3
     if op == "Gelu" and d.chance(2):
@@ -180,7 +190,9 @@ def variadic(d):
 
 def compare(d):
     a = d.any()
-    (c,) = d.node(d.pick(COMPARE), [a, d.some(a.shape)])
+    b = d.some(a.shape)
+    apart(a.array - b.array)
+    (c,) = d.node(d.pick(COMPARE), [a, b])
     if d.chance(3):
         (c,) = d.node("Not", [c])
     if d.chance(3):
@@ -333,12 +345,14 @@ def scatter_nd(d):
 
 def top_k(d):
     x = d.any(1, 4)
+    apart(x.array, None)
     axis = d.axis(x)
     d.node("TopK", [x, d.weight(np.int64([d.between(1, x.shape[axis])]))], outputs=2, axis=axis, largest=d.between(0, 1))
 
 
 def arg(d):
     x = d.any(1)
+    apart(x.array, None)
     (y,) = d.node(d.pick(["ArgMax", "ArgMin"]), [x], axis=d.axis(x), keepdims=d.between(0, 1), select_last_index=d.between(0, 1))
     d.node("Cast", [y], to=TensorProto.FLOAT)
 
@@ -359,7 +373,10 @@ def trilu(d):
 
 def softmax(d):
     x = d.any(1)
-    d.node(d.pick(["Softmax", "LogSoftmax", "Hardmax"]), [x], axis=d.axis(x))
+    op = d.pick(["Softmax", "LogSoftmax", "Hardmax"])
+    if op == "Hardmax":
+        apart(x.array, None)
+    d.node(op, [x], axis=d.axis(x))
 
 
 def layer_norm(d):
@@ -503,6 +520,8 @@ def resize(d):
 
 def grid_sample(d):
     x = d.any(4, 4)
+    if min(x.shape[2:]) < 2:
+        raise ValueError("between the corners of one place is nothing")
     grid = d.given((d.random.random((x.shape[0], 2, 3, 2)) * 2.4 - 1.2).astype(np.float32))
     mode, padding = d.pick(["linear", "nearest", "cubic"]), d.pick(["zeros", "border", "reflection"])
     if mode == "cubic" and padding == "border":  # the specification moves each of the 16 places, onnxruntime the point
@@ -540,6 +559,7 @@ def signals(d):
 
 def casts(d):
     x = d.any()
+    apart(x.array, np.arange(-100, 101))
     (y,) = d.node("Cast", [x], to=d.pick([TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT16]))
     d.node("Cast", [y], to=TensorProto.FLOAT)
 
