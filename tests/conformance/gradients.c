@@ -56,13 +56,21 @@ static bool is_blurred(const Graph *g) {
   return g->counter != NO_VALUE;
 }
 
+/* Whether it says where regions lie, which get no gradient, as in torchvision. */
+static bool is_region(const Graph *g, ValueId v) {
+  for (size_t i = 0; i < g->n_nodes; i++)
+    if ((g->nodes[i]->op == OP_RoiAlign || g->nodes[i]->op == OP_MaxRoiPool) && g->nodes[i]->in[1] == v)
+      return true;
+  return false;
+}
+
 static Status differentiate(Case *c, bool first_only, size_t *n_forward) {
   Graph *g = c->graph;
   size_t n_unreached;
   if (is_blurred(g))
     return fail(E_UNSUPPORTED, "it rounds or draws");
   for (size_t i = 0; i < g->n_inputs; i++)
-    if (graph_value(g, g->inputs[i])->dtype == F64)
+    if (graph_value(g, g->inputs[i])->dtype == F64 && !is_region(g, g->inputs[i]))
       graph_value(g, g->inputs[i])->role = ROLE_PARAMETER;
   TRY(append_loss(g, first_only));
   *n_forward = g->n_nodes;
