@@ -43,8 +43,9 @@ Status host_event_pass(Stream *stream, Event *event);
   .event_record = host_event_pass, .event_wait = host_event_pass
 
 /* Wide loops get a version for each instruction set, chosen when the program is loaded. Bits are the same on one
- * machine, which is what the promise covers. Sanitizers do not go with it. */
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+ * machine, which is what the promise covers. Sanitizers do not go with it, nor does clang, whose versions of static
+ * functions collide. */
+#if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define WIDE_LOOPS __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define WIDE_LOOPS

@@ -7,7 +7,7 @@ seconds=${1:-60}
 
 sh tools/install_packages.sh fuzz
 cmake --preset fuzz >/dev/null
-cmake --build --preset fuzz >/dev/null
+cmake --build --preset fuzz >build/fuzz.log || { tail -20 build/fuzz.log >&2; exit 1; }
 
 corpus=build/fuzz/corpus failures=build/fuzz/failures
 mkdir -p $corpus $failures
