@@ -12,6 +12,7 @@ typedef struct {
   const Tensor *lengths; /* [N], NULL: all samples have T steps */
 } Steps;
 
+/* Of the node whose tensors of all steps have the shape `all`; `lengths`: which of its inputs holds them. */
 Steps steps_of(const Node *node, const Tensor *in, Shape all, int lengths);
 
 /* Step number k of the walk forward. */

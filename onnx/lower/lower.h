@@ -194,6 +194,7 @@ typedef struct {
   size_t findings; /* before it ran */
 } Body;
 
+/* The graph attribute of a node, its constants known by name. */
 Status body_open(Op *op, const char *attribute, Body *body);
 /* E_MODEL where the body has not as many inputs and outputs. */
 Status body_counts(const Body *body, size_t n_in, size_t n_out);

@@ -39,6 +39,7 @@ typedef struct {
 /* "why" of printf's format, in the arena; NULL where memory is out. */
 #define LOOK_TEXT(look, ...) arena_format((look)->remarks->arena, __VA_ARGS__)
 
+/* Each appends what one kind of evidence tells. */
 Status look_at_interface(Look *look);
 Status look_at_nodes(Look *look);
 Status look_at_parameters(Look *look);

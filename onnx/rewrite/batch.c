@@ -103,6 +103,8 @@ static Status open_shape(Rewrite *r, Opening *b, size_t *at, int input, int *cha
     return status_code();
   rest[0] = -1;
   ++*changed;
+  text_add(r->said, "node '%s' (%s): the %lld in front of its shape is taken for the batch\n", proto_text(node->name),
+           node->op_type, (long long)shape[0]);
   if (open < 0 && strcmp(proto_text(node->op_type), "Reshape") == 0) {
     TRY(rewrite_tensor(r, name, ONNX__TENSOR_PROTO__DATA_TYPE__INT64, (Shape){1, {n}}, rest, (size_t)n * 8, &tensor));
     return (node->input[input] = arena_string(r->arena, name)) ? OK : status_code();
