@@ -14,6 +14,7 @@
 #include "runtime/infer.h"
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
+#include "runtime/training/loop.h"
 #include "runtime/training/session.h"
 #include "runtime/what_if.h"
 
@@ -250,30 +251,14 @@ OnnxpipeStatus onnxpipe_session_close(OnnxpipeSession *session) {
   return failed ? ONNXPIPE_OK : result_of_all(status, outcome);
 }
 
-/* Ends with the line that the caller knows, and where the weights are that were trained until then. */
-static OnnxpipeStatus save_the_rest(OnnxpipeSession *session, const char *path, int64_t steps) {
-  char why[2048];
-  snprintf(why, sizeof why, "%s", status_message());
-  OnnxpipeStatus saved = onnxpipe_session_save(session, path);
-  if (saved != ONNXPIPE_OK)
-    return saved;
-  return result(
-      fail(E_IO, "%s; what %lld step%s trained is in %s", why, (long long)steps, steps == 1 ? "" : "s", path));
-}
-
 OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context) {
   OnnxpipeSession *session;
-  const char *path = model->options->save;
   OnnxpipeStatus status = open_session(model, out, progress, context, &session);
   if (status != ONNXPIPE_OK)
     return status;
-  int64_t steps = session_steps(session->session), done = 0;
-  while (done < steps && (status = onnxpipe_session_step(session)) == ONNXPIPE_OK)
-    done++;
-  if (status == ONNXPIPE_OK && steps && path)
-    status = onnxpipe_session_save(session, path);
-  else if (status != ONNXPIPE_OK && path && done && !session_failed(session->session))
-    status = save_the_rest(session, path, done);
+  Outcome outcome = {0};
+  Status trained = loop_run(session->session, &outcome);
+  status = result_of_all(trained, outcome);
   bool hushed = silent;
   OnnxpipeStatus closed = onnxpipe_session_close(session);
   if (status == ONNXPIPE_OK)

@@ -183,6 +183,10 @@ Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *conte
   return s->status;
 }
 
+const Options *session_options(const Session *s) {
+  return s->training.job->asked.options;
+}
+
 int64_t session_steps(const Session *s) {
   return s->training.steps;
 }

@@ -13,6 +13,7 @@ typedef struct Session Session;
  * before the next step ends. */
 Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *context, Session **session,
                     Outcome *outcome);
+const Options *session_options(const Session *session);
 /* Steps that the options ask for. */
 int64_t session_steps(const Session *session);
 /* E_IO where the data file is not what it was when it was opened: in one process the session can still save then. */
