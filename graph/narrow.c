@@ -6,19 +6,15 @@
 #include <math.h>
 #include <string.h>
 
-typedef struct {
-  int digits;             /* after the leading one */
-  int least;              /* the smallest exponent of a number with a leading one */
-  uint32_t sign, largest; /* bits */
-  uint32_t infinity;      /* 0: there is none */
-  uint32_t nan;
-} Layout;
-
-static const Layout layouts[DTYPE_COUNT] = {
+static const NarrowLayout layouts[DTYPE_COUNT] = {
     [F16] = {10, -14, 0x8000, 0x7bff, 0x7c00, 0x7e00}, [BF16] = {7, -126, 0x8000, 0x7f7f, 0x7f80, 0x7fc0},
     [F8E4M3FN] = {3, -6, 0x80, 0x7e, 0, 0x7f},         [F8E4M3FNUZ] = {3, -7, 0x80, 0x7f, 0, 0x80},
     [F8E5M2] = {2, -14, 0x80, 0x7b, 0x7c, 0x7f},       [F8E5M2FNUZ] = {2, -15, 0x80, 0x7f, 0, 0x80},
 };
+
+NarrowLayout narrow_layout(DType dtype) {
+  return layouts[dtype];
+}
 
 bool dtype_is_narrow(DType dtype) {
   return layouts[dtype].sign;
@@ -29,7 +25,7 @@ DType dtype_computed(DType dtype) {
 }
 
 double narrow_value(DType dtype, uint32_t bits) {
-  const Layout *l = &layouts[dtype];
+  const NarrowLayout *l = &layouts[dtype];
   uint32_t magnitude = bits & (l->sign - 1);
   double number;
   if (bits == l->nan || magnitude > l->largest)
@@ -43,7 +39,7 @@ double narrow_value(DType dtype, uint32_t bits) {
 }
 
 uint32_t narrow_bits(DType dtype, double x, bool saturate) {
-  const Layout *l = &layouts[dtype];
+  const NarrowLayout *l = &layouts[dtype];
   bool one_zero = l->nan == l->sign; /* then -0 is NaN's place */
   uint32_t sign = signbit(x) ? l->sign : 0;
   if (isnan(x))

@@ -10,6 +10,16 @@ bool dtype_is_narrow(DType dtype);
 /* The type that contents of this one have in a graph: float32 for a narrow type, else the type itself. */
 DType dtype_computed(DType dtype);
 
+/* Where the bits of a narrow type stand. */
+typedef struct {
+  int digits;             /* after the leading one */
+  int least;              /* the smallest exponent of a number with a leading one */
+  uint32_t sign, largest; /* bits; of another type: 0 */
+  uint32_t infinity;      /* 0: there is none */
+  uint32_t nan;
+} NarrowLayout;
+NarrowLayout narrow_layout(DType dtype);
+
 /* The number that the bits of a narrow type are. */
 double narrow_value(DType dtype, uint32_t bits);
 /* The bits of the nearest number, ties to even. What is larger than all of them is infinity, or NaN where the type has

@@ -1,7 +1,7 @@
 /* Cast between all types through the widest one of the source's kind. Invariant, as the reference's: no conversion is
  * undefined: a float that an integer type cannot hold becomes that type's most negative value (0 if unsigned), halves
  * round to nearest even, and what is not 0 is true. */
-#include "backend/cuda/steps.cuh"
+#include "backend/cuda/map.cuh"
 
 struct Wide {
   enum { FLOAT, SIGNED, UNSIGNED } kind;
@@ -10,37 +10,45 @@ struct Wide {
   uint64_t u;
 };
 
-DEVICE double from_half(uint16_t h) {
-  int exponent = h >> 10 & 31, fraction = h & 1023;
-  double magnitude = exponent == 31 ? (fraction ? NAN : INFINITY)
-                     : exponent     ? ldexp((double)(fraction + 1024), exponent - 25)
-                                    : ldexp((double)fraction, -24);
-  return h >> 15 ? -magnitude : magnitude;
+/* As graph/narrow.c. */
+DEVICE double from_narrow(const NarrowLayout &l, uint32_t bits) {
+  uint32_t magnitude = bits & (l.sign - 1), exponent = magnitude >> l.digits, whole = 1u << l.digits;
+  double number;
+  if (bits == l.nan || magnitude > l.largest)
+    number = l.infinity && magnitude == l.infinity ? INFINITY : NAN;
+  else
+    number = exponent ? ldexp((double)(magnitude % whole + whole), (int)exponent - 1 + l.least - l.digits)
+                      : ldexp((double)magnitude, l.least - l.digits);
+  return bits & l.sign ? -number : number;
 }
 
-DEVICE double from_bfloat(uint16_t h) {
-  union {
-    uint32_t bits;
-    float f;
-  } both = {(uint32_t)h << 16};
-  return both.f;
-}
-
-/* Rounds to `digits` binary digits after the first with exponents from `least` on; the bits of a small float format
- * whose largest exponent is -least + 1. */
-DEVICE uint16_t small_float(double x, int digits, int least) {
-  uint16_t sign = signbit(x) ? 0x8000 : 0, infinity = (uint16_t)((-2 * least + 3) << digits);
+DEVICE uint32_t to_narrow(const NarrowLayout &l, double x, bool saturate) {
+  bool one_zero = l.nan == l.sign; /* then -0 is NaN's place */
+  uint32_t sign = signbit(x) ? l.sign : 0, nan = one_zero ? l.nan : sign | l.nan;
   if (isnan(x))
-    return (uint16_t)(sign | infinity | 1 << (digits - 1));
+    return nan;
   x = fabs(x);
-  if (isinf(x) || x == 0)
-    return x == 0 ? sign : (uint16_t)(sign | infinity);
-  int exponent;
-  frexp(x, &exponent);
-  exponent = exponent - 1 < least ? least : exponent - 1;
-  /* steps of the last digit, hidden one included: a carry runs into the exponent as it should */
-  double bits = nearbyint(ldexp(x, digits - exponent)) + ldexp((double)(exponent - least), digits);
-  return (uint16_t)(sign | (bits >= infinity ? infinity : (uint16_t)bits));
+  double bits = INFINITY;
+  if (!isinf(x)) {
+    int exponent;
+    frexp(x, &exponent);
+    exponent = x == 0 || exponent - 1 < l.least ? l.least : exponent - 1;
+    /* steps of the last digit, hidden one included: a carry runs into the exponent as it should */
+    bits = nearbyint(ldexp(x, l.digits - exponent)) + ldexp((double)(exponent - l.least), l.digits);
+  }
+  if (bits > l.largest)
+    return saturate && l.sign == 0x80 ? sign | l.largest : l.infinity ? sign | l.infinity : nan;
+  return bits == 0 && one_zero ? 0 : sign | (uint32_t)bits;
+}
+
+/* A type, and where its bits stand. */
+struct Form {
+  DType type;
+  NarrowLayout narrow;
+};
+
+static Form form_of(DType type) {
+  return Form{type, narrow_layout(type)};
 }
 
 DEVICE Wide wide_float(double f) {
@@ -51,16 +59,20 @@ DEVICE Wide wide_signed(int64_t i) {
   return Wide{Wide::SIGNED, 0, i, 0};
 }
 
-DEVICE Wide load_wide(DType type, const void *from, int64_t i) {
-  switch (type) {
+DEVICE Wide load_wide(const Form &form, const void *from, int64_t i) {
+  switch (form.type) {
   case F32:
     return wide_float((double)((const float *)from)[i]);
   case F64:
     return wide_float(((const double *)from)[i]);
   case F16:
-    return wide_float(from_half(((const uint16_t *)from)[i]));
   case BF16:
-    return wide_float(from_bfloat(((const uint16_t *)from)[i]));
+    return wide_float(from_narrow(form.narrow, ((const uint16_t *)from)[i]));
+  case F8E4M3FN:
+  case F8E4M3FNUZ:
+  case F8E5M2:
+  case F8E5M2FNUZ:
+    return wide_float(from_narrow(form.narrow, ((const uint8_t *)from)[i]));
   case I64:
     return wide_signed(((const int64_t *)from)[i]);
   case I32:
@@ -98,8 +110,8 @@ template <class T> DEVICE T as_integer(const Wide &w) {
   return fits ? (T)w.f : least;
 }
 
-DEVICE void store_wide(DType type, const Wide &w, void *to, int64_t i) {
-  switch (type) {
+DEVICE void store_wide(const Form &form, const Wide &w, void *to, int64_t i) {
+  switch (form.type) {
   case F32:
     ((float *)to)[i] = w.kind == Wide::FLOAT ? (float)w.f : w.kind == Wide::SIGNED ? (float)w.i : (float)w.u;
     break;
@@ -107,10 +119,14 @@ DEVICE void store_wide(DType type, const Wide &w, void *to, int64_t i) {
     ((double *)to)[i] = as_double(w);
     break;
   case F16:
-    ((uint16_t *)to)[i] = small_float(as_double(w), 10, -14);
-    break;
   case BF16:
-    ((uint16_t *)to)[i] = small_float(as_double(w), 7, -126);
+    ((uint16_t *)to)[i] = (uint16_t)to_narrow(form.narrow, as_double(w), true);
+    break;
+  case F8E4M3FN:
+  case F8E4M3FNUZ:
+  case F8E5M2:
+  case F8E5M2FNUZ:
+    ((uint8_t *)to)[i] = (uint8_t)to_narrow(form.narrow, as_double(w), true);
     break;
   case I64:
     ((int64_t *)to)[i] = as_integer<int64_t>(w);
@@ -141,14 +157,23 @@ DEVICE void store_wide(DType type, const Wide &w, void *to, int64_t i) {
   }
 }
 
-static GLOBAL void cast(DType from, DType to, int64_t n, const void *x, void *y) {
+static GLOBAL void cast(Form from, Form to, int64_t n, const void *x, void *y) {
   for (int64_t i = global_thread(); i < n; i += global_threads())
     store_wide(to, load_wide(from, x, i), y, i);
 }
 
 void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y) {
-  launch(cast, blocks_for(n), BLOCK_THREADS, s, from, to, n, x, y);
+  launch(cast, blocks_for(n), BLOCK_THREADS, s, form_of(from), form_of(to), n, x, y);
 }
+
+template <class T> struct Nearest {
+  NarrowLayout to;
+  bool saturate;
+  DEVICE T operator()(T x) const { return (T)from_narrow(to, to_narrow(to, (double)x, saturate)); }
+};
+
+void launch_narrow(cudaStream_t s, DType type, DType to, bool saturate, int64_t n, const void *x,
+                   void *y){FOR_FLOATS(type, run1(s, Nearest<T>{narrow_layout(to), saturate}, n, (const T *)x, (T *)y))}
 
 /* The nearest bfloat16, ties to even; a NaN stays one. */
 DEVICE uint16_t nearest_bfloat(uint32_t bits) {

@@ -34,6 +34,12 @@ struct Stream {
   VISIT(Or)                                                                                                            \
   VISIT(Not)                                                                                                           \
   VISIT(Where)                                                                                                         \
+  VISIT(BitwiseAnd)                                                                                                    \
+  VISIT(BitwiseOr)                                                                                                     \
+  VISIT(BitwiseXor)                                                                                                    \
+  VISIT(BitwiseNot)                                                                                                    \
+  VISIT(BitShift)                                                                                                      \
+  VISIT(BitCast)                                                                                                       \
   VISIT(Neg)                                                                                                           \
   VISIT(Abs)                                                                                                           \
   VISIT(Sqrt)                                                                                                          \
@@ -42,7 +48,18 @@ struct Stream {
   VISIT(Erf)                                                                                                           \
   VISIT(Sin)                                                                                                           \
   VISIT(Cos)                                                                                                           \
+  VISIT(Tan)                                                                                                           \
+  VISIT(Asin)                                                                                                          \
+  VISIT(Acos)                                                                                                          \
   VISIT(Atan)                                                                                                          \
+  VISIT(Sinh)                                                                                                          \
+  VISIT(Cosh)                                                                                                          \
+  VISIT(Asinh)                                                                                                         \
+  VISIT(Acosh)                                                                                                         \
+  VISIT(Atanh)                                                                                                         \
+  VISIT(Floor)                                                                                                         \
+  VISIT(Ceil)                                                                                                          \
+  VISIT(Round)                                                                                                         \
   VISIT(Reciprocal)                                                                                                    \
   VISIT(Tanh)                                                                                                          \
   VISIT(Sigmoid)                                                                                                       \
@@ -50,6 +67,7 @@ struct Stream {
   VISIT(LeakyRelu)                                                                                                     \
   VISIT(Gelu)                                                                                                          \
   VISIT(Cast)                                                                                                          \
+  VISIT(Narrow)                                                                                                        \
   VISIT(Reshape)                                                                                                       \
   VISIT(Transpose)                                                                                                     \
   VISIT(Concat)                                                                                                        \

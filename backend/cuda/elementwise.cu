@@ -1,35 +1,10 @@
 /* One element of the output a thread. What a function computes is chosen inside the kernel: all threads take the same
  * way, memory is the limit, and a kernel serves many operators. */
-#include "backend/cuda/steps.cuh"
-
-/* f of one, two or three inputs at their steps. */
-template <class F, class A, class R> GLOBAL void map1(F f, int64_t n, const A *a, R *y) {
-  for (int64_t i = global_thread(); i < n; i += global_threads())
-    y[i] = (R)f(a[i]);
-}
-
-template <class F, class A, class B, class R> GLOBAL void map2(F f, Steps s, const A *a, const B *b, R *y) {
-  for (int64_t i = global_thread(); i < s.n; i += global_threads())
-    y[i] = (R)f(a[step_offset(s, 0, i)], b[step_offset(s, 1, i)]);
-}
+#include "backend/cuda/map.cuh"
 
 template <class T> GLOBAL void map_where(Steps s, const uint8_t *c, const T *a, const T *b, T *y) {
   for (int64_t i = global_thread(); i < s.n; i += global_threads())
     y[i] = c[step_offset(s, 0, i)] ? a[step_offset(s, 1, i)] : b[step_offset(s, 2, i)];
-}
-
-static Steps dense(int64_t n) {
-  Steps s = {1, n, {n}, {{1}, {1}, {1}}};
-  return s;
-}
-
-template <class F, class A, class R> static void run1(cudaStream_t s, F f, int64_t n, const A *a, R *y) {
-  launch(map1<F, A, R>, blocks_for(n), BLOCK_THREADS, s, f, n, a, y);
-}
-
-template <class F, class A, class B, class R>
-static void run2(cudaStream_t s, F f, const Steps &steps, const A *a, const B *b, R *y) {
-  launch(map2<F, A, B, R>, blocks_for(steps.n), BLOCK_THREADS, s, f, steps, a, b, y);
 }
 
 /* Integer arithmetic wraps. */
@@ -58,8 +33,30 @@ template <class T> struct Unary {
       return sin(x);
     case UNARY_Cos:
       return cos(x);
+    case UNARY_Tan:
+      return tan(x);
+    case UNARY_Asin:
+      return asin(x);
+    case UNARY_Acos:
+      return acos(x);
     case UNARY_Atan:
       return atan(x);
+    case UNARY_Sinh:
+      return sinh(x);
+    case UNARY_Cosh:
+      return cosh(x);
+    case UNARY_Asinh:
+      return asinh(x);
+    case UNARY_Acosh:
+      return acosh(x);
+    case UNARY_Atanh:
+      return atanh(x);
+    case UNARY_Floor:
+      return floor(x);
+    case UNARY_Ceil:
+      return ceil(x);
+    case UNARY_Round:
+      return rint(x);
     case UNARY_Reciprocal:
       return 1 / x;
     case UNARY_Tanh:

@@ -12,6 +12,7 @@ extern "C" {
 #endif
 
 #include "graph/convolution.h"
+#include "graph/narrow.h"
 #include "graph/window.h"
 
 /* Loops over `n` elements, row-major; step[k][i]: elements of operand k from one index of loop i to the next. */
@@ -52,7 +53,18 @@ typedef enum {
   UNARY_Erf,
   UNARY_Sin,
   UNARY_Cos,
+  UNARY_Tan,
+  UNARY_Asin,
+  UNARY_Acos,
   UNARY_Atan,
+  UNARY_Sinh,
+  UNARY_Cosh,
+  UNARY_Asinh,
+  UNARY_Acosh,
+  UNARY_Atanh,
+  UNARY_Floor,
+  UNARY_Ceil,
+  UNARY_Round,
   UNARY_Reciprocal,
   UNARY_Tanh,
   UNARY_Sigmoid,
@@ -93,15 +105,26 @@ void launch_power(cudaStream_t s, DType base, DType exponent, const Steps *steps
                   void *c);
 void launch_where(cudaStream_t s, size_t size, const Steps *steps, const void *condition, const void *a, const void *b,
                   void *c);
-void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y);
-/* Float32 to bfloat16: what a product in bf16 does to its operands. x: 16-byte aligned, y: 8. */
-void launch_reduce_precision(cudaStream_t s, int64_t n, const void *x, void *y);
 /* y = y + beta c, c broadcast by step[0]. */
 void launch_add_scaled(cudaStream_t s, DType type, double beta, const Steps *steps, const void *c, void *y);
 /* dX = scale (…) of a loss over n elements; `scale` is a float64 on the device. */
 typedef enum { LOSS_SQUARES, LOSS_LOGITS } PairedLoss;
 void launch_loss_grad(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z,
                       const double *scale, void *dx);
+
+/* bits.cu. Integers of one size are one kernel, of any sign; a shift to the right moves the sign in where `type` has
+ * one. */
+typedef enum { BITS_And, BITS_Or, BITS_Xor, BITS_ShiftLeft, BITS_ShiftRight } BitFunction;
+void launch_bits(cudaStream_t s, BitFunction function, DType type, const Steps *steps, const void *a, const void *b,
+                 void *c);
+void launch_bit_not(cudaStream_t s, size_t size, int64_t n, const void *x, void *y);
+
+/* cast.cu. */
+void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y);
+/* The nearest numbers of a narrow type. */
+void launch_narrow(cudaStream_t s, DType type, DType to, bool saturate, int64_t n, const void *x, void *y);
+/* Float32 to bfloat16: what a product in bf16 does to its operands. x: 16-byte aligned, y: 8. */
+void launch_reduce_precision(cudaStream_t s, int64_t n, const void *x, void *y);
 
 /* movement.cu. `size`: bytes of an element. Operand 0 of steps is `from`, 1 is `to`. */
 void launch_copy(cudaStream_t s, size_t size, const Steps *steps, const void *from, void *to);

@@ -39,7 +39,18 @@ UNARY(Log, takes_floats, is_float)
 UNARY(Erf, takes_floats, is_float)
 UNARY(Sin, takes_floats, is_float)
 UNARY(Cos, takes_floats, is_float)
+UNARY(Tan, takes_floats, is_float)
+UNARY(Asin, takes_floats, is_float)
+UNARY(Acos, takes_floats, is_float)
 UNARY(Atan, takes_floats, is_float)
+UNARY(Sinh, takes_floats, is_float)
+UNARY(Cosh, takes_floats, is_float)
+UNARY(Asinh, takes_floats, is_float)
+UNARY(Acosh, takes_floats, is_float)
+UNARY(Atanh, takes_floats, is_float)
+UNARY(Floor, takes_floats, is_float)
+UNARY(Ceil, takes_floats, is_float)
+UNARY(Round, takes_floats, is_float)
 UNARY(Reciprocal, takes_floats, is_float)
 UNARY(Tanh, takes_floats, is_float)
 UNARY(Sigmoid, takes_floats, is_float)
@@ -116,20 +127,39 @@ KERNEL(Where, .accepts = takes_any) {
   return cuda_launched(stream, node);
 }
 
-/* The float8 types are read and written on the host alone. */
-static bool is_cast(DType dtype) {
-  return dtype < F8E4M3FN;
-}
-
-static bool takes_casts(const Graph *graph, const Node *node) {
-  return is_cast(graph_value(graph, node->in[0])->dtype) && is_cast(graph_value(graph, node->out[0])->dtype);
-}
-
-KERNEL(Cast, .accepts = takes_casts) {
+KERNEL(Cast, .accepts = takes_any) {
   UNUSED;
-  TAKES(in->dtype, is_cast(in->dtype));
-  TAKES(out->dtype, is_cast(out->dtype));
   launch_cast(stream->cuda, in->dtype, out->dtype, shape_elements(out->shape), in->data, out->data);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(Narrow, .accepts = takes_floats) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  launch_narrow(stream->cuda, in->dtype, (DType)node_int(node, "to", F16), node_int(node, "saturate", 1),
+                shape_elements(out->shape), in->data, out->data);
+  return cuda_launched(stream, node);
+}
+
+static Status run_bits(Stream *stream, const Node *node, BitFunction function, const Tensor *in, const Tensor *out) {
+  Steps steps = broadcast(out->shape, in, 2);
+  launch_bits(stream->cuda, function, out->dtype, &steps, in[0].data, in[1].data, out->data);
+  return cuda_launched(stream, node);
+}
+
+#define BITS(op_name, function)                                                                                        \
+  KERNEL(op_name, .accepts = takes_any) {                                                                              \
+    UNUSED;                                                                                                            \
+    return run_bits(stream, node, function, in, out);                                                                  \
+  }
+BITS(BitwiseAnd, BITS_And)
+BITS(BitwiseOr, BITS_Or)
+BITS(BitwiseXor, BITS_Xor)
+BITS(BitShift, node_int(node, "right", 0) ? BITS_ShiftRight : BITS_ShiftLeft)
+
+KERNEL(BitwiseNot, .accepts = takes_any) {
+  UNUSED;
+  launch_bit_not(stream->cuda, dtype_bytes(in->dtype), shape_elements(in->shape), in->data, out->data);
   return cuda_launched(stream, node);
 }
 
@@ -151,10 +181,13 @@ static size_t tensor_bytes(const Tensor *tensor) {
   return (size_t)shape_elements(tensor->shape) * dtype_bytes(tensor->dtype);
 }
 
-KERNEL(Reshape, .accepts = takes_any) {
-  UNUSED;
-  return backend_cuda.copy(stream, out->data, in->data, tensor_bytes(out), COPY_DEVICE_TO_DEVICE);
-}
+#define COPY(op_name)                                                                                                  \
+  KERNEL(op_name, .accepts = takes_any) {                                                                              \
+    UNUSED;                                                                                                            \
+    return backend_cuda.copy(stream, out->data, in->data, tensor_bytes(out), COPY_DEVICE_TO_DEVICE);                   \
+  }
+COPY(Reshape)
+COPY(BitCast)
 
 static Status move(Stream *stream, const Node *node, const Tensor *in, const Tensor *out) {
   Nest nest;
