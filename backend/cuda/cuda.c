@@ -140,7 +140,10 @@ static Status fault_status(Stream *stream) {
   Fault *fault = stream->fault;
   TRY(backend_cuda.zero(stream, stream->claimed, sizeof *stream->claimed));
   fault->is_there = 0;
-  if (fault->axis < 0)
+  if (fault->axis == FAULT_BAG)
+    fail(E_MODEL, "bag %lld goes from row %lld to %lld of %lld", (long long)fault->position, (long long)fault->value,
+         (long long)fault->shape.dim[0], (long long)fault->shape.dim[1]);
+  else if (fault->axis == FAULT_TARGET)
     fail(E_MODEL, "target %lld at position %lld is outside the %lld classes (0 to %lld)", (long long)fault->value,
          (long long)fault->position, (long long)fault->shape.dim[0], (long long)fault->shape.dim[0] - 1);
   else

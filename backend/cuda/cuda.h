@@ -76,9 +76,13 @@ struct Stream {
   VISIT(Expand)                                                                                                        \
   VISIT(Gather)                                                                                                        \
   VISIT(GatherND)                                                                                                      \
+  VISIT(GatherElements)                                                                                                \
+  VISIT(ScatterElements)                                                                                               \
+  VISIT(ScatterND)                                                                                                     \
   VISIT(Trilu)                                                                                                         \
   VISIT(Range)                                                                                                         \
   VISIT(CumSum)                                                                                                        \
+  VISIT(CumProd)                                                                                                       \
   VISIT(ReduceSum)                                                                                                     \
   VISIT(ReduceMean)                                                                                                    \
   VISIT(ReduceMax)                                                                                                     \
@@ -88,6 +92,7 @@ struct Stream {
   VISIT(LogSoftmax)                                                                                                    \
   VISIT(LayerNormalization)                                                                                            \
   VISIT(RMSNormalization)                                                                                              \
+  VISIT(SegmentReduce)                                                                                                 \
   VISIT(TanhGrad)                                                                                                      \
   VISIT(SigmoidGrad)                                                                                                   \
   VISIT(ReluGrad)                                                                                                      \
@@ -96,6 +101,8 @@ struct Stream {
   VISIT(SliceGrad)                                                                                                     \
   VISIT(GatherGrad)                                                                                                    \
   VISIT(GatherNDGrad)                                                                                                  \
+  VISIT(CumProdGrad)                                                                                                   \
+  VISIT(SegmentReduceGrad)                                                                                             \
   VISIT(SoftmaxGrad)                                                                                                   \
   VISIT(LogSoftmaxGrad)                                                                                                \
   VISIT(LayerNormalizationGradInput)                                                                                   \
@@ -168,6 +175,10 @@ static inline Reporter cuda_reporter(const Stream *stream, const Node *node) {
     if (!(ok))                                                                                                         \
       return unsupported_type(node, type);                                                                             \
   } while (0)
+
+static inline size_t tensor_bytes(const Tensor *tensor) {
+  return (size_t)shape_elements(tensor->shape) * dtype_bytes(tensor->dtype);
+}
 
 static inline bool is_float(DType type) {
   return type == F32 || type == F64;

@@ -1,19 +1,39 @@
-/* Picking slices by index, and its transpose, adding them by index. Invariant: no index leaves its axis: one that would
- * is reported and picks nothing. What is added to one slice is added in the order of the indices: they are sorted
- * first, each with its row, so that the rows of a slice lie side by side. */
+/* Picking slices by index, and the transpose, putting them there by index. Invariant: no index leaves its axis: one
+ * that would is reported and picks nothing. What goes to one slice goes there in the order of the indices: they are
+ * sorted first, each with its row, so that the rows of a slice lie side by side. */
 #include "backend/cuda/fault.cuh"
+
+/* An index from 0 on; -1: outside axis `axis`. */
+DEVICE int64_t checked_index(const Picks &p, const Reporter &reporter, const void *indices, int64_t position,
+                             int axis) {
+  int64_t size = p.shape.dim[axis], index = index_at(p.index_type, indices, position);
+  if (index >= -size && index < size)
+    return index < 0 ? index + size : index;
+  report(reporter, axis, p.shape, position, index);
+  return -1;
+}
+
+/* The element that element i of the indices points to: where i stands, but for the axis. */
+DEVICE int64_t element_of(const Picks &p, const Reporter &reporter, const void *indices, int64_t i) {
+  int64_t index = checked_index(p, reporter, indices, i, p.axis), at = 0, step = 1;
+  for (int k = p.points.rank - 1; k >= 0; k--) {
+    at += (k == p.axis ? index : i % p.points.dim[k]) * step;
+    step *= p.shape.dim[k];
+    i /= p.points.dim[k];
+  }
+  return index < 0 ? -1 : at;
+}
 
 /* The number of the slice that row i of the indices points to; -1: outside. */
 DEVICE int64_t slice_of(const Picks &p, const Reporter &reporter, const void *indices, int64_t i) {
+  if (p.points.rank)
+    return element_of(p, reporter, indices, i);
   int64_t at = i / p.rows_per_batch;
   for (int d = 0; d < p.depth; d++) {
-    int64_t position = i * p.depth + d, size = p.shape.dim[p.axis + d];
-    int64_t index = index_at(p.index_type, indices, position);
-    if (index < -size || index >= size) {
-      report(reporter, p.axis + d, p.shape, position, index);
+    int64_t index = checked_index(p, reporter, indices, i * p.depth + d, p.axis + d);
+    if (index < 0)
       return -1;
-    }
-    at = at * size + (index < 0 ? index + size : index);
+    at = at * p.shape.dim[p.axis + d] + index;
   }
   return at;
 }
@@ -79,8 +99,28 @@ static GLOBAL void merge_runs(int64_t rows, int64_t width, const uint64_t *from,
   }
 }
 
-/* The first key of each slice adds up all that follow: a thread each element. */
-template <class T> GLOBAL void add_slices(Picks p, int row_bits, const uint64_t *keys, const T *dy, T *y) {
+/* What becomes of x where y is put. Integers wrap. */
+template <class T> DEVICE T put_onto(PutFunction put, T x, T y) {
+  typedef typename std::conditional<std::is_floating_point<T>::value, T, uint64_t>::type Wide;
+  switch (put) {
+  case PUT_LAST:
+    return y;
+  case PUT_SUM:
+  case PUT_ADD:
+    return (T)((Wide)x + (Wide)y);
+  case PUT_MULTIPLY:
+    return (T)((Wide)x * (Wide)y);
+  case PUT_MAX:
+    return y > x || y != y ? y : x;
+  case PUT_MIN:
+    return y < x || y != y ? y : x;
+  }
+  return y;
+}
+
+/* The first key of each slice puts there what all that follow bring: a thread each element. */
+template <class T>
+GLOBAL void put_slices(PutFunction put, Picks p, int row_bits, const uint64_t *keys, const T *updates, T *y) {
   const uint64_t low = ((uint64_t)1 << row_bits) - 1;
   int64_t n = p.outer * p.rows * p.inner;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -88,20 +128,21 @@ template <class T> GLOBAL void add_slices(Picks p, int row_bits, const uint64_t 
     uint64_t slice = keys[at] >> row_bits;
     if (slice == (uint64_t)p.slices || (at > 0 && keys[at - 1] >> row_bits == slice))
       continue;
-    const T *from = dy + outer * p.rows * p.inner + column;
+    const T *from = updates + outer * p.rows * p.inner + column;
+    T *to = y + (outer * p.slices + (int64_t)slice) * p.inner + column;
     int64_t end = at + 1; /* known before the loop, loads need not wait for each other */
     if (end < p.rows && keys[end] >> row_bits == slice)
       end += count_less(keys + end, p.rows - end, (slice + 1) << row_bits);
-    T sum = 0;
-    for (int64_t k = at; k < end; k++)
-      sum += from[(int64_t)(keys[k] & low) * p.inner];
-    y[(outer * p.slices + (int64_t)slice) * p.inner + column] = sum;
+    T all = put == PUT_SUM ? 0 : *to;
+    for (int64_t k = put == PUT_LAST ? end - 1 : at; k < end; k++)
+      all = put_onto(put, all, from[(int64_t)(keys[k] & low) * p.inner]);
+    *to = all;
   }
 }
 
-void launch_scatter_add(cudaStream_t s, DType type, const Picks *picks, Reporter reporter, const void *dy,
-                        const void *indices, uint64_t *keys, void *y) {
-  int64_t rows = picks->rows, n = picks->outer * rows * picks->inner;
+void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter, const void *updates,
+                    const void *indices, uint64_t *keys, void *y) {
+  int64_t rows = picks->rows, blocks = blocks_for(picks->outer * rows * picks->inner);
   uint64_t *from = keys, *to = keys + rows;
   int row_bits = 0;
   if (!rows)
@@ -115,6 +156,10 @@ void launch_scatter_add(cudaStream_t s, DType type, const Picks *picks, Reporter
     to = from;
     from = sorted;
   }
-  FOR_FLOATS(type,
-             launch(add_slices<T>, blocks_for(n), BLOCK_THREADS, s, *picks, row_bits, from, (const T *)dy, (T *)y))
+#define PUT(T) launch(put_slices<T>, blocks, BLOCK_THREADS, s, put, *picks, row_bits, from, (const T *)updates, (T *)y)
+  if (put == PUT_LAST)
+    FOR_SIZES(dtype_bytes(type), PUT(T))
+  else
+    FOR_NUMBERS(type, PUT(T))
+#undef PUT
 }

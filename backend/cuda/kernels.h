@@ -29,11 +29,16 @@ typedef struct {
 /* What a kernel found wrong, in pinned host memory that the device writes. The first one stays. */
 typedef struct {
   int is_there;
-  int axis; /* of `shape`, that an index leaves; -1: a target outside its classes */
+  int axis; /* of `shape`, that an index leaves; or one of those below */
   int64_t position, value;
   Shape shape;
   const Node *node;
 } Fault;
+
+enum {
+  FAULT_TARGET = -1, /* `value` at `position` is none of shape.dim[0] classes */
+  FAULT_BAG = -2,    /* bag `position` goes from row `value` to shape.dim[0] of shape.dim[1] */
+};
 
 /* Who reports what. */
 typedef struct {
@@ -131,7 +136,13 @@ void launch_copy(cudaStream_t s, size_t size, const Steps *steps, const void *fr
 void launch_trilu(cudaStream_t s, size_t size, bool upper, int64_t k, int64_t rows, int64_t columns, int64_t n,
                   const void *x, void *y);
 void launch_range(cudaStream_t s, DType type, int64_t n, const void *start, const void *delta, void *y);
-void launch_cumsum(cudaStream_t s, DType type, Lines lines, bool exclusive, bool reverse, const void *x, void *y);
+
+/* running.cu. Sums, or products, of what comes before and of the element itself, which exclusive ones leave out. */
+typedef enum { RUNNING_SUM, RUNNING_PRODUCT } Running;
+void launch_running(cudaStream_t s, Running running, DType type, Lines lines, bool exclusive, bool reverse,
+                    const void *x, void *y);
+void launch_product_grad(cudaStream_t s, DType type, Lines lines, bool exclusive, bool reverse, const void *dy,
+                         const void *x, void *dx);
 
 /* gather.cu. Row i of `indices` [rows, depth] picks slice number i / rows_per_batch, index, index … of axes axis … of
  * `shape`, each slice `inner` elements; `outer` times over, `slices` apart. */
@@ -140,12 +151,30 @@ typedef struct {
   int axis, depth;
   int64_t rows, rows_per_batch, outer, slices, inner;
   Shape shape;
+  Shape points; /* rank > 0: element i of indices of this shape picks the one that stands where i does, but for the axis
+                 */
 } Picks;
 void launch_gather(cudaStream_t s, size_t size, const Picks *picks, Reporter reporter, const void *data,
                    const void *indices, void *y);
-/* Adds in index order. keys: workspace for 2 picks->rows numbers; y is zero. rows (slices + 1) is less than 2^63. */
-void launch_scatter_add(cudaStream_t s, DType type, const Picks *picks, Reporter reporter, const void *dy,
-                        const void *indices, uint64_t *keys, void *y);
+/* Puts in index order, replacing what is there, onto zeros, or onto what is there. keys: workspace for 2 picks->rows
+ * numbers. rows (slices + 1) is less than 2^63. */
+typedef enum { PUT_LAST, PUT_SUM, PUT_ADD, PUT_MULTIPLY, PUT_MAX, PUT_MIN } PutFunction;
+void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter, const void *updates,
+                    const void *indices, uint64_t *keys, void *y);
+
+/* segment.cu. Bag i of `bags` has rows offsets[i] … offsets[i+1]-1 of `rows`, the last one the rest; each row has
+ * `inner` elements. */
+typedef enum { BAG_SUM, BAG_MEAN, BAG_MAX } BagMode;
+typedef struct {
+  BagMode mode;
+  DType offset_type;
+  int64_t bags, rows, inner;
+} Bags;
+void launch_segments(cudaStream_t s, DType type, const Bags *bags, Reporter reporter, const void *rows,
+                     const void *offsets, void *y);
+/* rows: for maxima; drows is zero. */
+void launch_segments_grad(cudaStream_t s, DType type, const Bags *bags, Reporter reporter, const void *dy,
+                          const void *offsets, const void *rows, void *drows);
 
 /* fold.cu: sums (means, maxima) over `count` terms for each of `results` results, in chunks where that keeps the device
  * busy: partial has room for fold_partials() numbers of eight bytes. along: terms of one result lie side by side, else

@@ -91,33 +91,11 @@ void launch_trilu(cudaStream_t s, size_t size, bool upper, int64_t k, int64_t ro
   FOR_SIZES(size, launch(trilu<T>, blocks_for(n), BLOCK_THREADS, s, upper, k, rows, columns, n, (const T *)x, (T *)y))
 }
 
-/* Floats in double, integers wrapping. */
-template <class T> using Running = typename std::conditional<std::is_floating_point<T>::value, double, uint64_t>::type;
-
 template <class T> GLOBAL void range(int64_t n, const T *start, const T *delta, T *y) {
   for (int64_t i = global_thread(); i < n; i += global_threads())
-    y[i] = (T)((Running<T>)*start + (Running<T>)i * (Running<T>)*delta);
+    y[i] = (T)((WideOf<T>)*start + (WideOf<T>)i * (WideOf<T>)*delta);
 }
 
 void launch_range(cudaStream_t s, DType type, int64_t n, const void *start, const void *delta, void *y) {
   FOR_NUMBERS(type, launch(range<T>, blocks_for(n), BLOCK_THREADS, s, n, (const T *)start, (const T *)delta, (T *)y))
-}
-
-/* A line a thread. */
-template <class T> GLOBAL void cumsum(Lines l, bool exclusive, bool reverse, const T *x, T *y) {
-  for (int64_t line = global_thread(); line < l.outer * l.inner; line += global_threads()) {
-    int64_t at = line / l.inner * l.size * l.inner + line % l.inner;
-    Running<T> sum = 0;
-    for (int64_t i = 0; i < l.size; i++) {
-      int64_t j = at + (reverse ? l.size - 1 - i : i) * l.inner;
-      Running<T> before = sum;
-      sum += (Running<T>)x[j];
-      y[j] = (T)(exclusive ? before : sum);
-    }
-  }
-}
-
-void launch_cumsum(cudaStream_t s, DType type, Lines lines, bool exclusive, bool reverse, const void *x, void *y) {
-  int64_t n = lines.outer * lines.inner;
-  FOR_NUMBERS(type, launch(cumsum<T>, blocks_for(n), BLOCK_THREADS, s, lines, exclusive, reverse, (const T *)x, (T *)y))
 }

@@ -1,4 +1,4 @@
-/* From nodes to launches: elementwise functions, movement, indexing. */
+/* From nodes to launches: elementwise functions and movement. */
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
@@ -177,10 +177,6 @@ static void copy_nest(Stream *stream, const Nest *nest, size_t size, const void 
                 (char *)to + nest->to_offset * (int64_t)size);
 }
 
-static size_t tensor_bytes(const Tensor *tensor) {
-  return (size_t)shape_elements(tensor->shape) * dtype_bytes(tensor->dtype);
-}
-
 #define COPY(op_name)                                                                                                  \
   KERNEL(op_name, .accepts = takes_any) {                                                                              \
     UNUSED;                                                                                                            \
@@ -264,100 +260,26 @@ KERNEL(Range, .accepts = takes_numbers) {
   return cuda_launched(stream, node);
 }
 
-KERNEL(CumSum, .accepts = takes_numbers) {
-  UNUSED;
-  TAKES(in->dtype, is_number(in->dtype));
-  Split3 s = split_at(in->shape, (int)node_int(node, "axis", 0));
-  launch_cumsum(stream->cuda, in->dtype, (Lines){s.outer, s.size, s.inner}, node_int(node, "exclusive", 0),
-                node_int(node, "reverse", 0), in->data, out->data);
-  return cuda_launched(stream, node);
+static Lines lines_along(const Node *node, Shape shape) {
+  Split3 s = split_at(shape, (int)node_int(node, "axis", 0));
+  return (Lines){s.outer, s.size, s.inner};
 }
 
-/* Gather and its transpose: one index into an axis. */
-static Picks picks_one(const Node *node, Shape data, const Tensor *indices) {
-  int axis = (int)node_int(node, "axis", 0);
-  Split3 s = split_at(data, axis);
-  int64_t rows = shape_elements(indices->shape);
-  return (Picks){.index_type = indices->dtype,
-                 .axis = axis,
-                 .depth = 1,
-                 .rows = rows,
-                 .rows_per_batch = rows ? rows : 1, /* something divides by it */
-                 .outer = s.outer,
-                 .slices = s.size,
-                 .inner = s.inner,
-                 .shape = data};
-}
-
-/* GatherND and its transpose: an index into each of some axes. */
-static Picks picks_many(const Node *node, Shape data, const Tensor *indices) {
-  int last = indices->shape.rank - 1, axis = (int)node_int(node, "batch_dims", 0);
-  Picks p = {.index_type = indices->dtype,
-             .axis = axis,
-             .depth = (int)indices->shape.dim[last],
-             .rows = 1,
-             .rows_per_batch = 1,
-             .outer = 1,
-             .slices = 1,
-             .inner = 1,
-             .shape = data};
-  for (int i = 0; i < last; i++) {
-    p.rows *= indices->shape.dim[i];
-    p.rows_per_batch *= i < axis ? 1 : indices->shape.dim[i];
+#define RUNNING(op_name, running)                                                                                      \
+  KERNEL(op_name, .accepts = takes_numbers) {                                                                          \
+    UNUSED;                                                                                                            \
+    TAKES(in->dtype, is_number(in->dtype));                                                                            \
+    launch_running(stream->cuda, running, in->dtype, lines_along(node, in->shape), node_int(node, "exclusive", 0),     \
+                   node_int(node, "reverse", 0), in->data, out->data);                                                 \
+    return cuda_launched(stream, node);                                                                                \
   }
-  for (int i = 0; i < data.rank; i++)
-    *(i < axis + p.depth ? &p.slices : &p.inner) *= data.dim[i];
-  if (p.rows_per_batch == 0)
-    p.rows_per_batch = 1;
-  return p;
-}
+RUNNING(CumSum, RUNNING_SUM)
+RUNNING(CumProd, RUNNING_PRODUCT)
 
-static Status gather(Stream *stream, const Node *node, const Picks *picks, const Tensor *in, const Tensor *out) {
-  launch_gather(stream->cuda, dtype_bytes(in->dtype), picks, cuda_reporter(stream, node), in[0].data, in[1].data,
-                out->data);
-  return cuda_launched(stream, node);
-}
-
-KERNEL(Gather, .accepts = takes_any) {
+KERNEL(CumProdGrad, .accepts = takes_floats) {
   UNUSED;
-  Picks picks = picks_one(node, in[0].shape, &in[1]);
-  return gather(stream, node, &picks, in, out);
-}
-
-KERNEL(GatherND, .accepts = takes_any) {
-  UNUSED;
-  Picks picks = picks_many(node, in[0].shape, &in[1]);
-  return gather(stream, node, &picks, in, out);
-}
-
-/* Sorted indices, from one half to the other. */
-static size_t scatter_workspace(const Graph *graph, const Node *node, size_t budget) {
-  (void)budget;
-  return 2 * sizeof(uint64_t) * (size_t)shape_elements(graph_value(graph, node->in[1])->shape);
-}
-
-static Status scatter(Stream *stream, const Node *node, const Picks *picks, const Tensor *in, const Tensor *out,
-                      void *workspace) {
   TAKES(in->dtype, is_float(in->dtype));
-  if (picks->rows && picks->slices >= INT64_MAX / 2 / picks->rows) {
-    fail(E_UNSUPPORTED, "%lld indices into %lld slices are too many", (long long)picks->rows, (long long)picks->slices);
-    node_context(node);
-    return E_UNSUPPORTED;
-  }
-  TRY(backend_cuda.zero(stream, out->data, tensor_bytes(out)));
-  launch_scatter_add(stream->cuda, in->dtype, picks, cuda_reporter(stream, node), in[0].data, in[1].data, workspace,
-                     out->data);
+  launch_product_grad(stream->cuda, in->dtype, lines_along(node, in->shape), node_int(node, "exclusive", 0),
+                      node_int(node, "reverse", 0), in[0].data, in[1].data, out->data);
   return cuda_launched(stream, node);
-}
-
-KERNEL(GatherGrad, .accepts = takes_floats, .workspace = scatter_workspace) {
-  UNUSED;
-  Picks picks = picks_one(node, out->shape, &in[1]);
-  return scatter(stream, node, &picks, in, out, workspace);
-}
-
-KERNEL(GatherNDGrad, .accepts = takes_floats, .workspace = scatter_workspace) {
-  UNUSED;
-  Picks picks = picks_many(node, out->shape, &in[1]);
-  return scatter(stream, node, &picks, in, out, workspace);
 }

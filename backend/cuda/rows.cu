@@ -151,7 +151,7 @@ DEVICE int64_t class_of(const Classes &c, const Reporter &reporter, const void *
   if (value >= 0 && value < c.lines.size)
     return value;
   Shape classes = {1, {c.lines.size}};
-  report(reporter, -1, classes, position, value);
+  report(reporter, FAULT_TARGET, classes, position, value);
   return -1;
 }
 

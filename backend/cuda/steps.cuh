@@ -26,6 +26,9 @@ DEVICE int64_t step_offset(const Steps &s, int operand, int64_t i) {
   return at + i * s.step[operand][0];
 }
 
+/* What sums and products run in: floats in double, integers wrapping. */
+template <class T> using WideOf = typename std::conditional<std::is_floating_point<T>::value, double, uint64_t>::type;
+
 /* Sums, which come out the same in every lane, over `lanes` neighbouring lanes: a power of two. */
 DEVICE double sum_lanes(double x, int lanes) {
   for (int half = lanes / 2; half; half /= 2)

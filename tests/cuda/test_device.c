@@ -54,6 +54,19 @@ static void indices_out_of_range_are_reported(void **state) {
       {{.present = true, .dtype = F32, .shape = {2, {90, 5}}}, SIZED(I64, FILL_CLASS, 5, 90)},
       {{true, {0}}, {true, {1, {90}}}},
       {{.name = "class_axis", .kind = ATTR_INT, .i = 1}}};
+  static const OpCase elements = {
+      OP_ScatterElements,
+      TYPES_FLOAT,
+      {SIZED(F32, FILL_ANY, 0, 90), SIZED(I64, FILL_INDEX, 7, 90), SIZED(F32, FILL_ANY, 0, 7)},
+      {{true, {1, {7}}}},
+      {{.name = "axis", .kind = ATTR_INT}}};
+  static const OpCase bag = {OP_SegmentReduce,
+                             TYPES_FLOAT,
+                             {SIZED(F32, FILL_ANY, 0, 5), SIZED(I64, FILL_CLASS, 5, 1)},
+                             {{true, {1, {1}}}},
+                             {{0}}};
+  check_fault(&elements, 1, 44, -8);
+  check_fault(&bag, 1, 0, 6);
   check_fault(&gather, 1, 88, 7);
   check_fault(&gather, 1, 3, -8);
   check_fault(&scatter, 1, 0, 1000000000000);

@@ -158,6 +158,43 @@ static void check_like_reference(const OpCase *c, DType type, uint64_t seed) {
 #define INDICES(n, ...)                                                                                                \
   { .present = true, .dtype = I64, .shape = {__VA_ARGS__}, .fill = FILL_INDEX, .limit = n }
 
+#define VECTOR(n)                                                                                                      \
+  {                                                                                                                    \
+    .present = true, .shape = { 1, {n} }                                                                               \
+  }
+#define REDUCTION(how)                                                                                                 \
+  { .name = "reduction", .kind = ATTR_STRING, .s = how }
+#define SCATTER(how)                                                                                                   \
+  {OP_ScatterElements,                                                                                                 \
+   TYPES_FLOAT,                                                                                                        \
+   {VECTOR(3000), INDICES(40, 1, {3000}), VECTOR(40)},                                                                 \
+   {{true, {1, {40}}}},                                                                                                \
+   {{.name = "axis", .kind = ATTR_INT}, REDUCTION(how)}},                                                              \
+  {                                                                                                                    \
+    OP_ScatterND, TYPES_FLOAT, {VECTOR(700), INDICES(20, 2, {700, 2}), {.present = true, .shape = {2, {20, 30}}}},     \
+        {{true, {2, {20, 30}}}}, {                                                                                     \
+      REDUCTION(how)                                                                                                   \
+    }                                                                                                                  \
+  }
+
+static void puts_by_index_are_the_references(void **state) {
+  (void)state;
+  static const OpCase cases[] = {SCATTER("none"), SCATTER("add"), SCATTER("mul"), SCATTER("max"), SCATTER("min")};
+  static const DType types[] = {F32, F64, I64, I32};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    for (int t = 0; t < 4; t++)
+      check_like_reference(&cases[i], types[t], i);
+}
+
+static void casts_are_the_references(void **state) {
+  (void)state;
+  for (int to = DTYPE_NONE + 1; to < DTYPE_COUNT; to++) {
+    OpCase c = {OP_Cast, TYPES_FLOAT, {VECTOR(900)}, {{true, {1, {900}}}}, {{.name = "to", .kind = ATTR_INT, .i = to}}};
+    check_like_reference(&c, F32, (uint64_t)to);
+    check_like_reference(&c, F64, (uint64_t)to);
+  }
+}
+
 static void sums_by_index_are_the_references(void **state) {
   (void)state;
   static const int64_t vocabulary[] = {9000, 2}, few[] = {3, 5, 2}, grid[] = {20, 30};
@@ -252,6 +289,8 @@ int main(void) {
       cmocka_unit_test(products_reduce_their_operands),
       cmocka_unit_test(many_small_products),
       cmocka_unit_test(sums_by_index_are_the_references),
+      cmocka_unit_test(puts_by_index_are_the_references),
+      cmocka_unit_test(casts_are_the_references),
       cmocka_unit_test(types_are_known_before_running),
   };
   DeviceSpec device;
