@@ -92,6 +92,7 @@ struct Stream {
   VISIT(LogSoftmax)                                                                                                    \
   VISIT(LayerNormalization)                                                                                            \
   VISIT(RMSNormalization)                                                                                              \
+  VISIT(RecurrentSteps)                                                                                                \
   VISIT(SegmentReduce)                                                                                                 \
   VISIT(TanhGrad)                                                                                                      \
   VISIT(SigmoidGrad)                                                                                                   \
@@ -109,6 +110,7 @@ struct Stream {
   VISIT(LayerNormalizationGradScale)                                                                                   \
   VISIT(RMSNormalizationGradInput)                                                                                     \
   VISIT(RMSNormalizationGradScale)                                                                                     \
+  VISIT(RecurrentStepsGrad)                                                                                            \
   VISIT(CrossEntropy)                                                                                                  \
   VISIT(CrossEntropyGrad)                                                                                              \
   VISIT(CountTargets)                                                                                                  \

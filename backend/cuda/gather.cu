@@ -140,8 +140,8 @@ GLOBAL void put_slices(PutFunction put, Picks p, int row_bits, const uint64_t *k
   }
 }
 
-void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter, const void *updates,
-                    const void *indices, uint64_t *keys, void *y) {
+void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter,
+                    const void *updates, const void *indices, uint64_t *keys, void *y) {
   int64_t rows = picks->rows, blocks = blocks_for(picks->outer * rows * picks->inner);
   uint64_t *from = keys, *to = keys + rows;
   int row_bits = 0;

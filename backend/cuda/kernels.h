@@ -13,6 +13,7 @@ extern "C" {
 
 #include "graph/convolution.h"
 #include "graph/narrow.h"
+#include "graph/ops/recurrent.h"
 #include "graph/window.h"
 
 /* Loops over `n` elements, row-major; step[k][i]: elements of operand k from one index of loop i to the next. */
@@ -159,8 +160,8 @@ void launch_gather(cudaStream_t s, size_t size, const Picks *picks, Reporter rep
 /* Puts in index order, replacing what is there, onto zeros, or onto what is there. keys: workspace for 2 picks->rows
  * numbers. rows (slices + 1) is less than 2^63. */
 typedef enum { PUT_LAST, PUT_SUM, PUT_ADD, PUT_MULTIPLY, PUT_MAX, PUT_MIN } PutFunction;
-void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter, const void *updates,
-                    const void *indices, uint64_t *keys, void *y);
+void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter,
+                    const void *updates, const void *indices, uint64_t *keys, void *y);
 
 /* segment.cu. Bag i of `bags` has rows offsets[i] … offsets[i+1]-1 of `rows`, the last one the rest; each row has
  * `inner` elements. */
@@ -175,6 +176,20 @@ void launch_segments(cudaStream_t s, DType type, const Bags *bags, Reporter repo
 /* rows: for maxima; drows is zero. */
 void launch_segments_grad(cudaStream_t s, DType type, const Bags *bags, Reporter reporter, const void *dy,
                           const void *offsets, const void *rows, void *drows);
+
+/* recurrent.cu: T steps of N samples with H units. lengths [N] or NULL, matrix [gates H, H], bias [biases H] or NULL;
+ * p, dp, ds [T, N, gates H]; y, prev [T,N,H]; h, c [N,H] become the state behind the last step; saved [T, N, saved H];
+ * sums [N, gates H] and work [N,H]: room. The gradient has no bias, p and sums; its y (or NULL), h and c are
+ * cotangents, and the only cell with ds is GRU_AFTER. */
+typedef struct {
+  Recurrent r;
+  int64_t steps, samples, units;
+  DType length_type;
+  const void *lengths, *matrix, *bias, *p;
+  void *y, *h, *c, *prev, *saved, *dp, *ds, *sums, *work;
+} RecurrentWork;
+void launch_recurrent(cudaStream_t s, DType type, const RecurrentWork *work);
+void launch_recurrent_grad(cudaStream_t s, DType type, const RecurrentWork *work);
 
 /* fold.cu: sums (means, maxima) over `count` terms for each of `results` results, in chunks where that keeps the device
  * busy: partial has room for fold_partials() numbers of eight bytes. along: terms of one result lie side by side, else

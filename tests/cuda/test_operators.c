@@ -225,6 +225,50 @@ static void sums_by_index_are_the_references(void **state) {
       check_like_reference(&large_op_cases[i], F32, i);
 }
 
+#define GIVEN(...)                                                                                                     \
+  {                                                                                                                    \
+    .present = true, .shape = { __VA_ARGS__ }                                                                          \
+  }
+#define RESULT(...)                                                                                                    \
+  {                                                                                                                    \
+    true, {                                                                                                            \
+      __VA_ARGS__                                                                                                      \
+    }                                                                                                                  \
+  }
+#define CELL(how)                                                                                                      \
+  {                                                                                                                    \
+    { .name = "cell", .kind = ATTR_STRING, .s = how }                                                                  \
+  }
+
+/* More samples and units than a warp and a block take at once. */
+static void many_units_step(void **state) {
+  (void)state;
+  static const OpCase cases[] = {
+      {OP_RecurrentSteps,
+       TYPES_FLOAT,
+       {GIVEN(3, {3, 6, 160}), GIVEN(2, {160, 40}), GIVEN(1, {160})},
+       {RESULT(3, {3, 6, 40}), RESULT(2, {6, 40}), RESULT(2, {6, 40}), RESULT(3, {3, 6, 40}), RESULT(3, {3, 6, 200})},
+       CELL("lstm")},
+      {OP_RecurrentSteps,
+       TYPES_FLOAT,
+       {GIVEN(3, {3, 6, 120}), GIVEN(2, {120, 40}), GIVEN(1, {120})},
+       {RESULT(3, {3, 6, 40}), RESULT(2, {6, 40}), RESULT(3, {3, 6, 40}), RESULT(3, {3, 6, 120})},
+       CELL("gru")},
+      {OP_RecurrentStepsGrad,
+       TYPES_FLOAT,
+       {GIVEN(2, {160, 40}), GIVEN(3, {3, 6, 40}), GIVEN(3, {3, 6, 200}), GIVEN(3, {3, 6, 40})},
+       {RESULT(3, {3, 6, 160}), RESULT(2, {6, 40}), RESULT(2, {6, 40})},
+       CELL("lstm")},
+      {OP_RecurrentStepsGrad,
+       TYPES_FLOAT,
+       {GIVEN(2, {120, 40}), GIVEN(3, {3, 6, 40}), GIVEN(3, {3, 6, 120}), GIVEN(3, {3, 6, 40})},
+       {RESULT(3, {3, 6, 120}), RESULT(2, {6, 40})},
+       CELL("gru")},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    check_case(&cases[i], F64, i); /* cotangents grow from step to step: float32 has no digits left */
+}
+
 /* More batches than one call of cuBLASLt gets. */
 static void many_small_products(void **state) {
   (void)state;
@@ -288,6 +332,7 @@ int main(void) {
       cmocka_unit_test(large_tensors_agree_with_oracles),
       cmocka_unit_test(products_reduce_their_operands),
       cmocka_unit_test(many_small_products),
+      cmocka_unit_test(many_units_step),
       cmocka_unit_test(sums_by_index_are_the_references),
       cmocka_unit_test(puts_by_index_are_the_references),
       cmocka_unit_test(casts_are_the_references),
