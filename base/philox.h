@@ -5,16 +5,22 @@
 
 #include <stdint.h>
 
+/* How functions that a device runs, too, are declared, in what C and C++ have in common. */
+#ifndef PORTABLE
+#define PORTABLE static inline
+#endif
+
 typedef struct {
   uint32_t word[4];
 } Philox;
 
 /* The four words of a counter under a key. */
-static inline Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
+PORTABLE Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; round++) {
     uint64_t a = (uint64_t)0xD2511F53u * counter.word[0], b = (uint64_t)0xCD9E8D57u * counter.word[2];
-    counter = (Philox){{(uint32_t)(b >> 32) ^ counter.word[1] ^ key0, (uint32_t)b,
-                        (uint32_t)(a >> 32) ^ counter.word[3] ^ key1, (uint32_t)a}};
+    Philox next = {{(uint32_t)(b >> 32) ^ counter.word[1] ^ key0, (uint32_t)b,
+                    (uint32_t)(a >> 32) ^ counter.word[3] ^ key1, (uint32_t)a}};
+    counter = next;
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }

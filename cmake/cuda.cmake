@@ -35,6 +35,8 @@ if(ONNXPIPE_HAS_CUDA)
     target_compile_options(room_backend PRIVATE
       "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Werror>")
   endif()
+  # draws have the host's bits, whose products and sums are rounded apart
+  set_source_files_properties(backend/cuda/random.cu PROPERTIES COMPILE_OPTIONS -fmad=false)
   target_include_directories(room_backend SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   set_source_files_properties(backend/cuda/blas.c PROPERTIES COMPILE_DEFINITIONS
     CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")

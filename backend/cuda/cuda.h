@@ -136,6 +136,8 @@ struct Stream {
   VISIT(BatchNormalizationGradScale)                                                                                   \
   VISIT(UpdateStatistics)                                                                                              \
   VISIT(Dropout)                                                                                                       \
+  VISIT(RandomUniform)                                                                                                 \
+  VISIT(RandomNormal)                                                                                                  \
   VISIT(DropoutGrad)                                                                                                   \
   VISIT(AdamUpdate)
 

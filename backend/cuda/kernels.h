@@ -274,7 +274,8 @@ void launch_batch_norm_grad(cudaStream_t s, DType type, const ChannelWork *w, co
                             void *dx);
 void launch_update_statistics(cudaStream_t s, DType type, int64_t n, double momentum, const void *statistic,
                               void *running);
-/* What is dropped: a word of 32 bits below the threshold. counter: on the device. */
+
+/* random.cu. Dropped is what has a word of 32 bits below the threshold. counter: on the device. */
 typedef struct {
   int64_t samples, inner;
   bool per_sample;
@@ -285,6 +286,9 @@ void launch_dropout(cudaStream_t s, DType type, const Drawing *d, int64_t n, dou
                     const int64_t *counter, void *y, uint8_t *mask);
 void launch_dropout_grad(cudaStream_t s, DType type, int64_t n, double factor, const void *dy, const uint8_t *mask,
                          void *dx);
+/* y = from + by times a number from 0 to 1, or a standard normal one. */
+void launch_draw(cudaStream_t s, DType type, const Drawing *d, bool is_normal, int64_t n, double from, double by,
+                 const int64_t *counter, void *y);
 
 /* optimizer.cu. The scalars (graph/optimizer.h) are on the device. */
 typedef struct {

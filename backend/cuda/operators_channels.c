@@ -1,4 +1,4 @@
-/* From nodes to launches: batch normalisation, Dropout. */
+/* From nodes to launches: batch normalisation. */
 #include "backend/cuda/cuda.h"
 #include "backend/reference/parts.h"
 #include "backend/reference/reference.h"
@@ -57,39 +57,5 @@ KERNEL(UpdateStatistics, .accepts = takes_floats) {
   TAKES(in->dtype, is_float(in->dtype));
   launch_update_statistics(stream->cuda, in->dtype, shape_elements(in->shape), node_float(node, "momentum", 0.9),
                            in[1].data, in[0].data);
-  return cuda_launched(stream, node);
-}
-
-static double kept_factor(const Node *node) {
-  double ratio = node_float(node, "ratio", 0.5);
-  return ratio < 1 ? 1 / (1 - ratio) : 0;
-}
-
-/* As the reference's (backend/reference/random.c). */
-static Drawing drawing_of(const Node *node, int64_t elements) {
-  int64_t outer = node_int(node, "outer", 1), inner = node_int(node, "inner", 0);
-  bool per_sample = node_int(node, "per_sample", 0) && outer > 0 && inner > 0;
-  return (Drawing){.samples = per_sample ? elements / (outer * inner) : 1,
-                   .inner = per_sample ? inner : elements,
-                   .per_sample = per_sample,
-                   .seed = (uint64_t)node_int(node, "seed", 0),
-                   .node = (uint32_t)node_int(node, "node", 0),
-                   .threshold = (uint64_t)(node_float(node, "ratio", 0.5) * 0x1p32)};
-}
-
-KERNEL(Dropout, .accepts = takes_floats) {
-  UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
-  int64_t n = shape_elements(in->shape);
-  Drawing d = drawing_of(node, n);
-  launch_dropout(stream->cuda, in->dtype, &d, n, kept_factor(node), in[0].data, in[1].data, out[0].data, out[1].data);
-  return cuda_launched(stream, node);
-}
-
-KERNEL(DropoutGrad, .accepts = takes_floats) {
-  UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
-  launch_dropout_grad(stream->cuda, in->dtype, shape_elements(in->shape), kept_factor(node), in[0].data, in[1].data,
-                      out->data);
   return cuda_launched(stream, node);
 }

@@ -186,6 +186,17 @@ static void puts_by_index_are_the_references(void **state) {
       check_like_reference(&cases[i], types[t], i);
 }
 
+static void draws_are_the_references(void **state) {
+  (void)state;
+  for (size_t i = 0; i < n_op_cases; i++) {
+    const OpCase *c = &op_cases[i];
+    if (c->op != OP_Dropout && c->op != OP_RandomUniform && c->op != OP_RandomNormal)
+      continue;
+    check_like_reference(c, F32, i);
+    check_like_reference(c, F64, i);
+  }
+}
+
 static void casts_are_the_references(void **state) {
   (void)state;
   for (int to = DTYPE_NONE + 1; to < DTYPE_COUNT; to++) {
@@ -335,6 +346,7 @@ int main(void) {
       cmocka_unit_test(many_units_step),
       cmocka_unit_test(sums_by_index_are_the_references),
       cmocka_unit_test(puts_by_index_are_the_references),
+      cmocka_unit_test(draws_are_the_references),
       cmocka_unit_test(casts_are_the_references),
       cmocka_unit_test(types_are_known_before_running),
   };
