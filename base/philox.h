@@ -5,10 +5,7 @@
 
 #include <stdint.h>
 
-/* How functions that a device runs, too, are declared, in what C and C++ have in common. */
-#ifndef PORTABLE
-#define PORTABLE static inline
-#endif
+#include "base/portable.h"
 
 typedef struct {
   uint32_t word[4];

@@ -143,6 +143,12 @@ static Status fault_status(Stream *stream) {
   if (fault->axis == FAULT_BAG)
     fail(E_MODEL, "bag %lld goes from row %lld to %lld of %lld", (long long)fault->position, (long long)fault->value,
          (long long)fault->shape.dim[0], (long long)fault->shape.dim[1]);
+  else if (fault->axis == FAULT_REGION)
+    fail(E_MODEL, "a region from %g to %g has %g samples in a place, and %d are most", fault->number[0],
+         fault->number[1], fault->number[2], PLACE_SAMPLES);
+  else if (fault->axis == FAULT_SAMPLE)
+    fail(E_MODEL, "region %lld is of sample %g, and there are %lld", (long long)fault->position, fault->number[0],
+         (long long)fault->shape.dim[0]);
   else if (fault->axis == FAULT_TARGET)
     fail(E_MODEL, "target %lld at position %lld is outside the %lld classes (0 to %lld)", (long long)fault->value,
          (long long)fault->position, (long long)fault->shape.dim[0], (long long)fault->shape.dim[0] - 1);

@@ -79,6 +79,7 @@ struct Stream {
   VISIT(GatherElements)                                                                                                \
   VISIT(ScatterElements)                                                                                               \
   VISIT(ScatterND)                                                                                                     \
+  VISIT(TopK)                                                                                                          \
   VISIT(Trilu)                                                                                                         \
   VISIT(Range)                                                                                                         \
   VISIT(CumSum)                                                                                                        \
@@ -126,11 +127,22 @@ struct Stream {
   VISIT(ConvGradInput)                                                                                                 \
   VISIT(ConvGradWeight)                                                                                                \
   VISIT(MaxPool)                                                                                                       \
+  VISIT(MaxUnpool)                                                                                                     \
   VISIT(MaxPoolGrad)                                                                                                   \
   VISIT(AveragePool)                                                                                                   \
   VISIT(AveragePoolGrad)                                                                                               \
   VISIT(Resample)                                                                                                      \
   VISIT(ResampleGrad)                                                                                                  \
+  VISIT(GridSample)                                                                                                    \
+  VISIT(GridSampleGradInput)                                                                                           \
+  VISIT(GridSampleGradGrid)                                                                                            \
+  VISIT(RoiAlign)                                                                                                      \
+  VISIT(RoiAlignGrad)                                                                                                  \
+  VISIT(MaxRoiPool)                                                                                                    \
+  VISIT(MaxRoiPoolGrad)                                                                                                \
+  VISIT(PointSample)                                                                                                   \
+  VISIT(PointSampleGradInput)                                                                                          \
+  VISIT(PointSampleGradPoints)                                                                                         \
   VISIT(BatchNormalization)                                                                                            \
   VISIT(BatchNormalizationGradInput)                                                                                   \
   VISIT(BatchNormalizationGradScale)                                                                                   \
@@ -153,6 +165,9 @@ Status cuda_enter(const Stream *stream);
 
 /* What every kernel function returns: whether its launches were accepted. */
 Status cuda_launched(const Stream *stream, const Node *node);
+
+/* E_UNSUPPORTED where `count` numbers that point to so many places cannot be sorted by place in 63 bits. */
+Status cuda_sortable(const Node *node, int64_t count, int64_t places);
 
 static inline Reporter cuda_reporter(const Stream *stream, const Node *node) {
   return (Reporter){stream->claimed, stream->fault, node};

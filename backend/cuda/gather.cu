@@ -2,6 +2,7 @@
  * that would is reported and picks nothing. What goes to one slice goes there in the order of the indices: they are
  * sorted first, each with its row, so that the rows of a slice lie side by side. */
 #include "backend/cuda/fault.cuh"
+#include "backend/cuda/sort.cuh"
 
 /* An index from 0 on; -1: outside axis `axis`. */
 DEVICE int64_t checked_index(const Picks &p, const Reporter &reporter, const void *indices, int64_t position,
@@ -53,51 +54,18 @@ void launch_gather(cudaStream_t s, size_t size, const Picks *picks, Reporter rep
             launch(gather<T>, blocks_for(n), BLOCK_THREADS, s, *picks, reporter, (const T *)data, indices, (T *)y))
 }
 
-/* What is sorted: a slice's number, and the row that points to it in the low bits. No two are alike, and rows that
- * point nowhere come last. */
-static GLOBAL void sort_tiles(Picks p, Reporter reporter, int row_bits, const void *indices, uint64_t *to) {
-  SHARED uint64_t tile[BLOCK_THREADS];
-  int own = thread_index();
-  for (int64_t first = (int64_t)block_index() * BLOCK_THREADS; first < p.rows;
-       first += (int64_t)grid_size() * BLOCK_THREADS) {
-    int n = (int)(p.rows - first < BLOCK_THREADS ? p.rows - first : BLOCK_THREADS), before = 0;
-    int64_t row = first + own, slice = own < n ? slice_of(p, reporter, indices, row) : 0;
-    uint64_t key = (uint64_t)(slice < 0 ? p.slices : slice) << row_bits | (uint64_t)row;
-    tile[own] = key;
-    barrier();
-    for (int k = 0; k < n; k++)
-      before += tile[k] < key;
-    if (own < n)
-      to[first + before] = key;
-    barrier();
+/* A slice's number, and the row that points to it in the low bits: rows that point nowhere come last. */
+struct Slices {
+  Picks p;
+  Reporter reporter;
+  int row_bits;
+  const void *indices;
+  DEVICE uint64_t key(int64_t, int64_t row) const {
+    int64_t slice = slice_of(p, reporter, indices, row);
+    return (uint64_t)(slice < 0 ? p.slices : slice) << row_bits | (uint64_t)row;
   }
-}
-
-/* How many of the sorted keys from[0 … n-1] are less. */
-DEVICE int64_t count_less(const uint64_t *from, int64_t n, uint64_t key) {
-  int64_t low = 0;
-  while (low < n) {
-    int64_t middle = low + (n - low) / 2;
-    if (from[middle] < key)
-      low = middle + 1;
-    else
-      n = middle;
-  }
-  return low;
-}
-
-/* Sorted runs of `width` keys become runs of twice as many: each key goes to where those of both runs that are less
- * end.
- */
-static GLOBAL void merge_runs(int64_t rows, int64_t width, const uint64_t *from, uint64_t *to) {
-  for (int64_t i = global_thread(); i < rows; i += global_threads()) {
-    int64_t left = i / (2 * width) * (2 * width), right = left + width < rows ? left + width : rows;
-    int64_t end = right + width < rows ? right + width : rows;
-    bool is_left = i < right;
-    int64_t others = is_left ? count_less(from + right, end - right, from[i]) : count_less(from + left, width, from[i]);
-    to[left + (i - (is_left ? left : right)) + others] = from[i];
-  }
-}
+  DEVICE bool less(int64_t, uint64_t a, uint64_t b) const { return a < b; }
+};
 
 /* What becomes of x where y is put. Integers wrap. */
 template <class T> DEVICE T put_onto(PutFunction put, T x, T y) {
@@ -126,13 +94,11 @@ GLOBAL void put_slices(PutFunction put, Picks p, int row_bits, const uint64_t *k
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
     int64_t column = i % p.inner, at = i / p.inner % p.rows, outer = i / p.inner / p.rows;
     uint64_t slice = keys[at] >> row_bits;
-    if (slice == (uint64_t)p.slices || (at > 0 && keys[at - 1] >> row_bits == slice))
+    if (slice == (uint64_t)p.slices || !begins_run(keys, at, row_bits))
       continue;
     const T *from = updates + outer * p.rows * p.inner + column;
     T *to = y + (outer * p.slices + (int64_t)slice) * p.inner + column;
-    int64_t end = at + 1; /* known before the loop, loads need not wait for each other */
-    if (end < p.rows && keys[end] >> row_bits == slice)
-      end += count_less(keys + end, p.rows - end, (slice + 1) << row_bits);
+    int64_t end = end_of_run(keys, at, p.rows, row_bits);
     T all = put == PUT_SUM ? 0 : *to;
     for (int64_t k = put == PUT_LAST ? end - 1 : at; k < end; k++)
       all = put_onto(put, all, from[(int64_t)(keys[k] & low) * p.inner]);
@@ -143,20 +109,11 @@ GLOBAL void put_slices(PutFunction put, Picks p, int row_bits, const uint64_t *k
 void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter,
                     const void *updates, const void *indices, uint64_t *keys, void *y) {
   int64_t rows = picks->rows, blocks = blocks_for(picks->outer * rows * picks->inner);
-  uint64_t *from = keys, *to = keys + rows;
-  int row_bits = 0;
-  if (!rows)
-    return;
-  while (((uint64_t)rows - 1) >> row_bits)
-    row_bits++;
-  launch(sort_tiles, blocks_for(rows), BLOCK_THREADS, s, *picks, reporter, row_bits, indices, from);
-  for (int64_t width = BLOCK_THREADS; width < rows; width *= 2) {
-    launch(merge_runs, blocks_for(rows), BLOCK_THREADS, s, rows, width, from, to);
-    uint64_t *sorted = to;
-    to = from;
-    from = sorted;
-  }
-#define PUT(T) launch(put_slices<T>, blocks, BLOCK_THREADS, s, put, *picks, row_bits, from, (const T *)updates, (T *)y)
+  int row_bits = bits_for(rows);
+  Slices slices = {*picks, reporter, row_bits, indices};
+  const uint64_t *sorted = sort_lines(s, slices, 1, rows, keys);
+#define PUT(T)                                                                                                         \
+  launch(put_slices<T>, blocks, BLOCK_THREADS, s, put, *picks, row_bits, sorted, (const T *)updates, (T *)y)
   if (put == PUT_LAST)
     FOR_SIZES(dtype_bytes(type), PUT(T))
   else

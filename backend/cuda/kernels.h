@@ -11,6 +11,7 @@
 extern "C" {
 #endif
 
+#include "backend/reference/between.h"
 #include "graph/convolution.h"
 #include "graph/narrow.h"
 #include "graph/ops/recurrent.h"
@@ -32,6 +33,7 @@ typedef struct {
   int is_there;
   int axis; /* of `shape`, that an index leaves; or one of those below */
   int64_t position, value;
+  double number[3];
   Shape shape;
   const Node *node;
 } Fault;
@@ -39,6 +41,8 @@ typedef struct {
 enum {
   FAULT_TARGET = -1, /* `value` at `position` is none of shape.dim[0] classes */
   FAULT_BAG = -2,    /* bag `position` goes from row `value` to shape.dim[0] of shape.dim[1] */
+  FAULT_REGION = -3, /* from number[0] to number[1], with number[2] samples in a place */
+  FAULT_SAMPLE = -4, /* region `position` is of sample number[0] of shape.dim[0] */
 };
 
 /* Who reports what. */
@@ -162,6 +166,36 @@ void launch_gather(cudaStream_t s, size_t size, const Picks *picks, Reporter rep
 typedef enum { PUT_LAST, PUT_SUM, PUT_ADD, PUT_MULTIPLY, PUT_MAX, PUT_MIN } PutFunction;
 void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter,
                     const void *updates, const void *indices, uint64_t *keys, void *y);
+
+/* topk.cu. lines: of X, along the axis; y, places [outer, k, inner]. keys: room for twice X's elements. */
+void launch_top_k(cudaStream_t s, DType type, Lines lines, int64_t k, bool largest, const void *x, uint64_t *keys,
+                  void *y, int64_t *places);
+
+/* sample.cu. For gradients towards X, which is zero: room: 24 bytes for each of samples · places · grid_taps() or
+ * samples · points · 2^axes neighbours; their number by X's elements is less than 2^63. */
+int64_t grid_taps(const Grid *g);
+void launch_grid_sample(cudaStream_t s, DType type, const Grid *g, const void *x, const void *grid, void *y);
+void launch_grid_sample_grad(cudaStream_t s, DType type, const Grid *g, const void *dy, const void *grid, void *room,
+                             void *dx);
+void launch_grid_grad(cudaStream_t s, DType type, const Grid *g, const void *dy, const void *x, const void *grid,
+                      void *dgrid);
+void launch_point_sample(cudaStream_t s, DType type, const Field *f, const void *x, const void *points, void *y);
+void launch_point_sample_grad(cudaStream_t s, DType type, const Field *f, const void *dy, const void *points,
+                              void *room, void *dx);
+void launch_point_grad(cudaStream_t s, DType type, const Field *f, const void *dy, const void *x, const void *points,
+                       void *dpoints);
+
+/* region.cu. rois [regions, 4], indices [regions]: their samples; of MaxRoiPool: rois [regions, 5], indices NULL. dx is
+ * zero. room: region_room() bytes. */
+typedef struct {
+  Regions r;
+  DType index_type;
+  const void *x, *rois, *indices;
+} RegionWork;
+size_t region_room(const Regions *r, bool align);
+void launch_regions(cudaStream_t s, DType type, const RegionWork *w, Reporter reporter, void *y);
+void launch_regions_grad(cudaStream_t s, DType type, const RegionWork *w, Reporter reporter, const void *dy, void *room,
+                         void *dx);
 
 /* segment.cu. Bag i of `bags` has rows offsets[i] … offsets[i+1]-1 of `rows`, the last one the rest; each row has
  * `inner` elements. */

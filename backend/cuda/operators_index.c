@@ -81,13 +81,17 @@ static size_t scatter_workspace(const Graph *graph, const Node *node, size_t bud
   return 2 * sizeof(uint64_t) * (size_t)shape_elements(graph_value(graph, node->in[1])->shape);
 }
 
+Status cuda_sortable(const Node *node, int64_t count, int64_t places) {
+  if (!count || places < INT64_MAX / 2 / count)
+    return OK;
+  fail(E_UNSUPPORTED, "%lld indices into %lld slices are too many", (long long)count, (long long)places);
+  node_context(node);
+  return E_UNSUPPORTED;
+}
+
 static Status scatter(Stream *stream, const Node *node, PutFunction put, const Picks *picks, const Tensor *in,
                       const Tensor *out, void *workspace) {
-  if (picks->rows && picks->slices >= INT64_MAX / 2 / picks->rows) {
-    fail(E_UNSUPPORTED, "%lld indices into %lld slices are too many", (long long)picks->rows, (long long)picks->slices);
-    node_context(node);
-    return E_UNSUPPORTED;
-  }
+  TRY(cuda_sortable(node, picks->rows, picks->slices));
   launch_scatter(stream->cuda, put, in->dtype, picks, cuda_reporter(stream, node), in[0].data, in[1].data, workspace,
                  out->data);
   return cuda_launched(stream, node);
@@ -132,6 +136,38 @@ static Status begin_puts(Stream *stream, const Node *node, const Tensor *in, con
   }
 SCATTER(ScatterElements, picks_elements)
 SCATTER(ScatterND, picks_many)
+
+/* Where two elements have one place the last one stays. */
+KERNEL(MaxUnpool, .accepts = takes_any, .workspace = scatter_workspace) {
+  UNUSED;
+  int64_t all = shape_elements(out->shape);
+  Picks p = {.index_type = in[1].dtype,
+             .depth = 1,
+             .rows = shape_elements(in->shape),
+             .rows_per_batch = shape_elements(in->shape),
+             .outer = 1,
+             .slices = all,
+             .inner = 1,
+             .shape = shape_of(1, &all)};
+  TRY(backend_cuda.zero(stream, out->data, tensor_bytes(out)));
+  return scatter(stream, node, PUT_LAST, &p, in, out, workspace);
+}
+
+/* Places to be sorted, from one half to the other. */
+static size_t sort_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return 2 * sizeof(uint64_t) * (size_t)shape_elements(graph_value(graph, node->in[0])->shape);
+}
+
+KERNEL(TopK, .accepts = takes_numbers, .workspace = sort_workspace) {
+  UNUSED;
+  TAKES(in->dtype, is_number(in->dtype));
+  int axis = (int)node_int(node, "axis", 0);
+  Split3 s = split_at(in->shape, axis);
+  launch_top_k(stream->cuda, in->dtype, (Lines){s.outer, s.size, s.inner}, out->shape.dim[axis],
+               node_int(node, "largest", 1), in->data, workspace, out[0].data, out[1].data);
+  return cuda_launched(stream, node);
+}
 
 static Bags bags_of(const Node *node, const Tensor *offsets, Shape rows) {
   const char *mode = node_string(node, "mode", "sum");

@@ -1,8 +1,6 @@
 /* What is drawn, with the reference's bits: compiled without contraction (cmake/cuda.cmake). Elements are [outer,
  * samples, inner], those of a sample numbered in this order. */
 #include "backend/cuda/steps.cuh"
-
-#define PORTABLE static DEVICE
 #include "backend/reference/draw.h"
 
 /* Where element i stands: its sample's number from 1 on, 0 where a draw is for all, and its own within the sample. */

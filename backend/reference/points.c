@@ -3,16 +3,9 @@
 #include <tgmath.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/places.h"
 
-enum { MOST_AXES = 3 };
-
-/* X [samples, channels, plane] and `points` a sample of `axes` numbers. */
-typedef struct {
-  int axes;
-  int64_t samples, channels, points, plane, size[MOST_AXES];
-} Field;
-
-static Field field_of(Shape x, Shape points) {
+Field field_of(Shape x, Shape points) {
   Field f = {.axes = x.rank - 2, .samples = x.dim[0], .channels = x.dim[1], .points = points.dim[1], .plane = 1};
   for (int d = 0; d < f.axes; d++) {
     f.size[d] = x.dim[d + 2];
@@ -23,12 +16,14 @@ static Field field_of(Shape x, Shape points) {
 
 #define T float
 #define S(name) name##_f32
+#include "backend/reference/corners.inc"
 #include "backend/reference/points.inc"
 #undef T
 #undef S
 
 #define T double
 #define S(name) name##_f64
+#include "backend/reference/corners.inc"
 #include "backend/reference/points.inc"
 #undef T
 #undef S

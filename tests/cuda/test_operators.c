@@ -186,15 +186,31 @@ static void puts_by_index_are_the_references(void **state) {
       check_like_reference(&cases[i], types[t], i);
 }
 
-static void draws_are_the_references(void **state) {
+/* What is drawn; and what is added where several meet. */
+static bool has_the_references_bits(OpKind op) {
+  return op == OP_Dropout || op == OP_RandomUniform || op == OP_RandomNormal || op == OP_GridSampleGradInput ||
+         op == OP_PointSampleGradInput || op == OP_MaxRoiPoolGrad;
+}
+
+static void draws_and_readings_are_the_references(void **state) {
   (void)state;
   for (size_t i = 0; i < n_op_cases; i++) {
-    const OpCase *c = &op_cases[i];
-    if (c->op != OP_Dropout && c->op != OP_RandomUniform && c->op != OP_RandomNormal)
+    if (!has_the_references_bits(op_cases[i].op))
       continue;
-    check_like_reference(c, F32, i);
-    check_like_reference(c, F64, i);
+    check_like_reference(&op_cases[i], F32, i);
+    check_like_reference(&op_cases[i], F64, i);
   }
+}
+
+/* Longer than what a block sorts. */
+static void long_lines_are_sorted(void **state) {
+  (void)state;
+  static const OpCase c = {OP_TopK,
+                           TYPES_NUMBERS,
+                           {{.present = true, .shape = {3, {2, 1100, 3}}, .fill = FILL_TIED}},
+                           {{true, {3, {2, 700, 3}}}, {true, {3, {2, 700, 3}}}},
+                           {{.name = "axis", .kind = ATTR_INT, .i = 1}, {.name = "k", .kind = ATTR_INT, .i = 700}}};
+  check_types(&c, 1);
 }
 
 static void casts_are_the_references(void **state) {
@@ -346,7 +362,8 @@ int main(void) {
       cmocka_unit_test(many_units_step),
       cmocka_unit_test(sums_by_index_are_the_references),
       cmocka_unit_test(puts_by_index_are_the_references),
-      cmocka_unit_test(draws_are_the_references),
+      cmocka_unit_test(draws_and_readings_are_the_references),
+      cmocka_unit_test(long_lines_are_sorted),
       cmocka_unit_test(casts_are_the_references),
       cmocka_unit_test(types_are_known_before_running),
   };
