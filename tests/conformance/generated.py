@@ -6,6 +6,7 @@ Draws and runs graph after graph for S seconds (60), beginning with a seed (0); 
 "N passed, N failed, N skipped". A graph is skipped where it is refused as unsupported. --keep writes the models that fail."""
 import argparse
 import collections
+import os
 import shutil
 import sys
 import tempfile
@@ -58,6 +59,8 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--keep")
     asked = parser.parse_args()
+    if asked.keep:
+        os.makedirs(asked.keep, exist_ok=True)
     end, seed = time.monotonic() + asked.seconds, asked.first
     total, operators = collections.Counter(), set()
     while time.monotonic() < end:
