@@ -4,7 +4,7 @@
 # Prints one line and does nothing where all is there.
 set -eu
 
-packages="gcc libc6-dev cmake ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libzip-dev
+packages="gcc libc6-dev cmake ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libzip-dev zlib1g-dev
 libopenmpi-dev openmpi-bin"
 if [ "${1:-}" = tests ]; then
   packages="$packages libcmocka-dev g++ groff-base binutils bash python3 python3-venv python3-pip"
