@@ -143,6 +143,9 @@ struct Stream {
   VISIT(PointSample)                                                                                                   \
   VISIT(PointSampleGradInput)                                                                                          \
   VISIT(PointSampleGradPoints)                                                                                         \
+  VISIT(Det)                                                                                                           \
+  VISIT(DetGrad)                                                                                                       \
+  VISIT(DFT)                                                                                                           \
   VISIT(BatchNormalization)                                                                                            \
   VISIT(BatchNormalizationGradInput)                                                                                   \
   VISIT(BatchNormalizationGradScale)                                                                                   \

@@ -171,6 +171,26 @@ void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *pi
 void launch_top_k(cudaStream_t s, DType type, Lines lines, int64_t k, bool largest, const void *x, uint64_t *keys,
                   void *y, int64_t *places);
 
+/* fourier.cu. Lines along an axis: number l begins at (l / inner · n · inner + l % inner) · parts and goes on by
+ * inner · parts. workspace: fourier_table_bytes() and fourier_room_bytes() of `at_once` lines. */
+typedef struct {
+  int64_t outer, inner, n, parts;
+} FourierLines;
+typedef struct {
+  int64_t length, inner_length, at_once;
+  bool inverse, hermitian;
+  double scale;
+  FourierLines in, out;
+  int n_radices, radix[64]; /* of inner_length */
+} FourierWork;
+void launch_fourier(cudaStream_t s, DType type, const FourierWork *work, const void *x, void *workspace, void *y);
+
+/* determinant.cu. Matrices [n,n] one behind the other. room: determinant_room() bytes. */
+size_t determinant_room(int64_t matrices, int64_t n, bool grad);
+void launch_determinant(cudaStream_t s, DType type, int64_t matrices, int64_t n, const void *x, void *room, void *y);
+void launch_determinant_grad(cudaStream_t s, DType type, int64_t matrices, int64_t n, const void *dy, const void *x,
+                             void *room, void *dx);
+
 /* sample.cu. For gradients towards X, which is zero: room: 24 bytes for each of samples · places · grid_taps() or
  * samples · points · 2^axes neighbours; their number by X's elements is less than 2^63. */
 int64_t grid_taps(const Grid *g);

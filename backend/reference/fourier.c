@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/roots.h"
 
 enum { LARGEST_RADIX = 47 };
 
@@ -14,8 +15,7 @@ typedef struct {
   double *re, *im;
 } Complex;
 
-/* The smallest factor of n > 1. */
-static int64_t factor_of(int64_t n) {
+int64_t fourier_factor(int64_t n) {
   if (n % 4 == 0)
     return 4;
   for (int64_t p = 2; p <= LARGEST_RADIX && p * p <= n; p++)
@@ -27,7 +27,7 @@ static int64_t factor_of(int64_t n) {
 /* Whether all factors are small enough to be gone through as they are. */
 static bool is_smooth(int64_t n) {
   while (n > 1) {
-    int64_t p = factor_of(n);
+    int64_t p = fourier_factor(n);
     if (p > LARGEST_RADIX)
       return false;
     n /= p;
@@ -35,9 +35,7 @@ static bool is_smooth(int64_t n) {
   return true;
 }
 
-/* The length at which lines are transformed: of a convolution, a power of 2
- * that holds it. */
-static int64_t inner_length(int64_t n) {
+int64_t fourier_inner_length(int64_t n) {
   int64_t m = 1;
   if (is_smooth(n))
     return n;
@@ -47,39 +45,12 @@ static int64_t inner_length(int64_t n) {
 }
 
 size_t fourier_table_bytes(int64_t n) {
-  int64_t m = inner_length(n);
+  int64_t m = fourier_inner_length(n);
   return (size_t)(m == n ? 2 * n : 6 * m + 2 * n) * sizeof(double);
 }
 
 size_t fourier_room_bytes(int64_t n, int64_t lines) {
-  return (size_t)inner_length(n) * 4 * (size_t)lines * sizeof(double);
-}
-
-/* exp(-2πi k / n), by the first eighth of the circle, so that it is as
- * symmetric as the circle is. */
-static void root_of_one(int64_t k, int64_t n, double *re, double *im) {
-  if (8 * k <= n) {
-    double angle = 2 * M_PI * (double)k / (double)n;
-    *re = cos(angle);
-    *im = -sin(angle);
-  } else if (4 * k <= n) { /* reflected at 1/8: k/n -> 1/4 - k/n */
-    double angle = 2 * M_PI * (double)(n - 4 * k) / (4 * (double)n);
-    *re = sin(angle);
-    *im = -cos(angle);
-  } else if (2 * k <= n) { /* at 1/4 */
-    double angle = 2 * M_PI * (double)(n - 2 * k) / (2 * (double)n), other;
-    if (8 * (n - 2 * k) <= 2 * n) {
-      *re = -cos(angle);
-      *im = -sin(angle);
-    } else {
-      other = 2 * M_PI * (double)(4 * k - n) / (4 * (double)n);
-      *re = -sin(other);
-      *im = -cos(other);
-    }
-  } else { /* the conjugate of n - k */
-    root_of_one(n - k, n, re, im);
-    *im = -*im;
-  }
+  return (size_t)fourier_inner_length(n) * 4 * (size_t)lines * sizeof(double);
 }
 
 static void roots_of_one(int64_t n, double *re, double *im) {
@@ -161,7 +132,7 @@ static Complex transform(int64_t length, int64_t lines, const double *table, Com
   const double *wr = table, *wi = table + length;
   Step s = {.done = 1, .rest = length, .lines = lines};
   while (s.rest > 1) {
-    s.radix = factor_of(s.rest);
+    s.radix = fourier_factor(s.rest);
     s.rest /= s.radix;
     if (s.radix == 2)
       step_2(s, x, y, wr, wi);
@@ -181,7 +152,7 @@ static Complex transform(int64_t length, int64_t lines, const double *table, Com
  * the chirp exp(-πi j² / n), n of it; the transform of its conjugate, wrapped
  * around m, by m; and room for that. */
 void fourier_table(int64_t n, double *table) {
-  int64_t m = inner_length(n), square = 0;
+  int64_t m = fourier_inner_length(n), square = 0;
   roots_of_one(m, table, table + m);
   if (m == n)
     return;
@@ -205,7 +176,7 @@ void fourier_table(int64_t n, double *table) {
 /* x_j c_j, convolved with the conjugate chirp, times c_k: the inverse transform
  * is one with parts exchanged. */
 WIDE_LOOPS static Complex convolve(int64_t n, int64_t lines, const double *table, Complex x, Complex y) {
-  int64_t m = inner_length(n);
+  int64_t m = fourier_inner_length(n);
   const double *chirp = table + 2 * m, *filter = chirp + 2 * n;
   for (int64_t j = 0; j < m; j++)
     for (int64_t l = 0; l < lines; l++) {
@@ -292,7 +263,7 @@ int64_t fourier_lines(const Node *node, const Tensor *in) {
 
 void fourier_part(const Node *node, const Tensor *in, const Tensor *out, const double *table, double *room,
                   int64_t at_once, int64_t first, int64_t end) {
-  int64_t length = node_int(node, "length", 0), m = inner_length(length), size = m * at_once;
+  int64_t length = node_int(node, "length", 0), m = fourier_inner_length(length), size = m * at_once;
   bool inverse = node_int(node, "inverse", 0);
   for (int64_t line = first; line < end; line += at_once) {
     int64_t lines = least(at_once, end - line);

@@ -10,6 +10,12 @@
 /* So many lines go through the same steps at once, where there is room. */
 enum { FOURIER_LINES = 8 };
 
+/* The length at which lines of length n are transformed: another where n has a
+ * large factor, a power of 2 that holds the convolution. And the radix that a
+ * transform of length n > 1 begins with. */
+int64_t fourier_inner_length(int64_t n);
+int64_t fourier_factor(int64_t n);
+
 /* Bytes of what lines of this length share, and of the room in which `lines` of
  * them are transformed. */
 size_t fourier_table_bytes(int64_t length);
