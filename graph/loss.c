@@ -33,7 +33,7 @@ static bool lacks_axis(Shape target, Shape prediction, int axis) {
 }
 
 /* The axis whose removal makes the prediction's shape the target's, never the batch's (which may be as long as there
- * are classes); checks one that was given. */
+ * are classes), and the first only where no other does; checks one that was given. */
 static Status find_class_axis(Shape prediction, const Batch *batch, Shape target, int *class_axis) {
   int batch_axis = batch->kind == BATCH_AXIS ? batch->axis : -1;
   int found = -1, fits = 0;
@@ -47,7 +47,7 @@ static Status find_class_axis(Shape prediction, const Batch *batch, Shape target
   if (*class_axis >= 0)
     return OK;
   for (int axis = prediction.rank - 1; axis >= 0; axis--)
-    if (axis != batch_axis && lacks_axis(target, prediction, axis)) {
+    if (axis != batch_axis && (axis || !fits) && lacks_axis(target, prediction, axis)) {
       fits++;
       found = axis;
     }

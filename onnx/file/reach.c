@@ -17,6 +17,7 @@ typedef struct {
   unsigned statistics;  /* inputs that never train */
   unsigned through;     /* inputs whose elements the output has */
   unsigned elementwise; /* operands of elementwise arithmetic */
+  unsigned scales;      /* inputs that scale and shift the first: what is normalised is still what it was */
   unsigned settings;    /* inputs that are numbers of the operator's own, whatever lies behind it */
 } Uses;
 
@@ -28,9 +29,9 @@ static const Uses uses[] = {
     {.op = "ConvTranspose", .slots = INPUT(1) | INPUT(2)},
     {.op = "CausalConvWithState", .slots = INPUT(1) | INPUT(2)},
     {.op = "DeformConv", .slots = INPUT(1) | INPUT(3)},
-    {.op = "LayerNormalization", .slots = INPUT(1) | INPUT(2)},
-    {.op = "RMSNormalization", .slots = INPUT(1)},
-    {.op = "SimplifiedLayerNormalization", .slots = INPUT(1)},
+    {.op = "LayerNormalization", .slots = INPUT(1) | INPUT(2), .scales = INPUT(1) | INPUT(2)},
+    {.op = "RMSNormalization", .slots = INPUT(1), .scales = INPUT(1)},
+    {.op = "SimplifiedLayerNormalization", .slots = INPUT(1), .scales = INPUT(1)},
     {.op = "GroupNormalization", .slots = INPUT(1) | INPUT(2)},
     {.op = "InstanceNormalization", .slots = INPUT(1) | INPUT(2)},
     {.op = "BatchNormalization", .slots = INPUT(1) | INPUT(2), .statistics = INPUT(3) | INPUT(4)},
@@ -134,8 +135,11 @@ static bool passes_gradient(const Onnx__NodeProto *node) {
 }
 
 static int node_root(const Reach *reach, const Onnx__NodeProto *node) {
+  const Uses *how = find_uses(node);
   int root = NO_TENSOR;
   for (size_t k = 0; k < node->n_input; k++) {
+    if (how && how->scales & INPUT(k < 31 ? k : 31))
+      continue;
     int input = root_of(reach, node->input[k]);
     root = input == NO_TENSOR || input == root ? root : root == NO_TENSOR ? input : MIXED;
   }

@@ -81,12 +81,26 @@ static void the_batch_axis_holds_no_classes(void **state) {
   arena_destroy(arena);
 }
 
+/* Where it is not known along which axis the samples lie, it is not the classes that come first. */
+static void classes_do_not_come_first(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  ValueId output;
+  Graph *g = with_prediction(arena, F32, (Shape){2, {8, 8}}, &output);
+  LossSpec spec = spec_of(LOSS_AUTO, output, I64, (Shape){1, {8}});
+  spec.class_axis = -1;
+  graph_value(g, output)->batch = (Batch){.kind = BATCH_MIXED, .by = "node 'loop'"};
+  ASSERT_OK(loss_append(g, &spec));
+  assert_int_equal(spec.class_axis, 1);
+  arena_destroy(arena);
+}
+
 static void what_does_not_fit_is_refused(void **state) {
   (void)state;
   refuses((Shape){2, {8, 10}}, LOSS_AUTO, I64, (Shape){1, {7}}, -1, E_SHAPE,
           "target [7] lacks no single axis of the prediction [8,10]");
   refuses((Shape){3, {8, 8, 8}}, LOSS_AUTO, I64, (Shape){2, {8, 8}}, -1, E_SHAPE,
-          "3 axes of the prediction [8,8,8] could hold the classes of target [8,8]: give --class-axis");
+          "2 axes of the prediction [8,8,8] could hold the classes of target [8,8]: give --class-axis");
   refuses((Shape){2, {8, 10}}, LOSS_AUTO, I64, (Shape){1, {8}}, 0, E_SHAPE,
           "target [8] is not the prediction [8,10] without its axis 0");
   refuses((Shape){2, {8, 10}}, LOSS_AUTO, I64, (Shape){1, {8}}, 2, E_USAGE,
@@ -177,6 +191,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(names_are_found),
       cmocka_unit_test(auto_picks_by_the_target),
+      cmocka_unit_test(classes_do_not_come_first),
       cmocka_unit_test(what_does_not_fit_is_refused),
       cmocka_unit_test(the_batch_axis_holds_no_classes),
       cmocka_unit_test(denominators_count_what_counts),

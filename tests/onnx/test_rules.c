@@ -184,6 +184,10 @@ static void weights_train_behind_operators(void **state) {
   use(&graph, "kernel", weight("kernel", 4, 4, 0, 1), "Conv", "picture,kernel"); /* the kernel trains, … */
   put_message(&graph, 5, weight("picture", 4, 4, 0, 1));                         /* … what it reads does not */
   put_message(&graph, 1, node("", "MatMul", "x,kernel_out", "e"));
+  use(&graph, "normed", weight("normed", 4, 4, 0, 1), "LayerNormalization", "normed,scale,shift"); /* DeBERTa's table */
+  put_message(&graph, 5, weight("scale", 4, 0, 1, 1));
+  put_message(&graph, 5, weight("shift", 4, 0, 1, 1));
+  put_message(&graph, 1, node("", "MatMul", "x,normed_out", "g"));
   use(&graph, "beside", weight("beside", 4, 4, 0, 1), "Tile", "beside"); /* reaches nothing */
   put_message(&graph, 5, tensor_of_one("epsilon", 0.5f));
   put_message(&graph, 1, node("", "QuantizeLinear", "rounded,steps", "rounded_q"));
@@ -196,6 +200,8 @@ static void weights_train_behind_operators(void **state) {
   is_ruled(model, "steps", "3", false);
   is_ruled(model, "split", "4", true);
   is_ruled(model, "soft", "4", true);
+  is_ruled(model, "normed", "4", true);
+  is_ruled(model, "scale", "2", true);
   is_ruled(model, "7", "3", false);
   is_ruled(model, "sign", "3", false);
   is_ruled(model, "kernel", "2", true);
