@@ -38,8 +38,8 @@ if(ONNXPIPE_HAS_CUDA)
   # draws have the host's bits, whose products and sums are rounded apart
   set_source_files_properties(backend/cuda/random.cu PROPERTIES COMPILE_OPTIONS -fmad=false)
   target_include_directories(room_backend SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-  set_source_files_properties(backend/cuda/blas.c PROPERTIES COMPILE_DEFINITIONS
+  set_source_files_properties(backend/cuda/blas.c backend/cuda/cudnn_library.c PROPERTIES COMPILE_DEFINITIONS
     CUDA_LIBRARIES="${CUDAToolkit_LIBRARY_DIR}")
-  # cuBLASLt is large: blas.c loads it when a device is opened
+  # they are large: blas.c loads cuBLASLt when a device is opened, cudnn_library.c cuDNN for the first convolution
   target_link_libraries(room_backend PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
 endif()

@@ -44,6 +44,11 @@ Status cuda_enter(const Stream *stream) {
   return enter(stream->device);
 }
 
+Status cuda_dnn(Stream *stream) {
+  TRY(cuda_enter(stream));
+  return stream->dnn ? OK : dnn_open(stream->cuda, &stream->dnn);
+}
+
 Status cuda_launched(const Stream *stream, const Node *node) {
   cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess)
@@ -100,6 +105,7 @@ static void stream_close(Stream *stream) {
   if (cuda_enter(stream) == OK) {
     if (stream->cuda)
       cudaStreamSynchronize(stream->cuda);
+    dnn_close(stream->dnn);
     blas_close(stream->blas);
     cudaFreeHost(stream->fault);
     cudaFree(stream->claimed);

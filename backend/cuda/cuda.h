@@ -5,12 +5,14 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/blas.h"
+#include "backend/cuda/dnn.h"
 #include "backend/cuda/kernels.h"
 
 struct Stream {
   int device;
   cudaStream_t cuda;
   Blas *blas;
+  Dnn *dnn;     /* NULL: there is no cuDNN, or no convolution has asked for it */
   Fault *fault; /* pinned */
   int *claimed; /* on the device: whether someone writes the fault */
 };
@@ -165,6 +167,9 @@ Status cuda_check(int device, cudaError_t error, const char *what);
 
 /* Makes the stream's device the calling thread's. */
 Status cuda_enter(const Stream *stream);
+
+/* Opens the stream's cuDNN, where there is one: it takes memory that programs without convolutions keep. */
+Status cuda_dnn(Stream *stream);
 
 /* What every kernel function returns: whether its launches were accepted. */
 Status cuda_launched(const Stream *stream, const Node *node);

@@ -1,25 +1,89 @@
 /* From nodes to launches: convolution, pooling, resampling. */
+#include <stdlib.h>
+
 #include "backend/cuda/cuda.h"
 #include "backend/reference/parts.h"
 #include "backend/reference/reference.h"
+#include "graph/memory.h"
 
-static size_t convolution_workspace(const Graph *graph, const Node *node, ConvolutionWay way) {
+enum { ALIGNING = DNN_ALIGNMENT - MEMORY_ALIGNMENT };
+
+/* What own kernels cannot do without, and what cuDNN may use within the budget, whichever runs: a plan is made where
+ * nobody knows. */
+static size_t convolution_workspace(const Graph *graph, const Node *node, ConvolutionWay way, size_t budget) {
   Convolution c = convolution_in(graph, node);
-  return (size_t)convolution_partials(&c, way) * dtype_bytes(kernel_input(graph, node, 0).dtype);
+  DType type = kernel_input(graph, node, 0).dtype;
+  size_t own = (size_t)convolution_partials(&c, way) * dtype_bytes(type), wish = dnn_workspace_bytes(&c);
+  if (type != F32)
+    return own;
+  wish = (wish < budget ? wish : budget) + ALIGNING;
+  return wish > own ? wish : own;
+}
+
+/* What is worked out before a convolution runs. */
+typedef struct {
+  Convolution shape;
+  DnnPlan *plan; /* NULL: own kernels */
+} PreparedConvolution;
+
+static void convolution_release(void *state) {
+  PreparedConvolution *r = state;
+  dnn_release(r->plan);
+  free(r);
+}
+
+/* Float32 is cuDNN's, where it has the convolution. It has no float32 results of bfloat16 operands that lie like ours;
+ * with the precision bf16 they are rounded to TF32, which is nearer. */
+static Status prepare_convolution(Stream *stream, const Node *node, const Tensor *in, const Convolution *shape,
+                                  ConvolutionWay way, size_t workspace_bytes, void **state) {
+  PreparedConvolution *r = calloc(1, sizeof *r);
+  if (!r)
+    return fail(E_MEMORY, "out of memory");
+  r->shape = *shape;
+  *state = r;
+  if (in->dtype != F32 || workspace_bytes < ALIGNING)
+    return OK;
+  DnnConvolution c = {.way = way,
+                      .shape = *shape,
+                      .is_tf32 = node->precision != PRECISION_FLOAT32,
+                      .workspace_bytes = workspace_bytes - ALIGNING};
+  Status status = cuda_dnn(stream);
+  if (status == OK && stream->dnn)
+    status = dnn_prepare(stream->dnn, &c, &r->plan);
+  if (status == OK)
+    return OK;
+  convolution_release(r);
+  *state = NULL;
+  return status;
+}
+
+static Status convolve(Stream *stream, const Node *node, ConvolutionWay way, const Tensor *in, const Tensor *out,
+                       void *workspace, const PreparedConvolution *r) {
+  TAKES(in->dtype, is_float(in->dtype));
+  if (!r->plan) {
+    launch_convolution(stream->cuda, in->dtype, &r->shape, way, in[0].data, in[1].data, out->data, workspace);
+    return cuda_launched(stream, node);
+  }
+  void *aligned = (void *)(((uintptr_t)workspace + DNN_ALIGNMENT - 1) / DNN_ALIGNMENT * DNN_ALIGNMENT);
+  if (dnn_run(stream->dnn, r->plan, in[0].data, in[1].data, out->data, aligned) == OK)
+    return OK;
+  node_context(node);
+  return status_code();
 }
 
 /* x, w, y: where the kernel finds them. */
 #define CONVOLUTION(op_name, way, x, w, y)                                                                             \
   static size_t workspace_##op_name(const Graph *graph, const Node *node, size_t budget) {                             \
-    (void)budget;                                                                                                      \
-    return convolution_workspace(graph, node, way);                                                                    \
+    return convolution_workspace(graph, node, way, budget);                                                            \
   }                                                                                                                    \
-  KERNEL(op_name, .accepts = takes_floats, .workspace = workspace_##op_name) {                                         \
-    UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_float(in->dtype));                                                                             \
+  static Status prepare_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,               \
+                                  size_t workspace_bytes, void **state) {                                              \
     Convolution c = convolution_of(node, (x)->shape, (w)->shape, (y)->shape);                                          \
-    launch_convolution(stream->cuda, in->dtype, &c, way, in[0].data, in[1].data, out->data, workspace);                \
-    return cuda_launched(stream, node);                                                                                \
+    return prepare_convolution(stream, node, in, &c, way, workspace_bytes, state);                                     \
+  }                                                                                                                    \
+  KERNEL(op_name, .accepts = takes_floats, .workspace = workspace_##op_name, .prepare = prepare_##op_name,             \
+         .release = convolution_release) {                                                                             \
+    return convolve(stream, node, way, in, out, workspace, state);                                                     \
   }
 CONVOLUTION(Conv, CONVOLUTION_FORWARD, in, in + 1, out)
 CONVOLUTION(ConvGradInput, CONVOLUTION_TOWARDS_INPUT, out, in + 1, in)

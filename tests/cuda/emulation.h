@@ -24,6 +24,9 @@ int emulation_allocations(void);
 /* How often the calling thread has waited for a device so far, copies of memory that is not pinned included. */
 int emulation_waits(void);
 
+/* How many convolutions have been put on streams by cuDNN so far. */
+int emulation_convolutions(void);
+
 /* How long nothing may happen (60 seconds) before what waits is told that it waits for ever. */
 void emulation_patience(double seconds);
 

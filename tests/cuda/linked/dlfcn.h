@@ -1,5 +1,5 @@
-/* Loading libraries, as backend/cuda/blas.c sees it in the emulation: there is one, and it is linked in
- * (tests/cuda/cublaslt.cpp). */
+/* Loading libraries, as backend/cuda sees it in the emulation: there are two, and they are linked in
+ * (tests/cuda/linked.cpp). */
 #ifndef TESTS_CUDA_DLFCN_H
 #define TESTS_CUDA_DLFCN_H
 
