@@ -4,21 +4,6 @@
 # PROGRAM is the built tests/conformance (build/release/tests/conformance, which is built where it is not given). -v says
 # why what is skipped is.
 set -eu
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(dirname "$here")
-case ${1:-} in
-'' | -*)
-  cmake --build "$root/build/release" --target conformance >&2
-  program=$root/build/release/tests/conformance
-  ;;
-*)
-  program=$1
-  shift
-  ;;
-esac
-python=$root/build/venv/bin/python
-if ! "$python" -c 'import numpy, onnx.backend.test.case.node' 2>/dev/null; then
-  echo "skipped: build/venv has no onnx (sh tests/venv.sh makes it)"
-  exit 77
-fi
+needs="numpy, onnx.backend.test.case.node"
+. "$(dirname "$0")/with_program.sh"
 exec "$python" -W ignore "$here/conformance/conformance.py" "$program" "$@"

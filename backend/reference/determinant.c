@@ -91,31 +91,19 @@ typedef struct {
   double sign; /* of the exchanges; 0 where the rank is less than order - 1 */
 } Factors;
 
-static void swap_rows(Factors *f, int64_t i, int64_t k) {
+/* Lines i and k, rows or columns: lines are `line` apart, the elements of each `stride`; `remembered` is row or column.
+ */
+static void swap(Factors *f, int64_t *remembered, int64_t i, int64_t k, int64_t line, int64_t stride) {
   if (i == k)
     return;
   for (int64_t j = 0; j < f->order; j++) {
-    double t = f->lu[i * f->order + j];
-    f->lu[i * f->order + j] = f->lu[k * f->order + j];
-    f->lu[k * f->order + j] = t;
+    double t = f->lu[i * line + j * stride];
+    f->lu[i * line + j * stride] = f->lu[k * line + j * stride];
+    f->lu[k * line + j * stride] = t;
   }
-  int64_t t = f->row[i];
-  f->row[i] = f->row[k];
-  f->row[k] = t;
-  f->sign = -f->sign;
-}
-
-static void swap_columns(Factors *f, int64_t i, int64_t k) {
-  if (i == k)
-    return;
-  for (int64_t j = 0; j < f->order; j++) {
-    double t = f->lu[j * f->order + i];
-    f->lu[j * f->order + i] = f->lu[j * f->order + k];
-    f->lu[j * f->order + k] = t;
-  }
-  int64_t t = f->column[i];
-  f->column[i] = f->column[k];
-  f->column[k] = t;
+  int64_t t = remembered[i];
+  remembered[i] = remembered[k];
+  remembered[k] = t;
   f->sign = -f->sign;
 }
 
@@ -131,8 +119,8 @@ static void factor(Factors *f) {
       for (int64_t j = k; j < n; j++)
         if (fabs(f->lu[i * n + j]) > fabs(f->lu[best_i * n + best_j]))
           best_i = i, best_j = j;
-    swap_rows(f, k, best_i);
-    swap_columns(f, k, best_j);
+    swap(f, f->row, k, best_i, f->order, 1);
+    swap(f, f->column, k, best_j, 1, f->order);
     double pivot = f->lu[k * n + k];
     if (pivot == 0 && k < n - 1)
       f->sign = 0;

@@ -8,6 +8,7 @@
 
 #include "onnx/model.h"
 #include "runtime/data/data.h"
+#include "tests/files.h"
 #include "tests/runtime/session_case.h"
 
 static char folder[64];
@@ -26,21 +27,9 @@ static void copy(const char *from, const char *to) {
   assert_int_equal(system(command), 0);
 }
 
-static char *slurp(const char *path, size_t *n) {
-  FILE *file = fopen(path, "rb");
-  assert_non_null(file);
-  fseek(file, 0, SEEK_END);
-  *n = (size_t)ftell(file);
-  rewind(file);
-  char *bytes = malloc(*n + 1);
-  assert_int_equal(fread(bytes, 1, *n, file), *n);
-  fclose(file);
-  return bytes;
-}
-
 static bool same_file(const char *a, const char *b) {
   size_t n, m;
-  char *x = slurp(a, &n), *y = slurp(b, &m);
+  char *x = read_whole(a, &n), *y = read_whole(b, &m);
   bool same = n == m && memcmp(x, y, n) == 0;
   free(x);
   free(y);

@@ -7,6 +7,7 @@
 #include <zip.h>
 
 #include "runtime/data/data.h"
+#include "tests/files.h"
 #include "tests/test.h"
 
 static char path[64];
@@ -56,18 +57,6 @@ static void assert_refused(Status code, const char *message) {
   char full[1024];
   snprintf(full, sizeof full, "%s: %s", path, message);
   ASSERT_FAILS(code, full, array_file_open(path, &file));
-}
-
-static char *slurp(size_t *n) {
-  FILE *file = fopen(path, "rb");
-  assert_non_null(file);
-  fseek(file, 0, SEEK_END);
-  *n = (size_t)ftell(file);
-  rewind(file);
-  char *bytes = malloc(*n + 1);
-  assert_int_equal(fread(bytes, 1, *n, file), *n);
-  fclose(file);
-  return bytes;
 }
 
 static void spill(const char *bytes, size_t n) {
@@ -202,7 +191,7 @@ static void damaged_files(void **state) {
     char npy[512];
     size_t n = make_npy(npy, "{'descr': '<f8', 'fortran_order': False, 'shape': (8,), }", elements, sizeof elements);
     write_zip("x.npy", npy, n, method ? ZIP_CM_DEFLATE : ZIP_CM_STORE);
-    char *whole = slurp(&n);
+    char *whole = read_whole(path, &n);
     ArrayFile file;
     for (size_t cut = 0; cut < n; cut++) {
       spill(whole, cut);
@@ -234,7 +223,7 @@ static void bombs(void **state) {
   char zeros[4000] = {0};
   write_zip("x.npy", zeros, sizeof zeros, ZIP_CM_DEFLATE);
   size_t n;
-  char *bytes = slurp(&n);
+  char *bytes = read_whole(path, &n);
   uint32_t size = sizeof zeros, stated = 0xf0000000u;
   int patched = 0;
   for (size_t i = 0; i + 4 <= n; i++)

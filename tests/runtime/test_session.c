@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "runtime/data/data.h"
+#include "tests/files.h"
 #include "tests/runtime/session_case.h"
 
 enum { MOST = 64 };
@@ -17,21 +18,9 @@ static const char *in_folder(const char *name) {
   return path;
 }
 
-static char *slurp(const char *path, size_t *n) {
-  FILE *file = fopen(path, "rb");
-  assert_non_null(file);
-  fseek(file, 0, SEEK_END);
-  *n = (size_t)ftell(file);
-  rewind(file);
-  char *bytes = malloc(*n + 1);
-  assert_int_equal(fread(bytes, 1, *n, file), *n);
-  fclose(file);
-  return bytes;
-}
-
 static void assert_same_file(const char *a, const char *b) {
   size_t n, m;
-  char *x = slurp(a, &n), *y = slurp(b, &m);
+  char *x = read_whole(a, &n), *y = read_whole(b, &m);
   assert_int_equal(n, m);
   assert_memory_equal(x, y, n);
   free(x);
@@ -78,7 +67,7 @@ static void steps_are_training(void **state) {
   assert_same_file(in_folder("trained.onnx"), in_folder("stepped.onnx"));
   size_t n;
   int64_t lines = 0;
-  char *text = slurp(in_folder("metrics.jsonl"), &n);
+  char *text = read_whole(in_folder("metrics.jsonl"), &n);
   for (size_t i = 0; i < n; i++)
     lines += text[i] == '\n';
   assert_int_equal(lines, m.steps);
@@ -108,7 +97,7 @@ static void saving_in_between_and_going_on(void **state) {
   must(onnxpipe_session_step(session));
   must(onnxpipe_session_close(session));
   size_t n;
-  char *text = slurp(in_folder("metrics.jsonl"), &n);
+  char *text = read_whole(in_folder("metrics.jsonl"), &n);
   text[n] = '\0';
   assert_non_null(strstr(text, "{\"step\": 5,"));
   free(text);
