@@ -15,25 +15,44 @@
 #undef T
 #undef S
 
-/* Neighbours of place i of all samples. */
-template <class T> DEVICE void find_at(const Grid &g, const T *grid, int64_t i, Neighbours *all) {
+/* Around place i of all samples, along each axis. */
+struct Around {
+  Along axis[GRID_AXES];
+};
+
+template <class T> DEVICE Around around(const Grid &g, const T *grid, int64_t i) {
   double coordinates[GRID_AXES] = {0};
   for (int k = 0; k < g.axes; k++)
     coordinates[k] = (double)grid[i * g.axes + k];
-  find_neighbours(&g, coordinates, all);
+  Around all;
+  find_axes(&g, coordinates, all.axis);
+  return all;
+}
+
+/* Neighbours that lie in the image, in their order: at(offset, i, j, k). */
+template <class F> DEVICE void each_neighbour(const Grid &g, const Around &all, F at) {
+  const Along &x = all.axis[0], &y = all.axis[1], &z = all.axis[2];
+  for (int i = 0; i < x.n; i++)
+    for (int j = 0; j < y.n; j++)
+      for (int k = 0; k < z.n; k++)
+        if (x.at[i] >= 0 && y.at[j] >= 0 && z.at[k] >= 0)
+          at((x.at[i] * g.size[1] + y.at[j]) * g.size[2] + z.at[k], i, j, k);
+}
+
+DEVICE double weight_of(const Around &all, int i, int j, int k) {
+  return all.axis[0].weight[i] * all.axis[1].weight[j] * all.axis[2].weight[k];
 }
 
 /* X [N, C, plane], grid [N, places, axes] → Y [N, C, places] */
 template <class T> GLOBAL void grid_sample(Grid g, const T *x, const T *grid, T *y) {
   for (int64_t i = global_thread(); i < g.samples * g.places; i += global_threads()) {
-    Neighbours all;
-    find_at(g, grid, i, &all);
+    Around all = around(g, grid, i);
     int64_t row = i / g.places * g.channels;
     for (int64_t c = 0; c < g.channels; c++) {
       const T *from = x + (row + c) * g.plane;
       double sum = 0;
-      for (int k = 0; k < all.n; k++)
-        sum += all.weight[k] * (double)from[all.at[k]];
+      each_neighbour(g, all,
+                     [&](int64_t at, int i, int j, int k) { sum += weight_of(all, i, j, k) * (double)from[at]; });
       y[(row + c) * g.places + i % g.places] = (T)sum;
     }
   }
@@ -52,13 +71,14 @@ int64_t grid_taps(const Grid *g) {
 
 template <class T> GLOBAL void find_grid_taps(Grid g, TapList t, const T *grid) {
   for (int64_t i = global_thread(); i < g.samples * g.places; i += global_threads()) {
-    Neighbours all;
-    find_at(g, grid, i, &all);
-    for (int64_t k = 0; k < t.each; k++) {
-      bool there = k < all.n;
-      t.slots[i * t.each + k] = there ? (uint64_t)(i / g.places * g.plane + all.at[k]) : t.nowhere;
-      t.weights[i * t.each + k] = there ? all.weight[k] : 0;
-    }
+    Around all = around(g, grid, i);
+    int64_t tap = i * t.each, end = tap + t.each, plane = i / g.places * g.plane;
+    each_neighbour(g, all, [&](int64_t at, int a, int b, int c) {
+      t.slots[tap] = (uint64_t)(plane + at);
+      t.weights[tap++] = weight_of(all, a, b, c);
+    });
+    for (; tap < end; tap++)
+      t.slots[tap] = t.nowhere;
   }
 }
 
@@ -74,18 +94,21 @@ void launch_grid_sample_grad(cudaStream_t s, DType type, const Grid *g, const vo
   FOR_FLOATS(type, grid_sample_grad(s, *g, (const T *)dy, (const T *)grid, room, (T *)dx))
 }
 
-template <class T> GLOBAL void grid_grad(Grid g, const T *dy, const T *x, const T *grid, T *dgrid) {
+template <class T> GLOBAL void grid_grad(Grid g, const T *dy, const T *image, const T *grid, T *dgrid) {
   for (int64_t i = global_thread(); i < g.samples * g.places; i += global_threads()) {
-    Neighbours all;
-    find_at(g, grid, i, &all);
+    Around all = around(g, grid, i);
     int64_t row = i / g.places * g.channels;
     double sum[GRID_AXES] = {0};
     for (int64_t c = 0; c < g.channels; c++) {
-      const T *from = x + (row + c) * g.plane;
+      const T *from = image + (row + c) * g.plane;
       double d = (double)dy[(row + c) * g.places + i % g.places];
-      for (int k = 0; k < all.n; k++)
-        for (int a = 0; a < GRID_AXES; a++)
-          sum[a] += all.slope[a][k] * (double)from[all.at[k]] * d;
+      each_neighbour(g, all, [&](int64_t at, int i, int j, int k) {
+        const Along &x = all.axis[0], &y = all.axis[1], &z = all.axis[2];
+        double value = (double)from[at] * d;
+        sum[0] += x.weight[i] * y.weight[j] * z.slope[k] * value;
+        sum[1] += x.weight[i] * y.slope[j] * z.weight[k] * value;
+        sum[2] += x.slope[i] * y.weight[j] * z.weight[k] * value;
+      });
     }
     for (int a = 0; a < g.axes; a++)
       dgrid[i * g.axes + a] = (T)sum[a];

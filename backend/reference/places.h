@@ -32,7 +32,7 @@ PORTABLE double reflect(double x, double low, double high, double *slope) {
     return low;
   }
   double times = floor(way / span), rest = way - times * span;
-  bool back = fmod(times, 2) != 0;
+  bool back = fmod(times, 2.0) != 0;
   *slope *= (x < low) != back ? -1 : 1;
   return back ? high - rest : low + rest;
 }
@@ -82,15 +82,8 @@ PORTABLE void find_along(const Grid *g, double at, int64_t length, Along *along)
   }
 }
 
-/* All neighbours of one place that lie in the image. slope[a]: along axis a of the grid's numbers. */
-typedef struct {
-  int n;
-  int64_t at[GRID_NEIGHBOURS];
-  double weight[GRID_NEIGHBOURS], slope[GRID_AXES][GRID_NEIGHBOURS];
-} Neighbours;
-
-PORTABLE void find_neighbours(const Grid *g, const double coordinates[GRID_AXES], Neighbours *all) {
-  Along a[GRID_AXES];
+/* Along the axes of the image; where there are less than GRID_AXES, the ones in front have one position, 0. */
+PORTABLE void find_axes(const Grid *g, const double coordinates[GRID_AXES], Along a[GRID_AXES]) {
   for (int i = 0; i < GRID_AXES; i++) {
     a[i].n = 1;
     a[i].at[0] = 0;
@@ -99,20 +92,6 @@ PORTABLE void find_neighbours(const Grid *g, const double coordinates[GRID_AXES]
     if (i >= GRID_AXES - g->axes)
       find_along(g, coordinates[GRID_AXES - 1 - i], g->size[i], &a[i]);
   }
-  all->n = 0;
-  for (int i = 0; i < a[0].n; i++)
-    for (int j = 0; j < a[1].n; j++)
-      for (int k = 0; k < a[2].n; k++) {
-        int n = all->n;
-        if (a[0].at[i] < 0 || a[1].at[j] < 0 || a[2].at[k] < 0)
-          continue;
-        all->at[n] = (a[0].at[i] * g->size[1] + a[1].at[j]) * g->size[2] + a[2].at[k];
-        all->weight[n] = a[0].weight[i] * a[1].weight[j] * a[2].weight[k];
-        all->slope[0][n] = a[0].weight[i] * a[1].weight[j] * a[2].slope[k];
-        all->slope[1][n] = a[0].weight[i] * a[1].slope[j] * a[2].weight[k];
-        all->slope[2][n] = a[0].slope[i] * a[1].weight[j] * a[2].weight[k];
-        all->n++;
-      }
 }
 
 /* ---- RoiAlign ---- */

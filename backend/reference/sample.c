@@ -28,6 +28,32 @@ Grid grid_of(const Node *node, Shape x, Shape grid) {
   return g;
 }
 
+/* All neighbours of one place that lie in the image. slope[a]: along axis a of the grid's numbers. */
+typedef struct {
+  int n;
+  int64_t at[GRID_NEIGHBOURS];
+  double weight[GRID_NEIGHBOURS], slope[GRID_AXES][GRID_NEIGHBOURS];
+} Neighbours;
+
+static void find_neighbours(const Grid *g, const double coordinates[GRID_AXES], Neighbours *all) {
+  Along a[GRID_AXES];
+  find_axes(g, coordinates, a);
+  all->n = 0;
+  for (int i = 0; i < a[0].n; i++)
+    for (int j = 0; j < a[1].n; j++)
+      for (int k = 0; k < a[2].n; k++) {
+        int n = all->n;
+        if (a[0].at[i] < 0 || a[1].at[j] < 0 || a[2].at[k] < 0)
+          continue;
+        all->at[n] = (a[0].at[i] * g->size[1] + a[1].at[j]) * g->size[2] + a[2].at[k];
+        all->weight[n] = a[0].weight[i] * a[1].weight[j] * a[2].weight[k];
+        all->slope[0][n] = a[0].weight[i] * a[1].weight[j] * a[2].slope[k];
+        all->slope[1][n] = a[0].weight[i] * a[1].slope[j] * a[2].weight[k];
+        all->slope[2][n] = a[0].slope[i] * a[1].weight[j] * a[2].weight[k];
+        all->n++;
+      }
+}
+
 #define T float
 #define S(name) name##_f32
 #include "backend/reference/sample.inc"
