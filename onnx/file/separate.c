@@ -43,18 +43,31 @@ static int kinds_of_use(const Separation *s, Use use) {
          (REACHES_TABLE | REACHES_PRODUCT);
 }
 
+/* Statistics have a turn of their own. */
+static bool is_statistic(const Separation *s, Use use) {
+  const Onnx__NodeProto *node = use.node < 0 ? NULL : s->edit.model->file_nodes[use.node];
+  return node && use.input >= 3 && strcmp(node->op_type, "BatchNormalization") == 0;
+}
+
+/* is_constant, asked once: uses may be many. */
+static Status is_known_constant(const Separation *s, int initializer, bool *constant) {
+  uint8_t *known = &s->constants[initializer];
+  if (!*known) {
+    TRY(is_constant(s->edit.model, initializer, constant));
+    *known = *constant ? 2 : 1;
+  }
+  *constant = *known == 2;
+  return OK;
+}
+
 /* Matrices that are a table here and a head there are one parameter, though it has two names. */
 static Status stay_tied(const Separation *s, int initializer, int kinds, int other_kinds, bool *tied) {
-  uint8_t *known = &s->constants[initializer];
   bool constant;
   *tied = kinds && other_kinds && kinds != other_kinds && s->edit.model->initializers[initializer].shape.rank >= 2;
   if (!*tied)
     return OK;
-  if (!*known) { /* once: its uses may be many */
-    TRY(is_constant(s->edit.model, initializer, &constant));
-    *known = constant ? 2 : 1;
-  }
-  *tied = *known == 1;
+  TRY(is_known_constant(s, initializer, &constant));
+  *tied = !constant;
   return OK;
 }
 
@@ -88,14 +101,17 @@ Status separate_candidates(const Separation *s, const Onnx__NodeProto *node, int
   return *n || exported_is_call(node) ? OK : of_module(s, node, parameters, most, n);
 }
 
+static bool has_tensor(const Separation *s, int p) {
+  return (s->holder[p] >= 0 && s->holder[p] < s->edit.model->n_file_initializers) || s->folded[p];
+}
+
 /* Of what a node's call reads, the one that has no tensor of its own and fits what `own` was: its name ends so, or it
  * is alone, or both are what is added. */
 static int choose(const Separation *s, const int *candidates, int n, int own, bool is_added) {
   int found = -1, count = 0;
   for (int i = 0; i < n; i++) {
     int p = candidates[i];
-    bool has_tensor = (s->holder[p] >= 0 && s->holder[p] < s->edit.model->n_file_initializers) || s->folded[p];
-    if (has_tensor || p == found)
+    if (has_tensor(s, p) || p == found)
       continue;
     if (strcmp(leaf(s->exported->names[p]), leaf(s->exported->names[own])) == 0)
       return p;
@@ -166,13 +182,28 @@ static Status separate_constant(Separation *s, int initializer, Uses *uses, int 
   return edit_redirect(&s->edit, uses, u, *tensor);
 }
 
+/* Whether all that a node's call reads has tensors of its own elsewhere: equal elements are the exporter's then, as the
+ * ones and zeros of the InstanceNormalization in a GroupNorm. */
+static Status reads_made_up(const Separation *s, int initializer, const Onnx__NodeProto *node, bool *made_up) {
+  int candidates[MOST_ARGUMENTS], n;
+  TRY(separate_candidates(s, node, candidates, MOST_ARGUMENTS, &n));
+  *made_up = n && n < MOST_ARGUMENTS && exported_is_call(node);
+  for (int i = 0; i < n; i++)
+    *made_up &= has_tensor(s, candidates[i]) && s->holder[candidates[i]] != initializer;
+  return *made_up ? is_known_constant(s, initializer, made_up) : OK;
+}
+
 /* One use of a tensor that is, or was folded from, PARAMETER `own`. */
 static Status separate_use(Separation *s, int initializer, int own, bool folded, Uses *uses, int u, int own_kinds) {
   const Onnx__NodeProto *node = s->edit.model->file_nodes[uses->list[u].node];
   int candidates[MOST_ARGUMENTS], n, tensor;
-  TRY(separate_candidates(s, node, candidates, MOST_ARGUMENTS, &n));
   bool constants;
+  if (is_statistic(s, uses->list[u]))
+    return OK;
+  TRY(separate_candidates(s, node, candidates, MOST_ARGUMENTS, &n));
   TRY(reads_constants(s, node, &constants));
+  if (n && !constants && !contains(candidates, n, own) && is_own_product(node))
+    TRY(reads_made_up(s, initializer, node, &constants));
   if (constants)
     return separate_constant(s, initializer, uses, u);
   if (!n || contains(candidates, n, own) || !is_own_product(node))
@@ -215,14 +246,18 @@ static Status find_own(const Separation *s, int initializer, int *own, bool *fol
   return OK;
 }
 
-/* A tensor of no name in the program that calls read as a constant alone is one. */
+/* A tensor of no name in the program that calls read as a constant alone, or made up, is one. */
 static Status tell_constant(Separation *s, int initializer, const Uses *uses) {
   Initializer *what = &s->edit.model->initializers[initializer];
   bool constants = uses && uses->n > 0;
   if (!what->trains || exported_kind(s->exported, what->name))
     return OK;
-  for (int u = 0; constants && u < uses->n; u++)
-    TRY(reads_constants(s, s->edit.model->file_nodes[uses->list[u].node], &constants));
+  for (int u = 0; constants && u < uses->n; u++) {
+    const Onnx__NodeProto *node = s->edit.model->file_nodes[uses->list[u].node];
+    TRY(reads_constants(s, node, &constants));
+    if (!constants && is_own_product(node))
+      TRY(reads_made_up(s, (int)(what - s->edit.model->initializers), node, &constants));
+  }
   what->constant = constants;
   s->edit.changed |= constants;
   return OK;
@@ -387,12 +422,6 @@ static Status use_tensor(Separation *s, int initializer, Use use, NameMap *layer
     TRY(edit_split(&s->edit, name, initializer, tensor));
   TRY(names_put(layers, matrix, *tensor));
   return module ? names_put(layers, module, *tensor) : OK;
-}
-
-/* Statistics have a turn of their own. */
-static bool is_statistic(const Separation *s, Use use) {
-  const Onnx__NodeProto *node = use.node < 0 ? NULL : s->edit.model->file_nodes[use.node];
-  return node && use.input >= 3 && strcmp(node->op_type, "BatchNormalization") == 0;
 }
 
 static Status separate_by_use(Separation *s, int initializer, Uses *uses) {

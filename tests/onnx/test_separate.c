@@ -227,6 +227,46 @@ static void constants_are_no_parameters(void **state) {
   model_close(model);
 }
 
+/* Ones and zeros of a normalisation's statistics, and those that an exporter makes up inside a GroupNorm whose own
+ * scale and shift it folded, are not the parameters that they equal. */
+static void equals_are_not_always_parameters(void **state) {
+  (void)state;
+  Bytes graph = begin_graph();
+  put_message(&graph, 5, weight("n.weight", 4, 0, 1, 0));
+  put_message(&graph, 5, weight("n.bias", 4, 0, 0, 0));
+  put_message(&graph, 5, weight("val_1", 4, 1, 3, 1)); /* k.weight and k.bias, unsqueezed */
+  put_message(&graph, 5, weight("val_2", 4, 1, 4, 1));
+  put_message(
+      &graph, 1,
+      called("LayerNormalization", "x,n.weight,n.bias", "p", "layer_norm", "%x, [4], %p_n_weight, %p_n_bias, 1e-05"));
+  put_message(&graph, 1,
+              called("BatchNormalization", "p,n.weight,n.bias,n.bias,n.weight", "q", "batch_norm",
+                     "%p, %p_m_weight, %p_m_bias, %b_m_mean, %b_m_var, 0.1, 1e-05"));
+  put_message(&graph, 1,
+              called("InstanceNormalization", "q,n.weight,n.bias", "r", "group_norm", "%q, 4, %p_k_weight, %p_k_bias"));
+  put_message(&graph, 1, called("Mul", "r,val_1", "s", "group_norm", "%q, 4, %p_k_weight, %p_k_bias"));
+  put_message(&graph, 1, called("Add", "s,val_2", "y", "group_norm", "%q, 4, %p_k_weight, %p_k_bias"));
+  put_kind(&graph, "n.weight", KIND, "PARAMETER");
+  put_kind(&graph, "n.bias", KIND, "PARAMETER");
+  put_kind(&graph, "val_1", FOLDED, "['k.weight']");
+  put_kind(&graph, "val_2", FOLDED, "['k.bias']");
+  put_message(
+      &graph, 16,
+      property(SIGNATURE,
+               "p_n_weight: PARAMETER target='n.weight'\np_n_bias: PARAMETER target='n.bias'\n"
+               "p_m_weight: PARAMETER target='m.weight'\np_m_bias: PARAMETER target='m.bias'\n"
+               "p_k_weight: PARAMETER target='k.weight'\np_k_bias: PARAMETER target='k.bias'\n"
+               "b_m_mean: BUFFER target='m.running_mean'\nb_m_var: BUFFER target='m.running_var'\nx: USER_INPUT\n"));
+  Model *model = opened(model_of(10, 18, graph), "n.weight,n.bias,m.weight,m.bias,val_1,val_2");
+  reads(model, 1, 1, "m.weight");
+  reads(model, 1, 2, "m.bias");
+  reads(model, 1, 3, "m.running_mean");
+  reads(model, 1, 4, "m.running_var");
+  reads(model, 2, 1, "n.weight.constant");
+  reads(model, 2, 2, "n.bias.constant");
+  model_close(model);
+}
+
 static void modules_tell_parameters(void **state) {
   (void)state;
   Bytes graph = begin_graph();
@@ -410,17 +450,12 @@ static void branches_have_weights(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(identities_are_tensors),
-      cmocka_unit_test(calls_tell_parameters),
-      cmocka_unit_test(constants_are_no_parameters),
-      cmocka_unit_test(modules_tell_parameters),
-      cmocka_unit_test(what_calls_do_not_tell),
-      cmocka_unit_test(vectors_come_apart_by_use),
-      cmocka_unit_test(the_model_is_no_layer),
-      cmocka_unit_test(padding_rows_are_told),
-      cmocka_unit_test(constants_are_weights_where_no_initializer_is),
-      cmocka_unit_test(branches_have_weights),
-      cmocka_unit_test(a_row_looked_up_everywhere_is_one),
+      cmocka_unit_test(identities_are_tensors),      cmocka_unit_test(calls_tell_parameters),
+      cmocka_unit_test(constants_are_no_parameters), cmocka_unit_test(equals_are_not_always_parameters),
+      cmocka_unit_test(modules_tell_parameters),     cmocka_unit_test(what_calls_do_not_tell),
+      cmocka_unit_test(vectors_come_apart_by_use),   cmocka_unit_test(the_model_is_no_layer),
+      cmocka_unit_test(padding_rows_are_told),       cmocka_unit_test(constants_are_weights_where_no_initializer_is),
+      cmocka_unit_test(branches_have_weights),       cmocka_unit_test(a_row_looked_up_everywhere_is_one),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
