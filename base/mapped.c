@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { GUARDS = 1024 };
+enum { GUARDS = 8192 };
 
 typedef struct {
   atomic_uintptr_t begin; /* 0: free; taken under the mutex */

@@ -26,8 +26,9 @@
 
 static const OptionEntry table[] = {
     /* what and where */
-    {"data", "FILE.npz", NULL, " plan train run profile ", "one array per model input, by name, and `target`",
-     OPTION_TEXT, AT(data), ANY},
+    {"data", "FILE", NULL, " plan train run profile ",
+     "one array per model input, by name, and `target`: .npz, .safetensors, a folder, 'shards-*.npz'", OPTION_TEXT,
+     AT(data), ANY},
     {"ranks", "N", "auto", " plan train profile simulate ", "workers: threads of this process, or the MPI world's size",
      OPTION_INTEGER, AT(ranks), RANGE(1, OPTIONS_MOST_RANKS)},
     {"chunks", "V", "auto", " plan train simulate ", "stages a rank", OPTION_INTEGER, AT(chunks), RANGE(1, 64)},

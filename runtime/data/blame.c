@@ -7,13 +7,18 @@
 
 enum { PIECE = 512 };
 
-/* "array 'x', sample 5, element [0,2]": `at` is the element within the sample, or within the array where axis < 0. */
-static void name_element(const Array *array, int axis, int64_t sample, int64_t at, char text[BLAME_BYTES]) {
-  Shape shape = axis < 0 ? array->shape : dataset_shape(array, axis, 1);
-  int used = snprintf(text, BLAME_BYTES, "array '%.200s'", array->name);
+/* "array 'x', sample 5, element [0,2]": `at` is the element within the sample, or within the array where it is given
+ * once. */
+static void name_element(const Column *column, int64_t sample, int64_t at, char text[BLAME_BYTES]) {
+  Shape shape = column_shape(column, 1);
+  int64_t within;
+  int axis = column->axis, used = snprintf(text, BLAME_BYTES, "array '%.120s'", column->name);
+  const Piece *piece = column_locate(column, sample, &within);
   const char *before = ", element [";
+  if (column->n_pieces > 1)
+    used += snprintf(text + used, (size_t)(BLAME_BYTES - used), " of %.200s", piece->file->path);
   if (axis >= 0)
-    used += snprintf(text + used, (size_t)(BLAME_BYTES - used), ", sample %lld", (long long)sample);
+    used += snprintf(text + used, (size_t)(BLAME_BYTES - used), ", sample %lld", (long long)within);
   for (int i = 0; i < shape.rank && used < BLAME_BYTES; i++) {
     int64_t below = 1;
     for (int k = i + 1; k < shape.rank; k++)
@@ -28,31 +33,30 @@ static void name_element(const Array *array, int axis, int64_t sample, int64_t a
     snprintf(text + used, (size_t)(BLAME_BYTES - used), "]");
 }
 
-/* A sample's elements, or an array's where axis < 0. */
-static int64_t count_elements(const Array *array, int axis) {
-  return shape_elements(axis < 0 ? array->shape : dataset_shape(array, axis, 1));
-}
-
-/* Element `at` of a sample, and how many of it lie there side by side, PIECE at most. */
-static int64_t find_element(const Array *array, int axis, int64_t sample, int64_t at, int64_t *count) {
-  int64_t inner = 1;
-  for (int i = axis + 1; i < array->shape.rank; i++)
+/* The piece of a sample, element `at` of the sample in it, and how many of it lie there side by side, PIECE at most. */
+static const Array *find_element(const Column *column, int64_t sample, int64_t at, int64_t *element, int64_t *count) {
+  int64_t inner = 1, within;
+  const Array *array = &column_locate(column, sample, &within)->array;
+  for (int i = column->axis + 1; i < array->shape.rank; i++)
     inner *= array->shape.dim[i];
   *count = inner - at % inner < PIECE ? inner - at % inner : PIECE;
-  return axis < 0 ? at : (at / inner * array->shape.dim[axis] + sample) * inner + at % inner;
+  *element = at;
+  if (column->axis >= 0)
+    *element = (at / inner * array->shape.dim[column->axis] + within) * inner + at % inner;
+  return array;
 }
 
-bool blame_class(const Array *array, int axis, const int64_t *indices, int64_t n, int64_t classes, int64_t ignore_index,
+bool blame_class(const Column *column, const int64_t *indices, int64_t n, int64_t classes, int64_t ignore_index,
                  int64_t *value, char text[BLAME_BYTES]) {
-  int64_t row = count_elements(array, axis), piece[PIECE], count;
+  int64_t row = shape_elements(column_shape(column, 1)), piece[PIECE], count, first;
   for (int64_t i = 0; i < n; i++)
     for (int64_t at = 0; at < row; at += count) {
-      int64_t first = find_element(array, axis, indices[i], at, &count);
+      const Array *array = find_element(column, indices[i], at, &first, &count);
       if (array_convert(array, first, count, I64, piece) != OK)
         return false;
       for (int64_t k = 0; k < count; k++)
         if (piece[k] != ignore_index && (piece[k] < 0 || piece[k] >= classes)) {
-          name_element(array, axis, indices[i], at + k, text);
+          name_element(column, indices[i], at + k, text);
           *value = piece[k];
           return true;
         }
@@ -61,11 +65,11 @@ bool blame_class(const Array *array, int axis, const int64_t *indices, int64_t n
 }
 
 /* The first NaN of a sample, or the first infinity; -1: none. */
-static int64_t find(const Array *array, int axis, int64_t sample, bool nan) {
+static int64_t find(const Column *column, int64_t sample, bool nan) {
   double piece[PIECE];
-  int64_t row = count_elements(array, axis), count;
+  int64_t row = shape_elements(column_shape(column, 1)), count, first;
   for (int64_t at = 0; at < row; at += count) {
-    int64_t first = find_element(array, axis, sample, at, &count);
+    const Array *array = find_element(column, sample, at, &first, &count);
     if (array_convert(array, first, count, F64, piece) != OK)
       return -1;
     for (int64_t k = 0; k < count; k++)
@@ -75,13 +79,12 @@ static int64_t find(const Array *array, int axis, int64_t sample, bool nan) {
   return -1;
 }
 
-static bool blame_array(const Array *array, int axis, const int64_t *indices, int64_t n, bool nan,
-                        char text[BLAME_BYTES]) {
-  for (int64_t i = 0; i < (axis >= 0 ? n : 1) && dtype_is_float(array->dtype); i++) {
-    int64_t at = find(array, axis, indices[i], nan);
+static bool blame_column(const Column *column, const int64_t *indices, int64_t n, bool nan, char text[BLAME_BYTES]) {
+  for (int64_t i = 0; i < (column->axis >= 0 ? n : 1) && dtype_is_float(column->dtype); i++) {
+    int64_t at = find(column, indices[i], nan);
     if (at < 0)
       continue;
-    name_element(array, axis, indices[i], at, text);
+    name_element(column, indices[i], at, text);
     strncat(text, nan ? " is NaN" : " is infinite", BLAME_BYTES - 1 - strlen(text));
     return true;
   }
@@ -91,9 +94,9 @@ static bool blame_array(const Array *array, int axis, const int64_t *indices, in
 bool blame_not_finite(const Dataset *data, const int64_t *indices, int64_t n, char text[BLAME_BYTES]) {
   for (int nan = 1; nan >= 0; nan--) {
     for (int i = 0; i < data->n_inputs; i++)
-      if (blame_array(data->arrays[i], data->axis[i], indices, n, nan, text))
+      if (blame_column(&data->columns[i], indices, n, nan, text))
         return true;
-    if (data->target && blame_array(data->target, data->target_axis, indices, n, nan, text))
+    if (data->target && blame_column(data->target, indices, n, nan, text))
       return true;
   }
   return false;

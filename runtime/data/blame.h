@@ -6,9 +6,10 @@
 
 enum { BLAME_BYTES = 512 };
 
-/* The first element of the samples `indices` [n] along the axis of `array`, whole numbers, that is no class: "array
- * 'target', sample 5, element [3]", counted from 0, and its *value. False where all are. */
-bool blame_class(const Array *array, int axis, const int64_t *indices, int64_t n, int64_t classes, int64_t ignore_index,
+/* The first element of the samples `indices` [n] of `column`, whole numbers, that is no class: "array 'target', sample
+ * 5, element [3]", counted from 0 (of several shards: "array 'target' of b.npz, sample 5, …", of its own), and its
+ * *value. False where all are. */
+bool blame_class(const Column *column, const int64_t *indices, int64_t n, int64_t classes, int64_t ignore_index,
                  int64_t *value, char text[BLAME_BYTES]);
 
 /* The first NaN among the samples, or where there is none the first infinity, in the arrays of the model's inputs and

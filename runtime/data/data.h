@@ -1,6 +1,5 @@
-/* Arrays of an .npz file: one per model input, and `target`; the first axis counts samples. Read through libzip;
- * stored members are mapped (their bytes are read, unchecked, when used), deflated ones inflated once, with their
- * checksum. */
+/* Arrays of an .npz file, or the one of an .npy file, named after it. An archive is read through libzip; what is stored
+ * is mapped (its bytes are read, unchecked, when used), deflated members are inflated once, with their checksum. */
 #ifndef RUNTIME_DATA_DATA_H
 #define RUNTIME_DATA_DATA_H
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/nearest.h"
 #include "graph/narrow.h"
 
@@ -19,25 +20,31 @@ static const char *list_names(const char *const *names, int n, char *text, size_
   return text;
 }
 
-static const char *array_names(const ArrayFile *file, char *text, size_t room) {
+/* The names of a shard's arrays, 64 at most. */
+static int shard_names(const Shard *shard, const char *names[64]) {
+  int n = 0;
+  for (int f = 0; f < shard->n_files; f++)
+    for (int i = 0; i < shard->files[f].n_arrays && n < 64; i++)
+      names[n++] = shard->files[f].arrays[i].name;
+  return n;
+}
+
+static const char *array_names(const Shard *shard, char *text, size_t room) {
   const char *names[64];
-  int n = file->n_arrays < 64 ? file->n_arrays : 64;
-  for (int i = 0; i < n; i++)
-    names[i] = file->arrays[i].name;
-  return list_names(names, n, text, room);
+  return list_names(names, shard_names(shard, names), text, room);
 }
 
 /* The array that is nearest to a name and no other input's, for a message. */
-static const char *array_hint(const ArrayFile *file, const ModelInput *inputs, int n_inputs, const char *name,
+static const char *array_hint(const Shard *shard, const ModelInput *inputs, int n_inputs, const char *name,
                               char text[NEAREST_BYTES]) {
-  const char *names[64];
-  int n = 0;
-  for (int i = 0; i < file->n_arrays && n < 64; i++) {
+  const char *all[64], *names[64];
+  int there = shard_names(shard, all), n = 0;
+  for (int i = 0; i < there; i++) {
     bool taken = false;
     for (int k = 0; k < n_inputs; k++)
-      taken |= strcmp(inputs[k].name, file->arrays[i].name) == 0;
+      taken |= strcmp(inputs[k].name, all[i]) == 0;
     if (!taken)
-      names[n++] = file->arrays[i].name;
+      names[n++] = all[i];
   }
   return nearest_hint(name, names, n, text);
 }
@@ -65,7 +72,7 @@ static const char *input_shape(const ModelInput *input, char *text, size_t room)
 }
 
 static bool converts(DType from, DType to) {
-  bool floats = (from == F32 || from == F64 || from == F16) && (to == F32 || to == F64);
+  bool floats = dtype_is_float(from) && (to == F32 || to == F64);
   bool integers = !dtype_is_float(from) && !dtype_is_float(to) && from != BOOL && to != BOOL;
   return from == to || floats || integers;
 }
@@ -101,7 +108,7 @@ static Status bind_dims(Dataset *data, const ModelInput *input, const Array *arr
     const char *name = input->dim_name[i];
     if (input->dim[i] >= 0 || !name || i == axis)
       continue;
-    if (!*name && !(name = arena_format(data->file.arena, "%s.%d", input->name, i)))
+    if (!*name && !(name = arena_format(data->source.arena, "%s.%d", input->name, i)))
       return status_code();
     int k = 0;
     while (k < data->n_dims && strcmp(data->dims[k].name, name) != 0)
@@ -115,196 +122,219 @@ static Status bind_dims(Dataset *data, const ModelInput *input, const Array *arr
   return OK;
 }
 
-/* Every array that counts samples counts the same number. */
-static Status check_length(Dataset *data, const Array *array, int axis, const Array **first) {
+/* Every array of a shard that counts samples counts the same number; *first: the one that was looked at first. */
+static Status check_length(const Array *array, int axis, const Array **first, int64_t *samples) {
   if (array->shape.rank <= axis)
     return fail(E_SHAPE, "array '%s' %s has no axis %d that counts samples", array->name, SHAPE_STR(array->shape),
                 axis);
-  int64_t samples = array->shape.dim[axis];
+  int64_t n = array->shape.dim[axis];
   if (!*first) {
     *first = array;
-    data->samples = samples;
-    return data->samples ? OK
-                         : fail(E_SHAPE, "array '%s' has no samples: it is %s", array->name, SHAPE_STR(array->shape));
+    *samples = n;
+    return n ? OK : fail(E_SHAPE, "array '%s' has no samples: it is %s", array->name, SHAPE_STR(array->shape));
   }
-  if (samples != data->samples)
-    return fail(E_SHAPE, "array '%s' has %lld samples, array '%s' %lld", array->name, (long long)samples,
-                (*first)->name, (long long)data->samples);
+  if (n != *samples)
+    return fail(E_SHAPE, "array '%s' has %lld samples, array '%s' %lld", array->name, (long long)n, (*first)->name,
+                (long long)*samples);
   return OK;
 }
 
-static Status check_arrays(Dataset *data, const ModelInput *inputs) {
-  Arena *arena = data->file.arena;
+/* An array of a later shard is of the first one's type and, samples apart, shape; what is given once, the same. */
+static Status check_alike(const Column *column, const Array *array, const char *path) {
+  const Array *first = &column->pieces[0].array;
+  Shape shape = array->shape;
+  size_t bytes;
+  if (column->axis >= 0 && column->axis < shape.rank)
+    shape.dim[column->axis] = first->shape.dim[column->axis];
+  if (array->dtype != first->dtype || !shape_equal(shape, first->shape))
+    return fail(E_SHAPE, "array '%s' is %s %s, that of %s %s %s", array->name, dtype_name(array->dtype),
+                SHAPE_STR(array->shape), path, dtype_name(first->dtype), SHAPE_STR(first->shape));
+  if (column->axis >= 0)
+    return OK;
+  TRY(shape_bytes(shape, array->dtype, &bytes));
+  return !bytes || memcmp(array->data, first->data, bytes) == 0
+             ? OK
+             : fail(E_SHAPE, "array '%s' is given once for all samples, and differs from that of %s", array->name,
+                    path);
+}
+
+/* Adds a shard's array, whose samples follow those that are there. */
+static Status add_piece(Column *column, const Array *array, const ArrayFile *file, const Source *source) {
+  if (column->n_pieces) {
+    TRY(check_alike(column, array, source->shards[0].path));
+    if (column->axis < 0)
+      return OK;
+    column->pieces[column->n_pieces++] = (Piece){*array, file, column->shape.dim[column->axis]};
+    if (!checked_add_i64(column->shape.dim[column->axis], array->shape.dim[column->axis],
+                         &column->shape.dim[column->axis]))
+      return fail(E_SHAPE, "array '%s': the number of samples overflows", array->name);
+    return OK;
+  }
+  TRY(ARENA_NEW(source->arena, column->pieces, source->n_shards));
+  column->name = array->name;
+  column->dtype = array->dtype;
+  column->shape = array->shape;
+  column->pieces[column->n_pieces++] = (Piece){*array, file, 0};
+  return OK;
+}
+
+/* The arrays of one shard, added to the columns of the inputs and, behind them, of the target. */
+static Status add_shard(Dataset *data, const ModelInput *inputs, Column *columns, const Shard *shard) {
+  char hint[NEAREST_BYTES], has[1024];
+  bool begins = shard == data->source.shards;
   const Array *first = NULL;
-  int n_dims = 0;
-  char hint[NEAREST_BYTES], has[1024], takes[1024];
-  for (int i = 0; i < data->n_inputs; i++)
-    n_dims += inputs[i].rank > 0 ? inputs[i].rank : 0;
-  TRY(ARENA_NEW(arena, data->arrays, data->n_inputs));
-  TRY(ARENA_NEW(arena, data->axis, data->n_inputs));
-  TRY(ARENA_NEW(arena, data->dims, n_dims));
+  const ArrayFile *file;
+  int64_t samples = 1; /* of nothing there are many: all that there is counts as one sample */
   for (int i = 0; i < data->n_inputs; i++) {
-    const Array *array = array_find(&data->file, inputs[i].name);
+    const Array *array = shard_find(shard, inputs[i].name, &file);
     if (!array)
       return fail(E_SHAPE, "no array for the model's input '%s': the file has %s%s", inputs[i].name,
-                  array_names(&data->file, has, sizeof has),
-                  array_hint(&data->file, inputs, data->n_inputs, inputs[i].name, hint));
-    TRY(check_input(&inputs[i], array, &data->axis[i]));
-    TRY(bind_dims(data, &inputs[i], array, data->axis[i]));
-    if (data->axis[i] >= 0)
-      TRY(check_length(data, array, data->axis[i], &first));
-    data->arrays[i] = array;
-  }
-  data->target = array_find(&data->file, "target");
-  for (int i = 0; i < data->n_inputs; i++)
-    if (data->arrays[i] == data->target)
-      data->target = NULL; /* an input of that name */
-  if (data->target)
-    TRY(check_length(data, data->target, data->target_axis, &first));
-  if (data->target && data->target->dtype == BOOL)
-    return fail(E_SHAPE, "array 'target' is bool: save it as float32, or as int64 where it numbers classes");
-  for (int i = 0; i < data->file.n_arrays; i++) {
-    const Array *array = &data->file.arrays[i];
-    bool known = array == data->target;
-    for (int k = 0; k < data->n_inputs; k++)
-      known |= array == data->arrays[k];
-    if (!known)
-      return fail(E_SHAPE, "array '%s' is neither 'target' nor an input of the model, which takes %s", array->name,
-                  input_names(inputs, data->n_inputs, takes, sizeof takes));
-  }
-  for (int i = 0; i < data->n_inputs; i++)
-    if (is_bits(&inputs[i], data->arrays[i])) {
-      Array *typed;
-      TRY(ARENA_NEW(arena, typed, 1));
-      *typed = *data->arrays[i];
-      typed->dtype = inputs[i].stored;
-      data->arrays[i] = typed;
+                  array_names(shard, has, sizeof has), array_hint(shard, inputs, data->n_inputs, inputs[i].name, hint));
+    if (begins) {
+      TRY(check_input(&inputs[i], array, &columns[i].axis));
+      TRY(bind_dims(data, &inputs[i], array, columns[i].axis));
     }
-  if (!first) /* of nothing there are many: all that there is counts as one sample */
-    data->samples = 1;
+    if (columns[i].axis >= 0)
+      TRY(check_length(array, columns[i].axis, &first, &samples));
+    TRY(add_piece(&columns[i], array, file, &data->source));
+  }
+  Column *target = &columns[data->n_inputs];
+  const Array *array = shard_find(shard, "target", &file);
+  for (int i = 0; i < data->n_inputs; i++)
+    if (strcmp(inputs[i].name, "target") == 0)
+      array = NULL; /* an input of that name */
+  if (!begins && !array != !data->target)
+    return fail(E_SHAPE, "%s array 'target', which %s has%s", array ? "has an" : "no", data->source.shards[0].path,
+                array ? " not" : "");
+  if (array)
+    TRY(check_length(array, target->axis, &first, &samples));
+  if (array && array->dtype == BOOL)
+    return fail(E_SHAPE, "array 'target' is bool: save it as float32, or as int64 where it numbers classes");
+  if (array)
+    TRY(add_piece(target, array, file, &data->source));
+  data->target = array ? target : NULL;
+  data->samples = begins || !first ? samples : data->samples + samples;
+  return OK;
+}
+
+/* Every array of the shard is for something. */
+static Status refuse_unknown(const Dataset *data, const ModelInput *inputs, const Shard *shard) {
+  char takes[1024];
+  for (int f = 0; f < shard->n_files; f++)
+    for (int i = 0; i < shard->files[f].n_arrays; i++) {
+      const char *name = shard->files[f].arrays[i].name;
+      bool known = strcmp(name, "target") == 0;
+      for (int k = 0; k < data->n_inputs; k++)
+        known |= strcmp(name, inputs[k].name) == 0;
+      if (!known)
+        return fail(E_SHAPE, "array '%s' is neither 'target' nor an input of the model, which takes %s", name,
+                    input_names(inputs, data->n_inputs, takes, sizeof takes));
+    }
+  return OK;
+}
+
+static Status check_arrays(Dataset *data, const ModelInput *inputs, int target_axis) {
+  Column *columns;
+  int n_dims = 0;
+  for (int i = 0; i < data->n_inputs; i++)
+    n_dims += inputs[i].rank > 0 ? inputs[i].rank : 0;
+  TRY(ARENA_NEW(data->source.arena, columns, data->n_inputs + 1));
+  TRY(ARENA_NEW(data->source.arena, data->dims, n_dims));
+  data->columns = columns;
+  columns[data->n_inputs].axis = target_axis;
+  for (int s = 0; s < data->source.n_shards; s++) {
+    const Shard *shard = &data->source.shards[s];
+    Status status = add_shard(data, inputs, columns, shard);
+    if (status == OK)
+      status = refuse_unknown(data, inputs, shard);
+    if (status != OK) {
+      status_context("%s: ", shard->path);
+      return status;
+    }
+  }
+  for (int i = 0; i < data->n_inputs; i++)
+    if (is_bits(&inputs[i], &columns[i].pieces[0].array)) {
+      columns[i].dtype = inputs[i].stored;
+      for (int k = 0; k < columns[i].n_pieces; k++)
+        columns[i].pieces[k].array.dtype = inputs[i].stored;
+    }
   return OK;
 }
 
 Status dataset_open(const char *path, const Model *model, int target_axis, Dataset *data) {
-  *data = (Dataset){.target_axis = target_axis};
-  TRY(array_file_open(path, &data->file));
+  *data = (Dataset){0};
+  TRY(source_open(path, &data->source));
+  data->path = data->source.path;
   const ModelInput *inputs = model_inputs(model, &data->n_inputs);
-  Status status = check_arrays(data, inputs);
-  if (status != OK) {
-    status_context("%s: ", path);
+  Status status = check_arrays(data, inputs, target_axis);
+  if (status != OK)
     dataset_close(data);
-  }
   return status;
 }
 
+static Column view_column(const Column *whole, int64_t first, int64_t samples) {
+  Column column = *whole;
+  column.begin += first;
+  column.shape = column_shape(whole, samples);
+  return column;
+}
+
+Status dataset_view(const Dataset *data, int64_t first, int64_t samples, Arena *arena, Dataset *view) {
+  Column *columns;
+  TRY(ARENA_NEW(arena, columns, data->n_inputs + 1));
+  for (int i = 0; i < data->n_inputs; i++)
+    columns[i] = view_column(&data->columns[i], first, samples);
+  if (data->target)
+    columns[data->n_inputs] = view_column(data->target, first, samples);
+  *view = *data;
+  view->source = (Source){0};
+  view->samples = samples;
+  view->columns = columns;
+  view->target = data->target ? &columns[data->n_inputs] : NULL;
+  return OK;
+}
+
 Status dataset_need_target(const Dataset *data) {
+  const char *names[64];
   char has[1024];
+  int n = data->n_inputs < 64 ? data->n_inputs : 64;
+  for (int i = 0; i < n; i++)
+    names[i] = data->columns[i].name;
   return data->target ? OK
-                      : fail(E_SHAPE, "%s: no array 'target': the file has %s", data->file.path,
-                             array_names(&data->file, has, sizeof has));
+                      : fail(E_SHAPE, "%s: no array 'target': the file has %s", data->path,
+                             list_names(names, n, has, sizeof has));
+}
+
+Status dataset_unchanged(const Dataset *data) {
+  return source_unchanged(&data->source);
 }
 
 void dataset_close(Dataset *data) {
-  array_file_close(&data->file);
+  source_close(&data->source);
   *data = (Dataset){0};
 }
 
-Shape dataset_shape(const Array *array, int axis, int64_t samples) {
-  Shape shape = array->shape;
-  shape.dim[axis] = samples;
-  return shape;
-}
-
-Status dataset_gather(const Array *array, int axis, const int64_t *indices, int64_t count, DType dtype, void *data) {
-  int64_t outer = 1, row = 1, all = array->shape.dim[axis];
-  char *to = data;
-  for (int i = 0; i < array->shape.rank; i++)
-    *(i < axis ? &outer : &row) *= i == axis ? 1 : array->shape.dim[i];
-  for (int64_t o = 0; o < outer; o++)
-    for (int64_t i = 0; i < count;) {
-      int64_t run = 1; /* neighbours go in one piece */
-      while (i + run < count && indices[i + run] == indices[i] + run)
-        run++;
-      TRY(array_convert(array, (o * all + indices[i]) * row, run * row, dtype, to));
-      to += (size_t)(run * row) * dtype_bytes(dtype);
-      i += run;
-    }
-  return OK;
+const Column *dataset_column(const Feeder *feeder, ValueId input) {
+  int n;
+  const ModelInput *inputs = model_inputs(feeder->model, &n);
+  if (input == feeder->graph->target && feeder->data->target)
+    return feeder->data->target;
+  for (int i = 0; i < n; i++)
+    if (strcmp(inputs[i].name, graph_value(feeder->graph, input)->name) == 0)
+      return &feeder->data->columns[i];
+  return NULL;
 }
 
 Status dataset_feed(void *context, ValueId input, int microbatch, void *data, size_t bytes) {
   const Feeder *feeder = context;
   const Value *value = graph_value(feeder->graph, input);
-  const Array *array = input == feeder->graph->target ? feeder->data->target : NULL;
-  int n, axis = feeder->data->target_axis;
-  const ModelInput *inputs = model_inputs(feeder->model, &n);
-  for (int i = 0; i < n && !array; i++)
-    if (strcmp(inputs[i].name, value->name) == 0) {
-      array = feeder->data->arrays[i];
-      axis = feeder->data->axis[i];
-    }
-  if (!array)
-    return fail(E_MODEL, "no array feeds the input '%s'", value->name);
+  const Column *column = dataset_column(feeder, input);
+  if (!column)
+    return fail(E_MODEL, "%s: no array feeds the input '%s'", feeder->data->path, value->name);
   int64_t count = feeder->microbatch_size;
-  Shape shape = axis >= 0 ? dataset_shape(array, axis, count) : array->shape;
+  Shape shape = column_shape(column, count);
   if ((size_t)shape_elements(shape) * dtype_bytes(value->dtype) != bytes)
-    return fail(E_SHAPE, "array '%s' gives %s, the graph's input '%s' is %s", array->name, SHAPE_STR(shape),
-                value->name, SHAPE_STR(value->shape));
-  const int64_t *indices = feeder->indices + (int64_t)microbatch * count;
-  Status status = axis >= 0 ? dataset_gather(array, axis, indices, count, value->dtype, data)
-                            : array_convert(array, 0, shape_elements(shape), value->dtype, data);
-  Status unchanged = array_file_unchanged(&feeder->data->file);
-  if (unchanged != OK) /* before what was read is found wrong */
-    status = unchanged;
-  if (status != OK)
-    status_context("%s: ", feeder->data->file.path);
-  return status;
-}
-
-Status sampler_create(Arena *arena, int64_t samples, int64_t epoch_length, int64_t batch, bool shuffle, uint64_t seed,
-                      Sampler *sampler) {
-  *sampler = (Sampler){
-      .samples = samples, .epoch_length = epoch_length, .batch = batch, .shuffle = shuffle, .seed = seed, .epoch = -1};
-  TRY(ARENA_NEW(arena, sampler->order, shuffle ? samples : 0));
-  return ARENA_NEW(arena, sampler->indices, batch);
-}
-
-/* SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
-static uint64_t next_random(uint64_t *state) {
-  uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-  z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-  z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-  return z ^ z >> 31;
-}
-
-/* Uniform in 0 … n - 1: draws of the incomplete last interval are thrown away. */
-static uint64_t random_below(uint64_t *state, uint64_t n) {
-  uint64_t draw, limit = UINT64_MAX - UINT64_MAX % n;
-  do
-    draw = next_random(state);
-  while (draw >= limit);
-  return draw % n;
-}
-
-static void shuffle_epoch(Sampler *sampler, int64_t epoch) {
-  uint64_t state = sampler->seed;
-  state = next_random(&state) ^ (uint64_t)epoch; /* one stream an epoch: any epoch can be drawn without the others */
-  for (int64_t i = 0; i < sampler->samples; i++)
-    sampler->order[i] = i;
-  for (int64_t i = sampler->samples - 1; i > 0; i--) {
-    int64_t k = (int64_t)random_below(&state, (uint64_t)i + 1), swap = sampler->order[i];
-    sampler->order[i] = sampler->order[k];
-    sampler->order[k] = swap;
-  }
-  sampler->epoch = epoch;
-}
-
-void sampler_batch(Sampler *sampler, int64_t step) {
-  for (int64_t i = 0; i < sampler->batch; i++) {
-    int64_t position = step * sampler->batch + i, epoch = position / sampler->epoch_length;
-    int64_t within = position % sampler->epoch_length;
-    if (sampler->shuffle && epoch != sampler->epoch)
-      shuffle_epoch(sampler, epoch);
-    sampler->indices[i] = sampler->shuffle ? sampler->order[within] : within;
-  }
+    return fail(E_SHAPE, "%s: array '%s' gives %s, the graph's input '%s' is %s", feeder->data->path, column->name,
+                SHAPE_STR(shape), value->name, SHAPE_STR(value->shape));
+  return column_gather(column, feeder->indices + (int64_t)microbatch * count, count, value->dtype, data);
 }

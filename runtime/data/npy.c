@@ -157,7 +157,7 @@ Status npy_read_header(const unsigned char *bytes, size_t n, uint64_t total, DTy
   TRY(shape_bytes(*shape, *dtype, &need));
   *begin = front + length;
   if (total - *begin != need)
-    return fail(E_MODEL, "%s %s needs %zu bytes, the member holds %llu", dtype_name(*dtype), SHAPE_STR(*shape), need,
+    return fail(E_MODEL, "%s %s needs %zu bytes, there are %llu", dtype_name(*dtype), SHAPE_STR(*shape), need,
                 (unsigned long long)(total - *begin));
   return OK;
 }

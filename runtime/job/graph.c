@@ -93,8 +93,9 @@ static Status input_contents(void *context, int input, DType dtype, Shape shape,
   const Job *job = context;
   const Dataset *set = &job->given.data;
   bool whole = model_fixed_batch(job->given.model) == set->samples && !job->asked.options->shuffle;
-  *given = (set->axis[input] < 0 || whole) && shape_equal(set->arrays[input]->shape, shape);
-  return *given ? array_convert(set->arrays[input], 0, shape_elements(shape), dtype, data) : OK;
+  const Column *column = &set->columns[input];
+  *given = (column->axis < 0 || whole) && shape_equal(column->shape, shape);
+  return *given ? column_gather(column, NULL, set->samples, dtype, data) : OK;
 }
 
 Status job_bind(Job *job) {
@@ -204,14 +205,14 @@ static Status assume_target(Job *job) {
   return guessed ? job_decide(job, "note", "no data: a loss of %s is assumed (--loss)", loss_name(loss->kind)) : OK;
 }
 
-static bool has_classes(const Array *target) {
+static bool has_classes(const Column *target) {
   return !dtype_is_float(target->dtype) && target->dtype != BOOL;
 }
 
 /* The plan file's loss. LOSS_AUTO where there is none, or it is not for such targets: then the file is refused for what
  * they say. */
 static LossKind planned_loss(const Job *job) {
-  const Array *target = job->given.data.target;
+  const Column *target = job->given.data.target;
   LossKind kind = job->asked.planned.loss ? loss_find(job->asked.planned.loss) : LOSS_COUNT;
   if (kind == LOSS_COUNT)
     return LOSS_AUTO;
@@ -262,7 +263,7 @@ static Status append_loss(Job *job) {
       return fail(E_USAGE, "--class-axis %lld is outside the output '%s' %s", (long long)o->class_axis, output->name,
                   SHAPE_STR(output->shape));
   }
-  const Array *target = job->given.data.target;
+  const Column *target = job->given.data.target;
   bool has_data = job->given.data.samples > 0;
   if (loss->kind == LOSS_AUTO && has_data && !target && shape_elements(output->shape) == 1)
     loss->kind = LOSS_MODEL;
@@ -272,8 +273,8 @@ static Status append_loss(Job *job) {
     TRY(dataset_need_target(&job->given.data));
   if (target) {
     loss->target_dtype = has_classes(target) ? I64 : output->dtype;
-    loss->target_shape = dataset_shape(target, job->given.data.target_axis, job->decided.microbatch_size);
-    loss->target_batch_axis = job->given.data.target_axis;
+    loss->target_shape = column_shape(target, job->decided.microbatch_size);
+    loss->target_batch_axis = target->axis;
     if (target->dtype != loss->target_dtype)
       TRY(job_decide(job, "note", "array 'target' is %s: converted to %s", dtype_name(target->dtype),
                      dtype_name(loss->target_dtype)));

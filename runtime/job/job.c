@@ -237,7 +237,7 @@ static Status say_samples(Job *job) {
   const char *text = "";
   for (int i = 0; i < n && text; i++) {
     const ModelInput *input = &inputs[i];
-    int axis = job->given.data.axis[i];
+    int axis = job->given.data.columns[i].axis;
     if (axis < 0)
       continue;
     const char *name = input->rank > 0 && input->dim_name[axis] ? input->dim_name[axis] : "";
@@ -250,6 +250,19 @@ static Status say_samples(Job *job) {
               : status_code();
 }
 
+/* A line for each array that was turned. */
+static Status tell_fortran(Job *job, const Source *source) {
+  for (int s = 0; s < source->n_shards; s++)
+    for (int f = 0; f < source->shards[s].n_files; f++) {
+      const ArrayFile *file = &source->shards[s].files[f];
+      for (int i = 0; i < file->n_arrays; i++)
+        if (file->was_fortran[i])
+          TRY(job_decide(job, "note", "array '%s'%s%s is in Fortran order: converted", file->arrays[i].name,
+                         source->n_shards > 1 ? " of " : "", source->n_shards > 1 ? file->path : ""));
+    }
+  return OK;
+}
+
 static Status open_data(Job *job) {
   int n, axis;
   TRY(target_axis(job->asked.options, &axis));
@@ -257,13 +270,10 @@ static Status open_data(Job *job) {
   TRY(say_samples(job));
   const ModelInput *inputs = model_inputs(job->given.model, &n);
   for (int i = 0; i < n; i++)
-    if (inputs[i].stored != job->given.data.arrays[i]->dtype)
+    if (inputs[i].stored != job->given.data.columns[i].dtype)
       TRY(job_decide(job, "note", "array '%s' is %s, the model takes %s: converted", inputs[i].name,
-                     dtype_name(job->given.data.arrays[i]->dtype), dtype_name(inputs[i].stored)));
-  for (int i = 0; i < job->given.data.file.n_arrays; i++)
-    if (job->given.data.file.was_fortran[i])
-      TRY(job_decide(job, "note", "array '%s' is in Fortran order: converted", job->given.data.file.arrays[i].name));
-  return OK;
+                     dtype_name(job->given.data.columns[i].dtype), dtype_name(inputs[i].stored)));
+  return tell_fortran(job, &job->given.data.source);
 }
 
 /* No file that is read is written as well, but for a model that is trained in its place: that one is replaced whole,

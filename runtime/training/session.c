@@ -199,10 +199,7 @@ bool session_failed(const Session *s) {
  * one process everybody reads from the same; ranks of an MPI world fail where they read. */
 static Status check_data(const Session *s) {
   const Job *job = s->training.job;
-  Status status = job->asked.world->mpi ? OK : array_file_unchanged(&job->given.data.file);
-  if (status != OK)
-    status_context("%s: ", job->given.data.file.path);
-  return status;
+  return job->asked.world->mpi ? OK : dataset_unchanged(&job->given.data);
 }
 
 Status session_step(Session *s) {

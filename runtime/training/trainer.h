@@ -2,6 +2,7 @@
 #ifndef RUNTIME_TRAINING_TRAINER_H
 #define RUNTIME_TRAINING_TRAINER_H
 
+#include "runtime/data/sampler.h"
 #include "runtime/executor/boundary.h"
 #include "runtime/job/job.h"
 #include "runtime/onnxpipe.h"

@@ -33,7 +33,7 @@ Status worker_open(Worker *w) {
   spec.store = w->store;
   TRY(executor_open(&spec, &w->executor));
   if (executor_has_loss(w->executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {
-    size_t row = (size_t)shape_elements(dataset_shape(job->given.data.target, job->given.data.target_axis, 1));
+    size_t row = (size_t)shape_elements(column_shape(job->given.data.target, 1));
     w->targets = arena_alloc(w->arena, (size_t)decided->batch * row, dtype_bytes(decided->loss.target_dtype));
     return w->targets ? OK : status_code();
   }
@@ -52,8 +52,8 @@ static Status blame_target(const Worker *w) {
   const LossSpec *loss = &job->decided.loss;
   int64_t classes = graph_value(job->decided.graph, loss->output)->shape.dim[loss->class_axis], value;
   char text[BLAME_BYTES];
-  if (blame_class(job->given.data.target, job->given.data.target_axis, w->sampler.indices, job->decided.batch, classes,
-                  loss->ignore_index, &value, text))
+  if (blame_class(job->given.data.target, w->sampler.indices, job->decided.batch, classes, loss->ignore_index, &value,
+                  text))
     fail(E_MODEL, "target %lld of %s is outside the %lld classes (0 to %lld)", (long long)value, text,
          (long long)classes, (long long)classes - 1);
   return status_code();
@@ -65,7 +65,7 @@ static Status blame_data(const Worker *w, Status status) {
   char text[BLAME_BYTES], message[4096];
   snprintf(message, sizeof message, "%s", status_message());
   if (blame_not_finite(&job->given.data, w->sampler.indices, job->decided.batch, text))
-    return fail(status, "%s: %s in %s", message, text, job->given.data.file.path);
+    return fail(status, "%s: %s in %s", message, text, job->given.data.path);
   return fail(status, "%s; the data of its batch are finite", message);
 }
 
@@ -74,27 +74,24 @@ static Status blame_data(const Worker *w, Status status) {
 static Status loss_scale(Worker *w, double *scale) {
   const Job *job = w->training->job;
   const JobDecisions *decided = &job->decided;
-  const Array *target = job->given.data.target;
-  int64_t count = target ? decided->batch * shape_elements(dataset_shape(target, job->given.data.target_axis, 1)) : 0;
+  const Column *target = job->given.data.target;
+  int64_t count = target ? decided->batch * shape_elements(column_shape(target, 1)) : 0;
   double denominator;
   *scale = 1;
   if (!executor_has_loss(w->executor) && decided->loss.kind != LOSS_MODEL)
     return OK;
-  Status status = OK;
   if (w->targets)
-    status = dataset_gather(job->given.data.target, job->given.data.target_axis, w->sampler.indices, decided->batch,
-                            decided->loss.target_dtype, w->targets);
-  if (status == OK)
-    status = loss_denominator(decided->graph, &decided->loss, w->targets, (size_t)count, &denominator);
+    TRY(column_gather(target, w->sampler.indices, decided->batch, decided->loss.target_dtype, w->targets));
+  Status status = loss_denominator(decided->graph, &decided->loss, w->targets, (size_t)count, &denominator);
   if (status == E_MODEL && w->targets)
     status = blame_target(w);
   if (status != OK) {
     if (w->targets)
-      status_context("%s: ", job->given.data.file.path);
+      status_context("%s: ", job->given.data.path);
     return status;
   }
   if (denominator == 0)
-    return fail(E_MODEL, "%s: every target of the batch is ignored (--ignore-index %lld)", job->given.data.file.path,
+    return fail(E_MODEL, "%s: every target of the batch is ignored (--ignore-index %lld)", job->given.data.path,
                 (long long)decided->loss.ignore_index);
   *scale = 1 / denominator;
   return OK;

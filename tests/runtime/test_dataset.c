@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "runtime/data/dataset.h"
+#include "runtime/data/sampler.h"
 #include "tests/test.h"
 
 static char path[64];
@@ -35,12 +36,12 @@ static void the_reference_data_fits(void **state) {
   Dataset data;
   ASSERT_OK(dataset_open(SOURCE_DIR "/models/branches/data.npz", model, 0, &data));
   assert_int_equal(data.samples, data.target->shape.dim[0]);
-  assert_true(data.axis[0] == 0 && data.axis[1] == 0);
+  assert_true(data.columns[0].axis == 0 && data.columns[1].axis == 0);
   float rows[2 * 12], again[12];
-  int64_t width = data.arrays[0]->shape.dim[1];
+  int64_t width = data.columns[0].shape.dim[1];
   assert_in_range(width, 1, 12);
-  ASSERT_OK(dataset_gather(data.arrays[0], 0, (int64_t[]){5, 2}, 2, F32, rows));
-  ASSERT_OK(array_convert(data.arrays[0], 2 * width, width, F32, again));
+  ASSERT_OK(column_gather(&data.columns[0], (int64_t[]){5, 2}, 2, F32, rows));
+  ASSERT_OK(array_convert(&data.columns[0].pieces[0].array, 2 * width, width, F32, again));
   assert_memory_equal(rows + width, again, (size_t)width * sizeof(float));
   dataset_close(&data);
 }
@@ -127,12 +128,53 @@ static void shuffled_epochs_are_permutations(void **state) {
   arena_destroy(arena);
 }
 
+/* Every order of few samples comes, about as often as any other. */
+static void orders_are_even(void **state) {
+  (void)state;
+  enum { SEEDS = 24000, ORDERS = 24 };
+  Arena *arena = arena_create();
+  Sampler sampler;
+  int seen[256] = {0}, orders = 0;
+  for (uint64_t seed = 0; seed < SEEDS; seed++) {
+    int code = 0;
+    ASSERT_OK(sampler_create(arena, 4, 4, 4, true, seed, &sampler));
+    sampler_batch(&sampler, 0);
+    for (int i = 0; i < 4; i++)
+      code = 4 * code + (int)sampler.indices[i];
+    seen[code]++;
+  }
+  for (int i = 0; i < 256; i++) {
+    orders += seen[i] > 0;
+    if (seen[i])
+      assert_in_range(seen[i], SEEDS / ORDERS / 2, SEEDS / ORDERS * 2);
+  }
+  assert_int_equal(orders, ORDERS);
+  arena_destroy(arena);
+}
+
+/* An order takes no memory and no time before its first batch. */
+static void there_may_be_any_number_of_samples(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Sampler sampler;
+  for (int bits = 0; bits < 62; bits++) {
+    int64_t samples = (INT64_C(1) << bits) + 1, indices[8];
+    ASSERT_OK(sampler_create(arena, samples, samples, 8, true, 3, &sampler));
+    sampler_indices(&sampler, samples / 16, indices);
+    for (int i = 0; i < 8; i++)
+      assert_true(indices[i] >= 0 && indices[i] < samples);
+  }
+  arena_destroy(arena);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_reference_data_fits),
       cmocka_unit_test(arrays_that_do_not_fit_are_named),
       cmocka_unit_test(batches_follow_the_file_and_wrap),
       cmocka_unit_test(shuffled_epochs_are_permutations),
+      cmocka_unit_test(orders_are_even),
+      cmocka_unit_test(there_may_be_any_number_of_samples),
   };
   return cmocka_run_group_tests_name("dataset", tests, setup, teardown);
 }
