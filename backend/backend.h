@@ -64,6 +64,9 @@ typedef struct Backend {
   void *(*stream_handle)(const Stream *stream);      /* what the maker's libraries know the stream by: a cudaStream_t */
   Status (*identify)(int device, unsigned char id[16]); /* the same for one device in every process, and no other's */
   Status (*reach)(Stream *stream, int device);          /* copies from that device go straight, where they can */
+  /* Who convolves, for people, as libraries that can be loaded here decide it; NULL: the graph convolves nothing that
+   * is for them. The answer lives until the thread's next call. NULL where there is no choice. */
+  const char *(*convolves)(const Graph *graph);
 } Backend;
 
 /* Plain C, complete, one thread: the definition of every operator. */

@@ -283,6 +283,16 @@ static Status reach(Stream *stream, int device) {
   return cuda_check(stream->device, error, "reaching another device");
 }
 
+static const char *convolves(const Graph *graph) {
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *n = graph->nodes[i];
+    bool is_one = n->op == OP_Conv || n->op == OP_ConvGradInput || n->op == OP_ConvGradWeight;
+    if (is_one && graph_value(graph, n->in[0])->dtype == F32)
+      return dnn_name();
+  }
+  return NULL;
+}
+
 /* NULL where there is no kernel: backend_check names the node. */
 static const KernelDef *const cuda_kernels[OP_COUNT] = {
 #define OP(name) [OP_##name] = &cuda_##name,
@@ -313,4 +323,5 @@ const Backend backend_cuda = {
     .stream_handle = stream_handle,
     .identify = identify,
     .reach = reach,
+    .convolves = convolves,
 };

@@ -41,7 +41,8 @@ const char *dnn_name(void) {
   const CudnnLibrary *lib = cudnn_library();
   if (lib) {
     size_t version = lib->GetVersion();
-    snprintf(name, sizeof name, "cuDNN %zu.%zu.%zu", version / 10000, version / 100 % 100, version % 100);
+    snprintf(name, sizeof name, "cuDNN %zu.%zu.%zu, own kernels where it has none that repeats", version / 10000,
+             version / 100 % 100, version % 100);
   } else {
     snprintf(name, sizeof name, "own kernels: cuDNN cannot be loaded: %s", cudnn_missing());
   }

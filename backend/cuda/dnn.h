@@ -24,7 +24,7 @@ typedef struct {
 /* A convolution made ready: the engine, and what describes it. */
 typedef struct DnnPlan DnnPlan;
 
-/* "cuDNN 9.10.2", or why there is none: "own kernels: …". */
+/* "cuDNN 9.10.2, …", or why there is none: "own kernels: …". */
 const char *dnn_name(void);
 
 /* *dnn is NULL where there is no cuDNN. */

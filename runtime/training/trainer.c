@@ -177,6 +177,15 @@ static Status show_boundaries(Training *training) {
   return OK;
 }
 
+static Status show_convolutions(Job *job) {
+  const char *who = NULL;
+  for (int r = 0; r < job->decided.ranks && !who; r++) {
+    const Backend *backend = job->decided.devices[r].backend;
+    who = backend->convolves ? backend->convolves(job->decided.graph) : NULL;
+  }
+  return who ? job_decide(job, "convolution", "%s", who) : OK;
+}
+
 /* Rank 0's part. */
 static Status prepare(Training *training) {
   Job *job = training->job;
@@ -191,6 +200,7 @@ static Status prepare(Training *training) {
     TRY(job_plan(job, profiles));
   }
   TRY(show_boundaries(training));
+  TRY(show_convolutions(job));
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
   if (decided->devices[0].backend->is_host && here * decided->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,

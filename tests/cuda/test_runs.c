@@ -86,6 +86,32 @@ static void run_and_read(const char *plan, const char *option, const char *value
   close_model(model, options);
 }
 
+/* Who convolves is printed where something does. */
+static void convolutions_are_told(void **state) {
+  (void)state;
+  static const char *const models[] = {"resnet", "surrogate"};
+  for (int i = 0; i < 2; i++) {
+    char path[256], data[256], text[16384];
+    FILE *out = tmpfile();
+    OnnxpipeOptions *options = onnxpipe_options_create();
+    OnnxpipeModel *model;
+    assert_non_null(out);
+    snprintf(path, sizeof path, SOURCE_DIR "/models/%s/model.onnx", models[i]);
+    snprintf(data, sizeof data, SOURCE_DIR "/models/%s/data.npz", models[i]);
+    set(options, "data", data);
+    set(options, "device", "cuda");
+    set(options, "dry-run", "");
+    if (onnxpipe_open(path, options, &model) != ONNXPIPE_OK || onnxpipe_train(model, out, NULL, NULL) != ONNXPIPE_OK)
+      FAIL_TEST("%s", onnxpipe_error());
+    rewind(out);
+    text[fread(text, 1, sizeof text - 1, out)] = '\0';
+    fclose(out);
+    if ((strstr(text, "\nconvolution   cuDNN 9.0.0, own kernels") != NULL) != (i == 0))
+      FAIL_TEST("%s: %s", models[i], text);
+    close_model(model, options);
+  }
+}
+
 /* Devices and precision are the plan's where nobody says them: one for all spread over what is there, or a list. */
 static void a_plan_holds_devices_and_precision(void **state) {
   (void)state;
@@ -132,6 +158,7 @@ int main(void) {
       cmocka_unit_test(ways_are_printed),
       {"ways_are_printed, over NCCL", ways_are_printed, NULL, NULL, (void *)"nccl"},
       cmocka_unit_test(a_plan_holds_devices_and_precision),
+      cmocka_unit_test(convolutions_are_told),
       cmocka_unit_test(a_loss_that_is_no_number_ends_all),
       {"a_loss_that_is_no_number_ends_all, over NCCL", a_loss_that_is_no_number_ends_all, NULL, NULL, (void *)"nccl"},
       cmocka_unit_test(a_peer_that_is_gone_is_named),
