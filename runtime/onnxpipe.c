@@ -15,6 +15,7 @@
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
 #include "runtime/training/loop.h"
+#include "runtime/training/resume.h"
 #include "runtime/training/session.h"
 #include "runtime/what_if.h"
 
@@ -22,6 +23,7 @@ struct OnnxpipeModel {
   Model *model;
   const char *path;
   const Options *options;
+  Options *completed; /* NULL: it was opened with `options`; else with these, of a run that is resumed */
 };
 
 /* There is one world in a process. */
@@ -123,6 +125,12 @@ void onnxpipe_finish(int failed) {
 
 OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, OnnxpipeModel **model) {
   OnnxpipeModel *opened = *model = calloc(1, sizeof *opened);
+  Outcome outcome = {0};
+  Status status =
+      opened ? resume_model_options(options, !world.mpi, &opened->completed) : fail(E_MEMORY, "out of memory");
+  const Options *given = options;
+  if (status == OK && opened->completed)
+    options = opened->completed;
   TrainOptions train = {.train = options->train.items,
                         .freeze = options->freeze.items,
                         .freeze_row = options->freeze_row.items,
@@ -132,12 +140,10 @@ OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, O
                         .no_tie = options->no_tie,
                         .batch_axis = options->batch_axis.items,
                         .n_batch_axis = (int)options->batch_axis.n};
-  Outcome outcome = {0};
-  Status status = opened ? OK : fail(E_MEMORY, "out of memory");
   if (status == OK && !(opened->path = strdup(path)))
     status = fail(E_MEMORY, "out of memory");
   if (status == OK) {
-    opened->options = options;
+    opened->options = given;
     status = model_open(path, &train, &opened->model);
   }
   status = trainer_agree(world.mpi ? &world.link : NULL, status, &outcome);
@@ -153,6 +159,7 @@ void onnxpipe_close(OnnxpipeModel *model) {
     return;
   if (model->model)
     model_close(model->model);
+  options_destroy(model->completed);
   free((char *)model->path);
   free(model);
 }
@@ -174,6 +181,7 @@ static void job_destroy(Job *job) {
   if (!job)
     return;
   Arena *arena = job->arena;
+  resume_close(job);
   job_close(job);
   arena_destroy(arena);
 }
@@ -214,6 +222,8 @@ static OnnxpipeStatus open_session(OnnxpipeModel *model, FILE *out, OnnxpipeProg
   if (status == OK && !(s->job = job_create(model)))
     status = status_code();
   if (status == OK)
+    status = resume_open(s->job, model->completed, &outcome);
+  if (status == OK)
     status = session_open(s->job, out, progress, context, &s->session, &outcome);
   if (status != OK) {
     onnxpipe_session_close(s);
@@ -237,6 +247,14 @@ OnnxpipeStatus onnxpipe_session_metrics(OnnxpipeSession *session, OnnxpipeMetric
 OnnxpipeStatus onnxpipe_session_save(OnnxpipeSession *session, const char *path) {
   Outcome outcome = {0};
   Status status = session_save(session->session, path, &outcome);
+  return result_of_all(status, outcome);
+}
+
+OnnxpipeStatus onnxpipe_session_checkpoint(OnnxpipeSession *session) {
+  Outcome outcome = {0};
+  Status status = session_checkpoint(session->session);
+  if (status == OK)
+    status = session_checkpoint_wait(session->session, &outcome);
   return result_of_all(status, outcome);
 }
 

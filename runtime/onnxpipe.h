@@ -104,6 +104,9 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_session_step(OnnxpipeSession *session);
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_metrics(OnnxpipeSession *session, OnnxpipeMetrics *metrics);
 /* Writes the model with its weights as they are now; an existing file is whole at any moment. Collective. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_save(OnnxpipeSession *session, const char *path);
+/* Writes a checkpoint of what the last step left into the folder of the option "checkpoint"; it is there when this
+ * returns. One that cannot be written leaves the session good. Collective. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_session_checkpoint(OnnxpipeSession *session);
 /* Ends the session and its files, and says what could not be written. Collective. It never fails for what a call before
  * failed for; the error's line stays. NULL may be closed. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_close(OnnxpipeSession *session);

@@ -37,7 +37,7 @@ static void draw(const Progress *progress, double time) {
   const OnnxpipeMetrics *m = &progress->last;
   double passed = time - progress->begun, done = (double)m->step / (double)m->steps;
   char left[32], text[256], bar[64] = "";
-  format_seconds(passed / (double)m->step * (double)(m->steps - m->step), left);
+  format_seconds(passed / (double)(m->step - progress->first.step + 1) * (double)(m->steps - m->step), left);
   snprintf(text, sizeof text, "step %lld/%lld  loss %.4f  %.1f samples/s  %s left", (long long)m->step,
            (long long)m->steps, m->loss, m->samples_per_second, left);
   int room = progress->terminal ? terminal_columns() - (int)strlen(text) - 5 : 0;
@@ -79,6 +79,7 @@ void progress_end(Progress *progress, FILE *out, int good) {
   if (progress->terminal && last->step < last->steps)
     fprintf(stderr, "\n");
   if (good)
-    fprintf(out, "%lld steps in %.1f s: loss %.6g at step 1, %.6g at step %lld\n", (long long)last->step,
-            now() - progress->begun, first->loss, last->loss, (long long)last->step);
+    fprintf(out, "%lld steps in %.1f s: loss %.6g at step %lld, %.6g at step %lld\n",
+            (long long)(last->step - first->step + 1), now() - progress->begun, first->loss, (long long)first->step,
+            last->loss, (long long)last->step);
 }

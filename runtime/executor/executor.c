@@ -144,7 +144,7 @@ static Status open_all(Executor *e) {
   TRY(executor_lay_out(e));
   if (!e->backend->is_host)
     TRY(warm_up(e));
-  TRY(store_fill(e->spec.store, e->graph, e->entries, e->spec.load, e->spec.load_context));
+  TRY(store_fill(e->spec.store, e->graph, e->entries, e->spec.loads_states, e->spec.load, e->spec.load_context));
   return set_values(e);
 }
 

@@ -28,6 +28,7 @@ typedef struct {
   const Boundaries *boundaries; /* NULL: pinned memory wherever there is a device */
   Load *load;
   void *load_context;
+  bool loads_states; /* of the optimizer, too; else they are zeros */
 } ExecutorSpec;
 
 /* Takes what plan->rank_memory[rank] says: of the store what it keeps of the graph, loaded where it was not before, the

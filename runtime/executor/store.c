@@ -182,13 +182,13 @@ static Status load_entry(Store *store, Entry *entry, const Graph *graph, ValueId
   return status;
 }
 
-Status store_fill(Store *store, const Graph *graph, const int *entries, Load *load, void *context) {
+Status store_fill(Store *store, const Graph *graph, const int *entries, bool loads_states, Load *load, void *context) {
   for (ValueId v = 0; v < graph->n_values; v++) {
     Entry *entry = entries[v] >= 0 ? &store->entries[entries[v]] : NULL;
     if (!entry || entry->filled)
       continue;
-    TRY(entry->state ? store->backend->zero(store->stream, entry->data, entry_bytes(entry))
-                     : load_entry(store, entry, graph, v, load, context));
+    TRY(entry->state && !loads_states ? store->backend->zero(store->stream, entry->data, entry_bytes(entry))
+                                      : load_entry(store, entry, graph, v, load, context));
     entry->filled = true;
   }
   return OK;
@@ -202,7 +202,11 @@ bool store_is_fresh(const Store *store) {
 }
 
 Status store_read(Store *store, int initializer, void *data, size_t bytes) {
-  int k = find(store, initializer, 0);
+  return store_read_state(store, initializer, 0, data, bytes);
+}
+
+Status store_read_state(Store *store, int initializer, int state, void *data, size_t bytes) {
+  int k = find(store, initializer, state);
   if (k < 0 || !store->entries[k].filled)
     return fail(E_USAGE, "the rank does not hold initializer %d", initializer);
   const Entry *entry = &store->entries[k];

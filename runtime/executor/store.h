@@ -12,8 +12,8 @@
 
 typedef struct Store Store;
 
-/* First contents of a parameter, or those of a constant that lies in the model file, dense, in host memory. `value` is
- * of the graph that is being opened. */
+/* First contents of a parameter or a state, or those of a constant that lies in the model file, dense, in host memory.
+ * `value` is of the graph that is being opened. */
 typedef Status Load(void *context, ValueId value, void *data, size_t bytes);
 
 /* An empty store on a device; it owns the stream on which its graphs run. */
@@ -29,8 +29,9 @@ int store_device(const Store *store);
  * arena, -1 elsewhere. What no graph had before gets memory, in one piece, that holds zeros. Fails E_MEMORY; E_USAGE
  * where type or shape are not those that another graph has, or two parameters of the graph have one initializer. */
 Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, int **entries);
-/* Fills those of a graph's entries that are not filled yet: states with zeros, all else by `load`. */
-Status store_fill(Store *store, const Graph *graph, const int *entries, Load *load, void *context);
+/* Fills those of a graph's entries that are not filled yet by `load`; the optimizer's states with zeros, unless they
+ * are loaded, too. */
+Status store_fill(Store *store, const Graph *graph, const int *entries, bool loads_states, Load *load, void *context);
 /* Whether nothing is filled yet. */
 bool store_is_fresh(const Store *store);
 /* Where an entry lies, in the device's memory. */
@@ -39,5 +40,7 @@ char *store_at(const Store *store, int entry);
 /* The contents of an initializer's tensor, `bytes` of them (checked), into host memory. E_USAGE where the rank has it
  * not. */
 Status store_read(Store *store, int initializer, void *data, size_t bytes);
+/* The same of the optimizer's k-th state of it in the order of the graph, from 1; 0: the tensor itself. */
+Status store_read_state(Store *store, int initializer, int state, void *data, size_t bytes);
 
 #endif

@@ -30,8 +30,10 @@ typedef struct {
   const Options *options;
   const char *path; /* of the model */
   const World *world;
-  PlanRequest planned; /* what the file of --plan states; all zero: none is given */
-  Schedule *schedule;  /* of --schedule-file; NULL: none */
+  PlanRequest planned;        /* what the file of --plan states; all zero: none is given */
+  Schedule *schedule;         /* of --schedule-file; NULL: none */
+  struct Checkpoint *resumed; /* from which the run goes on; NULL: it begins */
+  Options *completed;         /* then: `options` are these, the job's own */
 } JobRequest;
 
 /* What is given. */

@@ -33,6 +33,8 @@ Status report_post(Worker *w, int64_t step, double loss, double learning_rate, d
   report->seconds = seconds;
   report->numbers[REPORT_LOSS] = executor_has_loss(w->executor) ? loss : NAN;
   report->numbers[REPORT_BUSY] = executor_busy_seconds(w->executor);
+  if (w->writer)
+    writer_part(w->writer, report->numbers + REPORT_PART);
   if (w->n_updates)
     memcpy(report->numbers + REPORT_SQUARES, w->squares, (size_t)w->n_updates * sizeof(double));
   Endpoint *endpoint = w->link ? w->link->endpoints[CHANNEL_CONTROL] : NULL;
@@ -75,7 +77,7 @@ static Status write_metrics(const Training *training, const OnnxpipeMetrics *m) 
 }
 
 /* The first step has what comes once: it counts only while there is no other. */
-static void take_times(Worker *w, const StepReport *report, int64_t step) {
+static void take_times(Worker *w, const StepReport *report, int64_t step) { /* from 0, of this run's */
   for (int r = 0; r < w->training->job->decided.ranks; r++) {
     double busy = r ? report->from[r][REPORT_BUSY] : report->numbers[REPORT_BUSY];
     if (step == 0)
@@ -87,15 +89,16 @@ static void take_times(Worker *w, const StepReport *report, int64_t step) {
 
 Status report_show(const Worker *w) {
   const Training *training = w->training;
-  if (w->rank || !training->out || !w->steps_done)
+  int64_t done = w->steps_done - training->first_step;
+  if (w->rank || !training->out || !done)
     return OK;
   const JobDecisions *decided = &training->job->decided;
-  int64_t steps = w->steps_done > 1 ? w->steps_done - 1 : 1;
+  int64_t steps = done > 1 ? done - 1 : 1;
   Text text = {0};
   text_add(&text, "measured: %.3g ms a step, predicted were %.3g", 1e3 * w->measured_seconds / (double)steps,
            1e3 * decided->plan.step_seconds);
   for (int r = 0; r < decided->ranks; r++) {
-    double busy = w->busy[r] - (w->steps_done > 1 ? w->first_busy[r] : 0);
+    double busy = w->busy[r] - (done > 1 ? w->first_busy[r] : 0);
     if (w->busy[r] >= 0)
       text_add(&text, "%s%d %.0f %%", r ? ", " : "; busy: rank ", r, 100 * fmin(1, busy / w->measured_seconds));
   }
@@ -123,6 +126,8 @@ Status report_collect(Worker *w, int64_t step) {
     if (!isnan(report->from[r][REPORT_LOSS]))
       report->numbers[REPORT_LOSS] = report->from[r][REPORT_LOSS];
     merge(report->numbers + REPORT_SQUARES, report->from[r] + REPORT_SQUARES, w->n_updates);
+    if (w->writer)
+      writer_take(w->writer, r, report->from[r] + REPORT_PART);
   }
   OnnxpipeMetrics *metrics = &w->last;
   *metrics = (OnnxpipeMetrics){.step = step + 1,
@@ -132,7 +137,7 @@ Status report_collect(Worker *w, int64_t step) {
                                .seconds = report->seconds,
                                .samples_per_second = (double)training->job->decided.batch / report->seconds,
                                .gradient_norm = sqrt(sum_squares(report->numbers + REPORT_SQUARES, w->n_updates))};
-  take_times(w, report, step);
+  take_times(w, report, step - training->first_step);
   if (training->metrics)
     TRY(write_metrics(training, metrics));
   if (training->out && training->job->asked.options->verbose)

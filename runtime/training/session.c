@@ -5,8 +5,18 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 
-typedef enum { COMMAND_STEP, COMMAND_SAVE, COMMAND_END, COMMAND_QUIT } Command;
+#include "runtime/training/resume.h"
+
+typedef enum {
+  COMMAND_STEP,
+  COMMAND_SAVE,
+  COMMAND_CHECKPOINT,
+  COMMAND_CHECKPOINT_WAIT,
+  COMMAND_END,
+  COMMAND_QUIT
+} Command;
 
 /* How far the caller may be ahead of a worker. */
 enum { COMMANDS = 4 };
@@ -73,6 +83,12 @@ static Status obey(LocalRank *local) {
       break;
     case COMMAND_SAVE:
       TRY(worker_save(&local->worker, NULL, &outcome));
+      break;
+    case COMMAND_CHECKPOINT:
+      TRY(worker_checkpoint(&local->worker));
+      break;
+    case COMMAND_CHECKPOINT_WAIT:
+      TRY(worker_checkpoint_wait(&local->worker));
       break;
     case COMMAND_END:
       return worker_end(&local->worker, &outcome);
@@ -167,15 +183,20 @@ static Status session_begin(Session *s, Outcome *outcome) {
   TRY(trainer_prepare(&s->training, outcome));
   TRY(trainer_agree(link, create_workers(s), outcome));
   start_workers(s);
-  return finish(s, open_worker(&s->locals[0].worker, outcome));
+  TRY(finish(s, open_worker(&s->locals[0].worker, outcome)));
+  resume_loaded(job);
+  return OK;
 }
 
 Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *context, Session **session,
                     Outcome *outcome) {
   Session *s;
   TRY(ARENA_NEW(job->arena, s, 1));
-  s->training = (Training){
-      .job = job, .out = job->asked.options->quiet ? NULL : out, .progress = progress, .progress_context = context};
+  s->training = (Training){.job = job,
+                           .out = job->asked.options->quiet ? NULL : out,
+                           .progress = progress,
+                           .progress_context = context,
+                           .checkpoint_lock = -1};
   pthread_mutex_init(&s->lock, NULL);
   pthread_cond_init(&s->changed, NULL);
   *session = s;
@@ -189,6 +210,10 @@ const Options *session_options(const Session *s) {
 
 int64_t session_steps(const Session *s) {
   return s->training.steps;
+}
+
+int64_t session_done(const Session *s) {
+  return s->locals[0].worker.steps_done;
 }
 
 bool session_failed(const Session *s) {
@@ -223,6 +248,27 @@ Status session_save(Session *s, const char *path, Outcome *outcome) {
   return finish(s, worker_save(&s->locals[0].worker, path, outcome));
 }
 
+Status session_checkpoint(Session *s) {
+  TRY(still_good(s));
+  if (!s->locals[0].worker.writer)
+    return fail(E_USAGE, "a checkpoint needs a folder: --checkpoint DIR");
+  issue(s, COMMAND_CHECKPOINT);
+  return finish(s, worker_checkpoint(&s->locals[0].worker));
+}
+
+Status session_checkpoint_wait(Session *s, Outcome *outcome) {
+  Worker *w = &s->locals[0].worker;
+  TRY(still_good(s));
+  if (w->writer) {
+    issue(s, COMMAND_CHECKPOINT_WAIT);
+    TRY(finish(s, worker_checkpoint_wait(w)));
+  }
+  if (w->written.code == OK)
+    return OK;
+  *outcome = (Outcome){.agreed = true, .elsewhere = w->rank != 0};
+  return status_adopt((Status)w->written.code, w->written.message);
+}
+
 Status session_close(Session *s, Outcome *outcome) {
   Status status = OK;
   if (!s)
@@ -241,6 +287,8 @@ Status session_close(Session *s, Outcome *outcome) {
   FILE *metrics = s->training.metrics;
   if (metrics && fclose(metrics) != 0 && good && status == OK)
     status = fail(E_IO, "%s: cannot be written: %s", s->training.job->asked.options->metrics, strerror(errno));
+  if (s->training.checkpoint_lock >= 0)
+    close(s->training.checkpoint_lock);
   pthread_cond_destroy(&s->changed);
   pthread_mutex_destroy(&s->lock);
   return status;

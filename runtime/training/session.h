@@ -14,13 +14,19 @@ typedef struct Session Session;
 Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *context, Session **session,
                     Outcome *outcome);
 const Options *session_options(const Session *session);
-/* Steps that the options ask for. */
+/* Steps that the options ask for, from the run's beginning; those that are done, by runs before this one, too. */
 int64_t session_steps(const Session *session);
+int64_t session_done(const Session *session);
 /* E_IO where the data file is not what it was when it was opened: in one process the session can still save then. */
 Status session_step(Session *session);
 /* Of the last step, the same on every rank of an MPI world; before the first one, zeros and `steps`. */
 Status session_metrics(Session *session, OnnxpipeMetrics *metrics);
 Status session_save(Session *session, const char *path, Outcome *outcome);
+/* Begins a checkpoint of what the last step left, and waits for the one before; what cannot be written is told by the
+ * second. Whether the last one lies in its place, when it does; where it could not be written the session stays good.
+ */
+Status session_checkpoint(Session *session);
+Status session_checkpoint_wait(Session *session, Outcome *outcome);
 bool session_failed(const Session *session);
 /* Ends and frees it, also after a failure: that is not reported again. NULL is fine. */
 Status session_close(Session *session, Outcome *outcome);

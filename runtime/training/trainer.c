@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "runtime/checkpoint/resume.h"
 
 /* What ranks tell each other when they agree. */
 typedef struct {
@@ -89,6 +90,9 @@ static Status settle_steps(Training *training) {
   int64_t epochs = o->epochs ? o->epochs : 1;
   training->steps = o->steps ? o->steps : epochs * an_epoch;
   training->epoch_length = o->steps ? samples : an_epoch * decided->batch;
+  training->first_step = job->asked.resumed ? job->asked.resumed->step : 0;
+  if (job->asked.resumed)
+    TRY(resume_check(job, job->asked.resumed, training->epoch_length));
   TRY(job_decide(job, "steps", "%s%s%s", COUNT_STR(training->steps),
                  o->steps    ? ""
                  : o->epochs ? ", as --epochs makes"
@@ -115,6 +119,9 @@ static Status open_files(Training *training) {
   const Options *o = training->job->asked.options;
   TRY(try_path(o->save));
   TRY(try_path(o->dump_gradients));
+  TRY(checkpoints_take(training));
+  if (o->metrics && !o->dry_run && training->first_step)
+    return checkpoints_metrics(o->metrics, training->first_step, &training->metrics);
   if (o->metrics && !o->dry_run && !(training->metrics = fopen(o->metrics, "w")))
     return fail(E_IO, "%s: cannot be written: %s", o->metrics, strerror(errno));
   return OK;
@@ -201,6 +208,8 @@ static Status prepare(Training *training) {
   }
   TRY(show_boundaries(training));
   TRY(show_convolutions(job));
+  if (training->checkpoint_lock >= 0)
+    TRY(resume_about(job, training->epoch_length, &training->checkpoint_about));
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
   if (decided->devices[0].backend->is_host && here * decided->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
@@ -250,7 +259,7 @@ Status trainer_prepare(Training *training, Outcome *outcome) {
   TRY(trainer_agree(link, share_places(training, link, &place), outcome));
   TRY(trainer_agree(link, prepare(training), outcome));
   if (job->asked.options->dry_run)
-    training->steps = 0;
+    training->steps = training->first_step;
   Status status = link ? trainer_agree(link, share_plan(job), outcome) : OK;
   model_bound(job->given.model);
   return status;

@@ -2,18 +2,20 @@
 #ifndef RUNTIME_TRAINING_TRAINER_H
 #define RUNTIME_TRAINING_TRAINER_H
 
+#include "runtime/checkpoint/writer.h"
 #include "runtime/data/sampler.h"
 #include "runtime/executor/boundary.h"
 #include "runtime/job/job.h"
 #include "runtime/onnxpipe.h"
 #include "runtime/training/denominators.h"
 
-enum { REPORT_LOSS, REPORT_BUSY, REPORT_SQUARES };
+enum { REPORT_LOSS, REPORT_BUSY, REPORT_PART, REPORT_SQUARES = REPORT_PART + PART_NUMBERS };
 
 /* What rank 0 is told of one step. Squares are those of update nodes, in graph order; negative: another rank's. */
 typedef struct {
   double *numbers; /* [REPORT_SQUARES + n_updates]: the loss (NaN where the rank does not have it), the seconds that its
-                      nodes have taken since it was opened (negative: not known), the squares */
+                      nodes have taken since it was opened (negative: not known), what it wrote of the checkpoint
+                      that is under way, the squares */
   Ticket *tickets; /* [ranks]: of sending it (rank 0: of receiving into `from`) */
   double **from;   /* rank 0: [ranks] */
   int64_t step;    /* from 0 */
@@ -25,13 +27,23 @@ typedef struct {
   Job *job;
   Boundaries boundaries; /* from trainer_prepare on, with more than one rank; the caller closes them */
   int64_t steps;         /* that the options ask for; 0: they ask for none to be taken */
+  int64_t first_step;    /* already done, by the run that it goes on from */
   int64_t epoch_length;
-  double clip_norm; /* 0: none */
-  FILE *metrics;    /* NULL: none; rank 0's */
-  FILE *out;        /* NULL: quiet */
+  const char *checkpoint_about; /* rank 0's, with --checkpoint: what checkpoint.json says of the job */
+  int checkpoint_lock;          /* rank 0's: -1: no folder is taken */
+  double clip_norm;             /* 0: none */
+  FILE *metrics;                /* NULL: none; rank 0's */
+  FILE *out;                    /* NULL: quiet */
   OnnxpipeProgress *progress;
   void *progress_context;
 } Training;
+
+/* How writing a checkpoint went, the same on every rank. */
+typedef struct {
+  int64_t step;
+  int32_t code; /* a Status */
+  char message[1024];
+} CheckpointResult;
 
 /* One rank's. */
 typedef struct {
@@ -51,8 +63,11 @@ typedef struct {
   double *busy, *first_busy; /* rank 0: [ranks], of the last report and of the first */
   double measured_seconds;   /* rank 0: of all steps that were reported, the first apart where there are more */
   int64_t steps_done;
-  bool report_is_out;   /* of the last step: posted, not collected */
-  OnnxpipeMetrics last; /* of the last report that rank 0 collected */
+  bool report_is_out;       /* of the last step: posted, not collected */
+  OnnxpipeMetrics last;     /* of the last report that rank 0 collected */
+  CheckpointWriter *writer; /* NULL: there is no --checkpoint */
+  int64_t checkpoint;       /* the step of the one that is under way; -1: none is */
+  CheckpointResult written; /* of the last that was waited for */
 } Worker;
 
 /* How a failure that one rank had became known to the others. */
@@ -89,8 +104,23 @@ Status worker_step(Worker *worker);
 Status worker_metrics(Worker *worker, OnnxpipeMetrics *metrics);
 /* Collective: the trained model into a file that rank 0 writes. */
 Status worker_save(Worker *worker, const char *path, Outcome *outcome);
+/* Collective: begins a checkpoint of what the last step left, when the one before is written; training goes on
+ * meanwhile. What cannot be written is no failure of it. */
+Status worker_checkpoint(Worker *worker);
+/* Collective: until the one that is under way is written; worker->written says how it went. */
+Status worker_checkpoint_wait(Worker *worker);
 /* Collective: every rank is done in good order. */
 Status worker_end(Worker *worker, Outcome *outcome);
+
+/* Rank 0: takes the folder of --checkpoint for this run. E_USAGE where another run has it or left other checkpoints. */
+Status checkpoints_take(Training *training);
+/* The writer of this rank, with --checkpoint. */
+Status checkpoints_open(Worker *worker);
+/* What worker_checkpoint and worker_checkpoint_wait do; a rank that fails has not withdrawn. */
+Status checkpoints_begin(Worker *worker);
+Status checkpoints_wait(Worker *worker);
+/* The metrics of a run that goes on: what lies in the file of its first `steps` steps stays. */
+Status checkpoints_metrics(const char *path, int64_t steps, FILE **metrics);
 
 /* Loads this rank's weights and first contents (executor's Load; context: Job). */
 Status weights_load(void *job, ValueId value, void *data, size_t bytes);

@@ -8,6 +8,12 @@
 
 Status weights_load(void *context, ValueId value, void *data, size_t bytes) {
   const Job *job = context;
+  if (job->asked.resumed) {
+    bool found;
+    TRY(tensors_load(job, job->asked.resumed, value, data, bytes, &found));
+    if (found)
+      return OK;
+  }
   if (job->asked.options->init && graph_value(job->decided.graph, value)->role == ROLE_PARAMETER)
     return init_load(job, value, data, bytes);
   return model_read_initializer(job->given.model, graph_value(job->decided.graph, value)->initializer, data, bytes);

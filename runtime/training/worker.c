@@ -18,7 +18,11 @@ Status worker_open(Worker *w) {
                        .endpoint = w->link ? w->link->endpoints[CHANNEL_DATA] : NULL,
                        .boundaries = w->link ? &training->boundaries : NULL,
                        .load = weights_load,
-                       .load_context = job};
+                       .load_context = job,
+                       .loads_states = job->asked.resumed};
+  w->steps_done = training->first_step;
+  w->last = (OnnxpipeMetrics){.step = training->first_step, .steps = training->steps};
+  w->checkpoint = -1;
   if (!(w->arena = arena_create()))
     return status_code();
   TRY(sampler_create(w->arena, job->given.data.samples, training->epoch_length, decided->batch,
@@ -32,6 +36,9 @@ Status worker_open(Worker *w) {
   TRY(store_open(decided->devices[w->rank].backend, decided->devices[w->rank].device, decided->threads, &w->store));
   spec.store = w->store;
   TRY(executor_open(&spec, &w->executor));
+  if (job->asked.resumed)
+    TRY(checkpoint_unchanged(job->asked.resumed));
+  TRY(checkpoints_open(w));
   if (executor_has_loss(w->executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {
     size_t row = (size_t)shape_elements(column_shape(job->given.data.target, 1));
     w->targets = arena_alloc(w->arena, (size_t)decided->batch * row, dtype_bytes(decided->loss.target_dtype));
@@ -41,6 +48,7 @@ Status worker_open(Worker *w) {
 }
 
 void worker_close(Worker *w) {
+  writer_close(w->writer);
   executor_close(w->executor);
   store_close(w->store);
   arena_destroy(w->arena);
@@ -146,7 +154,7 @@ static Status run_step(Worker *w) {
   if (status != OK)
     return status == E_MODEL && !isfinite(loss) ? blame_data(w, status) : status;
   TRY(collect(w));
-  if (w->steps_done == 0 && o->dump_gradients)
+  if (w->steps_done == training->first_step && o->dump_gradients)
     TRY(weights_dump_gradients(w, o->dump_gradients));
   for (int i = 0; i < w->n_updates; i++)
     w->squares[i] = -1;
@@ -188,8 +196,8 @@ Status worker_step(Worker *w) {
 
 Status worker_metrics(Worker *w, OnnxpipeMetrics *metrics) {
   const Training *training = w->training;
-  *metrics = (OnnxpipeMetrics){.steps = training->steps};
-  if (!w->steps_done)
+  *metrics = w->last;
+  if (w->steps_done == training->first_step)
     return OK;
   Status status = collect(w);
   if (status == OK && training->job->asked.world->mpi)
@@ -203,6 +211,17 @@ Status worker_save(Worker *w, const char *path, Outcome *outcome) {
   if (status == OK)
     status = weights_save(w, path);
   return status == OK ? trainer_agree(w->link, OK, outcome) : withdraw(w, status);
+}
+
+Status worker_checkpoint(Worker *w) {
+  Status status = collect(w);
+  if (status == OK)
+    status = checkpoints_begin(w);
+  return withdraw(w, status);
+}
+
+Status worker_checkpoint_wait(Worker *w) {
+  return withdraw(w, checkpoints_wait(w));
 }
 
 Status worker_end(Worker *w, Outcome *outcome) {

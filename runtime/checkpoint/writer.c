@@ -1,0 +1,304 @@
+/* Writing a checkpoint. Invariant: the copy belongs to the thread from writer_begin until writer_wait has returned. */
+#include "runtime/checkpoint/writer.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "runtime/checkpoint/folder.h"
+#include "runtime/data/safetensors.h"
+
+struct CheckpointWriter {
+  Arena *arena;
+  const char *folder, *about;
+  int keep, rank, ranks;
+  Store *store;
+  KeptTensor *own; /* [n_own]: what this rank writes, those of a kind together */
+  int n_own;
+  Array *arrays; /* [n_own]: in the copy */
+  size_t copy_bytes;
+  char *copy;                      /* NULL until there is one */
+  const char *index[TENSOR_KINDS]; /* rank 0 */
+  pthread_t thread;
+  bool running; /* there is a thread to join */
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  /* under the lock, while a thread runs: */
+  int64_t step, written;
+  double *parts; /* [ranks][PART_NUMBERS]; others' at rank 0 alone */
+  bool stop;
+  Status status;
+  char message[1024];
+};
+
+static double *part_of(CheckpointWriter *w, int rank) {
+  return w->parts + (size_t)rank * PART_NUMBERS;
+}
+
+static Status create(CheckpointWriter *w, const Job *job) {
+  KeptTensor *all;
+  int n;
+  TRY(tensors_list(w->arena, job, &all, &n));
+  TRY(ARENA_NEW(w->arena, w->own, n));
+  TRY(ARENA_NEW(w->arena, w->arrays, n));
+  TRY(ARENA_NEW(w->arena, w->parts, (size_t)w->ranks * PART_NUMBERS));
+  for (TensorKind kind = 0; kind < TENSOR_KINDS; kind++) {
+    if (w->rank == 0)
+      TRY(tensors_index(w->arena, all, n, kind, w->ranks, &w->index[kind]));
+    for (int i = 0; i < n; i++)
+      if (all[i].kind == kind && all[i].owner == w->rank) {
+        w->own[w->n_own++] = all[i];
+        w->copy_bytes += (all[i].bytes + 63) / 64 * 64;
+      }
+  }
+  return OK;
+}
+
+Status writer_open(const Job *job, const char *folder, int keep, const char *about, int rank, Store *store,
+                   CheckpointWriter **out) {
+  Arena *arena = arena_create();
+  CheckpointWriter *w = arena ? arena_alloc(arena, 1, sizeof *w) : NULL;
+  Status status = w ? OK : status_code();
+  *out = NULL;
+  if (w) {
+    *w = (CheckpointWriter){.arena = arena,
+                            .folder = folder,
+                            .about = about,
+                            .keep = keep,
+                            .rank = rank,
+                            .ranks = job->decided.ranks,
+                            .store = store,
+                            .step = -1,
+                            .written = -1};
+    status = create(w, job);
+  }
+  if (status != OK) {
+    arena_destroy(arena);
+    return status;
+  }
+  pthread_mutex_init(&w->lock, NULL);
+  pthread_cond_init(&w->changed, NULL);
+  *out = w;
+  return OK;
+}
+
+void writer_close(CheckpointWriter *w) {
+  if (!w)
+    return;
+  pthread_mutex_lock(&w->lock);
+  w->stop = true;
+  pthread_cond_broadcast(&w->changed);
+  pthread_mutex_unlock(&w->lock);
+  if (w->running)
+    pthread_join(w->thread, NULL);
+  pthread_cond_destroy(&w->changed);
+  pthread_mutex_destroy(&w->lock);
+  free(w->copy);
+  arena_destroy(w->arena);
+}
+
+/* A file of the checkpoint aside, on the disk. With `text` that, else the arrays. */
+static Status write_file(const CheckpointWriter *w, const char *name, const char *text, const Array *arrays, int n,
+                         size_t *bytes, uint32_t *crc) {
+  char path[FOLDER_PATH];
+  TRY(folder_aside_file(w->folder, w->step, name, path));
+  FILE *stream = fopen(path, "wbxe");
+  Status status = stream ? OK : fail(E_IO, "cannot be written: %s", strerror(errno));
+  if (status == OK && text) {
+    *bytes = strlen(text);
+    *crc = (uint32_t)crc32_z(0, (const Bytef *)text, *bytes);
+    if (fwrite(text, 1, *bytes, stream) != *bytes)
+      status = fail(E_IO, "cannot be written: %s", strerror(errno));
+  } else if (status == OK) {
+    status = safetensors_write(stream, arrays, n, bytes, crc);
+  }
+  if (status == OK && (fflush(stream) || fsync(fileno(stream))))
+    status = fail(E_IO, "cannot be written: %s", strerror(errno));
+  if (stream && fclose(stream) && status == OK)
+    status = fail(E_IO, "cannot be written: %s", strerror(errno));
+  if (status != OK)
+    status_context("%s: ", path);
+  return status;
+}
+
+/* This rank's files. */
+static Status write_own(CheckpointWriter *w, double part[PART_NUMBERS]) {
+  int first = 0;
+  for (TensorKind kind = 0; kind < TENSOR_KINDS; kind++) {
+    int n = 0;
+    size_t bytes = 0;
+    uint32_t crc = 0;
+    while (first + n < w->n_own && w->own[first + n].kind == kind)
+      n++;
+    if (n)
+      TRY(write_file(w, tensors_file_name(kind, w->rank, w->ranks, (char[SHARD_NAME]){0}), NULL, w->arrays + first, n,
+                     &bytes, &crc));
+    part[PART_BYTES + kind] = (double)bytes;
+    part[PART_CRC32 + kind] = crc;
+    first += n;
+  }
+  return OK;
+}
+
+static void list_file(Text *files, const char *name, size_t bytes, uint32_t crc) {
+  text_add(files, "%s\n  {\"name\": \"%s\", \"bytes\": %zu, \"crc32\": \"%08x\"}", files->length ? "," : "", name,
+           bytes, (unsigned)crc);
+}
+
+/* What says what the checkpoint is, and of which files. */
+static Status write_about(const CheckpointWriter *w, const Text *files) {
+  Text rest = {0}, whole = {0};
+  size_t bytes;
+  uint32_t crc;
+  text_add(&rest, "\"step\": %lld,%s,\n\"files\": [%s]}\n", (long long)w->step, w->about,
+           files->data ? files->data : "");
+  Status status = files->failed || !text_whole(&rest) ? fail(E_MEMORY, "out of memory") : OK;
+  if (status == OK) {
+    text_add(&whole, "{\"crc32\": \"%08lx\",\n%s", crc32_z(0, (const Bytef *)rest.data, rest.length), rest.data);
+    status = text_whole(&whole) ? write_file(w, "checkpoint.json", whole.data, NULL, 0, &bytes, &crc) : status_code();
+  }
+  text_free(&rest);
+  text_free(&whole);
+  return status;
+}
+
+/* Rank 0, when all parts are here. */
+static Status commit(CheckpointWriter *w) {
+  Text files = {0};
+  Status status = OK;
+  for (TensorKind kind = 0; kind < TENSOR_KINDS && status == OK; kind++) {
+    char name[SHARD_NAME];
+    size_t bytes;
+    uint32_t crc;
+    for (int r = 0; r < w->ranks; r++) {
+      const double *part = part_of(w, r);
+      if (part[PART_BYTES + kind] > 0)
+        list_file(&files, tensors_file_name(kind, r, w->ranks, name), (size_t)part[PART_BYTES + kind],
+                  (uint32_t)part[PART_CRC32 + kind]);
+    }
+    snprintf(name, sizeof name, "%s.safetensors.index.json", checkpoint_kinds[kind]);
+    status = write_file(w, name, w->index[kind], NULL, 0, &bytes, &crc);
+    if (status == OK)
+      list_file(&files, name, bytes, crc);
+  }
+  if (status == OK)
+    status = write_about(w, &files);
+  text_free(&files);
+  TRY(status);
+  TRY(folder_commit(w->folder, w->step));
+  w->written = w->step;
+  return folder_keep(w->folder, w->keep);
+}
+
+/* Until every rank's part is here: OK where all could write. */
+static Status await_parts(CheckpointWriter *w) {
+  Status status = OK;
+  pthread_mutex_lock(&w->lock);
+  for (int r = 1; r < w->ranks; r++) {
+    const double *part = part_of(w, r);
+    while (part[PART_STEP] < 0 && !w->stop)
+      pthread_cond_wait(&w->changed, &w->lock);
+    if (part[PART_STEP] < 0)
+      status = fail(E_COMM, "the run ended before rank %d had written its part", r);
+    else if (part[PART_BYTES] < 0)
+      status = fail(E_IO, "rank %d could not write its part", r);
+  }
+  pthread_mutex_unlock(&w->lock);
+  return status;
+}
+
+static void keep_failure(CheckpointWriter *w, Status status) {
+  w->status = status;
+  if (status != OK)
+    snprintf(w->message, sizeof w->message, "%s", status_message());
+}
+
+/* This rank's part is as it is now, for whoever asks. */
+static void publish(CheckpointWriter *w, const double part[PART_NUMBERS], Status status) {
+  pthread_mutex_lock(&w->lock);
+  keep_failure(w, status);
+  memcpy(part_of(w, w->rank), part, PART_NUMBERS * sizeof *part);
+  part_of(w, w->rank)[PART_STEP] = (double)w->step;
+  if (status != OK)
+    part_of(w, w->rank)[PART_BYTES] = -1;
+  pthread_mutex_unlock(&w->lock);
+}
+
+static void *writer_main(void *argument) {
+  CheckpointWriter *w = argument;
+  double part[PART_NUMBERS] = {0};
+  Status status = write_own(w, part), others = OK;
+  publish(w, part, status);
+  if (w->rank)
+    return NULL;
+  others = await_parts(w);
+  if (status == OK)
+    keep_failure(w, others == OK ? commit(w) : others);
+  if (w->status != OK)
+    folder_abandon(w->folder, w->step);
+  return NULL;
+}
+
+Status writer_prepare(CheckpointWriter *w, int64_t step) {
+  return folder_begin(w->folder, step);
+}
+
+static Status copy_own(CheckpointWriter *w) {
+  if (!w->copy && !(w->copy = malloc(w->copy_bytes + 1)))
+    return fail(E_MEMORY, "out of memory: %zu bytes for a copy of what is written", w->copy_bytes);
+  char *at = w->copy;
+  for (int i = 0; i < w->n_own; i++) {
+    const KeptTensor *t = &w->own[i];
+    TRY(store_read_state(w->store, t->initializer, t->state, at, t->bytes));
+    w->arrays[i] = (Array){t->name, t->dtype, t->shape, at};
+    at += (t->bytes + 63) / 64 * 64;
+  }
+  return OK;
+}
+
+void writer_begin(CheckpointWriter *w, int64_t step, bool failed) {
+  const double none[PART_NUMBERS] = {0};
+  w->step = step;
+  for (int r = 0; r < w->ranks; r++)
+    part_of(w, r)[PART_STEP] = -1;
+  Status status = failed ? status_code() : copy_own(w);
+  if (status == OK) {
+    w->status = OK;
+    int error = pthread_create(&w->thread, NULL, writer_main, w);
+    w->running = error == 0;
+    if (error)
+      status = fail(E_MEMORY, "no thread to write with: %s", strerror(error));
+  }
+  if (status != OK)
+    publish(w, none, status);
+}
+
+void writer_part(CheckpointWriter *w, double part[PART_NUMBERS]) {
+  pthread_mutex_lock(&w->lock);
+  memcpy(part, part_of(w, w->rank), PART_NUMBERS * sizeof *part);
+  pthread_mutex_unlock(&w->lock);
+}
+
+void writer_take(CheckpointWriter *w, int rank, const double part[PART_NUMBERS]) {
+  pthread_mutex_lock(&w->lock);
+  double *into = part_of(w, rank);
+  if (part[PART_STEP] == (double)w->step && into[PART_STEP] < 0) {
+    memcpy(into, part, PART_NUMBERS * sizeof *part);
+    pthread_cond_broadcast(&w->changed);
+  }
+  pthread_mutex_unlock(&w->lock);
+}
+
+Status writer_wait(CheckpointWriter *w) {
+  if (w->running)
+    pthread_join(w->thread, NULL);
+  w->running = false;
+  return w->status == OK ? OK : status_adopt(w->status, w->message);
+}
+
+int64_t writer_written(const CheckpointWriter *w) {
+  return w->written;
+}

@@ -1,0 +1,158 @@
+/* Checkpoints of a run that goes on. Invariant: every rank begins and awaits the same ones, between the same steps;
+ * what cannot be written is said and ends nothing. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "runtime/checkpoint/folder.h"
+#include "runtime/training/trainer.h"
+
+/* Whether the checkpoint that the run goes on from lies in this folder. */
+static bool lies_in(Arena *arena, const Checkpoint *checkpoint, const char *folder) {
+  const char *same = checkpoint ? folder_step_path(arena, folder, checkpoint->step) : NULL;
+  return same && file_same(same, checkpoint->path);
+}
+
+/* What lies in the folder is this run's past, or nothing. Later steps than the newest whole one are damaged. */
+static Status check_past(const Training *training) {
+  Job *job = training->job;
+  const Options *o = job->asked.options;
+  const Checkpoint *resumed = job->asked.resumed;
+  int64_t *steps;
+  int n;
+  TRY(folder_list(job->arena, o->checkpoint, &steps, &n));
+  if (!n)
+    return OK;
+  if (!lies_in(job->arena, resumed, o->checkpoint))
+    return fail(E_USAGE,
+                "%s holds checkpoints of another run, up to step %lld: --resume %s goes on with it, --checkpoint takes "
+                "another folder",
+                o->checkpoint, (long long)steps[n - 1], o->checkpoint);
+  if (steps[n - 1] == resumed->step)
+    return OK;
+  if (folder_step_of(o->resume) >= 0)
+    return fail(E_USAGE, "%s holds checkpoints up to step %lld, later than %s: --checkpoint takes another folder",
+                o->checkpoint, (long long)steps[n - 1], resumed->path);
+  return folder_set_aside_after(o->checkpoint, resumed->step);
+}
+
+Status checkpoints_take(Training *training) {
+  const Options *o = training->job->asked.options;
+  if (!o->checkpoint || o->dry_run)
+    return OK;
+  TRY(folder_take(o->checkpoint, &training->checkpoint_lock));
+  return check_past(training);
+}
+
+Status checkpoints_open(Worker *w) {
+  const Training *training = w->training;
+  const Job *job = training->job;
+  const Options *o = job->asked.options;
+  return o->checkpoint && !o->dry_run
+             ? writer_open(job, o->checkpoint, (int)o->keep, training->checkpoint_about, w->rank, w->store, &w->writer)
+             : OK;
+}
+
+/* Rank 0's word to all others. */
+static Status tell(Worker *w, void *data, size_t bytes) {
+  if (w->rank)
+    return link_receive(w->link, 0, data, bytes);
+  for (int r = 1; r < w->training->job->decided.ranks; r++)
+    TRY(link_send(w->link, r, data, bytes));
+  return OK;
+}
+
+/* What every rank sends when it is done. */
+typedef struct {
+  double part[PART_NUMBERS];
+  char message[sizeof((CheckpointResult){0}.message)];
+} PartReport;
+
+/* Rank 0: waits for everybody's part. */
+static Status gather(Worker *w, CheckpointResult *result) {
+  for (int r = 1; r < w->training->job->decided.ranks; r++) {
+    PartReport report;
+    TRY(link_receive(w->link, r, &report, sizeof report));
+    writer_take(w->writer, r, report.part);
+    if (*report.message && result->code == OK) {
+      result->code = E_IO;
+      snprintf(result->message, sizeof result->message, "rank %d: %.*s", r, (int)sizeof result->message - 32,
+               report.message);
+    }
+  }
+  Status status = writer_wait(w->writer);
+  if (status != OK && result->code == OK) {
+    result->code = (int32_t)status;
+    snprintf(result->message, sizeof result->message, "%s", status_message());
+  }
+  if (status != OK)
+    folder_abandon(w->training->job->asked.options->checkpoint, result->step);
+  return OK;
+}
+
+static Status report_part(Worker *w) {
+  PartReport report = {{0}, ""};
+  if (writer_wait(w->writer) != OK)
+    snprintf(report.message, sizeof report.message, "%s", status_message());
+  writer_part(w->writer, report.part);
+  return link_send(w->link, 0, &report, sizeof report);
+}
+
+Status checkpoints_wait(Worker *w) {
+  FILE *out = w->training->out;
+  if (w->checkpoint < 0)
+    return OK;
+  w->written = (CheckpointResult){.step = w->checkpoint};
+  w->checkpoint = -1;
+  TRY(w->rank ? report_part(w) : gather(w, &w->written));
+  TRY(tell(w, &w->written, sizeof w->written));
+  if (w->rank == 0 && out && w->written.code != OK)
+    fprintf(out, "the checkpoint of step %lld was not written: %s\n", (long long)w->written.step, w->written.message);
+  return OK;
+}
+
+Status checkpoints_begin(Worker *w) {
+  int32_t prepared = OK;
+  TRY(checkpoints_wait(w));
+  if (w->rank == 0)
+    prepared = (int32_t)writer_prepare(w->writer, w->steps_done);
+  TRY(tell(w, &prepared, sizeof prepared));
+  if (w->rank && prepared != OK)
+    status_adopt((Status)prepared, "");
+  writer_begin(w->writer, w->steps_done, prepared != OK);
+  w->checkpoint = w->steps_done;
+  return OK;
+}
+
+/* The step of a line of metrics; -1: it is none. */
+static int64_t step_of_line(const char *line) {
+  long long step;
+  return sscanf(line, "{\"step\": %lld", &step) == 1 && line[strlen(line) - 1] == '\n' ? step : -1;
+}
+
+Status checkpoints_metrics(const char *path, int64_t steps, FILE **metrics) {
+  char *line = NULL;
+  size_t room = 0;
+  long end = 0;
+  FILE *file = fopen(path, "r+");
+  if (!file && errno == ENOENT)
+    file = fopen(path, "w");
+  if (!file)
+    return fail(E_IO, "%s: cannot be written: %s", path, strerror(errno));
+  while (getline(&line, &room, file) > 0) {
+    int64_t step = step_of_line(line);
+    if (step < 0 || step > steps)
+      break;
+    end = ftell(file);
+  }
+  free(line);
+  if (ftruncate(fileno(file), end) != 0 || fseek(file, end, SEEK_SET) != 0) {
+    Status status = fail(E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    fclose(file);
+    return status;
+  }
+  *metrics = file;
+  return OK;
+}
