@@ -1,5 +1,6 @@
 /* Runs whose ranks exchange over wires: they say so, and where one fails all end, with its name, and nothing is left
  * behind. */
+#include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,15 +12,23 @@
 
 extern bool boundary_threads_are_processes; /* over NCCL; else by copies */
 
-static OnnxpipeModel *open_model(OnnxpipeOptions *options, const char *devices, const char *ranks) {
+static OnnxpipeModel *open_one(const char *name, OnnxpipeOptions *options, const char *devices, const char *ranks,
+                               const char *microbatches) {
   OnnxpipeModel *model;
-  set(options, "data", SOURCE_DIR "/models/surrogate/data.npz");
+  char path[256];
+  snprintf(path, sizeof path, SOURCE_DIR "/models/%s/data.npz", name);
+  set(options, "data", path);
   set(options, "device", devices);
   set(options, "ranks", ranks);
-  set(options, "microbatches", "4");
-  if (onnxpipe_open(SOURCE_DIR "/models/surrogate/model.onnx", options, &model) != ONNXPIPE_OK)
+  set(options, "microbatches", microbatches);
+  snprintf(path, sizeof path, SOURCE_DIR "/models/%s/model.onnx", name);
+  if (onnxpipe_open(path, options, &model) != ONNXPIPE_OK)
     FAIL_TEST("%s", onnxpipe_error());
   return model;
+}
+
+static OnnxpipeModel *open_model(OnnxpipeOptions *options, const char *devices, const char *ranks) {
+  return open_one("surrogate", options, devices, ranks, "4");
 }
 
 static void close_model(OnnxpipeModel *model, OnnxpipeOptions *options) {
@@ -138,6 +147,38 @@ static void a_loss_that_is_no_number_ends_all(void **state) {
     FAIL_TEST("%s", message);
 }
 
+enum { STEPS = 3 };
+
+static void keep_loss(void *context, const OnnxpipeMetrics *m) {
+  ((double *)context)[m->step - 1] = m->loss;
+}
+
+static void train_some(const char *name, const char *devices, const char *ranks, double losses[STEPS]) {
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  set(options, "quiet", "");
+  set_number(options, "steps", STEPS);
+  OnnxpipeModel *model = open_one(name, options, devices, ranks, "2");
+  if (onnxpipe_train(model, NULL, keep_loss, losses) != ONNXPIPE_OK)
+    FAIL_TEST("%s on %s: %s", name, devices, onnxpipe_error());
+  close_model(model, options);
+}
+
+/* Fourier transforms, and bags of rows: the host's losses, and on any devices the same bits. */
+static void models_train_as_on_the_host(void **state) {
+  (void)state;
+  static const char *const names[] = {"fresh/fno_dynamo", "padded_bag"};
+  boundary_threads_are_processes = false;
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    double host[STEPS], one[STEPS], two[STEPS];
+    train_some(names[i], "cpu", "1", host);
+    train_some(names[i], "cuda:0", "1", one);
+    train_some(names[i], "cuda:2,cuda:1", "2", two);
+    for (int k = 0; k < STEPS; k++)
+      if (!(fabs(one[k] - host[k]) <= 1e-5 * fabs(host[k])) || one[k] != two[k])
+        FAIL_TEST("%s, step %d: %.9g on the host, %.9g and %.9g on devices", names[i], k + 1, host[k], one[k], two[k]);
+  }
+}
+
 static void kill_rank_1(void *context, const OnnxpipeMetrics *m) {
   (void)context;
   if (m->step == 2)
@@ -159,6 +200,7 @@ int main(void) {
       {"ways_are_printed, over NCCL", ways_are_printed, NULL, NULL, (void *)"nccl"},
       cmocka_unit_test(a_plan_holds_devices_and_precision),
       cmocka_unit_test(convolutions_are_told),
+      cmocka_unit_test(models_train_as_on_the_host),
       cmocka_unit_test(a_loss_that_is_no_number_ends_all),
       {"a_loss_that_is_no_number_ends_all, over NCCL", a_loss_that_is_no_number_ends_all, NULL, NULL, (void *)"nccl"},
       cmocka_unit_test(a_peer_that_is_gone_is_named),
