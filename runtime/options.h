@@ -27,13 +27,13 @@ typedef struct OnnxpipeOptions {
   int64_t ranks, chunks, batch, microbatches, steps, epochs, threads; /* 0: chosen */
   const char *data, *schedule, *plan, *output_plan, *output_model, *set_batch, *replace_head, *loss, *output,
       *optimizer, *device, *precision, *lr_schedule, *init;
-  const char *metrics, *save, *dump_gradients, *report, *out;
   const char *checkpoint, *resume;
   int64_t every, keep; /* every: 0: chosen */
+  const char *metrics, *save, *dump_gradients, *report, *out, *trace, *trace_steps;
   int64_t ignore_index, class_axis, seed, warmup_steps;
   double lr, momentum, beta1, beta2, eps, weight_decay, clip_norm;
   bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train,
-      logits;
+      logits, trace_kernels;
   int64_t memory_limit; /* bytes */
   TextList train, freeze, freeze_row, dim, batch_axis, dropout, unfold;
 

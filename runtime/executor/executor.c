@@ -188,6 +188,7 @@ void executor_close(Executor *e) {
 }
 
 Status executor_squares(Executor *e, double *squares) {
+  double begun = trace_begin(e->spec.trace);
   for (int i = 0; i < e->n_norms; i++) {
     Update *norm = &e->norms[i];
     TRY(executor_call(e, &norm->call, 0));
@@ -197,6 +198,7 @@ Status executor_squares(Executor *e, double *squares) {
   TRY(e->backend->stream_wait(e->stream));
   for (int i = 0; i < e->n_norms; i++)
     squares[e->norms[i].index] = e->squares[i];
+  trace_end(e->spec.trace, begun, (TraceEvent){.kind = TRACE_NORMS});
   return OK;
 }
 
@@ -219,8 +221,15 @@ Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
     if (v != NO_VALUE && executor_holds(e, v))
       TRY(e->backend->zero(e->stream, executor_persistent(e, v), graph_value_bytes(e->graph, v)));
   }
-  e->busy_seconds += clock_seconds() - begun;
-  return e->backend->stream_wait(e->stream);
+  double ended = clock_seconds();
+  e->busy_seconds += ended - begun;
+  if (trace_on(e->spec.trace))
+    trace_add(e->spec.trace, (TraceEvent){.begin = begun, .end = ended, .kind = TRACE_UPDATE});
+  if (e->backend->is_host)
+    return OK;
+  TRY(e->backend->stream_wait(e->stream));
+  trace_waited(e->spec.trace, ended, TRACE_DEVICE);
+  return OK;
 }
 
 double executor_busy_seconds(const Executor *e) {

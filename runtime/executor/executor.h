@@ -11,6 +11,7 @@
 #include "partitioner/plan/plan.h"
 #include "runtime/executor/boundary.h"
 #include "runtime/executor/store.h"
+#include "runtime/executor/trace.h"
 
 typedef struct Executor Executor;
 
@@ -29,6 +30,7 @@ typedef struct {
   Load *load;
   void *load_context;
   bool loads_states; /* of the optimizer, too; else they are zeros */
+  Trace *trace;      /* NULL: nothing is recorded; outlives the executor */
 } ExecutorSpec;
 
 /* Takes what plan->rank_memory[rank] says: of the store what it keeps of the graph, loaded where it was not before, the

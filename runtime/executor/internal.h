@@ -80,6 +80,7 @@ typedef struct {
   bool is_send;
   Way way;
   Site site;
+  int group; /* of graph->groups */
 } Exchange;
 
 /* An update node of this rank. */

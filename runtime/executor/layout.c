@@ -170,7 +170,7 @@ static Status make_exchanges(Executor *e) {
       bool sends = e->spec.rank == owner;
       int peer = sends ? r : owner;
       e->exchanges[e->n_exchanges++] =
-          (Exchange){peer, sends, executor_way(e, peer), persistent_site(e, group->gradient)};
+          (Exchange){peer, sends, executor_way(e, peer), persistent_site(e, group->gradient), (int)i};
     }
   }
   return OK;

@@ -23,7 +23,10 @@ static Status add_losses(Executor *e) {
 }
 
 static Status sync_device(Executor *e) {
+  double begun = trace_begin(e->spec.trace);
   TRY(executor_wait(e));
+  if (!e->backend->is_host)
+    trace_waited(e->spec.trace, begun, TRACE_DEVICE);
   return add_losses(e);
 }
 
@@ -34,7 +37,17 @@ Status executor_call(Executor *e, Call *call, int microbatch) {
       call->operands[i].data = site_at(&call->sites[i], microbatch);
   if (e->in_flight && e->spec.transport->progress)
     e->spec.transport->progress(e->spec.endpoint);
-  return call->kernel(e->stream, node, call->operands, call->operands + node->n_in, call->workspace, call->state);
+  Trace *trace = e->spec.trace;
+  bool traced = trace_on(trace) && trace->kernels;
+  double begun = traced ? clock_seconds() : 0;
+  TRY(call->kernel(e->stream, node, call->operands, call->operands + node->n_in, call->workspace, call->state));
+  if (traced)
+    trace_end(trace, begun,
+              (TraceEvent){.kind = TRACE_KERNEL,
+                           .stage = (uint16_t)node->stage,
+                           .microbatch = (uint16_t)microbatch,
+                           .about = node->id});
+  return OK;
 }
 
 /* Until the transfer into or out of the site is done, and the site's device place has what came. */
@@ -54,13 +67,25 @@ static bool sends(ActionKind kind) {
   return kind == ACTION_SEND_F || kind == ACTION_SEND_B;
 }
 
+static TraceEvent transfer_event(const Lane *lane, int kind, ActionKind of, int stage, int microbatch) {
+  return (TraceEvent){.kind = (uint8_t)kind,
+                      .of = (uint8_t)of,
+                      .stage = (uint16_t)stage,
+                      .microbatch = (uint16_t)microbatch,
+                      .peer = lane->peer};
+}
+
 /* Until what the lane posted for this microbatch is done. Nothing where it posted nothing. */
 static Status wait_lane(Executor *e, int stage, ActionKind kind, int microbatch) {
   Lane *lane = lane_of(&e->stages[stage], kind);
+  double begun = trace_begin(e->spec.trace);
+  int before = e->in_flight;
   for (int i = 0; microbatch >= 0 && i < lane->n; i++) {
     Ticket *ticket = &lane->tickets[(size_t)microbatch * (size_t)lane->n + (size_t)i];
     TRY(wait_ticket(e, lane->way, sends(kind), &lane->sites[i], microbatch, ticket));
   }
+  if (e->in_flight < before)
+    trace_end(e->spec.trace, begun, transfer_event(lane, TRACE_WAIT, kind, stage, microbatch));
   return OK;
 }
 
@@ -89,12 +114,17 @@ static Status feed(const Executor *e, const Port *port, const StepWork *work, in
   return OK;
 }
 
-static Status feed_inputs(Executor *e, const Ports *feeds, const StepWork *work, int microbatch) {
+static Status feed_inputs(Executor *e, int stage, const StepWork *work, int microbatch) {
+  const Ports *feeds = &e->stages[stage].feeds;
+  double begun = trace_begin(e->spec.trace);
   for (int i = 0; i < feeds->n; i++) {
     const Port *port = &feeds->ports[i];
     TRY(feed(e, port, work, microbatch));
     TRY(executor_stage_in(e, &port->site, microbatch));
   }
+  if (feeds->n)
+    trace_end(e->spec.trace, begun,
+              (TraceEvent){.kind = TRACE_FEED, .stage = (uint16_t)stage, .microbatch = (uint16_t)microbatch});
   return OK;
 }
 
@@ -117,10 +147,14 @@ static Status take_loss(Executor *e, int microbatch) {
 }
 
 /* To the neighbouring stage on this rank. */
-static Status copy_over(Executor *e, const Lane *from, const Lane *to, int microbatch) {
+static Status copy_over(Executor *e, int stage, ActionKind kind, const Lane *to, int microbatch) {
+  const Lane *from = lane_of(&e->stages[stage], kind);
+  double begun = trace_begin(e->spec.trace);
   for (int i = 0; i < from->n; i++)
     TRY(e->backend->copy(e->stream, site_at(&to->sites[i], microbatch), site_at(&from->sites[i], microbatch),
                          from->sites[i].bytes, COPY_DEVICE_TO_DEVICE));
+  if (from->n)
+    trace_end(e->spec.trace, begun, transfer_event(from, TRACE_COPY, kind, stage, microbatch));
   return OK;
 }
 
@@ -130,22 +164,28 @@ static Status compute(Executor *e, Action action, const StepWork *work) {
   Calls *calls = &run->calls[action.kind];
   TRY(wait_before(e, action));
   if (action.kind == ACTION_F)
-    TRY(feed_inputs(e, &run->feeds, work, m));
+    TRY(feed_inputs(e, stage, work, m));
   double begun = clock_seconds();
   for (int i = 0; i < calls->n; i++)
     if (executor_call(e, &calls->calls[i], m) != OK) {
       status_context("microbatch %d: ", m);
       return status_code();
     }
-  e->busy_seconds += clock_seconds() - begun;
+  double ended = clock_seconds();
+  e->busy_seconds += ended - begun;
+  if (trace_on(e->spec.trace))
+    trace_add(
+        e->spec.trace,
+        (TraceEvent){
+            .begin = begun, .end = ended, .kind = action.kind, .stage = action.stage, .microbatch = action.microbatch});
   if (action.kind == ACTION_F) {
     if (e->loss.slots && stage == e->spec.plan->stages - 1)
       TRY(take_loss(e, m));
     TRY(emit_outputs(e, &run->emits, work, m));
     if (run->copies_forward)
-      TRY(copy_over(e, lane_of(&e->stages[stage], ACTION_SEND_F), lane_of(&e->stages[stage + 1], ACTION_RECV_F), m));
+      TRY(copy_over(e, stage, ACTION_SEND_F, lane_of(&e->stages[stage + 1], ACTION_RECV_F), m));
   } else if (action.kind != ACTION_W && run->copies_backward) {
-    TRY(copy_over(e, lane_of(&e->stages[stage], ACTION_SEND_B), lane_of(&e->stages[stage - 1], ACTION_RECV_B), m));
+    TRY(copy_over(e, stage, ACTION_SEND_B, lane_of(&e->stages[stage - 1], ACTION_RECV_B), m));
   }
   return OK;
 }
@@ -188,6 +228,9 @@ static Status post_group(Executor *e, const Action *actions, int n_left, int *n)
   int posted = 0, k = 0;
   do {
     const Lane *lane = lane_of(&e->stages[actions[k].stage], actions[k].kind);
+    if (trace_on(e->spec.trace))
+      trace_end(e->spec.trace, clock_seconds(),
+                transfer_event(lane, actions[k].kind, 0, actions[k].stage, actions[k].microbatch));
     list_lane(lane, actions[k], e->transfers + posted);
     if (way_is_wire(lane->way)) {
       TRY(executor_wire_post(e, lane->way, e->transfers + posted, lane->n, tickets_of(lane, actions[k])));
@@ -201,7 +244,11 @@ static Status post_group(Executor *e, const Action *actions, int n_left, int *n)
     k++;
   } while (k < n_left && actions[0].group && !action_is_compute(actions[k]) && actions[k].group == actions[0].group);
   *n = k;
-  return posted ? post_staged(e, actions, k, posted) : OK;
+  if (posted)
+    TRY(post_staged(e, actions, k, posted));
+  if (trace_on(e->spec.trace))
+    trace_end_last(e->spec.trace, (size_t)k);
+  return OK;
 }
 
 /* All sends must have been taken before their buffers belong to the next step. */
@@ -213,7 +260,18 @@ static Status wait_sends(Executor *e) {
   return OK;
 }
 
+static TraceEvent exchange_event(const Executor *e, const Exchange *x, bool waits) {
+  TraceKind kind = x->is_send ? TRACE_SEND_SUM : TRACE_RECV_SUM;
+  NodeId first = e->graph->groups[x->group].nodes[0];
+  return (TraceEvent){.kind = (uint8_t)(waits ? TRACE_WAIT : kind),
+                      .of = (uint8_t)kind,
+                      .stage = (uint16_t)graph_node(e->graph, first)->stage,
+                      .peer = x->peer,
+                      .about = x->group};
+}
+
 static Status post_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
+  double begun = trace_begin(e->spec.trace);
   bool wire = way_is_wire(x->way);
   Transfer transfer = {.peer = x->peer,
                        .is_send = x->is_send,
@@ -222,6 +280,16 @@ static Status post_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
   TRY(wire ? executor_wire_post(e, x->way, &transfer, 1, ticket)
            : e->spec.transport->post(e->spec.endpoint, &transfer, 1, ticket));
   e->in_flight += ticket->id != 0;
+  trace_end(e->spec.trace, begun, exchange_event(e, x, false));
+  return OK;
+}
+
+static Status wait_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
+  double begun = trace_begin(e->spec.trace);
+  bool waits = ticket->id != 0;
+  TRY(wait_ticket(e, x->way, x->is_send, &x->site, 0, ticket));
+  if (waits)
+    trace_end(e->spec.trace, begun, exchange_event(e, x, true));
   return OK;
 }
 
@@ -240,10 +308,8 @@ static Status exchange_accumulators(Executor *e) {
     TRY(sync_device(e));
   for (int i = 0; i < e->n_exchanges; i++)
     TRY(post_exchange(e, &e->exchanges[i], &e->tickets[i]));
-  for (int i = 0; i < e->n_exchanges; i++) {
-    const Exchange *x = &e->exchanges[i];
-    TRY(wait_ticket(e, x->way, x->is_send, &x->site, 0, &e->tickets[i]));
-  }
+  for (int i = 0; i < e->n_exchanges; i++)
+    TRY(wait_exchange(e, &e->exchanges[i], &e->tickets[i]));
   return OK;
 }
 

@@ -106,15 +106,17 @@ static Status tell(Executor *e, int peer, bool is_send) {
 
 Status executor_agree(Executor *e) {
   int rank = e->spec.rank, ranks = e->spec.plan->ranks;
+  double begun = trace_begin(e->spec.trace);
   if (!e->hosts_run_ahead)
     return OK;
   if (rank) {
     TRY(tell(e, 0, true));
-    return tell(e, 0, false);
+    TRY(tell(e, 0, false));
   }
-  for (int r = 1; r < ranks; r++)
+  for (int r = 1; !rank && r < ranks; r++)
     TRY(tell(e, r, false));
-  for (int r = 1; r < ranks; r++)
+  for (int r = 1; !rank && r < ranks; r++)
     TRY(tell(e, r, true));
+  trace_waited(e->spec.trace, begun, TRACE_RANKS);
   return OK;
 }

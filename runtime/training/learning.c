@@ -40,10 +40,11 @@ Status learning_decide(Job *job, int64_t steps) {
   if (o->warmup_steps > steps)
     TRY(job_decide(job, "note", "--warmup-steps %lld is more than the run's %lld: --lr is never reached",
                    (long long)o->warmup_steps, (long long)steps));
-  if (o->dry_run && (o->save || o->metrics || o->dump_gradients))
+  if (o->dry_run && (o->save || o->metrics || o->dump_gradients || o->trace))
     TRY(job_decide(job, "note", "--dry-run: %s is not written",
-                   o->save      ? o->save
-                   : o->metrics ? o->metrics
-                                : o->dump_gradients));
+                   o->save             ? o->save
+                   : o->metrics        ? o->metrics
+                   : o->dump_gradients ? o->dump_gradients
+                                       : o->trace));
   return OK;
 }

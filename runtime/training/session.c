@@ -269,6 +269,19 @@ Status session_checkpoint_wait(Session *s, Outcome *outcome) {
   return status_adopt((Status)w->written.code, w->written.message);
 }
 
+/* What a run that failed did until then. Its failure stays what there is to say. */
+static void write_rest(Session *s) {
+  Worker **workers;
+  char message[4096];
+  snprintf(message, sizeof message, "%s", status_message());
+  bool any = s->n_locals && ARENA_NEW(s->training.job->arena, workers, s->n_locals) == OK;
+  for (int r = 0; any && r < s->n_locals; r++)
+    workers[r] = &s->locals[r].worker;
+  if (any)
+    timeline_write_rest(workers, s->n_locals);
+  status_adopt(s->status, message);
+}
+
 Status session_close(Session *s, Outcome *outcome) {
   Status status = OK;
   if (!s)
@@ -279,6 +292,8 @@ Status session_close(Session *s, Outcome *outcome) {
     status = finish(s, worker_end(&s->locals[0].worker, outcome));
   }
   join_workers(s);
+  if (!good)
+    write_rest(s);
   for (int r = 0; r < s->n_locals; r++)
     worker_close(&s->locals[r].worker);
   boundaries_close(&s->training.boundaries);

@@ -99,6 +99,7 @@ static Status settle_steps(Training *training) {
                              : ", once through the data (--steps, --epochs)",
                  o->shuffle ? ", shuffled" : ""));
   TRY(learning_decide(job, training->steps));
+  TRY(timeline_settle(training));
   if (!o->steps && samples % decided->batch)
     TRY(job_decide(job, "note", "the last %lld samples of each epoch make no whole batch and are left out",
                    (long long)(samples % decided->batch)));
@@ -119,6 +120,7 @@ static Status open_files(Training *training) {
   const Options *o = training->job->asked.options;
   TRY(try_path(o->save));
   TRY(try_path(o->dump_gradients));
+  TRY(try_path(o->trace));
   TRY(checkpoints_take(training));
   if (o->metrics && !o->dry_run && training->first_step)
     return checkpoints_metrics(o->metrics, training->first_step, &training->metrics);

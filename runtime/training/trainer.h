@@ -7,6 +7,7 @@
 #include "runtime/executor/boundary.h"
 #include "runtime/job/job.h"
 #include "runtime/onnxpipe.h"
+#include "runtime/training/chrome.h"
 #include "runtime/training/denominators.h"
 
 enum { REPORT_LOSS, REPORT_BUSY, REPORT_PART, REPORT_SQUARES = REPORT_PART + PART_NUMBERS };
@@ -29,11 +30,12 @@ typedef struct {
   int64_t steps;         /* that the options ask for; 0: they ask for none to be taken */
   int64_t first_step;    /* already done, by the run that it goes on from */
   int64_t epoch_length;
-  const char *checkpoint_about; /* rank 0's, with --checkpoint: what checkpoint.json says of the job */
-  int checkpoint_lock;          /* rank 0's: -1: no folder is taken */
-  double clip_norm;             /* 0: none */
-  FILE *metrics;                /* NULL: none; rank 0's */
-  FILE *out;                    /* NULL: quiet */
+  const char *checkpoint_about;    /* rank 0's, with --checkpoint: what checkpoint.json says of the job */
+  int checkpoint_lock;             /* rank 0's: -1: no folder is taken */
+  double clip_norm;                /* 0: none */
+  FILE *metrics;                   /* NULL: none; rank 0's */
+  FILE *out;                       /* NULL: quiet */
+  int64_t trace_first, trace_last; /* steps that --trace keeps, from 0 */
   OnnxpipeProgress *progress;
   void *progress_context;
 } Training;
@@ -44,6 +46,16 @@ typedef struct {
   int32_t code; /* a Status */
   char message[1024];
 } CheckpointResult;
+
+/* What one rank has for --trace. */
+typedef struct RankPart RankPart;
+typedef struct {
+  Trace *trace; /* NULL: none */
+  /* rank 0: */
+  RankPart *parts; /* [ranks] */
+  ClockFit *fits;  /* [ranks] */
+  double origin, clock_error_seconds;
+} Timeline;
 
 /* One rank's. */
 typedef struct {
@@ -68,6 +80,7 @@ typedef struct {
   CheckpointWriter *writer; /* NULL: there is no --checkpoint */
   int64_t checkpoint;       /* the step of the one that is under way; -1: none is */
   CheckpointResult written; /* of the last that was waited for */
+  Timeline timeline;
 } Worker;
 
 /* How a failure that one rank had became known to the others. */
@@ -133,6 +146,17 @@ Status init_load(const Job *job, ValueId value, void *data, size_t bytes);
 Status weights_save(Worker *worker, const char *path);
 /* The step's gradients to rank 0, which writes them by initializer name. Collective, between run and update. */
 Status weights_dump_gradients(Worker *worker, const char *path);
+
+/* The measured timeline (timeline.c). */
+/* What the options say of it; E_USAGE where they contradict. */
+Status timeline_settle(Training *training);
+Status timeline_create(Worker *worker);
+/* Compares clocks, where ranks have several. Collective, before the first step. */
+Status timeline_connect(Worker *worker);
+/* Every rank's spans into the file that rank 0 writes; *written: whether it could. Collective, behind the last step. */
+Status timeline_write(Worker *worker, Status *written);
+/* The same after a failure, of the ranks that are threads of this process, and rank 0 among them. */
+Status timeline_write_rest(Worker *const *workers, int n);
 
 /* Reports of steps (report.c). */
 Status report_create(Worker *worker);

@@ -32,6 +32,8 @@ Status worker_open(Worker *w) {
   for (size_t i = 0; i < decided->graph->n_nodes; i++)
     w->n_updates += (op_def(decided->graph->nodes[i]->op)->traits & OP_UPDATE) != 0;
   TRY(report_create(w));
+  TRY(timeline_create(w));
+  spec.trace = w->timeline.trace;
   TRY(denominators_create(w->arena, decided->graph, &w->denominators));
   TRY(store_open(decided->devices[w->rank].backend, decided->devices[w->rank].device, decided->threads, &w->store));
   spec.store = w->store;
@@ -111,7 +113,9 @@ static Status clip(Worker *w, double *factor) {
   *factor = 1;
   if (w->training->clip_norm <= 0)
     return OK;
+  double begun = trace_begin(w->timeline.trace);
   TRY(report_norm(w, &norm));
+  trace_waited(w->timeline.trace, begun, TRACE_GLOBAL_NORM);
   double limit = w->training->clip_norm / (norm + 1e-6);
   *factor = limit < 1 ? limit : 1;
   return OK;
@@ -122,7 +126,10 @@ static Status collect(Worker *w) {
   if (!w->report_is_out)
     return OK;
   w->report_is_out = false;
-  return report_collect(w, w->steps_done - 1);
+  double begun = trace_begin(w->timeline.trace);
+  TRY(report_collect(w, w->steps_done - 1));
+  trace_waited(w->timeline.trace, begun, TRACE_REPORTS);
+  return OK;
 }
 
 /* A loss may be finite and its gradient not: that would ruin the weights, and the last step's would be saved. */
@@ -141,15 +148,18 @@ static Status run_step(Worker *w) {
   const Training *training = w->training;
   const Options *o = training->job->asked.options;
   const JobDecisions *decided = &training->job->decided;
+  Trace *trace = w->timeline.trace;
   StepWork work = {.feed = dataset_feed,
                    .context = &w->feeder,
                    .counter = {[COUNTER_SEED] = o->seed, [COUNTER_STEP] = w->steps_done},
                    .samples = decided->microbatch_size};
   double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
+  trace_step(trace, w->steps_done);
   sampler_batch(&w->sampler, w->steps_done);
   TRY(loss_scale(w, &work.loss_scale));
   TRY(denominators_count(&w->denominators, training->job->decided.microbatches, dataset_feed, &w->feeder));
   work.denominators = w->denominators.totals;
+  trace_end(trace, begun, (TraceEvent){.kind = TRACE_BATCH});
   Status status = executor_run(w->executor, &work, &loss);
   if (status != OK)
     return status == E_MODEL && !isfinite(loss) ? blame_data(w, status) : status;
@@ -164,7 +174,10 @@ static Status run_step(Worker *w) {
   double learning_rate = trainer_learning_rate(o, w->steps_done, training->steps);
   optimizer_scalars(&training->job->decided.optimizer, w->steps_done + 1, learning_rate, factor, scalars);
   TRY(executor_update(w->executor, scalars));
-  TRY(report_post(w, w->steps_done, loss, learning_rate, clock_seconds() - begun));
+  double ended = clock_seconds();
+  TRY(report_post(w, w->steps_done, loss, learning_rate, ended - begun));
+  if (trace_on(trace))
+    trace_add(trace, (TraceEvent){.begin = begun, .end = ended, .kind = TRACE_STEP});
   w->steps_done++;
   w->report_is_out = true;
   return OK;
@@ -182,7 +195,10 @@ static Status withdraw(Worker *w, Status status) {
 }
 
 Status worker_connect(Worker *w) {
-  return withdraw(w, executor_connect(w->executor));
+  Status status = executor_connect(w->executor);
+  if (status == OK)
+    status = timeline_connect(w);
+  return withdraw(w, status);
 }
 
 Status worker_step(Worker *w) {
@@ -228,5 +244,8 @@ Status worker_end(Worker *w, Outcome *outcome) {
   Status status = collect(w);
   if (status == OK)
     status = report_show(w);
-  return status == OK ? trainer_agree(w->link, OK, outcome) : withdraw(w, status);
+  Status written = OK;
+  if (status == OK)
+    status = timeline_write(w, &written);
+  return status == OK ? trainer_agree(w->link, written, outcome) : withdraw(w, status);
 }

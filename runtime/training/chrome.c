@@ -1,0 +1,273 @@
+/* A span is a complete event ("X") on its rank's line; a message between ranks is a flow from the span that posts its
+ * send to the action that needs it. Invariant: times are whole nanoseconds, taken from begin and end apart, so that
+ * rounding keeps what lies in a span inside it. Process and thread numbers begin at 1: 0 is idle, for Perfetto. */
+#include "runtime/training/chrome.h"
+
+#include <math.h>
+
+#include "graph/op.h"
+
+enum { HAS_STAGE = 1, HAS_MICROBATCH = 2, HAS_PEER = 4, HAS_SUM = 8, HAS_NODE = 16 };
+enum { OF_ACTION = HAS_STAGE | HAS_MICROBATCH, OF_TRANSFER = OF_ACTION | HAS_PEER, OF_SUM = HAS_STAGE | HAS_PEER };
+
+/* How a kind of span looks. cname: one of the colours that Chrome reserves; NULL: by name. */
+static const struct {
+  const char *name, *category, *colour; /* name NULL: the schedule's */
+  unsigned has;
+} kinds[] = {
+    [ACTION_F] = {NULL, "forward", "thread_state_running", OF_ACTION},
+    [ACTION_B] = {NULL, "backward", "rail_response", OF_ACTION},
+    [ACTION_W] = {NULL, "weight_gradients", "yellow", OF_ACTION},
+    [ACTION_BW] = {NULL, "backward,weight_gradients", "rail_animation", OF_ACTION},
+    [ACTION_SEND_F] = {NULL, "transfer", "thread_state_iowait", OF_TRANSFER},
+    [ACTION_RECV_F] = {NULL, "transfer", "thread_state_iowait", OF_TRANSFER},
+    [ACTION_SEND_B] = {NULL, "transfer", "thread_state_iowait", OF_TRANSFER},
+    [ACTION_RECV_B] = {NULL, "transfer", "thread_state_iowait", OF_TRANSFER},
+    [TRACE_SEND_SUM] = {"SEND_SUM", "transfer", "thread_state_iowait", OF_SUM | HAS_SUM},
+    [TRACE_RECV_SUM] = {"RECV_SUM", "transfer", "thread_state_iowait", OF_SUM | HAS_SUM},
+    [TRACE_WAIT] = {"wait ", "waiting", "grey", 0},
+    [TRACE_COPY] = {"copy ", "transfer", "thread_state_iowait", OF_ACTION},
+    [TRACE_BATCH] = {"batch", "data", "startup", 0},
+    [TRACE_FEED] = {"feed", "data", "startup", OF_ACTION},
+    [TRACE_NORMS] = {"gradient norms", "update", "olive", 0},
+    [TRACE_UPDATE] = {"update", "update", "olive", 0},
+    [TRACE_STEP] = {"step", "step", "generic_work", 0},
+    [TRACE_KERNEL] = {NULL, "kernel", NULL, HAS_NODE},
+    [TRACE_DEVICE] = {"device", NULL, NULL, 0},
+    [TRACE_RANKS] = {"ranks", NULL, NULL, 0},
+    [TRACE_REPORTS] = {"reports", NULL, NULL, 0},
+    [TRACE_GLOBAL_NORM] = {"norm", NULL, NULL, 0},
+};
+
+struct Chrome {
+  FILE *stream;
+  const Plan *plan;
+  const Graph *graph;
+  int64_t first;
+  double origin;
+  bool begun; /* something stands in the list */
+  int rank, process;
+  ClockFit fit;
+  /* of the rank: */
+  bool *receives[2];          /* [stages]: F, B */
+  ActionKind *first_backward; /* [stages] */
+  bool *pending;              /* [groups]: received, and not used yet */
+};
+
+static void put_string(FILE *stream, const char *text) {
+  fputc('"', stream);
+  for (const unsigned char *c = (const unsigned char *)text; *c; c++)
+    if (*c == '"' || *c == '\\')
+      fprintf(stream, "\\%c", *c);
+    else if (*c < 0x20)
+      fprintf(stream, "\\u%04x", *c);
+    else
+      fputc(*c, stream);
+  fputc('"', stream);
+}
+
+static void put_time(const Chrome *c, const char *name, int64_t nanoseconds) {
+  int64_t whole = nanoseconds < 0 ? -nanoseconds : nanoseconds;
+  fprintf(c->stream, "\"%s\":%s%lld.%03d", name, nanoseconds < 0 ? "-" : "", (long long)(whole / 1000),
+          (int)(whole % 1000));
+}
+
+static int64_t nanoseconds(const Chrome *c, double time) {
+  const ClockFit *f = &c->fit;
+  double apart = f->at[1] - f->at[0], drift = apart > 0 ? (f->ahead[1] - f->ahead[0]) / apart : 0;
+  return llround((time - f->ahead[0] - drift * (time - f->at[0]) - c->origin) * 1e9);
+}
+
+/* Up to where its own members begin. */
+static void begin_event(Chrome *c, const char *phase) {
+  fprintf(c->stream, "%s{\"ph\":\"%s\",\"pid\":%d,\"tid\":%d,", c->begun ? ",\n" : "\n", phase, c->process + 1,
+          c->rank + 1);
+  c->begun = true;
+}
+
+static void put_name(const Chrome *c, const TraceEvent *e, int kind) {
+  char text[32];
+  if (kind == TRACE_KERNEL)
+    fputs(op_def(graph_node(c->graph, e->about)->op)->name, c->stream);
+  else if (!kinds[kind].name)
+    fputs(action_text((Action){.kind = (uint8_t)kind, .stage = e->stage, .microbatch = e->microbatch}, text),
+          c->stream);
+  else
+    fputs(kinds[kind].name, c->stream);
+  if (kind == TRACE_WAIT || kind == TRACE_COPY)
+    put_name(c, e, e->of);
+}
+
+static size_t bytes_of(const Chrome *c, const TraceEvent *e, int kind) {
+  if (kinds[kind].has & HAS_SUM)
+    return graph_value_bytes(c->graph, c->graph->groups[e->about].gradient);
+  bool above = kind == ACTION_SEND_F || kind == ACTION_RECV_B, forward = kind == ACTION_SEND_F || kind == ACTION_RECV_F;
+  const Cut *cut = &c->plan->cuts.cuts[above ? e->stage : e->stage - 1];
+  const ValueId *values = forward ? cut->forward : cut->backward;
+  size_t bytes = 0;
+  for (int i = 0; i < (forward ? cut->n_forward : cut->n_backward); i++)
+    bytes += graph_value_bytes(c->graph, values[i]);
+  return bytes;
+}
+
+static void put_arguments(const Chrome *c, const TraceEvent *e) {
+  int kind = e->kind == TRACE_WAIT ? e->of : e->kind;
+  unsigned has = kinds[kind].has;
+  const Node *node = has & HAS_NODE ? graph_node(c->graph, e->about) : NULL;
+  if (node && node->phase != PHASE_UPDATE)
+    has |= OF_ACTION;
+  fprintf(c->stream, "\"args\":{\"step\":%lld", (long long)e->step + 1);
+  if (has & HAS_STAGE)
+    fprintf(c->stream, ",\"stage\":%d", e->stage);
+  if (has & HAS_MICROBATCH)
+    fprintf(c->stream, ",\"microbatch\":%d", e->microbatch);
+  if (has & HAS_PEER)
+    fprintf(c->stream, ",\"peer\":%d,\"bytes\":%zu", e->peer, bytes_of(c, e, kind));
+  if (has & HAS_SUM) {
+    fputs(",\"parameter\":", c->stream);
+    put_string(c->stream, graph_value(c->graph, c->graph->groups[e->about].parameter)->name);
+  }
+  if (node && node->name) {
+    fputs(",\"node\":", c->stream);
+    put_string(c->stream, node->name);
+  }
+  fputs("}}", c->stream);
+}
+
+static void put_span(Chrome *c, const TraceEvent *e) {
+  int64_t begin = nanoseconds(c, e->begin), end = nanoseconds(c, e->end);
+  begin_event(c, "X");
+  put_time(c, "ts", begin);
+  fputc(',', c->stream);
+  put_time(c, "dur", end - begin);
+  fputs(",\"name\":\"", c->stream);
+  put_name(c, e, e->kind);
+  fprintf(c->stream, "\",\"cat\":\"%s\",", kinds[e->kind].category);
+  if (kinds[e->kind].colour)
+    fprintf(c->stream, "\"cname\":\"%s\",", kinds[e->kind].colour);
+  put_arguments(c, e);
+}
+
+/* One end of a message; both have its number, which no other message of the file has. */
+static void put_flow(Chrome *c, const TraceEvent *e, bool sent, uint64_t message) {
+  uint64_t messages = (uint64_t)c->plan->stages * 2 * (uint64_t)c->plan->microbatches +
+                      (uint64_t)c->graph->n_groups * (uint64_t)c->plan->ranks;
+  begin_event(c, sent ? "s" : "f");
+  put_time(c, "ts", nanoseconds(c, e->begin));
+  fprintf(c->stream, ",\"id\":%llu,\"name\":\"transfer\",\"cat\":\"transfer\"%s}",
+          (unsigned long long)((uint64_t)e->step * messages + message), sent ? "" : ",\"bp\":\"e\"");
+}
+
+/* Of what crosses into `stage`, forward or backward, within a step. */
+static uint64_t crossing(const Chrome *c, int stage, bool forward, int microbatch) {
+  return ((uint64_t)stage * 2 + !forward) * (uint64_t)c->plan->microbatches + (uint64_t)microbatch;
+}
+
+/* Of an accumulator on its way to a rank. */
+static uint64_t sum_message(const Chrome *c, int group, int rank) {
+  return (uint64_t)c->plan->stages * 2 * (uint64_t)c->plan->microbatches + (uint64_t)group * (uint64_t)c->plan->ranks +
+         (uint64_t)rank;
+}
+
+/* The ends of messages that the span stands for. */
+static void put_flows(Chrome *c, const TraceEvent *e) {
+  switch ((int)e->kind) {
+  case ACTION_SEND_F:
+  case ACTION_SEND_B:
+    put_flow(
+        c, e, true,
+        crossing(c, e->kind == ACTION_SEND_F ? e->stage + 1 : e->stage - 1, e->kind == ACTION_SEND_F, e->microbatch));
+    break;
+  case TRACE_SEND_SUM:
+    put_flow(c, e, true, sum_message(c, e->about, e->peer));
+    break;
+  case TRACE_RECV_SUM:
+    c->pending[e->about] = true;
+    break;
+  case TRACE_NORMS: /* the first that needs accumulators */
+    for (int g = 0; g < (int)c->graph->n_groups; g++)
+      if (c->pending[g]) {
+        put_flow(c, e, false, sum_message(c, g, c->rank));
+        c->pending[g] = false;
+      }
+    break;
+  case ACTION_F:
+    if (c->receives[0][e->stage])
+      put_flow(c, e, false, crossing(c, e->stage, true, e->microbatch));
+    break;
+  default:
+    if (e->kind <= ACTION_BW && e->kind == c->first_backward[e->stage] && c->receives[1][e->stage])
+      put_flow(c, e, false, crossing(c, e->stage, false, e->microbatch));
+  }
+}
+
+Status chrome_begin(Arena *arena, const Plan *plan, FILE *stream, const ChromeHead *head, double origin,
+                    Chrome **chrome) {
+  Chrome *c;
+  TRY(ARENA_NEW(arena, c, 1));
+  *c = (Chrome){.stream = stream, .plan = plan, .graph = plan->graph, .first = head->first, .origin = origin};
+  TRY(ARENA_NEW(arena, c->receives[0], plan->stages));
+  TRY(ARENA_NEW(arena, c->receives[1], plan->stages));
+  TRY(ARENA_NEW(arena, c->first_backward, plan->stages));
+  TRY(ARENA_NEW(arena, c->pending, plan->graph->n_groups));
+  fprintf(stream,
+          "{\"displayTimeUnit\":\"ms\",\n\"otherData\":{\"program\":\"onnxpipe\",\"ranks\":%d,\"stages\":%d,"
+          "\"microbatches\":%d,\"first_step\":%lld,\"last_step\":%lld,\"dropped_steps\":%lld,\"complete\":%s,"
+          "\"kernels\":%s,\"clock_error_us\":%.3f},\n\"traceEvents\":[",
+          plan->ranks, plan->stages, plan->microbatches, (long long)head->first + 1, (long long)head->last + 1,
+          (long long)head->dropped, head->complete ? "true" : "false", head->kernels ? "true" : "false",
+          1e6 * head->clock_error_seconds);
+  *chrome = c;
+  return OK;
+}
+
+static void put_metadata(Chrome *c, const char *what, const char *argument) {
+  begin_event(c, "M");
+  fprintf(c->stream, "\"name\":\"%s\",\"args\":{%s}}", what, argument);
+}
+
+/* Which of its actions need a message. */
+static void look_at_list(Chrome *c) {
+  const ActionList *list = &c->plan->schedule.lists[c->rank];
+  for (int s = 0; s < c->plan->stages; s++) {
+    c->receives[0][s] = c->receives[1][s] = false;
+    c->first_backward[s] = ACTION_KINDS;
+  }
+  for (int i = 0; i < list->n_actions; i++) {
+    Action a = list->actions[i];
+    if (a.kind == ACTION_RECV_F || a.kind == ACTION_RECV_B)
+      c->receives[a.kind == ACTION_RECV_B][a.stage] = true;
+    if (a.kind == ACTION_B || a.kind == ACTION_BW || (a.kind == ACTION_W && c->first_backward[a.stage] == ACTION_KINDS))
+      c->first_backward[a.stage] = a.kind;
+  }
+}
+
+void chrome_rank(Chrome *c, int rank, int process, const char *host, ClockFit fit) {
+  char text[512], name[96];
+  c->rank = rank;
+  c->process = process;
+  c->fit = fit;
+  look_at_list(c);
+  if (rank == process) {
+    snprintf(text, sizeof text, "\"name\":\"onnxpipe on %.128s\"", host);
+    put_metadata(c, "process_name", text);
+    snprintf(text, sizeof text, "\"sort_index\":%d", process);
+    put_metadata(c, "process_sort_index", text);
+  }
+  snprintf(text, sizeof text, "\"name\":\"%s\"", plan_rank_text(c->plan, rank, name));
+  put_metadata(c, "thread_name", text);
+  snprintf(text, sizeof text, "\"sort_index\":%d", rank);
+  put_metadata(c, "thread_sort_index", text);
+}
+
+void chrome_spans(Chrome *c, const TraceEvent *events, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (events[i].step >= c->first) {
+      put_span(c, &events[i]);
+      put_flows(c, &events[i]);
+    }
+}
+
+void chrome_end(Chrome *c) {
+  fputs("\n]}\n", c->stream);
+}

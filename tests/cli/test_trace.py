@@ -1,0 +1,207 @@
+"""train --trace: the file is a trace by the rules of the Trace Event Format, and tells what the metrics tell."""
+import json
+import re
+from collections import Counter, defaultdict
+from decimal import Decimal
+
+import common
+from common import CommandLineTest, case_options, model_path, read_case, read_metrics
+
+COLOURS = {"thread_state_running", "thread_state_iowait", "rail_response", "rail_animation", "yellow", "grey", "startup",
+           "olive", "generic_work"}  # some of those that Chrome reserves
+WORK = {"forward", "backward", "weight_gradients", "backward,weight_gradients", "update"}
+COMPUTE = re.compile(r"(\d+)(F|B|W|BW)(\d+)$")
+TRANSFER = re.compile(r"(\d+)(SEND|RECV)_([FB])(\d+)$")
+
+
+class Line:
+    """What one rank did: its spans with the depth at which they lie, and the ends of flows."""
+
+    def __init__(self):
+        self.spans, self.flows = [], []
+
+    def innermost(self, ts):
+        around = [s for s in self.spans if s["ts"] <= ts <= s["ts"] + s["dur"]]
+        return max(around, key=lambda s: s["depth"])
+
+    def sum(self, wanted):
+        return float(sum(s["dur"] for s in self.spans if wanted(s))) / 1e6
+
+
+class Trace(CommandLineTest):
+    def read(self, path):
+        """Every rule that holds for any trace; the ranks' lines, rank 0's first."""
+        with open(path) as file:
+            trace = json.load(file, parse_float=Decimal)
+        lines, names, order = defaultdict(Line), {}, {}
+        for event in trace["traceEvents"]:
+            self.assertIn(event["ph"], ("M", "X", "s", "f"))
+            for number in ("pid", "tid"):
+                self.assertIsInstance(event[number], int)
+                self.assertGreater(event[number], 0)
+            line, place = lines[event["pid"], event["tid"]], (event["pid"], event["tid"])
+            if event["ph"] == "M":
+                self.assertIn(event["name"], ("process_name", "process_sort_index", "thread_name", "thread_sort_index"))
+                if event["name"] == "thread_name":
+                    names[place] = event["args"]["name"]
+                elif event["name"] == "process_name":
+                    names[event["pid"]] = event["args"]["name"]
+                elif event["name"] == "thread_sort_index":
+                    order[place] = event["args"]["sort_index"]
+                continue
+            self.assertGreaterEqual(event["ts"], 0)
+            (line.spans if event["ph"] == "X" else line.flows).append(event)
+        for place, line in lines.items():
+            self.assertIn("onnxpipe on ", names[place[0]])
+            self.assertRegex(names[place], rf"rank {order[place]} \(stage")
+            self.check_nesting(line)
+        self.assertEqual(sorted(order.values()), list(range(trace["otherData"]["ranks"])))
+        lines = [lines[place] for place in sorted(lines, key=order.get)]
+        return trace["otherData"], lines
+
+    def check_nesting(self, line):
+        open_spans, at = [], Decimal(-1)
+        for span in line.spans:
+            self.assertGreaterEqual(span["ts"], at, "in order")
+            self.assertGreaterEqual(span["dur"], 0)
+            at, end = span["ts"], span["ts"] + span["dur"]
+            while open_spans and open_spans[-1] <= at and open_spans[-1] < end:
+                open_spans.pop()
+            if open_spans:
+                self.assertLessEqual(end, open_spans[-1], span)
+            span["depth"] = len(open_spans)
+            open_spans.append(end)
+            self.assertTrue(span["name"] and span["cat"])
+            if span["cat"] != "kernel":
+                self.assertIn(span["cname"], COLOURS)
+            self.assertGreaterEqual(span["args"]["step"], 1)
+
+    def check_messages(self, head, lines):
+        """Every send has its receive, and a flow leads from the one to what needs the other."""
+        ends, sends, receives = defaultdict(dict), Counter(), Counter()
+        for rank, line in enumerate(lines):
+            for flow in line.flows:
+                self.assertNotIn(flow["ph"], ends[flow["id"]])
+                ends[flow["id"]][flow["ph"]] = (rank, flow["ts"])
+                if flow["ph"] == "f":
+                    self.assertEqual(flow["bp"], "e")
+            for span in line.spans:
+                args, match = span["args"], TRANSFER.match(span["name"])
+                if span["cat"] != "transfer" or span["name"].startswith("copy"):
+                    continue
+                if match:
+                    stage, way = args["stage"], match[3]
+                    self.assertEqual((int(match[1]), int(match[4])), (stage, args["microbatch"]))
+                    crosses = stage if match[2] == "RECV" else stage + 1 if way == "F" else stage - 1
+                    what = (way, crosses, args["microbatch"])
+                else:
+                    what = (span["name"][5:], args["parameter"])
+                ranks = (rank, args["peer"]) if "SEND" in span["name"] else (args["peer"], rank)
+                (sends if "SEND" in span["name"] else receives)[(args["step"], *what, *ranks, args["bytes"])] += 1
+        self.assertEqual(sends, receives)
+        # two uses of one parameter in different groups may go the same way
+        self.assertEqual(sum(sends.values()), len(ends))
+        for both in ends.values():
+            self.assertEqual(set(both), {"s", "f"})
+            self.assertNotEqual(both["s"][0], both["f"][0])
+            self.assertLessEqual(both["s"][1], both["f"][1] + 2 * head["clock_error_us"])
+            self.assertIn("SEND", lines[both["s"][0]].innermost(both["s"][1])["name"])
+
+    def check_work(self, head, lines, steps):
+        """F and its backward of every microbatch of every stage, once a step; what it stands in is the step's span."""
+        done = Counter()
+        for line in lines:
+            for span in line.spans:
+                match = COMPUTE.match(span["name"])
+                if match:
+                    self.assertEqual((int(match[1]), int(match[3])), (span["args"]["stage"], span["args"]["microbatch"]))
+                    self.assertEqual(span["depth"], 1)
+                    for letter in match[2]:
+                        done[span["args"]["step"], letter, int(match[1]), int(match[3])] += 1
+            self.assertEqual([s["args"]["step"] for s in line.spans if s["name"] == "step"], list(steps))
+        expected = {(step, letter, stage, m) for step in steps for letter in "FBW" for stage in range(head["stages"])
+                    for m in range(head["microbatches"])}
+        if not any("BW" in s["name"] for line in lines for s in line.spans):
+            expected -= {(step, "B", 0, m) for step in steps for m in range(head["microbatches"])}
+        self.assertEqual(set(done), expected)
+        self.assertEqual(set(done.values()), {1})
+
+    def check_sums(self, lines, metrics, out):
+        seconds = lines[0].sum(lambda s: s["name"] == "step")
+        self.assertAlmostEqual(seconds / sum(m["seconds"] for m in metrics), 1, delta=0.01)
+        shares = [int(n) for n in re.findall(r"(\d+)\s%", out.split("busy:")[1].split("trace:")[0])]
+        self.assertEqual(len(shares), len(lines))
+        later = sum(m["seconds"] for m in metrics if m["step"] > 1)
+        for share, line in zip(shares, lines):
+            busy = line.sum(lambda s: s["cat"] in WORK and s["name"] != "gradient norms" and s["args"]["step"] > 1)
+            self.assertAlmostEqual(100 * busy / later, share, delta=1)
+
+    def train(self, name, *options, mpi=0):
+        out = self.done("train", model_path(name), "--data", model_path(name, "data.npz"), *case_options(read_case(name)),
+                        "--metrics", self.path("m.jsonl"), "--trace", self.path("t.json"), *options, mpi=mpi)
+        head, lines = self.read(self.path("t.json"))
+        return head, lines, read_metrics(self.path("m.jsonl")), out
+
+    def test_a_trace_is_one_whatever_the_schedule(self):
+        for name, mpi, options in [("nanogpt", 0, ["--ranks", 1, "--microbatches", 2]),
+                                   ("gpt2", 0, ["--ranks", 2, "--microbatches", 4, "--schedule", "1f1b"]),
+                                   ("gpt2", 0, ["--ranks", 4, "--microbatches", 4, "--schedule", "zb-h1"]),
+                                   ("nanogpt", 0, ["--ranks", 2, "--chunks", 2, "--microbatches", 4, "--schedule",
+                                                   "interleaved-1f1b", "--clip-norm", 1]),
+                                   ("surrogate", 0, ["--ranks", 2, "--microbatches", 2, "--schedule", "zb-v"]),
+                                   ("gpt2", 2, ["--microbatches", 4]), ("surrogate", 2, ["--chunks", 2, "--microbatches", 2])]:
+            with self.subTest(name, mpi=mpi, options=options):
+                head, lines, metrics, out = self.train(name, *options, mpi=mpi)
+                self.assertTrue(head["complete"])
+                self.check_work(head, lines, range(1, len(metrics) + 1))
+                self.check_messages(head, lines)
+                self.check_sums(lines, metrics, out)
+                self.assertIn(f"t.json has steps 1 to {len(metrics)}\n", out)
+
+    def test_kernels_lie_in_their_actions(self):
+        head, lines, _, out = self.train("branches", "--ranks", 2, "--microbatches", 2, "--trace-kernels",
+                                         "--trace-steps", "2:3")
+        self.assertIn("t.json has steps 2 to 3\n", out)
+        self.assertEqual((head["first_step"], head["last_step"], head["kernels"]), (2, 3, True))
+        self.check_work(head, lines, (2, 3))
+        self.check_messages(head, lines)
+        for line in lines:
+            kernels = [s for s in line.spans if s["cat"] == "kernel"]
+            self.assertEqual({s["args"]["step"] for s in kernels}, {2, 3})
+            self.assertTrue(all(s["args"]["node"] and s["depth"] == 2 for s in kernels))
+            actions = [s for s in line.spans if s["cat"] in WORK]
+            for kernel in kernels[:50]:
+                around = [a for a in actions if a["ts"] <= kernel["ts"] <= a["ts"] + a["dur"]]
+                self.assertEqual(len(around), 1)
+                for place in set(around[0]["args"]) & {"step", "stage", "microbatch"}:
+                    self.assertEqual(around[0]["args"][place], kernel["args"][place])
+
+    def test_a_run_that_fails_leaves_what_it_did(self):
+        for mpi, lines_expected in (0, 2), (2, 1):
+            with self.subTest(mpi=mpi):
+                path = self.path(f"failed{mpi}.json")
+                ranks = [] if mpi else ["--ranks", 2]
+                said = self.refused(1, re.compile(r"step \d+: .*"), "train", model_path("branches"), "--data",
+                                    model_path("branches", "data.npz"), "--batch", 8, "--steps", 8, "--optimizer", "sgd",
+                                    "--lr", "1e30", "--quiet", "--trace", path, *ranks, mpi=mpi)
+                with open(path) as file:
+                    trace = json.load(file)
+                self.assertFalse(trace["otherData"]["complete"])
+                steps = {e["args"]["step"] for e in trace["traceEvents"] if e["ph"] == "X"}
+                self.assertEqual(max(steps), int(said.split()[1].rstrip(":")))
+                self.assertEqual(len({e["tid"] for e in trace["traceEvents"] if e["ph"] == "X"}), lines_expected)
+
+    def test_options_that_contradict(self):
+        words = ["train", model_path("branches"), "--data", model_path("branches", "data.npz"), "--steps", 2]
+        self.refused(2, "--trace-steps needs --trace FILE.json", *words, "--trace-steps", "1:2")
+        self.refused(2, "--trace-kernels needs --trace FILE.json", *words, "--trace-kernels")
+        for steps in "2", "0:3", "3:2", "a:b", "1:2x":
+            self.refused(2, f"--trace-steps: '{steps}' is no FIRST:LAST of steps from 1", *words, "--trace",
+                         self.path("t.json"), "--trace-steps", steps)
+        self.refused(2, "--trace-steps: step 3 is past the run's 2", *words, "--trace", self.path("t.json"),
+                     "--trace-steps", "3:")
+        self.refused(1, re.compile(r"/nowhere/t.json: .*"), *words, "--trace", "/nowhere/t.json")
+
+
+if __name__ == "__main__":
+    common.main()
