@@ -93,6 +93,7 @@ else
 fi
 look_in "$(folder_of libcublasLt.so)"
 look_in "$(folder_of libnccl.so)"
+look_in "$(folder_of libcudnn.so)"
 [ -z "${LD_LIBRARY_PATH:-}" ] || export LD_LIBRARY_PATH
 answers=$build/answers
 mkdir -p $answers

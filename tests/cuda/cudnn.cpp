@@ -309,6 +309,8 @@ static cudnnStatus_t finish_heuristic(Description *d) {
 static cudnnStatus_t finish_plan(Description *d) {
   check_handle(one<void *>(d, CUDNN_ATTR_EXECUTION_PLAN_HANDLE));
   const Description *config = child(d, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+  if (emulated_fails("cudnnBackendFinalize"))
+    return CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
   refuse(config->engine == VARYING || config->engine == FALLBACK_VARYING, "an engine whose results do not repeat");
   refuse(config->engine == WINOGRAD || config->engine == COMPILED, "an engine that was to be left out");
   d->engine = config->engine;
@@ -467,6 +469,8 @@ static cudnnStatus_t Execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan
   cudaGetDevice(&device);
   refuse(device != handle->device || emulated_device_of(handle->stream) != device, "another device's handle or stream");
   refuse(ids.size() != 3 || places.size() != 3, "addresses that are not the graph's tensors");
+  if (emulated_fails("cudnnBackendExecute"))
+    return CUDNN_STATUS_BAD_PARAM;
   EmulatedLock held = emulated_lock();
   for (int i = 0; i < 3; i++) {
     size_t k = (size_t)(std::find(ids.begin(), ids.end(), problem.ids[i]) - ids.begin());
@@ -496,6 +500,8 @@ int emulation_convolutions(void) {
 }
 
 static cudnnStatus_t Create(cudnnHandle_t *out) {
+  if (emulated_fails("cudnnCreate"))
+    return CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED;
   cudnnContext *handle = new cudnnContext{0, NULL};
   cudaGetDevice(&handle->device);
   std::lock_guard<std::mutex> locked(lock);

@@ -13,7 +13,8 @@ extern "C" {
 void emulation_seed(uint64_t seed);
 /* How many devices there are (2), and the memory of each (1 GiB). */
 void emulation_devices(int count, size_t bytes);
-/* The call number `after` from now of the runtime function of this name fails, once. */
+/* The call number `after` from now of the runtime's function of this name fails, once; of cuDNN's: cudnnCreate,
+ * cudnnBackendFinalize of a plan, cudnnBackendExecute. */
 void emulation_fail(const char *function, int after);
 /* Bytes that are allocated on all devices, and pinned on the host. */
 size_t emulation_allocated(void);

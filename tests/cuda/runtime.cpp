@@ -117,8 +117,7 @@ int emulation_waits(void) {
   return waits;
 }
 
-/* Whether this call was told to fail. */
-static bool fails(const char *function) {
+bool emulated_fails(const char *function) {
   Locked locked(lock);
   if (failing != function || failing_after-- > 0)
     return false;
@@ -132,7 +131,7 @@ static cudaError_t result(cudaError_t error) {
 }
 
 #define MAY_FAIL                                                                                                       \
-  if (fails(__func__))                                                                                                 \
+  if (emulated_fails(__func__))                                                                                        \
   return result(cudaErrorLaunchFailure)
 
 static void open_memory(bool open) {

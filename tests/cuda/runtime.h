@@ -12,6 +12,8 @@
 uint64_t emulated_random();
 /* Runs a launch; under the lock of the device. */
 void emulated_run(int blocks, int threads, const std::function<void()> &run);
+/* Whether the call of this function was told to fail. */
+bool emulated_fails(const char *function);
 /* Puts work on a stream. */
 void emulated_enqueue(cudaStream_t stream, std::function<void()> work);
 

@@ -1,5 +1,6 @@
 /* Which convolutions are cuDNN's, on an emulated device whose cuDNN puts wrong engines first: their results are the
  * oracle's, in full and with operands in TF32. */
+#include <stdio.h>
 #include <string.h>
 
 #include "tests/cuda/emulation.h"
@@ -136,11 +137,35 @@ static void tf32_rounds_operands(void **state) {
                  cases[i].who == CUDNN && !is_dilated(&cases[i].op_case));
 }
 
+/* What might be otherwise in the next run chooses no other engine; it is told with the node's name, and leaves nothing
+ * behind. */
+static void failures_are_told(void **state) {
+  (void)state;
+  static const char *const calls[][2] = {{"cudnnCreate", "opening the library"},
+                                         {"cudnnBackendFinalize", "planning a convolution"},
+                                         {"cudnnBackendExecute", "a convolution"}};
+  for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+    char what[128];
+    Arena *arena = arena_create();
+    CaseGraph built;
+    ASSERT_OK(case_build(&cases[0].op_case, F32, 1, arena, &built));
+    emulation_fail(calls[i][0], 0);
+    assert_int_equal(case_run(&built, &backend_cuda, 1, 0, 1), E_DEVICE);
+    snprintf(what, sizeof what, "(Conv): cuDNN: %s: CUDNN_STATUS", calls[i][1]);
+    if (!strstr(status_message(), what) || !strstr(status_message(), "ONNXPIPE_CUDNN=off"))
+      FAIL_TEST("%s fails: %s", calls[i][0], status_message());
+    assert_int_equal(emulation_allocated(), 0);
+    case_release(&built);
+    arena_destroy(arena);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(float32_is_cudnns),
       cmocka_unit_test(float64_is_our_own),
       cmocka_unit_test(tf32_rounds_operands),
+      cmocka_unit_test(failures_are_told),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
