@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "backend/cpu/convolution_plan.h"
+#include "backend/cpu/depthwise.h"
 
 enum {
   K_BLOCK = 256,
@@ -163,20 +164,20 @@ static size_t convolution_workspace(const Graph *graph, const Node *node, size_t
   Operands o = operands_of(node, in, &out);
   Plan plan;
   size_t size = dtype_bytes(in->dtype);
-  if (o.empty || !plan_sizes(&o.c, o.spreads, size, &plan))
+  if (o.empty || depthwise_takes(&o.c, in->dtype) || !plan_sizes(&o.c, o.spreads, size, &plan))
     return 0;
   return packed_bytes(&plan, size) + (size_t)plan_laid(&plan) * size + SPARE;
 }
 
-/* The state: a Plan, or NULL where there is nothing to sum or the reference has
- * to. */
+/* The state: a Plan, or NULL where there is nothing to sum, it is depthwise or the
+ * reference has to. */
 static Status convolution_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                                   size_t workspace_bytes, void **state) {
   (void)stream, (void)workspace_bytes;
   Operands o = operands_of(node, in, out);
   Plan plan, *kept;
   *state = NULL;
-  if (o.empty || !plan_sizes(&o.c, o.spreads, dtype_bytes(in->dtype), &plan))
+  if (o.empty || depthwise_takes(&o.c, in->dtype) || !plan_sizes(&o.c, o.spreads, dtype_bytes(in->dtype), &plan))
     return OK;
   TRY(plan_parts(&o.c, o.spreads, &plan));
   if (!(kept = malloc(sizeof *kept))) {
@@ -197,6 +198,9 @@ static void convolution_release(void *state) {
 
 static Status convolve(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
                        const Plan *plan, Kernel *reference) {
+  Operands o = operands_of(node, in, out);
+  if (!o.empty && depthwise_takes(&o.c, in->dtype))
+    return (o.spreads ? depthwise_grad_input : depthwise_forward)(stream, &o.c, in[0].data, in[1].data, out->data);
   if (!plan)
     return reference(stream, node, in, out, NULL, NULL);
   if (in->dtype != F32 && in->dtype != F64)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/depthwise.h"
 #include "backend/cpu/frame.h"
 
 enum {
@@ -209,6 +210,8 @@ static size_t correlation_workspace(const Graph *graph, const Node *node, size_t
   if (nothing(in, w))
     return 0;
   Convolution c = operands_of(node, in, w);
+  if (depthwise_takes(&c, in->dtype))
+    return depthwise_sums(&c);
   for (int i = 0; isas[i]; i++) {
     Plan p;
     if (!plan_for(&c, isas[i], (int64_t)size, &p))
@@ -219,7 +222,7 @@ static size_t correlation_workspace(const Graph *graph, const Node *node, size_t
   return most;
 }
 
-/* The state: a Plan, or NULL where there is nothing to sum or the reference has to. */
+/* The state: a Plan, or NULL where there is nothing to sum, it is depthwise or the reference has to. */
 static Status correlation_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                                   size_t workspace_bytes, void **state) {
   (void)workspace_bytes;
@@ -227,6 +230,8 @@ static Status correlation_prepare(Stream *stream, const Node *node, const Tensor
   if (nothing(in, out->shape))
     return OK;
   Convolution c = operands_of(node, in, out->shape);
+  if (depthwise_takes(&c, in->dtype))
+    return OK;
   Plan *p = malloc(sizeof *p);
   if (!p)
     return fail(E_MEMORY, "out of memory");
@@ -240,6 +245,9 @@ static Status correlation_prepare(Stream *stream, const Node *node, const Tensor
 CPU_KERNEL(ConvGradWeight, .accepts = takes_floats, .workspace = correlation_workspace, .prepare = correlation_prepare,
            .release = free) {
   const Plan *p = state;
+  Convolution c = operands_of(node, in, out->shape);
+  if (!nothing(in, out->shape) && depthwise_takes(&c, in->dtype))
+    return depthwise_grad_weight(stream, &c, in[0].data, in[1].data, out->data, workspace);
   if (!p)
     return reference_ConvGradWeight.run(stream, node, in, out, NULL, NULL);
   if (in->dtype != F32 && in->dtype != F64)
