@@ -104,6 +104,9 @@ DType dtype_from_onnx(int32_t data_type);
 /* "FLOAT8E4M3FN", "STRING"…, or "type 99". */
 const char *onnx_type_name(int32_t data_type);
 
+/* Bits of a number where a byte holds several, read as int8 or uint8: 4, 2; else 0. */
+int tensor_packed_bits(const Onnx__TensorProto *proto);
+
 /* Dtype and shape of any TensorProto. E_MODEL, E_UNSUPPORTED (type, rank) naming the tensor and the numbers. */
 Status tensor_describe(const Onnx__TensorProto *proto, DType *dtype, Shape *shape);
 

@@ -51,6 +51,46 @@ static const struct {
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 
+/* Several in a byte, the first one lowest; read as integers of 8 bits. */
+static const struct {
+  int32_t data_type;
+  DType dtype;
+  int bits;
+} packed_types[] = {{ONNX__TENSOR_PROTO__DATA_TYPE__UINT4, U8, 4},
+                    {ONNX__TENSOR_PROTO__DATA_TYPE__INT4, I8, 4},
+                    {ONNX__TENSOR_PROTO__DATA_TYPE__UINT2, U8, 2},
+                    {ONNX__TENSOR_PROTO__DATA_TYPE__INT2, I8, 2}};
+
+int tensor_packed_bits(const Onnx__TensorProto *proto) {
+  for (size_t i = 0; i < sizeof packed_types / sizeof *packed_types; i++)
+    if (packed_types[i].data_type == proto->data_type)
+      return packed_types[i].bits;
+  return 0;
+}
+
+/* The type that contents of a tensor are read as. */
+static DType read_type(const Onnx__TensorProto *proto) {
+  for (size_t i = 0; i < sizeof packed_types / sizeof *packed_types; i++)
+    if (packed_types[i].data_type == proto->data_type)
+      return packed_types[i].dtype;
+  return stored_from_onnx(proto->data_type);
+}
+
+/* Bytes that hold as many numbers. */
+static uint64_t packed_bytes(uint64_t elements, int bits) {
+  return elements / (uint64_t)(8 / bits) + (elements % (uint64_t)(8 / bits) != 0);
+}
+
+/* In place, from the last one on: none is overwritten before it is read. */
+static void unpack(DType dtype, int bits, uint8_t *data, size_t elements) {
+  int mask = (1 << bits) - 1, sign = dtype == I8 ? 1 << (bits - 1) : 0;
+  size_t each = 8 / (size_t)bits;
+  for (size_t i = elements; i-- > 0;) {
+    int value = data[i / each] >> (i % each * (size_t)bits) & mask;
+    data[i] = (uint8_t)((value ^ sign) - sign);
+  }
+}
+
 DType stored_from_onnx(int32_t data_type) {
   return data_type >= 0 && data_type < N_TYPES ? types[data_type].dtype : DTYPE_NONE;
 }
@@ -67,7 +107,7 @@ Status tensor_describe(const Onnx__TensorProto *proto, DType *dtype, Shape *shap
   const char *name = proto_text(proto->name);
   if (!proto->data_type)
     return fail(E_MODEL, "tensor '%s' says no data type", name);
-  *dtype = stored_from_onnx(proto->data_type);
+  *dtype = read_type(proto);
   if (!*dtype)
     return fail(E_UNSUPPORTED, "tensor '%s': data type %d (%s) is not supported", name, proto->data_type,
                 onnx_type_name(proto->data_type));
@@ -155,8 +195,9 @@ static Status count_typed(const Onnx__TensorProto *proto, int *field, size_t *co
 
 static Status bytes_differ(const TensorSource *source, DType dtype, Shape shape, uint64_t have, uint64_t want,
                            const char *unit) {
-  return fail(E_MODEL, "tensor '%s': %s %s takes %llu %s, %llu are stored", proto_text(source->proto->name),
-              dtype_name(dtype), SHAPE_STR(shape), (unsigned long long)want, unit, (unsigned long long)have);
+  const char *type = tensor_packed_bits(source->proto) ? onnx_type_name(source->proto->data_type) : dtype_name(dtype);
+  return fail(E_MODEL, "tensor '%s': %s %s takes %llu %s, %llu are stored", proto_text(source->proto->name), type,
+              SHAPE_STR(shape), (unsigned long long)want, unit, (unsigned long long)have);
 }
 
 Status tensor_locate(const Model *model, const Onnx__TensorProto *proto, Arena *arena, TensorSource *source) {
@@ -166,8 +207,10 @@ Status tensor_locate(const Model *model, const Onnx__TensorProto *proto, Arena *
   *source = (TensorSource){.proto = proto, .field = TENSOR_RAW_DATA};
   TRY(tensor_describe(proto, &dtype, &shape));
   TRY(shape_bytes(shape, dtype, &bytes));
-  uint64_t elements = bytes / dtype_bytes(dtype);
-  int cut = wire_cut_index(&proto->base), field;
+  int cut = wire_cut_index(&proto->base), field, bits = tensor_packed_bits(proto);
+  if (bits)
+    bytes = (size_t)packed_bytes(bytes, bits);
+  uint64_t elements = bytes / dtype_bytes(dtype); /* of what is packed, the bytes */
   TRY(count_typed(proto, &field, &count));
   if (cut >= 0) {
     if (field)
@@ -185,7 +228,7 @@ Status tensor_locate(const Model *model, const Onnx__TensorProto *proto, Arena *
     uint64_t have = source->external || source->in_file ? source->bytes : proto->raw_data.len;
     return have == bytes ? OK : bytes_differ(source, dtype, shape, have, bytes, "bytes");
   }
-  if (source->field != types[proto->data_type].field)
+  if (source->field != (bits ? TENSOR_INT32_DATA : types[proto->data_type].field))
     return fail(E_MODEL, "tensor '%s' of %s has its contents in a field of another type", proto_text(proto->name),
                 dtype_name(dtype));
   if (source->in_file && (dtype == F32 || dtype == F64)) /* packed, fixed width: stored like raw data */
@@ -410,28 +453,34 @@ static const void *contents_in_proto(const TensorSource *source) {
                                               : (const void *)proto->double_data;
 }
 
-Status tensor_source_read(const Model *model, const TensorSource *source, void *data, size_t bytes) {
-  const Onnx__TensorProto *proto = source->proto;
-  DType dtype = stored_from_onnx(proto->data_type);
-  if (!bytes)
-    return OK;
-  if (source->external) {
-    TRY(read_external(model, source, data));
-  } else if (source->field != TENSOR_RAW_DATA && dtype != F32 && dtype != F64) {
+/* What is stored, as it lies there; integer fields as `dtype`. */
+static Status read_stored(const Model *model, const TensorSource *source, DType dtype, void *data, size_t bytes) {
+  if (source->external)
+    return read_external(model, source, data);
+  if (source->field != TENSOR_RAW_DATA && dtype != F32 && dtype != F64)
     return read_integers(model, source, dtype, data, bytes / dtype_bytes(dtype));
+  if (source->in_file && model->copied) {
+    memcpy(data, model->file + source->offset, (size_t)source->bytes);
   } else if (source->in_file) {
-    if (model->copied) {
-      memcpy(data, model->file + source->offset, (size_t)source->bytes);
-    } else {
-      TRY(read_at(model->descriptor, source, data));
-      TRY(model_sound(model));
-    }
+    TRY(read_at(model->descriptor, source, data));
+    return model_sound(model);
   } else {
     memcpy(data, contents_in_proto(source), bytes);
   }
-  if (dtype == BOOL)
-    for (size_t i = 0; i < bytes; i++)
-      ((uint8_t *)data)[i] = ((uint8_t *)data)[i] != 0;
+  return OK;
+}
+
+Status tensor_source_read(const Model *model, const TensorSource *source, void *data, size_t bytes) {
+  DType dtype = read_type(source->proto);
+  int bits = tensor_packed_bits(source->proto);
+  if (!bytes)
+    return OK;
+  TRY(read_stored(model, source, bits ? U8 : dtype, data, bits ? (size_t)packed_bytes(bytes, bits) : bytes));
+  if (bits)
+    unpack(dtype, bits, data, bytes);
+  bool is_typed = source->field != TENSOR_RAW_DATA && !source->external; /* those are 0 and 1 already */
+  for (size_t i = 0; dtype == BOOL && !is_typed && i < bytes; i++)
+    ((uint8_t *)data)[i] = ((uint8_t *)data)[i] != 0;
   return OK;
 }
 

@@ -321,6 +321,8 @@ static Status bind_initializers(Lower *lower, Scope *scope, const Frame *frame) 
     terms[i]->narrow = dtype_is_narrow(list[i].stored) ? list[i].stored : DTYPE_NONE;
     terms[i]->shape = list[i].shape;
     terms[i]->initializer = i;
+    if (!dtype_is_float(list[i].dtype))
+      terms[i]->bits = tensor_packed_bits(lower->model->sources[i].proto);
   }
   for (int i = 0; i < n && lower->model->n_frozen_rows; i++) {
     Op op = {.lower = lower, .scope = scope, .frame = frame, .name = list[i].name};

@@ -14,6 +14,7 @@ static Term *weight_of(const Op *op, const Onnx__TensorProto *tensor) {
 /* A narrow type of the file stays known, for CastLike. */
 static Status stored_as(Op *op, const Onnx__TensorProto *tensor, Term **term) {
   DType stored = stored_from_onnx(tensor->data_type);
+  (*term)->bits = tensor_packed_bits(tensor);
   return term_of_narrow(op, *term, dtype_is_narrow(stored) ? stored : DTYPE_NONE, term);
 }
 

@@ -38,6 +38,7 @@ typedef struct Term {
   int initializer;          /* of the main graph, not read so far, else -1 */
   ValueId value;            /* in the graph; NO_VALUE until somebody needs it there */
   struct Term *unmasked; /* of a tensor with frozen rows: the parameter, whose own rows there do not count; else NULL */
+  int bits;              /* of integers that the file has several of in a byte: 4, 2; else 0 */
   struct Term *whole;    /* of integers that floats were quantised to: the same as floats, which train; else NULL */
   struct Term **parts;   /* of a sequence */
   int n_parts;

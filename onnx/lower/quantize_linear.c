@@ -72,13 +72,17 @@ static Status bound(Op *op, Term *x, OpKind beyond, double limit, Term **out) {
   return op_where(op, outside, bound, x, out);
 }
 
-/* round(x / scale) + zero within the type's range; to even, and at the bounds
+/* round(x / scale) + zero within the type's range, of so many bits where these are not 0; to even, and at the bounds
  * the gradient passes. */
-static Status quantize(Op *op, Term *x, Term *scale, Term *zero, DType to, Term **out) {
+static Status quantize(Op *op, Term *x, Term *scale, Term *zero, DType to, int bits, Term **out) {
   Attr through = attr_int("straight_through", 1);
   double low, high;
   if (!range_of(to, &low, &high))
     return fail(E_UNSUPPORTED, "a result of %s", dtype_name(to));
+  if (bits) {
+    high = low < 0 ? ldexp(1, bits - 1) - 1 : ldexp(1, bits) - 1;
+    low = low < 0 ? -high - 1 : 0;
+  }
   TRY(op_emit2(op, OP_Div, x, scale, &x));
   TRY(op_emit(op, OP_Round, &x, 1, &through, 1, &x, 1));
   if (zero)
@@ -114,7 +118,8 @@ static Status quantize_linear(Op *op) {
   TRY(spread(op, op->in[1], x->shape, dtype, &scale));
   if (op_has(op, 2))
     TRY(spread(op, op_in(op, 2), x->shape, dtype, &zero));
-  return quantize(op, x, scale, zero, to, &op->out[0]);
+  return quantize(op, x, scale, zero, to, op_has(op, 2) && !op_int(op, "output_dtype", 0) ? op_in(op, 2)->bits : 0,
+                  &op->out[0]);
 }
 
 /* (x - zero) scale; of what was quantised here, by the floats. */
@@ -157,7 +162,7 @@ static Status dynamic_quantize_linear(Op *op) {
   TRY(op_emit2(op, OP_Div, low, scale, &zero));
   TRY(op_emit1(op, OP_Round, zero, &zero));
   TRY(bound(op, zero, OP_Greater, UINT8_MAX, &zero));
-  TRY(quantize(op, x, scale, zero, U8, &op->out[0]));
+  TRY(quantize(op, x, scale, zero, U8, 0, &op->out[0]));
   op->out[1] = scale;
   return op_cast(op, zero, U8, &op->out[2]);
 }

@@ -292,6 +292,8 @@ static Status constant_of_shape(Op *op) {
     TRY(tensor_read(op->lower->model, value->t, op->lower->arena, &dtype, &one, &data));
     if (shape_elements(one) != 1)
       return fail(E_MODEL, "the value is %s, not one number", SHAPE_STR(one));
+    if (tensor_packed_bits(value->t))
+      return fail(E_UNSUPPORTED, "a value of %s", onnx_type_name(value->t->data_type));
     TRY(term_make(op->lower, NULL, dtype, (Shape){0}, data, &scalar));
   } else {
     float zero = 0;

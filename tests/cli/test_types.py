@@ -52,6 +52,63 @@ class Types(CommandLineTest):
                 np.testing.assert_array_equal(numpy_helper.to_array(saved).astype(np.float32),
                                               expected.astype(numpy_type).astype(np.float32))
 
+    def packed(self, kind, as_raw):
+        """y = x (W - 1) s: W [5,3] of 2 or 4 bits, several in a byte; what W is, too."""
+        name = TensorProto.DataType.Name(kind).lower()
+        bits, low = int(name[-1]), 0 if name[0] == "u" else -(1 << int(name[-1]) - 1)
+        weight = low + np.arange(15).reshape(5, 3) % (1 << bits)
+        if as_raw:
+            tensor = numpy_helper.from_array(weight.astype(np.dtype(getattr(ml_dtypes, name))), "w")
+            self.assertTrue(tensor.raw_data)
+        else:
+            tensor = helper.make_tensor("w", kind, [5, 3], weight.flatten().tolist())
+            self.assertTrue(tensor.int32_data)
+        scale = numpy_helper.from_array(np.array([0.5, 0.25, 2], np.float32), "s")
+        zero = helper.make_tensor("z", kind, [3], [1, 0, 1])
+        bias = numpy_helper.from_array(np.zeros(3, np.float32), "b")
+        nodes = [helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"], axis=1), helper.make_node("MatMul", ["x", "wd"], ["h"]),
+                 helper.make_node("Add", ["h", "b"], ["y"])]
+        model = self.save(nodes, [("x", TensorProto.FLOAT, ["N", 5])], [("y", TensorProto.FLOAT, ["N", 3])],
+                          [tensor, scale, zero, bias])
+        return model, (weight - [1, 0, 1]) * np.array([0.5, 0.25, 2])
+
+    def test_integers_that_share_a_byte(self):
+        x = np.random.default_rng(3).normal(size=(4, 5)).astype(np.float32)
+        for kind in (TensorProto.INT4, TensorProto.UINT4, TensorProto.INT2, TensorProto.UINT2):
+            for as_raw in (False, True):
+                with self.subTest(TensorProto.DataType.Name(kind), raw=as_raw):
+                    model, weight = self.packed(kind, as_raw)
+                    data = self.write_arrays("x.npz", x=x, target=np.zeros((4, 3), np.float32))
+                    self.done("train", model, "--data", data, "--steps", "1", "--lr", "0", "--save", self.path("t.onnx"))
+                    if as_raw:  # contents of a file of their own, too
+                        onnx.save(onnx.load(model), self.path("e.onnx"), save_as_external_data=True, location="e.bin", size_threshold=0)
+                    for path in (model, self.path("t.onnx"), *([self.path("e.onnx")] if as_raw else [])):
+                        self.done("run", path, "--data", data, "--out", self.path("y.npz"))
+                        np.testing.assert_allclose(np.load(self.path("y.npz"))["y"], x @ weight, rtol=1e-4, atol=1e-5)
+                    before, after = onnx.load(model).graph.initializer[0], onnx.load(self.path("t.onnx")).graph.initializer[0]
+                    self.assertEqual(before, after)
+
+    def test_too_few_bytes_for_four_bits(self):
+        tensor = helper.make_tensor("w", TensorProto.INT4, [3, 3], bytes(5), raw=True)
+        tensor.raw_data = bytes(4)
+        model = self.save([helper.make_node("Cast", ["w"], ["c"], to=TensorProto.FLOAT), helper.make_node("MatMul", ["x", "c"], ["y"])],
+                          [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 3])], [tensor])
+        self.refused(1, f"{model}: tensor 'w': INT4 [3,3] takes 5 bytes, 4 are stored", "inspect", model)
+
+    def test_four_bits_are_the_range(self):
+        """Weights that are quantised to int4 within the model: 9 becomes 7, and gets no gradient."""
+        weight = numpy_helper.from_array(np.array([[9], [-1.2], [3]], np.float32), "w")
+        scale, zero = numpy_helper.from_array(np.float32(1), "s"), helper.make_tensor("z", TensorProto.INT4, [], [0])
+        model = self.save([helper.make_node("QuantizeLinear", ["w", "s", "z"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+                           helper.make_node("MatMul", ["x", "d"], ["y"])],
+                          [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 1])], [weight, scale, zero])
+        data = self.write_arrays("x.npz", x=np.eye(3, dtype=np.float32), target=np.zeros((3, 1), np.float32))
+        self.done("run", model, "--data", data, "--out", self.path("y.npz"))
+        np.testing.assert_array_equal(np.load(self.path("y.npz"))["y"], [[7], [-1], [3]])
+        self.done("train", model, "--data", data, "--steps", "1", "--batch", "3", "--optimizer", "sgd", "--lr", "1", "--dump-gradients",
+                  self.path("g.npz"))
+        np.testing.assert_allclose(np.load(self.path("g.npz"))["w"], [[0], [-2 / 3], [2]], rtol=1e-6)
+
     def test_bits_of_a_bfloat16(self):
         model = self.save([helper.make_node("Add", ["x", "x"], ["y"])], [("x", TensorProto.BFLOAT16, ["N", 2])],
                           [("y", TensorProto.BFLOAT16, ["N", 2])])
