@@ -209,7 +209,7 @@ static Status settle(Job *job, int64_t fixed, FILE *out) {
     return fail(E_SHAPE,
                 "%s: output '%s' is not sample by sample, since they meet in %s: it takes the %lld that the "
                 "file was exported for, %s has %lld",
-                job->asked.path, name, by, (long long)fixed, job->asked.options->data, (long long)samples);
+                job->asked.path, name, by, (long long)fixed, job->given.data.path, (long long)samples);
   if (out)
     fprintf(out, "note          all %lld samples at once: output '%s' is not sample by sample, they meet in %s\n",
             (long long)samples, name, by);
@@ -217,8 +217,8 @@ static Status settle(Job *job, int64_t fixed, FILE *out) {
 }
 
 Status infer_run(Job *job, FILE *out) {
-  if (!job->asked.options->data || !job->asked.options->out)
-    return fail(E_USAGE, "run needs --data FILE.npz and --out FILE.npz");
+  if (!job_has_data(job->asked.options) || !job->asked.options->out)
+    return fail(E_USAGE, "run needs --data FILE and --out FILE.npz");
   job->decided.infers = true;
   TRY(job_open(job));
   Results results;

@@ -35,6 +35,10 @@ typedef struct OnnxpipeOptions {
   bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train,
       logits, trace_kernels;
   int64_t memory_limit; /* bytes */
+  const char *tokens, *token_type;
+  int64_t sequence; /* 0: as the model says */
+  double validation_split;
+  TextList token_input;
   TextList train, freeze, freeze_row, dim, batch_axis, dropout, unfold;
 
   NumberList forward_ms, backward_input_ms, backward_weight_ms, memory_limit_microbatches;

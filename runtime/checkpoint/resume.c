@@ -12,7 +12,8 @@ static const char own[] = " checkpoint resume init-from init-names plan output-p
                           "cluster memory-limit save metrics dump-gradients report tensorboard trace trace-kernels "
                           "timeout config print-config quiet verbose dry-run json validate patience validate-batch ";
 /* May be given anew. */
-static const char free_to_change[] = " data every keep steps epochs ranks chunks schedule threads device prefetch ";
+static const char free_to_change[] =
+    " data tokens every keep steps epochs ranks chunks schedule threads device prefetch ";
 
 static bool is_in(const char *list, const char *name) {
   size_t n = strlen(name);
@@ -190,9 +191,10 @@ static Status options_json(const Job *job, json_t *json) {
   json_object_set_new(json, "loss", json_string(loss_name(decided->loss.kind)));
   json_object_set_new(json, "optimizer", json_string(job_optimizer(job)));
   json_object_set_new(json, "precision", json_string(decided->precision_text));
-  if (!options_given(o, "data") || !realpath(o->data, absolute))
-    return OK;
-  json_object_set_new(json, "data", json_string(absolute)); /* not UTF-8: left out */
+  if (o->data && realpath(o->data, absolute))
+    json_object_set_new(json, "data", json_string(absolute)); /* not UTF-8: left out */
+  if (o->tokens && realpath(o->tokens, absolute))
+    json_object_set_new(json, "tokens", json_string(absolute));
   return OK;
 }
 
@@ -233,7 +235,7 @@ Status resume_check(const Job *job, const Checkpoint *c, int64_t epoch_length) {
     return fail(E_USAGE, "%s (hash %s) is not the model of %s, which is %s (hash %s)", job->asked.path,
                 model_hash(job->given.model), c->path, c->model_path, c->model_hash);
   if (job->given.data.samples != c->samples)
-    return fail(E_USAGE, "--data %s has %lld samples, the run of %s was on %lld", o->data,
+    return fail(E_USAGE, "%s has %lld samples, the run of %s was on %lld", job->given.data.path,
                 (long long)job->given.data.samples, c->path, (long long)c->samples);
   if (epoch_length != c->epoch_length)
     return fail(E_USAGE, "%s makes an epoch of %lld samples, the run of %s has %lld: give %s as it did",

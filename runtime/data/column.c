@@ -22,7 +22,7 @@ const Piece *column_locate(const Column *column, int64_t sample, int64_t *within
 /* How many of the samples from `at` on lie side by side in one piece. */
 static int64_t count_neighbours(const Column *column, const Piece *piece, int64_t within, const int64_t *indices,
                                 int64_t at, int64_t count) {
-  int64_t run = 1, left = piece->array.shape.dim[column->axis] - within;
+  int64_t run = 1, left = column->repeats ? 1 : piece->array.shape.dim[column->axis] - within;
   while (run < left && at + run < count && (!indices || indices[at + run] == indices[at] + run))
     run++;
   return run;

@@ -16,7 +16,7 @@ typedef struct {
   DType dtype;
   Shape shape;   /* with all samples */
   int axis;      /* which counts samples; -1: the array is given once */
-  bool repeats;  /* every sample is the one that the only piece has */
+  bool repeats;  /* every sample is like the only one that a piece holds; the axis is 0 */
   int64_t begin; /* sample 0 is this one of the pieces */
   Piece *pieces; /* [n_pieces], at least one */
   int n_pieces;

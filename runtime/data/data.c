@@ -87,23 +87,31 @@ static Status map_file(ArrayFile *file) {
   return bytes ? mapped_open(file->descriptor, 0, bytes, &file->map) : fail(E_MODEL, "is empty");
 }
 
-static Status open_file(ArrayFile *file) {
+static Status open_file(ArrayFile *file, bool flat) {
   TRY(map_file(file));
   bool is_array = file->map.bytes > 6 && memcmp(file->map.data, "\x93NUMPY", 6) == 0;
-  Status status = is_array ? read_npy(file) : npz_read(file), unchanged = array_file_unchanged(file);
+  Status status = is_array ? read_npy(file) : flat ? OK : npz_read(file), unchanged = array_file_unchanged(file);
   return unchanged == OK ? status : unchanged;
 }
 
-Status array_file_open(const char *path, ArrayFile *file) {
+static Status open_path(const char *path, bool flat, ArrayFile *file) {
   *file = (ArrayFile){.arena = arena_create(), .descriptor = -1, .map.guard = -1};
   if (!file->arena)
     return status_code();
-  Status status = (file->path = arena_string(file->arena, path)) ? open_file(file) : status_code();
+  Status status = (file->path = arena_string(file->arena, path)) ? open_file(file, flat) : status_code();
   if (status != OK) {
     status_context("%s: ", path);
     array_file_close(file);
   }
   return status;
+}
+
+Status array_file_open(const char *path, ArrayFile *file) {
+  return open_path(path, false, file);
+}
+
+Status array_file_open_flat(const char *path, ArrayFile *file) {
+  return open_path(path, true, file);
 }
 
 void array_file_close(ArrayFile *file) {

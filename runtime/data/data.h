@@ -19,6 +19,7 @@ typedef struct {
   const char *path;
   Array *arrays;
   bool *was_fortran; /* [n_arrays]: the file has it in Fortran order, memory in C order */
+  bool *repeats;     /* [n_arrays]: data is one sample, which all are like; NULL: of none */
   int n_arrays;
   int descriptor;
   FileStamp stamp; /* when it was opened */
@@ -29,6 +30,9 @@ typedef struct {
  * be more than deflate can hold or this machine has. Fails E_IO / E_MODEL with the path, the member and the numbers in
  * front: not a zip, no .npy inside, big-endian, an unknown type, a size that differs from the shape. */
 Status array_file_open(const char *path, ArrayFile *file);
+/* Maps a file of no format of its own: an .npy file is read as one, any other has no arrays. Fails E_IO, and E_MODEL
+ * for an empty file. */
+Status array_file_open_flat(const char *path, ArrayFile *file);
 void array_file_close(ArrayFile *file);
 /* OK while the file is what it was when it was opened, else E_IO with the reason alone: what was read since then may be
  * anything. Cheap. */

@@ -174,6 +174,7 @@ static Status add_piece(Column *column, const Array *array, const ArrayFile *fil
   column->name = array->name;
   column->dtype = array->dtype;
   column->shape = array->shape;
+  column->repeats = file->repeats && file->repeats[array - file->arrays];
   column->pieces[column->n_pieces++] = (Piece){*array, file, 0};
   return OK;
 }
@@ -261,15 +262,26 @@ static Status check_arrays(Dataset *data, const ModelInput *inputs, int target_a
   return OK;
 }
 
-Status dataset_open(const char *path, const Model *model, int target_axis, Dataset *data) {
-  *data = (Dataset){0};
-  TRY(source_open(path, &data->source));
+/* Of what its source has open. */
+static Status check(const Model *model, int target_axis, Dataset *data) {
   data->path = data->source.path;
   const ModelInput *inputs = model_inputs(model, &data->n_inputs);
   Status status = check_arrays(data, inputs, target_axis);
   if (status != OK)
     dataset_close(data);
   return status;
+}
+
+Status dataset_open(const char *path, const Model *model, int target_axis, Dataset *data) {
+  *data = (Dataset){0};
+  TRY(source_open(path, &data->source));
+  return check(model, target_axis, data);
+}
+
+Status dataset_open_tokens(const TokenSpec *spec, const Model *model, Dataset *data) {
+  *data = (Dataset){0};
+  TRY(tokens_open(spec, model, &data->source));
+  return check(model, 0, data);
 }
 
 static Column view_column(const Column *whole, int64_t first, int64_t samples) {
@@ -291,6 +303,16 @@ Status dataset_view(const Dataset *data, int64_t first, int64_t samples, Arena *
   view->samples = samples;
   view->columns = columns;
   view->target = data->target ? &columns[data->n_inputs] : NULL;
+  return OK;
+}
+
+Status dataset_split(Dataset *data, int64_t samples, Dataset *rest) {
+  Dataset part;
+  int64_t first = data->samples - samples;
+  TRY(dataset_view(data, first, samples, data->source.arena, rest));
+  TRY(dataset_view(data, 0, first, data->source.arena, &part));
+  part.source = data->source;
+  *data = part;
   return OK;
 }
 

@@ -5,7 +5,7 @@
 
 #include "onnx/model.h"
 #include "runtime/data/column.h"
-#include "runtime/data/source.h"
+#include "runtime/data/tokens.h"
 
 typedef struct {
   Source source; /* of a view: none */
@@ -23,9 +23,13 @@ typedef struct {
  * of samples in all; from shard to shard the same types and shapes, samples apart. The shards' samples follow each
  * other. Fails E_IO, E_MODEL, E_SHAPE, E_USAGE with the file and both names in one line. */
 Status dataset_open(const char *path, const Model *model, int target_axis, Dataset *data);
+/* The same of tokens (tokens_open). */
+Status dataset_open_tokens(const TokenSpec *spec, const Model *model, Dataset *data);
 /* Samples `first` to first + samples - 1 of the data, as a Dataset in the arena: it reads what `data` has open, and
  * needs no closing. */
 Status dataset_view(const Dataset *data, int64_t first, int64_t samples, Arena *arena, Dataset *view);
+/* Takes the last `samples` samples away from the data: *rest, a view. */
+Status dataset_split(Dataset *data, int64_t samples, Dataset *rest);
 /* Fails E_SHAPE where there is no target. */
 Status dataset_need_target(const Dataset *data);
 /* OK while all files are what they were, else E_IO with the file in front. */

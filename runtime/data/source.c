@@ -91,12 +91,23 @@ static Status open_folder(Arena *arena, const char *path, Shard *shard, Paths *a
                          archives ? ", .npz or .safetensors file" : " file");
 }
 
-static Status open_shards(Source *source, const Paths *paths) {
+/* A shard of one file without a format. */
+static Status open_flat(Arena *arena, const char *path, Shard *shard) {
+  shard->path = path;
+  TRY(ARENA_NEW(arena, shard->files, 1));
+  TRY(array_file_open_flat(path, shard->files));
+  shard->n_files = 1;
+  return OK;
+}
+
+static Status open_shards(Source *source, const Paths *paths, bool flat) {
   TRY(ARENA_NEW(source->arena, source->shards, paths->n));
   for (size_t i = 0; i < paths->n; i++) {
     Shard *shard = &source->shards[source->n_shards++];
     const char *path = paths->items[i];
-    if (is_folder(path))
+    if (flat)
+      TRY(open_flat(source->arena, path, shard));
+    else if (is_folder(path))
       TRY(open_folder(source->arena, path, shard, NULL));
     else
       TRY(open_shard(source->arena, path, &(Paths){&path, 1, 1}, shard));
@@ -118,33 +129,41 @@ static Status match(Arena *arena, const char *pattern, Paths *paths) {
   return status;
 }
 
-static Status open_source(Source *source) {
+static Status open_source(Source *source, bool flat) {
   const char *path = source->path;
   struct stat info;
   Paths paths = {0};
   if (stat(path, &info) != 0 && strpbrk(path, "*?["))
     TRY(match(source->arena, path, &paths));
-  else if (!is_folder(path))
+  else if (flat || !is_folder(path))
     TRY(add_path(source->arena, &paths, path));
   if (paths.n)
-    return open_shards(source, &paths);
+    return open_shards(source, &paths, flat);
   TRY(ARENA_NEW(source->arena, source->shards, 1));
   source->n_shards = 1;
   TRY(open_folder(source->arena, path, source->shards, &paths));
   if (!paths.n)
     return OK;
   source->n_shards = 0;
-  return open_shards(source, &paths);
+  return open_shards(source, &paths, false);
 }
 
-Status source_open(const char *path, Source *source) {
+static Status open_path(const char *path, bool flat, Source *source) {
   *source = (Source){.arena = arena_create()};
   if (!source->arena)
     return status_code();
-  Status status = (source->path = arena_string(source->arena, path)) ? open_source(source) : status_code();
+  Status status = (source->path = arena_string(source->arena, path)) ? open_source(source, flat) : status_code();
   if (status != OK)
     source_close(source);
   return status;
+}
+
+Status source_open(const char *path, Source *source) {
+  return open_path(path, false, source);
+}
+
+Status source_open_flat(const char *path, Source *source) {
+  return open_path(path, true, source);
 }
 
 void source_close(Source *source) {

@@ -23,6 +23,8 @@ typedef struct {
  * byte. Fails E_IO / E_MODEL with the file in front: as array_file_open and safetensors_open do, and where there is no
  * such file. Not for two threads at once. */
 Status source_open(const char *path, Source *source);
+/* The same of files that have no format (array_file_open_flat), each a shard; no folders. */
+Status source_open_flat(const char *path, Source *source);
 void source_close(Source *source);
 /* OK while all files are what they were, else E_IO with the file in front. */
 Status source_unchanged(const Source *source);

@@ -80,7 +80,7 @@ Status job_dims(Arena *arena, const Options *options, const Model *model, const 
     for (int k = 0; k < known; k++)
       if (strcmp(dims[k].name, dim.name) == 0 && dims[k].value != dim.value)
         return fail(E_USAGE, "--dim %s=%lld contradicts %s, where it is %lld", dim.name, (long long)dim.value,
-                    options->data, (long long)dims[k].value);
+                    data->path, (long long)dims[k].value);
     dims[n++] = dim;
   }
   bind->dims = dims;
@@ -275,7 +275,7 @@ static Status append_loss(Job *job) {
     loss->target_dtype = has_classes(target) ? I64 : output->dtype;
     loss->target_shape = column_shape(target, job->decided.microbatch_size);
     loss->target_batch_axis = target->axis;
-    if (target->dtype != loss->target_dtype)
+    if (target->dtype != loss->target_dtype && !o->tokens)
       TRY(job_decide(job, "note", "array 'target' is %s: converted to %s", dtype_name(target->dtype),
                      dtype_name(loss->target_dtype)));
     TRY(drop_class_axis(job, output->shape));
@@ -284,7 +284,7 @@ static Status append_loss(Job *job) {
   }
   Status status = loss_append(job->decided.graph, loss);
   if (status != OK && target)
-    status_context("%s: ", o->data);
+    status_context("%s: ", job->given.data.path);
   return status;
 }
 

@@ -213,69 +213,6 @@ static Status choose_sizes(Job *job) {
   return OK;
 }
 
-/* The axis of the target that counts samples: --batch-axis target=A. */
-static Status target_axis(const Options *o, int *axis) {
-  static const char name[] = "target=";
-  *axis = 0;
-  for (size_t i = 0; i < o->batch_axis.n; i++) {
-    const char *text = o->batch_axis.items[i];
-    char *end;
-    if (strncmp(text, name, strlen(name)) != 0)
-      continue;
-    long asked = strtol(text + strlen(name), &end, 10);
-    if (end == text + strlen(name) || *end || asked < 0 || asked >= MAX_RANK)
-      return fail(E_USAGE, "--batch-axis %s: not an axis from 0 to %d", text, MAX_RANK - 1);
-    *axis = (int)asked;
-  }
-  return OK;
-}
-
-/* "axis 1 ('batch') of 'x', axis 0 of 'mask'" */
-static Status say_samples(Job *job) {
-  int n, said = 0;
-  const ModelInput *inputs = model_inputs(job->given.model, &n);
-  const char *text = "";
-  for (int i = 0; i < n && text; i++) {
-    const ModelInput *input = &inputs[i];
-    int axis = job->given.data.columns[i].axis;
-    if (axis < 0)
-      continue;
-    const char *name = input->rank > 0 && input->dim_name[axis] ? input->dim_name[axis] : "";
-    text = arena_format(job->arena, "%s%s%s%d%s%s%s of '%s'", text, said ? ", " : " along ", "axis ", axis,
-                        *name ? " ('" : "", name, *name ? "')" : "", input->name);
-    said++;
-  }
-  return text ? job_decide(job, "data", "%s: %s samples%s", job->asked.options->data,
-                           COUNT_STR(job->given.data.samples), text)
-              : status_code();
-}
-
-/* A line for each array that was turned. */
-static Status tell_fortran(Job *job, const Source *source) {
-  for (int s = 0; s < source->n_shards; s++)
-    for (int f = 0; f < source->shards[s].n_files; f++) {
-      const ArrayFile *file = &source->shards[s].files[f];
-      for (int i = 0; i < file->n_arrays; i++)
-        if (file->was_fortran[i])
-          TRY(job_decide(job, "note", "array '%s'%s%s is in Fortran order: converted", file->arrays[i].name,
-                         source->n_shards > 1 ? " of " : "", source->n_shards > 1 ? file->path : ""));
-    }
-  return OK;
-}
-
-static Status open_data(Job *job) {
-  int n, axis;
-  TRY(target_axis(job->asked.options, &axis));
-  TRY(dataset_open(job->asked.options->data, job->given.model, axis, &job->given.data));
-  TRY(say_samples(job));
-  const ModelInput *inputs = model_inputs(job->given.model, &n);
-  for (int i = 0; i < n; i++)
-    if (inputs[i].stored != job->given.data.columns[i].dtype)
-      TRY(job_decide(job, "note", "array '%s' is %s, the model takes %s: converted", inputs[i].name,
-                     dtype_name(job->given.data.columns[i].dtype), dtype_name(inputs[i].stored)));
-  return tell_fortran(job, &job->given.data.source);
-}
-
 /* No file that is read is written as well, but for a model that is trained in its place: that one is replaced whole,
  * when all is done. */
 static Status check_outputs(const Job *job) {
@@ -284,6 +221,7 @@ static Status check_outputs(const Job *job) {
     const char *option, *path;
   } inputs[] = {{"the model", job->asked.path},
                 {"--data", o->data},
+                {"--tokens", o->tokens},
                 {"--plan", o->plan},
                 {"--schedule-file", o->schedule_file}},
     outputs[] = {{"--save", o->save}, {"--metrics", o->metrics}, {"--dump-gradients", o->dump_gradients},
@@ -306,8 +244,7 @@ Status job_open(Job *job) {
   const Options *o = job->asked.options;
   TRY(check_outputs(job));
   TRY(job_read_schedule(job));
-  if (o->data)
-    TRY(open_data(job));
+  TRY(job_take_data(job));
   if (o->plan) {
     TRY(take_plan(job));
   } else {

@@ -39,7 +39,8 @@ typedef struct {
 /* What is given. */
 typedef struct {
   Model *model;
-  Dataset data; /* data.samples == 0: none */
+  Dataset data;       /* data.samples == 0: none */
+  Dataset validation; /* what --validation-split takes away from it; the same */
 } JobData;
 
 /* What was decided: where the options left it open, a line says what and why. */
@@ -74,6 +75,12 @@ typedef struct {
  * The caller has set arena, options, path, world and model, all else is zero. */
 Status job_open(Job *job);
 void job_close(Job *job);
+/* Opens the data that the options name, if any, and takes the validation's from it. */
+Status job_take_data(Job *job);
+/* Whether options say where data is. */
+bool job_has_data(const Options *options);
+/* Opens data of the kind that the job trains on: a file of tokens where --tokens is given. Fails as dataset_open. */
+Status job_open_data(const Job *job, const char *path, Dataset *data);
 
 /* Reads --schedule-file, where it is given, and settles ranks, stages and microbatches by it: E_USAGE where options
  * contradict it, E_MODEL where it is no schedule for training. */

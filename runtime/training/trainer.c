@@ -76,7 +76,7 @@ static Status settle_steps(Training *training) {
     return fail(E_USAGE, "--clip-norm: %g is not above 0", o->clip_norm);
   if (decided->batch > job->given.data.samples && !o->steps)
     return fail(E_USAGE, "--batch %lld is more than the %lld samples of %s", (long long)decided->batch,
-                (long long)job->given.data.samples, o->data);
+                (long long)job->given.data.samples, job->given.data.path);
   double deviation;
   if (o->init && o->freeze_row.n)
     return fail(E_USAGE, "--freeze-row %s keeps a row of the file, --init draws them all anew", o->freeze_row.items[0]);
@@ -136,8 +136,8 @@ static const double WORTH_MEASURING_SECONDS = 20, MEASURING_SECONDS = 1;
 static Status begin(Training *training, RankPlace *place) {
   Job *job = training->job;
   TRY(launcher_check(job->asked.world, job->asked.options));
-  if (!job->asked.options->data)
-    return fail(E_USAGE, "train needs --data FILE.npz");
+  if (!job_has_data(job->asked.options))
+    return fail(E_USAGE, "train needs --data FILE, or --tokens FILE");
   TRY(job_open(job));
   TRY(settle_steps(training));
   return boundary_place(job->decided.devices, job->asked.world->rank, job->asked.world->mpi, place);

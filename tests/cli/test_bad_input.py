@@ -252,7 +252,7 @@ class BadCommandLines(CommandLineTest):
             ("'fly' is no subcommand: inspect, plan, train, run, simulate, edit or profile", ["fly"]),
             ("'a?b' is one word too many", ["inspect", "m", "a\nb"]),
             ("`onnxpipe train` needs a model", ["train"]),
-            ("train needs --data FILE.npz", ["train", model]),
+            ("train needs --data FILE, or --tokens FILE", ["train", model]),
             ("'b' is one word too many", ["inspect", "a", "b"]),
             ("--colour is no option of `train` (--help lists them)", [*train, "--colour", "red"]),
             ("--epoch is no option of `train`, did you mean --epochs? (--help lists them)", [*train, "--epoch", 3]),

@@ -85,7 +85,7 @@ class Run(CommandLineTest):
                      "run", self.path("wide.onnx"), "--data", data, "--batch", 1, "--out", self.path("out.npz"))
 
     def test_needs(self):
-        self.refused(2, "run needs --data FILE.npz and --out FILE.npz", "run", model_path("branches"))
+        self.refused(2, "run needs --data FILE and --out FILE.npz", "run", model_path("branches"))
 
 
 if __name__ == "__main__":
