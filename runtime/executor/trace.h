@@ -22,6 +22,8 @@ typedef enum {
   TRACE_NORMS,
   TRACE_UPDATE,
   TRACE_STEP,
+  TRACE_CHECKPOINT, /* behind a step: what keeps the next one waiting */
+  TRACE_SAVE,
   TRACE_KERNEL,
   TRACE_KINDS
 } TraceKind;

@@ -32,6 +32,8 @@ static const struct {
     [TRACE_NORMS] = {"gradient norms", "update", "olive", 0},
     [TRACE_UPDATE] = {"update", "update", "olive", 0},
     [TRACE_STEP] = {"step", "step", "generic_work", 0},
+    [TRACE_CHECKPOINT] = {"checkpoint", "files", "rail_load", 0},
+    [TRACE_SAVE] = {"save", "files", "rail_load", 0},
     [TRACE_KERNEL] = {NULL, "kernel", NULL, HAS_NODE},
     [TRACE_DEVICE] = {"device", NULL, NULL, 0},
     [TRACE_RANKS] = {"ranks", NULL, NULL, 0},

@@ -224,15 +224,21 @@ Status worker_metrics(Worker *w, OnnxpipeMetrics *metrics) {
 
 Status worker_save(Worker *w, const char *path, Outcome *outcome) {
   Status status = collect(w);
+  double begun = trace_begin(w->timeline.trace);
   if (status == OK)
     status = weights_save(w, path);
+  if (status == OK)
+    trace_end(w->timeline.trace, begun, (TraceEvent){.kind = TRACE_SAVE});
   return status == OK ? trainer_agree(w->link, OK, outcome) : withdraw(w, status);
 }
 
 Status worker_checkpoint(Worker *w) {
   Status status = collect(w);
+  double begun = trace_begin(w->timeline.trace);
   if (status == OK)
     status = checkpoints_begin(w);
+  if (status == OK)
+    trace_end(w->timeline.trace, begun, (TraceEvent){.kind = TRACE_CHECKPOINT});
   return withdraw(w, status);
 }
 

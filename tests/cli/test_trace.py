@@ -8,7 +8,7 @@ import common
 from common import CommandLineTest, case_options, model_path, read_case, read_metrics
 
 COLOURS = {"thread_state_running", "thread_state_iowait", "rail_response", "rail_animation", "yellow", "grey", "startup",
-           "olive", "generic_work"}  # some of those that Chrome reserves
+           "olive", "generic_work", "rail_load"}  # some of those that Chrome reserves
 WORK = {"forward", "backward", "weight_gradients", "backward,weight_gradients", "update"}
 COMPUTE = re.compile(r"(\d+)(F|B|W|BW)(\d+)$")
 TRANSFER = re.compile(r"(\d+)(SEND|RECV)_([FB])(\d+)$")
@@ -134,7 +134,7 @@ class Trace(CommandLineTest):
         later = sum(m["seconds"] for m in metrics if m["step"] > 1)
         for share, line in zip(shares, lines):
             busy = line.sum(lambda s: s["cat"] in WORK and s["name"] != "gradient norms" and s["args"]["step"] > 1)
-            self.assertAlmostEqual(100 * busy / later, share, delta=1)
+            self.assertAlmostEqual(min(100 * busy / later, 100), share, delta=1)  # of rank 0's steps: others may work longer
 
     def train(self, name, *options, mpi=0):
         out = self.done("train", model_path(name), "--data", model_path(name, "data.npz"), *case_options(read_case(name)),
@@ -175,6 +175,18 @@ class Trace(CommandLineTest):
                 self.assertEqual(len(around), 1)
                 for place in set(around[0]["args"]) & {"step", "stage", "microbatch"}:
                     self.assertEqual(around[0]["args"][place], kernel["args"][place])
+
+    def test_what_lies_between_steps(self):
+        for mpi in 0, 2:
+            with self.subTest(mpi=mpi):
+                ranks = [] if mpi else ["--ranks", 2]
+                _, lines, metrics, _ = self.train("branches", "--save", self.path("m.onnx"), "--checkpoint", self.path(f"c{mpi}"),
+                                                  "--every", 3, *ranks, mpi=mpi)
+                steps = len(metrics)
+                for line in lines:
+                    between = [(s["name"], s["args"]["step"]) for s in line.spans if s["cat"] == "files"]
+                    self.assertEqual(between, [("checkpoint", k) for k in sorted({*range(3, steps, 3), steps})] + [("save", steps)])
+                    self.assertEqual({s["depth"] for s in line.spans if s["cat"] == "files"}, {0})
 
     def test_a_run_that_fails_leaves_what_it_did(self):
         for mpi, lines_expected in (0, 2), (2, 1):
