@@ -1,6 +1,7 @@
 """train --trace: the file is a trace by the rules of the Trace Event Format, and tells what the metrics tell."""
 import json
 import re
+import subprocess
 from collections import Counter, defaultdict
 from decimal import Decimal
 
@@ -157,6 +158,24 @@ class Trace(CommandLineTest):
                 self.check_messages(head, lines)
                 self.check_sums(lines, metrics, out)
                 self.assertIn(f"t.json has steps 1 to {len(metrics)}\n", out)
+
+    def test_clocks_that_are_apart(self):
+        """Rank 1 lives in a time namespace, whose clock is 5000 s ahead."""
+        apart = ["unshare", "--time", "--fork", "--monotonic", 5000]
+        try:
+            allowed = common.HAS_MPI and subprocess.run([*map(str, apart), "true"], capture_output=True).returncode == 0
+        except OSError:
+            allowed = False
+        if not allowed:
+            self.skipTest("no time namespace can be made here, or there is no mpirun")
+        words = [common.ONNXPIPE, "train", model_path("gpt2"), "--data", model_path("gpt2", "data.npz"), "--batch", 8,
+                 "--microbatches", 4, "--steps", 5, "--quiet", "--trace", self.path("t.json")]
+        result = self.run_words(["env", "ASAN_OPTIONS=detect_leaks=0", "mpirun", "-n", 1, *words, ":", "-n", 1, *apart, *words])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        head, lines = self.read(self.path("t.json"))
+        self.check_messages(head, lines)
+        begins = [line.spans[0]["ts"] for line in lines]
+        self.assertLess(abs(begins[0] - begins[1]), 1e6)
 
     def test_kernels_lie_in_their_actions(self):
         head, lines, _, out = self.train("branches", "--ranks", 2, "--microbatches", 2, "--trace-kernels",
