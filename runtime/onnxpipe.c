@@ -244,6 +244,10 @@ OnnxpipeStatus onnxpipe_session_metrics(OnnxpipeSession *session, OnnxpipeMetric
   return result_of_all(session_metrics(session->session, metrics), (Outcome){0});
 }
 
+OnnxpipeStatus onnxpipe_session_validate(OnnxpipeSession *session, OnnxpipeValidation *validation) {
+  return result_of_all(session_validate(session->session, validation), (Outcome){0});
+}
+
 OnnxpipeStatus onnxpipe_session_save(OnnxpipeSession *session, const char *path) {
   Outcome outcome = {0};
   Status status = session_save(session->session, path, &outcome);

@@ -102,6 +102,27 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_session_open(OnnxpipeModel *model, FILE *ou
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_step(OnnxpipeSession *session);
 /* What the last step was like, the same on every rank; before the first one all is 0 but `steps`. Collective. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_metrics(OnnxpipeSession *session, OnnxpipeMetrics *metrics);
+enum { ONNXPIPE_MOST_METRICS = 16 };
+
+/* Of one validation: means over all samples of the option "validate". */
+typedef struct {
+  int64_t step; /* after which it was, from 1 */
+  double loss;
+  int is_best;           /* no validation before had a smaller or equal loss */
+  int64_t best_step;     /* of the smallest loss so far, */
+  double best_loss;      /* and this */
+  int64_t stalled;       /* validations since one was better, by the option "min-delta", than all before */
+  double reference_loss; /* that one's */
+  int n_metrics;
+  const char *names[ONNXPIPE_MOST_METRICS]; /* while the session is open */
+  double values[ONNXPIPE_MOST_METRICS];
+} OnnxpipeValidation;
+
+/* The samples of the option "validate" through the model as it evaluates, with its weights as they are now: the next
+ * step is what it would have been without. The same result on every rank. ONNXPIPE_USAGE without the option.
+ * Collective.
+ */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_session_validate(OnnxpipeSession *session, OnnxpipeValidation *validation);
 /* Writes the model with its weights as they are now; an existing file is whole at any moment. Collective. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_save(OnnxpipeSession *session, const char *path);
 /* Writes a checkpoint of what the last step left into the folder of the option "checkpoint"; it is there when this

@@ -24,14 +24,17 @@ typedef struct OnnxpipeOptions {
   Arena *arena;
   bool *given; /* [entries of the table] */
 
-  int64_t ranks, chunks, batch, microbatches, steps, epochs, threads; /* 0: chosen */
+  int64_t ranks, chunks, batch, microbatches, steps, epochs, threads, every; /* 0: chosen */
   const char *data, *schedule, *plan, *output_plan, *output_model, *set_batch, *replace_head, *loss, *output,
       *optimizer, *device, *precision, *lr_schedule, *init;
   const char *checkpoint, *resume;
-  int64_t every, keep; /* every: 0: chosen */
+  int64_t keep;
   const char *metrics, *save, *dump_gradients, *report, *out, *trace, *trace_steps;
   int64_t ignore_index, class_axis, seed, warmup_steps;
   double lr, momentum, beta1, beta2, eps, weight_decay, clip_norm;
+  const char *validate;
+  int64_t patience;
+  double min_delta;
   bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train,
       logits, trace_kernels;
   int64_t memory_limit; /* bytes */
@@ -39,7 +42,7 @@ typedef struct OnnxpipeOptions {
   int64_t sequence; /* 0: as the model says */
   double validation_split;
   TextList token_input;
-  TextList train, freeze, freeze_row, dim, batch_axis, dropout, unfold;
+  TextList train, freeze, freeze_row, dim, batch_axis, dropout, unfold, metric;
 
   NumberList forward_ms, backward_input_ms, backward_weight_ms, memory_limit_microbatches;
   double p2p_ms, backward_input_frees;

@@ -15,7 +15,7 @@ typedef struct BatchProof {
   Arena *arena;
   DimBinding *dims; /* that it holds for */
   int n_dims;
-  bool training, updates; /* and these */
+  bool training, updates, live; /* and these */
   Graph *proved, *other;
   Replay replay;     /* of `proved` */
   const char *doubt; /* NULL: proved */
@@ -32,8 +32,8 @@ void model_bound(Model *model) {
 static BatchProof *find_proof(const Model *model, const BindOptions *options) {
   BatchProof *proof = model->proofs;
   for (; proof; proof = proof->next) {
-    bool same =
-        proof->n_dims == options->n_dims && proof->training == options->training && proof->updates == options->updates;
+    bool same = proof->n_dims == options->n_dims && proof->training == options->training &&
+                proof->updates == options->updates && proof->live == options->live;
     for (int i = 0; i < options->n_dims && same; i++)
       same = proof->dims[i].value == options->dims[i].value && strcmp(proof->dims[i].name, options->dims[i].name) == 0;
     if (same)
@@ -69,6 +69,7 @@ static Status prove(Model *model, const BindOptions *options, BatchProof *proof)
   }
   proof->training = options->training;
   proof->updates = options->updates;
+  proof->live = options->live;
   proof->replay.arena = proof->arena;
   TRY(bind_at(model, *options, COUNT_A, proof, &proof->proved));
   proof->replay.replaying = true;

@@ -27,6 +27,7 @@ typedef struct {
   bool no_fuse;  /* leave the passes out that make one node of several */
   bool training; /* batch normalisation by the microbatch's own statistics, and Dropout drops */
   bool updates;  /* then running statistics are buffers, and the graph writes them */
+  bool live;     /* running statistics are read when the graph runs: another graph writes them */
 } BindOptions;
 
 /* Binds every symbolic dimension, inlines, lowers to canonical operators (graph/ops.def), infers shapes and folds

@@ -120,7 +120,7 @@ bool term_readable(const Lower *lower, const Term *term) {
   if (term->kind != TERM_TENSOR || term->constant || term->initializer < 0)
     return term->kind == TERM_TENSOR && term->constant;
   const Initializer *init = &lower->model->initializers[term->initializer];
-  return !init->trains && init->tied_to < 0 &&
+  return !init->trains && init->tied_to < 0 && !(init->is_buffer && lower->options->live) &&
          (size_t)shape_elements(term->shape) <= READ_BYTES / dtype_bytes(term->dtype);
 }
 

@@ -114,6 +114,31 @@ static Status count_crossings(Arena *arena, const Graph *g, PlanItems *items) {
   return OK;
 }
 
+/* The node of which a buffer's new contents come: of a batch normalisation's statistics, through casts. */
+static const Node *source_of(const Graph *g, const Node *writer) {
+  const Node *node = writer;
+  for (;;) {
+    ValueId from = node->in[node->n_in - 1];
+    NodeId producer = from == NO_VALUE ? NO_NODE : graph_value(g, from)->producer;
+    if (producer == NO_NODE)
+      return node;
+    node = graph_node(g, producer);
+    if (node->op != OP_Cast && node->op != OP_Reshape)
+      return node;
+  }
+}
+
+/* What writes a buffer stays with what its contents come of: evaluation, up the same stages, needs it there. */
+static void keep_writers(const Graph *g, const PlanItems *items, int *inside) {
+  for (int i = 0; i < items->n; i++) {
+    const Node *node = graph_node(g, items->node[i]);
+    if (!(op_def(node->op)->traits & OP_MUTATES_FIRST) || graph_value(g, node->in[0])->role != ROLE_BUFFER)
+      continue;
+    inside[items->item_of[source_of(g, node)->id] + 1]++;
+    inside[i + 1]--;
+  }
+}
+
 /* Groups of uses stay together, each position inside one counted into a difference; the loss lies in the last stage,
  * whatever stands behind it. */
 static Status forbid_cuts(Arena *arena, const Graph *g, PlanItems *items) {
@@ -126,6 +151,7 @@ static Status forbid_cuts(Arena *arena, const Graph *g, PlanItems *items) {
     inside[items->item_of[group->nodes[0]] + 1]++;
     inside[items->item_of[group->nodes[group->n_nodes - 1]] + 1]--;
   }
+  keep_writers(g, items, inside);
   for (int i = 0, depth = 0; i <= items->n; i++) {
     depth += inside[i];
     items->may_cut[i] = depth == 0 && i <= loss;

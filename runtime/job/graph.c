@@ -106,7 +106,8 @@ Status job_bind(Job *job) {
                       .contents_context = job,
                       .no_fuse = o->no_fuse,
                       .training = job->decided.infers ? o->train_mode : !o->eval_mode,
-                      .updates = !job->decided.infers && !o->eval_mode};
+                      .updates = !job->decided.infers && !o->eval_mode,
+                      .live = job->decided.validates};
   TRY(job_dims(job->arena, job->asked.options, job->given.model, &job->given.data, &bind));
   TRY(model_bind(job->given.model, &bind, job->arena, &job->decided.graph));
   return graph_order_for_cuts(job->decided.graph);

@@ -52,7 +52,8 @@ typedef struct {
   const char *device_text, *precision_text; /* as a plan names them */
   Precision precision;
   int threads;
-  bool infers; /* the graph is bound for inference */
+  bool infers;    /* the graph is bound for inference */
+  bool validates; /* then, beside one that trains */
   LossSpec loss;
   OptimizerSpec optimizer;
   Graph *graph;

@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-enum { EVERY = 1000 };
-
 /* Ends with the line that the caller knows, and where the weights are that were trained until then. */
 static Status save_the_rest(Session *session, int64_t steps, Status failure, Outcome *outcome) {
   char why[2048];
@@ -13,20 +11,6 @@ static Status save_the_rest(Session *session, int64_t steps, Status failure, Out
   snprintf(why, sizeof why, "%s", status_message());
   TRY(session_save(session, path, outcome));
   return fail(failure, "%s; what %lld step%s trained is in %s", why, (long long)steps, steps == 1 ? "" : "s", path);
-}
-
-/* Whether something follows this step, from 1, that follows every --every steps and the last. */
-static bool is_due(const Session *session, int64_t step) {
-  const Options *o = session_options(session);
-  int64_t steps = session_steps(session);
-  int64_t every = o->every ? o->every : o->epochs ? steps / o->epochs : EVERY;
-  return step == steps || step % every == 0;
-}
-
-static Status after_step(Session *session, int64_t step) {
-  if (session_options(session)->checkpoint && is_due(session, step))
-    return session_checkpoint(session);
-  return OK;
 }
 
 /* When all steps are done: a checkpoint that could not be written does not keep the model from being saved. */
@@ -44,14 +28,39 @@ static Status end(Session *session, Outcome *outcome) {
   return status_adopt(written, why);
 }
 
+/* Whether the run ends: after so many validations without a better loss as --patience says. */
+static bool is_enough(const Session *session) {
+  const OnnxpipeValidation *v = session_validation(session);
+  int64_t patience = session_options(session)->patience;
+  if (!patience || v->stalled < patience)
+    return false;
+  session_say(session, "training stops after step %lld: the best loss, %.6g, was after step %lld", (long long)v->step,
+              v->best_loss, (long long)v->best_step);
+  return true;
+}
+
+/* What comes after a step. *stop: the run ends with it. */
+static Status after_step(Session *session, int64_t step, bool *stop) {
+  const Options *o = session_options(session);
+  OnnxpipeValidation validation;
+  if (!session_is_due(session, step))
+    return OK;
+  if (session_validation(session)) {
+    TRY(session_validate(session, &validation));
+    *stop = is_enough(session);
+  }
+  return o->checkpoint ? session_checkpoint(session) : OK;
+}
+
 Status loop_run(Session *session, Outcome *outcome) {
   const Options *o = session_options(session);
   int64_t steps = session_steps(session), done = session_done(session), first = done;
   Status status = OK;
+  bool stop = false;
   if (o->dry_run)
     return OK;
-  while (done < steps && (status = session_step(session)) == OK && (status = after_step(session, done + 1)) == OK)
-    done++;
+  while (status == OK && done < steps && !stop && (status = session_step(session)) == OK)
+    status = after_step(session, ++done, &stop);
   if (status == OK)
     return end(session, outcome);
   if (done > first && o->save && !session_failed(session))

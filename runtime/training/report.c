@@ -63,17 +63,49 @@ static void merge(double *into, const double *from, int n) {
       into[i] = from[i];
 }
 
-static Status write_metrics(const Training *training, const OnnxpipeMetrics *m) {
+/* `more`: fields behind the step's. */
+static Status write_metrics(const Training *training, const OnnxpipeMetrics *m, const char *more) {
   char norm[32] = "null"; /* JSON has no infinity */
   if (isfinite(m->gradient_norm))
     snprintf(norm, sizeof norm, "%.17g", m->gradient_norm);
   int wrote = fprintf(training->metrics,
                       "{\"step\": %lld, \"loss\": %.17g, \"lr\": %.17g, \"seconds\": %.6f, "
-                      "\"samples_per_second\": %.2f, \"gradient_norm\": %s}\n",
-                      (long long)m->step, m->loss, m->learning_rate, m->seconds, m->samples_per_second, norm);
+                      "\"samples_per_second\": %.2f, \"gradient_norm\": %s%s}\n",
+                      (long long)m->step, m->loss, m->learning_rate, m->seconds, m->samples_per_second, norm, more);
   if (wrote < 0 || fflush(training->metrics) != 0)
     return fail(E_IO, "%s: cannot be written: %s", training->job->asked.options->metrics, strerror(errno));
   return OK;
+}
+
+static Status write_validation(const Worker *w, bool with_step, const char *fields) {
+  const Training *training = w->training;
+  if (with_step)
+    return write_metrics(training, &w->last, fields);
+  if (fprintf(training->metrics, "{\"step\": %lld%s}\n", (long long)w->validated.step, fields) < 0 ||
+      fflush(training->metrics) != 0)
+    return fail(E_IO, "%s: cannot be written: %s", training->job->asked.options->metrics, strerror(errno));
+  return OK;
+}
+
+Status report_validation(const Worker *w, bool with_step) {
+  const Training *training = w->training;
+  Text fields = {0}, line = {0};
+  Status status = OK;
+  validation_write(&w->validated, true, &fields);
+  validation_write(&w->validated, false, &line);
+  const char *json = text_whole(&fields), *text = text_whole(&line);
+  if (!json || !text)
+    status = status_code();
+  else if (training->metrics)
+    status = write_validation(w, with_step, json);
+  if (status == OK && training->out) {
+    fprintf(training->out, "validation after step %lld: %s%s\n", (long long)w->validated.step, text,
+            w->validated.is_best ? " (best)" : "");
+    fflush(training->out);
+  }
+  text_free(&fields);
+  text_free(&line);
+  return status;
 }
 
 /* The first step has what comes once: it counts only while there is no other. */
@@ -138,8 +170,8 @@ Status report_collect(Worker *w, int64_t step) {
                                .samples_per_second = (double)training->job->decided.batch / report->seconds,
                                .gradient_norm = sqrt(sum_squares(report->numbers + REPORT_SQUARES, w->n_updates))};
   take_times(w, report, step - training->first_step);
-  if (training->metrics)
-    TRY(write_metrics(training, metrics));
+  if (training->metrics && !w->holds_line)
+    TRY(write_metrics(training, metrics, ""));
   if (training->out && training->job->asked.options->verbose)
     fprintf(training->out, "step %lld loss %.17g\n", (long long)metrics->step, metrics->loss);
   if (training->progress)

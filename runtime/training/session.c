@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 
 typedef enum {
   COMMAND_STEP,
+  COMMAND_VALIDATE,
   COMMAND_SAVE,
   COMMAND_CHECKPOINT,
   COMMAND_CHECKPOINT_WAIT,
@@ -80,6 +82,9 @@ static Status obey(LocalRank *local) {
     switch (take(local)) {
     case COMMAND_STEP:
       TRY(worker_step(&local->worker));
+      break;
+    case COMMAND_VALIDATE:
+      TRY(worker_validate(&local->worker));
       break;
     case COMMAND_SAVE:
       TRY(worker_save(&local->worker, NULL, &outcome));
@@ -208,6 +213,18 @@ const Options *session_options(const Session *s) {
   return s->training.job->asked.options;
 }
 
+void session_say(const Session *s, const char *format, ...) {
+  FILE *out = s->locals[0].worker.rank ? NULL : s->training.out;
+  va_list arguments;
+  if (!out)
+    return;
+  va_start(arguments, format);
+  vfprintf(out, format, arguments);
+  va_end(arguments);
+  putc('\n', out);
+  fflush(out);
+}
+
 int64_t session_steps(const Session *s) {
   return s->training.steps;
 }
@@ -222,9 +239,12 @@ bool session_failed(const Session *s) {
 
 /* A step that would read from a file that is another one by now is not begun, so that what was trained can be saved. In
  * one process everybody reads from the same; ranks of an MPI world fail where they read. */
+static Status check_file(const Session *s, const Dataset *data) {
+  return s->training.job->asked.world->mpi ? OK : dataset_unchanged(data);
+}
+
 static Status check_data(const Session *s) {
-  const Job *job = s->training.job;
-  return job->asked.world->mpi ? OK : dataset_unchanged(&job->given.data);
+  return check_file(s, &s->training.job->given.data);
 }
 
 Status session_step(Session *s) {
@@ -240,6 +260,26 @@ Status session_step(Session *s) {
 Status session_metrics(Session *s, OnnxpipeMetrics *metrics) {
   TRY(still_good(s));
   return finish(s, worker_metrics(&s->locals[0].worker, metrics));
+}
+
+Status session_validate(Session *s, OnnxpipeValidation *validation) {
+  const Validation *v = s->training.validation;
+  TRY(still_good(s));
+  if (!v)
+    return fail(E_USAGE, "there is nothing to validate with: --validate FILE or --validation-split");
+  TRY(check_file(s, &v->job.given.data));
+  issue(s, COMMAND_VALIDATE);
+  TRY(finish(s, worker_validate(&s->locals[0].worker)));
+  *validation = s->locals[0].worker.validated;
+  return OK;
+}
+
+const OnnxpipeValidation *session_validation(const Session *s) {
+  return s->training.validation ? &s->locals[0].worker.validated : NULL;
+}
+
+bool session_is_due(const Session *s, int64_t step) {
+  return step % s->training.every == 0 || step == s->training.steps;
 }
 
 Status session_save(Session *s, const char *path, Outcome *outcome) {
@@ -297,6 +337,7 @@ Status session_close(Session *s, Outcome *outcome) {
   for (int r = 0; r < s->n_locals; r++)
     worker_close(&s->locals[r].worker);
   boundaries_close(&s->training.boundaries);
+  validation_close(s->training.validation);
   if (s->links && s->n_locals)
     transport_local_close(s->n_locals, s->links);
   FILE *metrics = s->training.metrics;

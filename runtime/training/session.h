@@ -14,6 +14,8 @@ typedef struct Session Session;
 Status session_open(Job *job, FILE *out, OnnxpipeProgress *progress, void *context, Session **session,
                     Outcome *outcome);
 const Options *session_options(const Session *session);
+/* A line to the session's `out`, on rank 0. */
+void session_say(const Session *session, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Steps that the options ask for, from the run's beginning; those that are done, by runs before this one, too. */
 int64_t session_steps(const Session *session);
 int64_t session_done(const Session *session);
@@ -21,6 +23,13 @@ int64_t session_done(const Session *session);
 Status session_step(Session *session);
 /* Of the last step, the same on every rank of an MPI world; before the first one, zeros and `steps`. */
 Status session_metrics(Session *session, OnnxpipeMetrics *metrics);
+/* Validates with the weights as they are. E_USAGE without --validate. */
+Status session_validate(Session *session, OnnxpipeValidation *validation);
+/* Of the last validation; all 0 before the first; NULL where nothing is validated. Its is_best says whether the weights
+ * are the best so far, if no step came after it. */
+const OnnxpipeValidation *session_validation(const Session *session);
+/* Whether what comes every --every steps, and after the last, comes after this one (from 1). */
+bool session_is_due(const Session *session, int64_t step);
 Status session_save(Session *session, const char *path, Outcome *outcome);
 /* Begins a checkpoint of what the last step left, and waits for the one before; what cannot be written is told by the
  * second. Whether the last one lies in its place, when it does; where it could not be written the session stays good.

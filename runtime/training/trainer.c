@@ -106,6 +106,26 @@ static Status settle_steps(Training *training) {
   return OK;
 }
 
+enum { EVERY = 1000 }; /* steps, where nobody says */
+
+/* What is validated, and how often. */
+static Status settle_validation(Training *training) {
+  const Options *o = training->job->asked.options;
+  const char *idle = o->metric.n                     ? "metric"
+                     : o->patience                   ? "patience"
+                     : options_given(o, "min-delta") ? "min-delta"
+                                                     : NULL;
+  if (idle && !o->validate && !training->job->given.validation.samples)
+    return fail(E_USAGE, "--%s does nothing without --validate FILE or --validation-split", idle);
+  if (options_given(o, "min-delta") && !o->patience)
+    return fail(E_USAGE, "--min-delta does nothing without --patience N");
+  if (o->min_delta < 0)
+    return fail(E_USAGE, "--min-delta: %g is below 0", o->min_delta);
+  int64_t an_epoch = training->epoch_length / training->job->decided.batch;
+  training->every = o->every ? o->every : o->epochs ? an_epoch : EVERY;
+  return validation_open(training->job, &training->validation);
+}
+
 /* A path that is only written at the end is tried at the beginning. */
 static Status try_path(const char *path) {
   FileReplace file;
@@ -140,6 +160,7 @@ static Status begin(Training *training, RankPlace *place) {
     return fail(E_USAGE, "train needs --data FILE, or --tokens FILE");
   TRY(job_open(job));
   TRY(settle_steps(training));
+  TRY(settle_validation(training));
   return boundary_place(job->decided.devices, job->asked.world->rank, job->asked.world->mpi, place);
 }
 
@@ -212,6 +233,8 @@ static Status prepare(Training *training) {
   TRY(show_convolutions(job));
   if (training->checkpoint_lock >= 0)
     TRY(resume_about(job, training->epoch_length, &training->checkpoint_about));
+  if (training->validation)
+    TRY(validation_plan(training->validation, job, training->every));
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
   if (decided->devices[0].backend->is_host && here * decided->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
@@ -263,6 +286,10 @@ Status trainer_prepare(Training *training, Outcome *outcome) {
   if (job->asked.options->dry_run)
     training->steps = training->first_step;
   Status status = link ? trainer_agree(link, share_plan(job), outcome) : OK;
+  if (status == OK && link && training->validation) {
+    status = job->asked.world->rank ? validation_plan(training->validation, job, training->every) : OK;
+    status = trainer_agree(link, status, outcome);
+  }
   model_bound(job->given.model);
   return status;
 }

@@ -9,6 +9,7 @@
 #include "runtime/onnxpipe.h"
 #include "runtime/training/chrome.h"
 #include "runtime/training/denominators.h"
+#include "runtime/training/validation.h"
 
 enum { REPORT_LOSS, REPORT_BUSY, REPORT_PART, REPORT_SQUARES = REPORT_PART + PART_NUMBERS };
 
@@ -30,6 +31,8 @@ typedef struct {
   int64_t steps;         /* that the options ask for; 0: they ask for none to be taken */
   int64_t first_step;    /* already done, by the run that it goes on from */
   int64_t epoch_length;
+  int64_t every;                   /* steps from one validation or checkpoint to the next */
+  Validation *validation;          /* NULL: none; the caller closes it */
   const char *checkpoint_about;    /* rank 0's, with --checkpoint: what checkpoint.json says of the job */
   int checkpoint_lock;             /* rank 0's: -1: no folder is taken */
   double clip_norm;                /* 0: none */
@@ -81,6 +84,9 @@ typedef struct {
   int64_t checkpoint;       /* the step of the one that is under way; -1: none is */
   CheckpointResult written; /* of the last that was waited for */
   Timeline timeline;
+  Evaluation *evaluation;       /* NULL: none */
+  OnnxpipeValidation validated; /* the last one's */
+  bool holds_line;              /* of metrics: the report's is written when its step was validated */
 } Worker;
 
 /* How a failure that one rank had became known to the others. */
@@ -115,6 +121,8 @@ void worker_close(Worker *worker);
 Status worker_step(Worker *worker);
 /* Of the last step; before the first one, zeros and `steps`. In process rank 0's alone, collective under mpirun. */
 Status worker_metrics(Worker *worker, OnnxpipeMetrics *metrics);
+/* Collective: validates after the steps that were done; w->validated says what came of it, on every rank. */
+Status worker_validate(Worker *worker);
 /* Collective: the trained model into a file that rank 0 writes. */
 Status worker_save(Worker *worker, const char *path, Outcome *outcome);
 /* Collective: begins a checkpoint of what the last step left, when the one before is written; training goes on
@@ -164,6 +172,9 @@ Status report_create(Worker *worker);
 Status report_post(Worker *worker, int64_t step, double loss, double learning_rate, double seconds);
 /* Rank 0: waits for every rank's numbers of the step, then metrics and progress. Others: until theirs were taken. */
 Status report_collect(Worker *worker, int64_t step);
+/* Rank 0: the line of the last step that was collected with what its validation said, `with_step`, or a line with that
+ * alone; and a line to training->out. */
+Status report_validation(const Worker *worker, bool with_step);
 /* Rank 0: says to training->out what steps took, beside the plan's prediction, and how busy every rank was. */
 Status report_show(const Worker *worker);
 /* Rank 0's `last` to every rank. Collective. */

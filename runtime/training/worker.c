@@ -41,6 +41,8 @@ Status worker_open(Worker *w) {
   if (job->asked.resumed)
     TRY(checkpoint_unchanged(job->asked.resumed));
   TRY(checkpoints_open(w));
+  if (training->validation)
+    TRY(evaluation_open(w->arena, training->validation, &spec, &w->evaluation));
   if (executor_has_loss(w->executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {
     size_t row = (size_t)shape_elements(column_shape(job->given.data.target, 1));
     w->targets = arena_alloc(w->arena, (size_t)decided->batch * row, dtype_bytes(decided->loss.target_dtype));
@@ -51,6 +53,7 @@ Status worker_open(Worker *w) {
 
 void worker_close(Worker *w) {
   writer_close(w->writer);
+  evaluation_close(w->evaluation);
   executor_close(w->executor);
   store_close(w->store);
   arena_destroy(w->arena);
@@ -219,6 +222,46 @@ Status worker_metrics(Worker *w, OnnxpipeMetrics *metrics) {
   if (status == OK && training->job->asked.world->mpi)
     status = report_metrics(w);
   *metrics = w->last;
+  return withdraw(w, status);
+}
+
+/* What a validation came to, from the rank that has it to all. */
+typedef struct {
+  double loss, values[MOST_METRICS];
+} Verdict;
+
+static Status share_verdict(const Worker *w, Verdict *verdict) {
+  int owner = w->training->validation->owner;
+  if (!w->link)
+    return OK;
+  if (w->rank == owner && owner)
+    TRY(link_send(w->link, 0, verdict, sizeof *verdict));
+  if (w->rank)
+    return link_receive(w->link, 0, verdict, sizeof *verdict);
+  if (owner)
+    TRY(link_receive(w->link, owner, verdict, sizeof *verdict));
+  for (int r = 1; r < w->training->job->decided.ranks; r++)
+    TRY(link_send(w->link, r, verdict, sizeof *verdict));
+  return OK;
+}
+
+static Status validate(Worker *w) {
+  Verdict verdict = {0};
+  bool with_step = w->report_is_out;
+  w->holds_line = true;
+  Status status = collect(w);
+  w->holds_line = false;
+  TRY(status);
+  TRY(evaluation_run(w->evaluation, &verdict.loss, verdict.values));
+  TRY(share_verdict(w, &verdict));
+  validation_judge(w->training->validation, w->steps_done, verdict.loss, verdict.values, &w->validated);
+  return w->rank ? OK : report_validation(w, with_step);
+}
+
+Status worker_validate(Worker *w) {
+  Status status = validate(w);
+  if (status != OK && status != E_COMM)
+    status_context("validation after step %lld: ", (long long)w->steps_done);
   return withdraw(w, status);
 }
 
