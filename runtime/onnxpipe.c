@@ -10,7 +10,9 @@
 #include <zip.h>
 
 #include "base/nearest.h"
+#include "runtime/checkpoint/origin.h"
 #include "runtime/edit.h"
+#include "runtime/export.h"
 #include "runtime/infer.h"
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
@@ -131,15 +133,7 @@ OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, O
   const Options *given = options;
   if (status == OK && opened->completed)
     options = opened->completed;
-  TrainOptions train = {.train = options->train.items,
-                        .freeze = options->freeze.items,
-                        .freeze_row = options->freeze_row.items,
-                        .n_freeze_row = (int)options->freeze_row.n,
-                        .n_train = (int)options->train.n,
-                        .n_freeze = (int)options->freeze.n,
-                        .no_tie = options->no_tie,
-                        .batch_axis = options->batch_axis.items,
-                        .n_batch_axis = (int)options->batch_axis.n};
+  TrainOptions train = job_train_options(options);
   if (status == OK && !(opened->path = strdup(path)))
     status = fail(E_MEMORY, "out of memory");
   if (status == OK) {
@@ -181,6 +175,7 @@ static void job_destroy(Job *job) {
   if (!job)
     return;
   Arena *arena = job->arena;
+  origin_close(job->asked.origin);
   resume_close(job);
   job_close(job);
   arena_destroy(arena);
@@ -223,6 +218,8 @@ static OnnxpipeStatus open_session(OnnxpipeModel *model, FILE *out, OnnxpipeProg
     status = status_code();
   if (status == OK)
     status = resume_open(s->job, model->completed, &outcome);
+  if (status == OK)
+    status = trainer_agree(world.mpi ? &world.link : NULL, origin_open(s->job, &s->job->asked.origin), &outcome);
   if (status == OK)
     status = session_open(s->job, out, progress, context, &s->session, &outcome);
   if (status != OK) {
@@ -294,6 +291,10 @@ OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out) {
   Status status = job ? infer_run(job, out) : status_code();
   job_destroy(job);
   return result(status);
+}
+
+OnnxpipeStatus onnxpipe_export(const char *checkpoint, const char *model, const OnnxpipeOptions *options, FILE *out) {
+  return result(export_run(checkpoint, model, options, out));
 }
 
 OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out) {

@@ -143,6 +143,12 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, Onnx
  * "out", each under its name, joined along the batch axis. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_run(OnnxpipeModel *model, FILE *out);
 
+/* What a checkpoint holds, or the newest whole one of a folder of them, into the file of the option "output-model":
+ * with .onnx at its end the model (NULL: the one that the checkpoint names) with the checkpoint's weights, with
+ * .safetensors or .npz what was trained alone. */
+ONNXPIPE_API OnnxpipeStatus onnxpipe_export(const char *checkpoint, const char *model, const OnnxpipeOptions *options,
+                                            FILE *out);
+
 /* Measures what the model's training nodes take on this machine and prints the costliest. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_profile(OnnxpipeModel *model, FILE *out);
 

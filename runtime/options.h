@@ -47,6 +47,9 @@ typedef struct OnnxpipeOptions {
   NumberList forward_ms, backward_input_ms, backward_weight_ms, memory_limit_microbatches;
   double p2p_ms, backward_input_frees;
   const char *schedule_file, *objective;
+
+  const char *init_from;
+  TextList init_names;
 } Options;
 
 typedef enum {

@@ -11,6 +11,7 @@ static const Subcommand subcommands[] = {
     {"simulate", "--ranks P --microbatches M --forward-ms F --backward-input-ms B --backward-weight-ms W",
      "times schedules, from given times"},
     {"edit", "MODEL.onnx -o FILE.onnx …", "changes that inspect advises: Dropout, heads, batches, what was folded"},
+    {"export", "CHECKPOINT [MODEL.onnx] -o FILE", "what a checkpoint holds, as .onnx, .safetensors or .npz"},
     {"profile", "MODEL.onnx", "measures the model's nodes on this machine"},
 };
 enum { SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };

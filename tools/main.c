@@ -12,7 +12,8 @@
 
 typedef struct {
   OnnxpipeOptions *options;
-  const char *model; /* the one word that is no option */
+  const char *model;  /* the word that is no option; of export, the checkpoint */
+  const char *second; /* of export, the model; NULL: the one that the checkpoint names */
   int help, quiet;
   int rank; /* every rank reads the same words: rank 0 says what is wrong with them */
 } CommandLine;
@@ -107,7 +108,7 @@ static OnnxpipeStatus no_option(const CommandLine *line, const char *word, const
 static OnnxpipeStatus read_option(char **words, int n, int *at, const char *subcommand, CommandLine *line) {
   const char *word = words[*at], *name = word + 2, *value = "";
   if (strcmp(word, "-o") == 0)
-    name = strcmp(subcommand, "edit") == 0 ? "output-model" : "output-plan";
+    name = strcmp(subcommand, "edit") == 0 || strcmp(subcommand, "export") == 0 ? "output-model" : "output-plan";
   const char *equals = strchr(name, '=');
   size_t length = equals ? (size_t)(equals - name) : strlen(name);
   OnnxpipeOption option;
@@ -127,7 +128,7 @@ static OnnxpipeStatus read_option(char **words, int n, int *at, const char *subc
 }
 
 static OnnxpipeStatus read_words(char **words, int n, const char *subcommand, CommandLine *line) {
-  int takes_model = strcmp(subcommand, "simulate") != 0;
+  int takes_model = strcmp(subcommand, "simulate") != 0, exports = strcmp(subcommand, "export") == 0;
   for (int i = 0; i < n; i++) {
     const char *word = words[i];
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
@@ -140,13 +141,17 @@ static OnnxpipeStatus read_words(char **words, int n, const char *subcommand, Co
         return status;
     } else if (word[0] == '-' && word[1]) {
       return no_option(line, word, subcommand);
+    } else if (exports && line->model && !line->second) {
+      line->second = word;
     } else if (!takes_model || line->model) {
       return wrong(line, "'", word, "' is one word too many");
     } else {
       line->model = word;
     }
   }
-  return takes_model && !line->model ? wrong(line, "`onnxpipe ", subcommand, "` needs a model") : ONNXPIPE_OK;
+  return takes_model && !line->model
+             ? wrong(line, "`onnxpipe ", subcommand, exports ? "` needs a checkpoint" : "` needs a model")
+             : ONNXPIPE_OK;
 }
 
 static OnnxpipeStatus run_on_model(const char *subcommand, const CommandLine *line) {
@@ -191,8 +196,12 @@ static OnnxpipeStatus run(const char *subcommand, char **words, int n, int rank)
       status = printed();
     }
   } else if (status == ONNXPIPE_OK) {
-    status = strcmp(subcommand, "simulate") == 0 ? onnxpipe_simulate(line.options, stdout, stderr)
-                                                 : run_on_model(subcommand, &line);
+    if (strcmp(subcommand, "simulate") == 0)
+      status = onnxpipe_simulate(line.options, stdout, stderr);
+    else if (strcmp(subcommand, "export") == 0)
+      status = onnxpipe_export(line.model, line.second, line.options, stdout);
+    else
+      status = run_on_model(subcommand, &line);
     if (status == ONNXPIPE_OK)
       status = printed();
     else if (*onnxpipe_error())

@@ -8,9 +8,10 @@
 #include "base/json.h"
 
 /* Of one process's run: no part of the job. */
-static const char own[] = " checkpoint resume init-from init-names plan output-plan schedule-file objective "
-                          "cluster memory-limit save metrics dump-gradients report tensorboard trace trace-kernels "
-                          "timeout config print-config quiet verbose dry-run json validate patience validate-batch ";
+static const char own[] =
+    " checkpoint resume init-from init-names plan output-plan schedule-file objective "
+    "cluster memory-limit save metrics dump-gradients report tensorboard trace trace-kernels trace-steps "
+    "timeout config print-config quiet verbose dry-run json validate patience validate-batch ";
 /* May be given anew. */
 static const char free_to_change[] =
     " data tokens every keep steps epochs ranks chunks schedule threads device prefetch ";

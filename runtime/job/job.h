@@ -33,6 +33,7 @@ typedef struct {
   PlanRequest planned;        /* what the file of --plan states; all zero: none is given */
   Schedule *schedule;         /* of --schedule-file; NULL: none */
   struct Checkpoint *resumed; /* from which the run goes on; NULL: it begins */
+  struct Origin *origin;      /* of --init-from: first contents; NULL: the model's file has them */
   Options *completed;         /* then: `options` are these, the job's own */
 } JobRequest;
 
@@ -98,6 +99,8 @@ int job_ranks_here(const Job *job);
 
 /* Adds a line that says what was decided. */
 Status job_decide(Job *job, const char *what, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* What the options say about which initializers train. */
+TrainOptions job_train_options(const Options *options);
 /* Prints the lines, broken between words in a window. */
 Status job_print(const Job *job, FILE *out);
 

@@ -7,6 +7,18 @@
 #include "graph/narrow.h"
 #include "runtime/job/job.h"
 
+TrainOptions job_train_options(const Options *options) {
+  return (TrainOptions){.train = options->train.items,
+                        .freeze = options->freeze.items,
+                        .freeze_row = options->freeze_row.items,
+                        .n_freeze_row = (int)options->freeze_row.n,
+                        .n_train = (int)options->train.n,
+                        .n_freeze = (int)options->freeze.n,
+                        .no_tie = options->no_tie,
+                        .batch_axis = options->batch_axis.items,
+                        .n_batch_axis = (int)options->batch_axis.n};
+}
+
 enum { MOST_NAMES = 16 }; /* of what is held fixed: inspect lists them all */
 
 /* A line of names, if there are any. The text is freed. */

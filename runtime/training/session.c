@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/checkpoint/origin.h"
 #include "runtime/training/resume.h"
 
 typedef enum {
@@ -190,6 +191,8 @@ static Status session_begin(Session *s, Outcome *outcome) {
   start_workers(s);
   TRY(finish(s, open_worker(&s->locals[0].worker, outcome)));
   resume_loaded(job);
+  origin_close(job->asked.origin);
+  job->asked.origin = NULL;
   return OK;
 }
 

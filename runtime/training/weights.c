@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "graph/autodiff.h"
+#include "runtime/checkpoint/origin.h"
 #include "runtime/training/trainer.h"
 
 Status weights_load(void *context, ValueId value, void *data, size_t bytes) {
@@ -11,6 +12,12 @@ Status weights_load(void *context, ValueId value, void *data, size_t bytes) {
   if (job->asked.resumed) {
     bool found;
     TRY(tensors_load(job, job->asked.resumed, value, data, bytes, &found));
+    if (found)
+      return OK;
+  }
+  if (job->asked.origin) {
+    bool found;
+    TRY(origin_load(job->asked.origin, job, value, data, bytes, &found));
     if (found)
       return OK;
   }

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "graph/op.h"
+#include "runtime/checkpoint/origin.h"
 #include "runtime/data/blame.h"
 #include "runtime/training/trainer.h"
 
@@ -40,6 +41,8 @@ Status worker_open(Worker *w) {
   TRY(executor_open(&spec, &w->executor));
   if (job->asked.resumed)
     TRY(checkpoint_unchanged(job->asked.resumed));
+  if (job->asked.origin)
+    TRY(origin_unchanged(job->asked.origin));
   TRY(checkpoints_open(w));
   if (training->validation)
     TRY(evaluation_open(w->arena, training->validation, &spec, &w->evaluation));

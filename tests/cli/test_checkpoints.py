@@ -10,9 +10,9 @@ import numpy as np
 from common import CommandLineTest, model_path, read_metrics
 
 try:
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load_file, save_file
 except ImportError:
-    load_file = None
+    load_file = save_file = None
 
 
 class Checkpoints(CommandLineTest):
@@ -80,6 +80,96 @@ class Checkpoints(CommandLineTest):
                      "--lr", 0.1, mpi=2)
         self.refused(2, re.compile(f"^{re.escape(other)} .hash [0-9a-f]{{16}}. is not the model of {re.escape(last)}, which is "),
                      "train", other, "--resume", self.path("c"), "--data", model_path("nanogpt", "data.npz"))
+
+
+class Exports(CommandLineTest):
+    def setUp(self):
+        super().setUp()
+        self.data = model_path("nanogpt", "data.npz")
+        self.done("train", model_path("nanogpt"), "--data", self.data, "--steps", 4, "--every", 2, "--lr", 0.01, "--ranks", 2, "--quiet",
+                  "--checkpoint", self.path("c"), "--save", self.path("saved.onnx"))
+
+    def read(self, name):
+        with open(self.path(name), "rb") as file:
+            return file.read()
+
+    def test_a_model_for_others(self):
+        import onnxruntime
+        last, out = self.path("c/step-000000004"), self.path("e.onnx")
+        self.assertEqual(self.done("export", self.path("c"), "-o", out), f"step 4 of {last}: {out}\n")
+        self.assertEqual(self.read("e.onnx"), self.read("saved.onnx"))
+        self.assertEqual(self.done("export", self.path("c/step-000000002"), model_path("nanogpt"), "-o", out, "--quiet"), "")
+        self.assertNotEqual(self.read("e.onnx"), self.read("saved.onnx"))
+        self.done("run", out, "--data", self.data, "--out", self.path("o.npz"), "--quiet")
+        session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+        arrays = np.load(self.data)
+        wanted = session.run(None, {i.name: arrays[i.name].astype(np.int64) for i in session.get_inputs()})[0]
+        np.testing.assert_allclose(np.load(self.path("o.npz"))[session.get_outputs()[0].name], wanted, rtol=1e-4, atol=1e-5)
+
+    def test_tensors_alone(self):
+        import onnx
+        weights = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(self.path("saved.onnx")).graph.initializer}
+        self.done("export", self.path("c"), "-o", self.path("e.npz"))
+        arrays = dict(np.load(self.path("e.npz")))
+        if load_file:
+            self.done("export", self.path("c"), "-o", self.path("e.safetensors"))
+            other = load_file(self.path("e.safetensors"))
+            self.assertEqual(set(other), set(arrays))
+            for name, array in other.items():
+                np.testing.assert_array_equal(array, arrays[name])
+        self.assertGreater(len(arrays), 40)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, weights[name])
+
+    def test_export_refuses(self):
+        self.refused(2, "`onnxpipe export` needs a checkpoint", "export", "-o", self.path("e.onnx"))
+        self.refused(2, "where to? give -o FILE.onnx, FILE.safetensors or FILE.npz", "export", self.path("c"))
+        self.refused(2, "-o e.txt: ends in none of .onnx, .safetensors, .npz", "export", self.path("c"), "-o", "e.txt")
+        self.refused(2, re.compile(r"branches/model.onnx .hash \w+. is not the model of "), "export", self.path("c"),
+                     model_path("branches"), "-o", self.path("e.onnx"))
+
+    def losses(self, model, *options):
+        self.done("train", model, "--data", self.data, "--steps", 2, "--microbatches", 2, "--quiet", "--metrics", self.path("m.jsonl"), *options)
+        return [m["loss"] for m in read_metrics(self.path("m.jsonl"))]
+
+    def test_weights_to_begin_with(self):
+        """A checkpoint, a model and tensors of other names begin as the saved model does."""
+        model, wanted = model_path("nanogpt"), self.losses(self.path("saved.onnx"))
+        self.assertNotEqual(self.losses(model), wanted)
+        self.assertEqual(self.losses(model, "--init-from", self.path("c"), "--ranks", 3), wanted)
+        self.assertEqual(self.losses(model, "--init-from", self.path("saved.onnx")), wanted)
+        if not load_file:
+            self.skipTest("there is no package safetensors (sh tests/venv.sh)")
+        self.done("export", self.path("c"), "-o", self.path("e.safetensors"))
+        tensors = load_file(self.path("e.safetensors"))
+        named = {"backbone." + name.replace("blocks.", "h."): a for name, a in tensors.items()}
+        save_file(named, self.path("named.safetensors"))
+        names = ["--init-names", "blocks.*=backbone.h.*", "--init-names", "*=backbone.*"]
+        self.assertEqual(self.losses(model, "--init-from", self.path("named.safetensors"), *names, "--ranks", 2), wanted)
+        self.assertEqual(self.losses(model, "--init-from", self.path("named.safetensors"), *names, "--init", "normal:1"), wanted)
+
+        first, second = sorted(tensors)[:2]
+        partial = {name: a for name, a in tensors.items() if name != first}
+        partial[second] = np.zeros(partial[second].shape + (1,), np.float32)
+        partial["other"] = np.zeros(3, np.float32)
+        save_file(partial, self.path("partial.safetensors"))
+        said = " ".join(self.done("train", model, "--data", self.data, "--dry-run", "--init-from",
+                                  self.path("partial.safetensors")).split())
+        self.assertIn(f"partial.safetensors: {len(tensors) - 2} of {len(tensors)} tensors; the others as the model has them", said)
+        self.assertIn(f"note not there: {first} ", said)
+        self.assertIn(f"note of another shape or type: {second} ", said)
+        self.assertRegex(said, f"note there, and not taken: .*{re.escape(second)}")
+        self.assertRegex(said, "note there, and not taken: .*other")
+
+    def test_beginning_refuses(self):
+        model, from_it = model_path("nanogpt"), ["--init-from", self.path("c")]
+        self.refused(2, re.compile("^--init-from .*: none of its [0-9]+ tensors has name, shape and type of one that trains$"), "train",
+                     model_path("branches"), "--data", model_path("branches", "data.npz"), *from_it)
+        self.refused(2, "--init-names takes HERE=THERE, with one * in both or in neither, not 'a*=b'", "train", model, "--data", self.data,
+                     *from_it, "--init-names", "a*=b")
+        self.refused(2, "--init-names does nothing without --init-from", "train", model, "--data", self.data, "--init-names", "a=b")
+        self.refused(2, re.compile("^--resume goes on with its own weights, --init-from "), "train", model, "--resume", self.path("c"),
+                     *from_it)
 
 
 if __name__ == "__main__":
