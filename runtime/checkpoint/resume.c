@@ -11,10 +11,11 @@
 static const char own[] =
     " checkpoint resume init-from init-names plan output-plan schedule-file objective "
     "cluster memory-limit save metrics dump-gradients report tensorboard trace trace-kernels trace-steps "
-    "timeout config print-config quiet verbose dry-run json validate patience validate-batch ";
+    "timeout config print-config quiet verbose dry-run json ";
 /* May be given anew. */
 static const char free_to_change[] =
-    " data tokens every keep steps epochs ranks chunks schedule threads device prefetch ";
+    " data tokens every keep steps epochs ranks chunks schedule threads device prefetch "
+    "validate metric patience min-delta ";
 
 static bool is_in(const char *list, const char *name) {
   size_t n = strlen(name);
