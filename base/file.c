@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static void release(FileReplace *file) {
@@ -39,6 +40,21 @@ Status file_open(const char *path, int *descriptor, size_t *bytes) {
 bool file_same(const char *path, const char *other) {
   struct stat a, b;
   return stat(path, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+Status file_check_space(const char *path, uint64_t bytes) {
+  struct statvfs info;
+  const char *slash = strrchr(path, '/');
+  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+  if (!folder)
+    return fail(E_MEMORY, "out of memory");
+  int known = statvfs(folder, &info) == 0 && info.f_blocks; /* some have no number of blocks */
+  free(folder);
+  uint64_t left = known ? (uint64_t)info.f_bavail * info.f_frsize : UINT64_MAX;
+  if (left >= bytes)
+    return OK;
+  return fail(E_IO, "%s: cannot be written: it takes %llu bytes or more, and its file system has %llu left", path,
+              (unsigned long long)bytes, (unsigned long long)left);
 }
 
 Status file_replace_begin(const char *path, FileReplace *file) {

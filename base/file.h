@@ -3,6 +3,7 @@
 #define BASE_FILE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include "base/arena.h"
@@ -23,6 +24,9 @@ Status file_read_text(Arena *arena, const char *path, const char **text);
 
 /* Whether both paths lead to one file that is there. */
 bool file_same(const char *path, const char *other);
+
+/* Fails E_IO, with both numbers, where the file system of `path` has less than so many bytes left for this user. */
+Status file_check_space(const char *path, uint64_t bytes);
 
 /* Opens a new file in the folder of `path`, where nothing but a regular file may stand: a device would be lost. Fails
  * E_IO naming the path and the reason. */

@@ -17,6 +17,7 @@
 #include "runtime/inspect.h"
 #include "runtime/measure.h"
 #include "runtime/training/loop.h"
+#include "runtime/training/request.h"
 #include "runtime/training/resume.h"
 #include "runtime/training/session.h"
 #include "runtime/what_if.h"
@@ -100,9 +101,22 @@ static bool under_mpirun(void) {
   return getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMI_SIZE") || getenv("PMIX_RANK");
 }
 
+int onnxpipe_request(OnnxpipeRequest request) {
+  return request_make(request);
+}
+
+/* From the transport's thread. */
+static bool heed_term(void) {
+  bool heeded = request_make(REQUEST_TERMINATE);
+  if (heeded && world.report && !world.rank)
+    world.report(world.report_context, "SIGTERM: ends after a step, and saves; another one ends it at once");
+  return heeded;
+}
+
 OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, int *size) {
   if (under_mpirun()) {
     transport_mpi_on_death(report, context);
+    transport_mpi_on_term(heed_term);
     Status status = transport_mpi_open(&world.link);
     if (status != OK)
       return result(status);
@@ -113,6 +127,8 @@ OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, 
     world.mpi = !launcher_is_foreign(world.size);
   }
   agreed = true;
+  world.report = report;
+  world.report_context = context;
   *rank = world.rank;
   *size = world.size;
   return result(OK);
@@ -275,14 +291,25 @@ OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress 
   OnnxpipeStatus status = open_session(model, out, progress, context, &session);
   if (status != ONNXPIPE_OK)
     return status;
-  Outcome outcome = {0};
-  Status trained = loop_run(session->session, &outcome);
-  status = result_of_all(trained, outcome);
-  bool hushed = silent;
+  Ending ending = {0};
+  Status trained = loop_run(session->session, &ending);
+  status = result_of_all(trained, ending.outcome);
+  if (trained != OK && ending.trained && !session_failed(session->session))
+    status = ONNXPIPE_UNSAVED;
+  bool hushed = silent, alike = agreed;
+  char why[4096];
+  snprintf(why, sizeof why, "%s", trained == OK ? "" : status_message());
   OnnxpipeStatus closed = onnxpipe_session_close(session);
+  if (status == ONNXPIPE_OK && closed != ONNXPIPE_OK)
+    return status_code() == E_IO ? ONNXPIPE_UNSAVED : closed;
   if (status == ONNXPIPE_OK)
-    return closed;
-  silent = hushed; /* the line is that of the failure */
+    return ending.stopped & REQUEST_INTERRUPT ? ONNXPIPE_INTERRUPTED
+           : ending.stopped                   ? ONNXPIPE_TERMINATED
+                                              : ONNXPIPE_OK;
+  if (closed == ONNXPIPE_OK || status != ONNXPIPE_UNSAVED)
+    agreed = alike;
+  status_adopt(trained, why); /* the line is that of the failure */
+  silent = hushed;
   return status;
 }
 

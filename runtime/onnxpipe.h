@@ -24,7 +24,15 @@
 extern "C" {
 #endif
 
-typedef enum { ONNXPIPE_OK = 0, ONNXPIPE_FAILED = 1, ONNXPIPE_USAGE = 2 } OnnxpipeStatus; /* also the exit status */
+/* Also the exit status. */
+typedef enum {
+  ONNXPIPE_OK = 0,
+  ONNXPIPE_FAILED = 1,
+  ONNXPIPE_USAGE = 2,
+  ONNXPIPE_UNSAVED = 3,       /* trained, but a file could not be written */
+  ONNXPIPE_INTERRUPTED = 130, /* ended as onnxpipe_request asked, after saving */
+  ONNXPIPE_TERMINATED = 143
+} OnnxpipeStatus;
 
 typedef struct OnnxpipeOptions OnnxpipeOptions;
 typedef struct OnnxpipeModel OnnxpipeModel;
@@ -59,13 +67,13 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *opt
 /* Which of the names an unknown word was most likely meant to be; -1: none is near. */
 ONNXPIPE_API int onnxpipe_nearest(const char *word, const char *const *names, int n);
 
-/* Called once, on one rank, from a thread of its own, when another rank of the run has died or SIGTERM ends
- * this one: `message` is one line. */
+/* Called with one line, on one rank: once, from a thread of its own, when another rank of the run has died or SIGTERM
+ * ends this one; and by the training itself, of what went wrong and ends nothing. */
 typedef void OnnxpipeReport(void *context, const char *message);
 
-/* Starts what the process needs to train with others: MPI when it was started by mpirun; alone, nothing. Once, before
- * anything else; *rank and *size tell its place (0 and 1 alone). `report` may be NULL. `onnxpipe_finish` ends it; when
- * `failed`, the whole run: print the error before. */
+/* Starts what the process needs to train with others: MPI when it was started by mpirun, where SIGTERM is heeded from
+ * then on as ONNXPIPE_TERMINATE; alone, nothing. Once, before anything else; *rank and *size tell its place (0 and 1
+ * alone). `report` may be NULL. `onnxpipe_finish` ends it; when `failed`, the whole run: print the error before. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, int *size);
 ONNXPIPE_API void onnxpipe_finish(int failed);
 
@@ -98,7 +106,8 @@ typedef struct {
  * nothing) on rank 0, loads each rank's weights. Collective. On failure *session is NULL. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_open(OnnxpipeModel *model, FILE *out, OnnxpipeSession **session);
 /* Trains on the next batch. Collective. Fails before the update when the loss is not finite. More steps than the
- * options ask for may be taken: the data goes on, the learning rate stays. After a failure only closing is left. */
+ * options ask for may be taken: the data goes on, the learning rate stays. After a failure only closing is left.
+ */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_step(OnnxpipeSession *session);
 /* What the last step was like, the same on every rank; before the first one all is 0 but `steps`. Collective. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_metrics(OnnxpipeSession *session, OnnxpipeMetrics *metrics);
@@ -123,7 +132,8 @@ typedef struct {
  * Collective.
  */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_validate(OnnxpipeSession *session, OnnxpipeValidation *validation);
-/* Writes the model with its weights as they are now; an existing file is whole at any moment. Collective. */
+/* Writes the model with its weights as they are now; an existing file is whole at any moment. A file that cannot be
+ * written leaves the session as it was. Collective. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_session_save(OnnxpipeSession *session, const char *path);
 /* Writes a checkpoint of what the last step left into the folder of the option "checkpoint"; it is there when this
  * returns. One that cannot be written leaves the session good. Collective. */
@@ -135,8 +145,16 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_session_close(OnnxpipeSession *session);
 /* Called on rank 0 after each step, from the thread that called onnxpipe_train. */
 typedef void OnnxpipeProgress(void *context, const OnnxpipeMetrics *metrics);
 
+/* What may be asked of onnxpipe_train while it is at its steps: to save now and go on, or to end after the step at hand
+ * as after the last one. */
+typedef enum { ONNXPIPE_CHECKPOINT = 1, ONNXPIPE_INTERRUPT = 2, ONNXPIPE_TERMINATE = 4 } OnnxpipeRequest;
+/* Whether a training of this process will heed it. Under mpirun one rank's is every rank's; all end after the same
+ * step, at most two later. May be called from any thread and from a signal's handler. */
+ONNXPIPE_API int onnxpipe_request(OnnxpipeRequest request);
+
 /* A whole session: all steps, then the file of the option "save". With the option "dry-run" it stops before the first
- * step. `progress` may be NULL. Collective. */
+ * step. `progress` may be NULL. Collective. ONNXPIPE_UNSAVED where all was trained and a file could not be written
+ * (with the line), ONNXPIPE_INTERRUPTED or ONNXPIPE_TERMINATED (without) where a request ended it. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_train(OnnxpipeModel *model, FILE *out, OnnxpipeProgress *progress, void *context);
 
 /* Inference: the samples of the option "data", in order, through the model; the outputs into the file of the option

@@ -1,5 +1,6 @@
 /* The command line: words to options, one call of the library, its line of error printed once. Invariant: exit status 0
- * done, 1 the input or the run failed, 2 the command line was wrong. */
+ * done, 1 the input or the run failed, 2 the command line was wrong, 3 trained but a file could not be written, 130 and
+ * 143 ended by a signal after saving. */
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -38,23 +39,54 @@ static void complain(const char *before, const char *word, const char *after) {
   fwrite(line, 1, length + 1, stderr);
 }
 
-static void say_signal(int number) {
+static int silent_rank; /* another rank says what all were told */
+
+static void end_by(int number) {
   const char *line = number == SIGINT    ? "onnxpipe: ended by SIGINT\n"
                      : number == SIGTERM ? "onnxpipe: ended by SIGTERM\n"
                                          : "onnxpipe: ended by SIGHUP\n";
   ssize_t wrote = write(STDERR_FILENO, line, strlen(line));
   (void)wrote;
+  signal(number, SIG_DFL);
   raise(number); /* what it does without us, when we return */
 }
 
-/* A run that is ended says so; under mpirun the library does. Nothing is half written then: files take their place
- * whole. */
-static void heed_signals(void) {
-  static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-    struct sigaction before, action = {.sa_handler = say_signal, .sa_flags = (int)SA_RESETHAND};
-    if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler == SIG_DFL)
-      sigaction(numbers[i], &action, NULL);
+/* The first one ends a training after its step; what does not train, or is asked again, ends at once. */
+static void stop_by(int number) {
+  static volatile sig_atomic_t asked;
+  if (asked || !onnxpipe_request(number == SIGINT ? ONNXPIPE_INTERRUPT : ONNXPIPE_TERMINATE)) {
+    end_by(number);
+    return;
+  }
+  asked = 1;
+  const char *line = number == SIGINT
+                         ? "onnxpipe: SIGINT: ends after this step, and saves; another one ends it at once\n"
+                         : "onnxpipe: SIGTERM: ends after this step, and saves; another one ends it at once\n";
+  ssize_t wrote = silent_rank ? 0 : write(STDERR_FILENO, line, strlen(line));
+  (void)wrote;
+}
+
+static void save_by(int number) {
+  (void)number;
+  onnxpipe_request(ONNXPIPE_CHECKPOINT);
+}
+
+/* A run that is ended says so. Nothing is half written then: files take their place whole. Under mpirun SIGTERM is the
+ * library's. */
+static void heed_signals(int rank) {
+  static const struct {
+    int number;
+    void (*handler)(int);
+  } heeded[] = {{SIGINT, stop_by}, {SIGTERM, stop_by}, {SIGHUP, end_by}, {SIGUSR1, save_by}};
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  silent_rank = rank != 0;
+  pthread_sigmask(SIG_BLOCK, NULL, &blocked);
+  for (size_t i = 0; i < sizeof heeded / sizeof *heeded; i++) {
+    struct sigaction before, action = {.sa_handler = heeded[i].handler, .sa_flags = SA_RESTART};
+    if (!sigismember(&blocked, heeded[i].number) && sigaction(heeded[i].number, NULL, &before) == 0 &&
+        before.sa_handler == SIG_DFL)
+      sigaction(heeded[i].number, &action, NULL);
   }
 }
 
@@ -172,7 +204,7 @@ static OnnxpipeStatus run_on_model(const char *subcommand, const CommandLine *li
   else {
     Progress progress = progress_start(line->quiet);
     status = onnxpipe_train(model, stdout, progress_step, &progress);
-    progress_end(&progress, stdout, status == ONNXPIPE_OK);
+    progress_end(&progress, stdout, status != ONNXPIPE_FAILED && status != ONNXPIPE_USAGE);
   }
   onnxpipe_close(model);
   return status;
@@ -202,8 +234,8 @@ static OnnxpipeStatus run(const char *subcommand, char **words, int n, int rank)
       status = onnxpipe_export(line.model, line.second, line.options, stdout);
     else
       status = run_on_model(subcommand, &line);
-    if (status == ONNXPIPE_OK)
-      status = printed();
+    if (status == ONNXPIPE_OK || status == ONNXPIPE_INTERRUPTED || status == ONNXPIPE_TERMINATED)
+      status = printed() == ONNXPIPE_OK ? status : ONNXPIPE_FAILED;
     else if (*onnxpipe_error())
       complain("", onnxpipe_error(), "");
   }
@@ -252,8 +284,7 @@ int main(int argc, char **argv) {
     onnxpipe_finish(1);
     return ONNXPIPE_FAILED;
   }
-  if (size == 1)
-    heed_signals();
+  heed_signals(rank);
   OnnxpipeStatus status = run(subcommand, argv + 2, argc - 2, rank);
   if (collective)
     onnxpipe_finish(status != ONNXPIPE_OK);

@@ -19,6 +19,8 @@ typedef struct {
   bool mpi; /* started by mpirun: `link` is open, and ranks are processes */
   int rank, size;
   Link link;
+  void (*report)(void *context, const char *line); /* of what went wrong and ends no run; NULL: nobody asks */
+  void *report_context;
 } World;
 
 typedef struct {
@@ -101,6 +103,8 @@ int job_ranks_here(const Job *job);
 Status job_decide(Job *job, const char *what, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* What the options say about which initializers train. */
 TrainOptions job_train_options(const Options *options);
+/* Tells whoever started the library a line about what ends no run. */
+void job_report(const Job *job, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Prints the lines, broken between words in a window. */
 Status job_print(const Job *job, FILE *out);
 

@@ -24,6 +24,18 @@ char *job_count(int64_t n, char text[32]) {
   return text;
 }
 
+void job_report(const Job *job, const char *format, ...) {
+  const World *world = job->asked.world;
+  char line[4096];
+  va_list arguments;
+  if (!world->report)
+    return;
+  va_start(arguments, format);
+  vsnprintf(line, sizeof line, format, arguments);
+  va_end(arguments);
+  world->report(world->report_context, line);
+}
+
 int job_columns(void) {
   struct winsize window;
   const char *columns = getenv("COLUMNS");

@@ -132,7 +132,7 @@ static int64_t step_of_line(const char *line) {
   return sscanf(line, "{\"step\": %lld", &step) == 1 && line[strlen(line) - 1] == '\n' ? step : -1;
 }
 
-Status checkpoints_metrics(const char *path, int64_t steps, FILE **metrics) {
+Status checkpoints_metrics(const char *path, int64_t steps) {
   char *line = NULL;
   size_t room = 0;
   long end = 0;
@@ -148,11 +148,9 @@ Status checkpoints_metrics(const char *path, int64_t steps, FILE **metrics) {
     end = ftell(file);
   }
   free(line);
-  if (ftruncate(fileno(file), end) != 0 || fseek(file, end, SEEK_SET) != 0) {
-    Status status = fail(E_IO, "%s: cannot be written: %s", path, strerror(errno));
-    fclose(file);
-    return status;
-  }
-  *metrics = file;
-  return OK;
+  Status status = OK;
+  if (ftruncate(fileno(file), end) != 0)
+    status = fail(E_IO, "%s: cannot be written: %s", path, strerror(errno));
+  fclose(file);
+  return status;
 }

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "runtime/training/request.h"
+
 /* Ends with the line that the caller knows, and where the weights are that were trained until then. */
 static Status save_the_rest(Session *session, int64_t steps, Status failure, Outcome *outcome) {
   char why[2048];
@@ -39,31 +41,86 @@ static bool is_enough(const Session *session) {
   return true;
 }
 
-/* What comes after a step. *stop: the run ends with it. */
-static Status after_step(Session *session, int64_t step, bool *stop) {
+/* A request to save that does not succeed is said, and the run goes on. */
+static Status save_now(Session *session, Outcome *outcome) {
+  const Options *o = session_options(session);
+  char line[2048];
+  if (o->checkpoint)
+    return session_checkpoint(session);
+  if (!o->save) {
+    session_tell(session, "there is nowhere to save to (--checkpoint, --save)");
+    return OK;
+  }
+  Status status = session_save(session, o->save, outcome);
+  if (status != OK && session_failed(session))
+    return status;
+  if (status == OK)
+    snprintf(line, sizeof line, "what %lld steps trained is in %s", (long long)session_done(session), o->save);
+  else
+    snprintf(line, sizeof line, "%s; training goes on", status_message());
+  session_tell(session, line);
+  return OK;
+}
+
+/* What comes after a step: validation and a checkpoint where they are due; a checkpoint where one is asked for, too, or
+ * where the run ends here. *stop: the run ends with it. */
+static Status after_step(Session *session, int64_t step, Ending *ending, bool *stop) {
   const Options *o = session_options(session);
   OnnxpipeValidation validation;
-  if (!session_is_due(session, step))
-    return OK;
-  if (session_validation(session)) {
+  bool due = session_is_due(session, step);
+  int asked = session_asked(session);
+  if (due && session_validation(session)) {
     TRY(session_validate(session, &validation));
     *stop = is_enough(session);
   }
-  return o->checkpoint ? session_checkpoint(session) : OK;
+  if (step < session_steps(session) && !*stop)
+    ending->stopped = asked & REQUEST_STOP;
+  if (o->checkpoint && (due || ending->stopped))
+    return session_checkpoint(session);
+  return asked & REQUEST_CHECKPOINT ? save_now(session, &ending->outcome) : OK;
 }
 
-Status loop_run(Session *session, Outcome *outcome) {
-  const Options *o = session_options(session);
-  int64_t steps = session_steps(session), done = session_done(session), first = done;
-  Status status = OK;
+/* Until the last step, a loss that gets no better or a request to stop. */
+static Status run_steps(Session *session, Ending *ending) {
+  int64_t steps = session_steps(session), done = session_done(session);
   bool stop = false;
-  if (o->dry_run)
+  while (done < steps && !stop && !ending->stopped) {
+    TRY(session_step(session));
+    TRY(after_step(session, ++done, ending, &stop));
+  }
+  return OK;
+}
+
+static void say_stopped(Session *session) {
+  const Options *o = session_options(session);
+  char line[2048];
+  snprintf(line, sizeof line, "stopped after step %lld of %lld; what they trained %s%s%s%s",
+           (long long)session_done(session), (long long)session_steps(session),
+           o->save || o->checkpoint ? "is in " : "is not saved (--checkpoint, --save)", o->save ? o->save : "",
+           o->save && o->checkpoint ? " and " : "", o->checkpoint ? o->checkpoint : "");
+  session_tell(session, line);
+}
+
+static Status run_and_save(Session *session, Ending *ending) {
+  const Options *o = session_options(session);
+  int64_t first = session_done(session);
+  Status status = run_steps(session, ending);
+  int64_t done = session_done(session);
+  if (status != OK && done > first && o->save && !session_failed(session))
+    return save_the_rest(session, done, status, &ending->outcome);
+  TRY(status);
+  ending->trained = true;
+  TRY(end(session, &ending->outcome));
+  if (ending->stopped)
+    say_stopped(session);
+  return OK;
+}
+
+Status loop_run(Session *session, Ending *ending) {
+  if (session_options(session)->dry_run)
     return OK;
-  while (status == OK && done < steps && !stop && (status = session_step(session)) == OK)
-    status = after_step(session, ++done, &stop);
-  if (status == OK)
-    return end(session, outcome);
-  if (done > first && o->save && !session_failed(session))
-    return save_the_rest(session, done, status, outcome);
+  request_heed(true);
+  Status status = run_and_save(session, ending);
+  request_heed(false);
   return status;
 }

@@ -1,6 +1,5 @@
 /* What rank 0 learns of each step. Invariant: no rank waits for a step's report before it has done its own part of the
  * next one, unless the gradient norm is part of the step. */
-#include <errno.h>
 #include <math.h>
 #include <string.h>
 
@@ -11,6 +10,7 @@ Status report_create(Worker *w) {
   size_t count = REPORT_SQUARES + (size_t)w->n_updates;
   int ranks = w->training->job->decided.ranks;
   TRY(ARENA_NEW(w->arena, w->squares, w->n_updates));
+  TRY(ARENA_NEW(w->arena, w->word.tickets, 2 * ranks));
   TRY(ARENA_NEW(w->arena, w->busy, w->rank ? 0 : ranks));
   TRY(ARENA_NEW(w->arena, w->first_busy, w->rank ? 0 : ranks));
   for (int parity = 0; parity < 2; parity++) {
@@ -33,6 +33,7 @@ Status report_post(Worker *w, int64_t step, double loss, double learning_rate, d
   report->seconds = seconds;
   report->numbers[REPORT_LOSS] = executor_has_loss(w->executor) ? loss : NAN;
   report->numbers[REPORT_BUSY] = executor_busy_seconds(w->executor);
+  report->numbers[REPORT_ASKED] = word_asked(w);
   if (w->writer)
     writer_part(w->writer, report->numbers + REPORT_PART);
   if (w->n_updates)
@@ -63,28 +64,35 @@ static void merge(double *into, const double *from, int n) {
       into[i] = from[i];
 }
 
+/* Where the file takes no more, the run goes on. */
+static Status add_line(const Training *training, Text *line) {
+  const char *text = text_whole(line);
+  if (text && metrics_add(training->metrics, text))
+    job_report(training->job, "%s; training goes on, and what is missing is tried again", status_message());
+  text_free(line);
+  return text ? OK : status_code();
+}
+
 /* `more`: fields behind the step's. */
 static Status write_metrics(const Training *training, const OnnxpipeMetrics *m, const char *more) {
   char norm[32] = "null"; /* JSON has no infinity */
+  Text line = {0};
   if (isfinite(m->gradient_norm))
     snprintf(norm, sizeof norm, "%.17g", m->gradient_norm);
-  int wrote = fprintf(training->metrics,
-                      "{\"step\": %lld, \"loss\": %.17g, \"lr\": %.17g, \"seconds\": %.6f, "
-                      "\"samples_per_second\": %.2f, \"gradient_norm\": %s%s}\n",
-                      (long long)m->step, m->loss, m->learning_rate, m->seconds, m->samples_per_second, norm, more);
-  if (wrote < 0 || fflush(training->metrics) != 0)
-    return fail(E_IO, "%s: cannot be written: %s", training->job->asked.options->metrics, strerror(errno));
-  return OK;
+  text_add(&line,
+           "{\"step\": %lld, \"loss\": %.17g, \"lr\": %.17g, \"seconds\": %.6f, "
+           "\"samples_per_second\": %.2f, \"gradient_norm\": %s%s}\n",
+           (long long)m->step, m->loss, m->learning_rate, m->seconds, m->samples_per_second, norm, more);
+  return add_line(training, &line);
 }
 
 static Status write_validation(const Worker *w, bool with_step, const char *fields) {
   const Training *training = w->training;
   if (with_step)
     return write_metrics(training, &w->last, fields);
-  if (fprintf(training->metrics, "{\"step\": %lld%s}\n", (long long)w->validated.step, fields) < 0 ||
-      fflush(training->metrics) != 0)
-    return fail(E_IO, "%s: cannot be written: %s", training->job->asked.options->metrics, strerror(errno));
-  return OK;
+  Text line = {0};
+  text_add(&line, "{\"step\": %lld%s}\n", (long long)w->validated.step, fields);
+  return add_line(training, &line);
 }
 
 Status report_validation(const Worker *w, bool with_step) {
@@ -157,6 +165,7 @@ Status report_collect(Worker *w, int64_t step) {
     TRY(w->link->transport->wait(endpoint, report->tickets[r]));
     if (!isnan(report->from[r][REPORT_LOSS]))
       report->numbers[REPORT_LOSS] = report->from[r][REPORT_LOSS];
+    word_heard(w, (int)report->from[r][REPORT_ASKED]);
     merge(report->numbers + REPORT_SQUARES, report->from[r] + REPORT_SQUARES, w->n_updates);
     if (w->writer)
       writer_take(w->writer, r, report->from[r] + REPORT_PART);

@@ -76,6 +76,13 @@ static Status open_worker(Worker *w, Outcome *outcome) {
   return worker_connect(w);
 }
 
+/* What only keeps a file from being written is the caller's worker's to tell. */
+static Status save_or_go_on(Worker *w) {
+  Outcome outcome = {0};
+  Status status = worker_save(w, NULL, &outcome);
+  return outcome.goes_on ? OK : status;
+}
+
 static Status obey(LocalRank *local) {
   Outcome outcome = {0};
   TRY(open_worker(&local->worker, &outcome));
@@ -88,7 +95,7 @@ static Status obey(LocalRank *local) {
       TRY(worker_validate(&local->worker));
       break;
     case COMMAND_SAVE:
-      TRY(worker_save(&local->worker, NULL, &outcome));
+      TRY(save_or_go_on(&local->worker));
       break;
     case COMMAND_CHECKPOINT:
       TRY(worker_checkpoint(&local->worker));
@@ -285,10 +292,21 @@ bool session_is_due(const Session *s, int64_t step) {
   return step % s->training.every == 0 || step == s->training.steps;
 }
 
+int session_asked(const Session *s) {
+  return s->locals[0].worker.word.bits;
+}
+
+void session_tell(const Session *s, const char *line) {
+  if (!s->locals[0].worker.rank)
+    job_report(s->training.job, "%s", line);
+}
+
 Status session_save(Session *s, const char *path, Outcome *outcome) {
   TRY(still_good(s));
   issue(s, COMMAND_SAVE);
-  return finish(s, worker_save(&s->locals[0].worker, path, outcome));
+  *outcome = (Outcome){0};
+  Status status = worker_save(&s->locals[0].worker, path, outcome);
+  return outcome->goes_on ? status : finish(s, status);
 }
 
 Status session_checkpoint(Session *s) {
@@ -343,9 +361,10 @@ Status session_close(Session *s, Outcome *outcome) {
   validation_close(s->training.validation);
   if (s->links && s->n_locals)
     transport_local_close(s->n_locals, s->links);
-  FILE *metrics = s->training.metrics;
-  if (metrics && fclose(metrics) != 0 && good && status == OK)
-    status = fail(E_IO, "%s: cannot be written: %s", s->training.job->asked.options->metrics, strerror(errno));
+  if (status != OK || !good)
+    metrics_discard(s->training.metrics);
+  else if ((status = metrics_close(s->training.metrics)) != OK)
+    outcome->agreed = true; /* all have ended in good order */
   if (s->training.checkpoint_lock >= 0)
     close(s->training.checkpoint_lock);
   pthread_cond_destroy(&s->changed);

@@ -1,6 +1,6 @@
 /* Training in the caller's steps: all workers of this process, those of other ranks in threads of their own. Inside the
- * room. Under mpirun every function is collective. After a failure each one fails again with its message, and only
- * session_close is left to do. */
+ * room. Under mpirun every function is collective. After a failure other than session_save's each one fails again
+ * with its message, and only session_close is left to do. */
 #ifndef RUNTIME_TRAINING_SESSION_H
 #define RUNTIME_TRAINING_SESSION_H
 
@@ -30,6 +30,7 @@ Status session_validate(Session *session, OnnxpipeValidation *validation);
 const OnnxpipeValidation *session_validation(const Session *session);
 /* Whether what comes every --every steps, and after the last, comes after this one (from 1). */
 bool session_is_due(const Session *session, int64_t step);
+/* A file that cannot be written leaves the session as it was. */
 Status session_save(Session *session, const char *path, Outcome *outcome);
 /* Begins a checkpoint of what the last step left, and waits for the one before; what cannot be written is told by the
  * second. Whether the last one lies in its place, when it does; where it could not be written the session stays good.
@@ -37,6 +38,10 @@ Status session_save(Session *session, const char *path, Outcome *outcome);
 Status session_checkpoint(Session *session);
 Status session_checkpoint_wait(Session *session, Outcome *outcome);
 bool session_failed(const Session *session);
+/* What was asked (training/request.h) to be done after the last step, the same on all ranks. */
+int session_asked(const Session *session);
+/* A line to whoever started the library, on rank 0. */
+void session_tell(const Session *session, const char *line);
 /* Ends and frees it, also after a failure: that is not reported again. NULL is fine. */
 Status session_close(Session *session, Outcome *outcome);
 

@@ -2,7 +2,6 @@
  * every rank alike, before an executor is opened. */
 #include "runtime/training/trainer.h"
 
-#include <errno.h>
 #include <math.h>
 #include <string.h>
 #include <unistd.h>
@@ -142,11 +141,11 @@ static Status open_files(Training *training) {
   TRY(try_path(o->dump_gradients));
   TRY(try_path(o->trace));
   TRY(checkpoints_take(training));
-  if (o->metrics && !o->dry_run && training->first_step)
-    return checkpoints_metrics(o->metrics, training->first_step, &training->metrics);
-  if (o->metrics && !o->dry_run && !(training->metrics = fopen(o->metrics, "w")))
-    return fail(E_IO, "%s: cannot be written: %s", o->metrics, strerror(errno));
-  return OK;
+  if (!o->metrics || o->dry_run)
+    return OK;
+  if (training->first_step)
+    TRY(checkpoints_metrics(o->metrics, training->first_step));
+  return metrics_open(o->metrics, !training->first_step, &training->metrics);
 }
 
 /* A run that is predicted to last so long begins by measuring what its nodes take, for so long at most. */

@@ -9,15 +9,16 @@
 #include "runtime/onnxpipe.h"
 #include "runtime/training/chrome.h"
 #include "runtime/training/denominators.h"
+#include "runtime/training/metrics.h"
 #include "runtime/training/validation.h"
 
-enum { REPORT_LOSS, REPORT_BUSY, REPORT_PART, REPORT_SQUARES = REPORT_PART + PART_NUMBERS };
+enum { REPORT_LOSS, REPORT_BUSY, REPORT_ASKED, REPORT_PART, REPORT_SQUARES = REPORT_PART + PART_NUMBERS };
 
 /* What rank 0 is told of one step. Squares are those of update nodes, in graph order; negative: another rank's. */
 typedef struct {
   double *numbers; /* [REPORT_SQUARES + n_updates]: the loss (NaN where the rank does not have it), the seconds that its
-                      nodes have taken since it was opened (negative: not known), what it wrote of the checkpoint
-                      that is under way, the squares */
+                      nodes have taken since it was opened (negative: not known), what was asked of this rank (word.c),
+                      what it wrote of the checkpoint that is under way, the squares */
   Ticket *tickets; /* [ranks]: of sending it (rank 0: of receiving into `from`) */
   double **from;   /* rank 0: [ranks] */
   int64_t step;    /* from 0 */
@@ -36,7 +37,7 @@ typedef struct {
   const char *checkpoint_about;    /* rank 0's, with --checkpoint: what checkpoint.json says of the job */
   int checkpoint_lock;             /* rank 0's: -1: no folder is taken */
   double clip_norm;                /* 0: none */
-  FILE *metrics;                   /* NULL: none; rank 0's */
+  Metrics *metrics;                /* NULL: none; rank 0's */
   FILE *out;                       /* NULL: quiet */
   int64_t trace_first, trace_last; /* steps that --trace keeps, from 0 */
   OnnxpipeProgress *progress;
@@ -59,6 +60,14 @@ typedef struct {
   ClockFit *fits;  /* [ranks] */
   double origin, clock_error_seconds;
 } Timeline;
+/* What all ranks do after the step at hand. */
+typedef struct {
+  int32_t bits;     /* REQUEST_… */
+  int32_t sent[2];  /* rank 0: of even and odd steps */
+  int heard;        /* rank 0: of other ranks, since the last word */
+  int64_t saved_at; /* the last step after which saving was asked; 0: none */
+  Ticket *tickets;  /* [2 * ranks]: of sending them; others' first one: of receiving it */
+} Word;
 
 /* One rank's. */
 typedef struct {
@@ -73,7 +82,8 @@ typedef struct {
   Denominators denominators;
   void *targets; /* the batch's, where they decide the denominator; else NULL */
   int n_updates;
-  StepReport reports[2];     /* of even and odd steps */
+  StepReport reports[2]; /* of even and odd steps */
+  Word word;
   double *squares;           /* [n_updates] */
   double *busy, *first_busy; /* rank 0: [ranks], of the last report and of the first */
   double measured_seconds;   /* rank 0: of all steps that were reported, the first apart where there are more */
@@ -93,6 +103,7 @@ typedef struct {
 typedef struct {
   bool agreed;    /* all ranks know, and may end in good order */
   bool elsewhere; /* the message is another rank's to print */
+  bool goes_on;   /* of a save: no file was written, and all is as before */
 } Outcome;
 
 /* What happened everywhere: every rank calls it with its own status; OK when all were. Else every rank gets the code
@@ -123,7 +134,8 @@ Status worker_step(Worker *worker);
 Status worker_metrics(Worker *worker, OnnxpipeMetrics *metrics);
 /* Collective: validates after the steps that were done; w->validated says what came of it, on every rank. */
 Status worker_validate(Worker *worker);
-/* Collective: the trained model into a file that rank 0 writes. */
+/* Collective: the trained model into a file that rank 0 writes. Where outcome->goes_on the worker is as good as before,
+ * whatever is returned. */
 Status worker_save(Worker *worker, const char *path, Outcome *outcome);
 /* Collective: begins a checkpoint of what the last step left, when the one before is written; training goes on
  * meanwhile. What cannot be written is no failure of it. */
@@ -141,7 +153,7 @@ Status checkpoints_open(Worker *worker);
 Status checkpoints_begin(Worker *worker);
 Status checkpoints_wait(Worker *worker);
 /* The metrics of a run that goes on: what lies in the file of its first `steps` steps stays. */
-Status checkpoints_metrics(const char *path, int64_t steps, FILE **metrics);
+Status checkpoints_metrics(const char *path, int64_t steps);
 
 /* Loads this rank's weights and first contents (executor's Load; context: Job). */
 Status weights_load(void *job, ValueId value, void *data, size_t bytes);
@@ -150,7 +162,8 @@ Status init_parse(const char *text, double *deviation);
 /* First contents of a trained tensor with --init: matrices are drawn, vectors are the file's, or 1 and 0 where the
  * file's weights are absent. */
 Status init_load(const Job *job, ValueId value, void *data, size_t bytes);
-/* Every trained tensor to rank 0, which writes the model. Collective. */
+/* Every trained tensor to rank 0, which writes the model. Collective. Where rank 0 fails with other than E_COMM and
+ * E_DEVICE, all that was sent has been taken. */
 Status weights_save(Worker *worker, const char *path);
 /* The step's gradients to rank 0, which writes them by initializer name. Collective, between run and update. */
 Status weights_dump_gradients(Worker *worker, const char *path);
@@ -165,6 +178,15 @@ Status timeline_connect(Worker *worker);
 Status timeline_write(Worker *worker, Status *written);
 /* The same after a failure, of the ranks that are threads of this process, and rank 0 among them. */
 Status timeline_write_rest(Worker *const *workers, int n);
+/* What all ranks do after a step (word.c). Rank 0 sends, others await; before the step's first action. */
+Status word_post(Worker *worker);
+/* After the step: word.bits are those of all ranks. */
+Status word_take(Worker *worker);
+/* Until the last one was sent. */
+Status word_sent(Worker *worker);
+/* What this rank, not rank 0, has to tell; what rank 0 was told. */
+int word_asked(const Worker *worker);
+void word_heard(Worker *worker, int asked);
 
 /* Reports of steps (report.c). */
 Status report_create(Worker *worker);

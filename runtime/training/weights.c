@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "graph/autodiff.h"
 #include "runtime/checkpoint/origin.h"
 #include "runtime/training/trainer.h"
@@ -143,8 +144,9 @@ static bool is_saved(const Job *job, const Initializer *what, Holding holding) {
   return what->tied_to < 0 && holding.owner >= 0;
 }
 
-/* Rank 0: what the reader has of every tensor that is written, where there is any, into an .npz. */
-static Status collect(Worker *w, Arena *arena, const char *path, Wanted *wanted, Reader *reader) {
+/* Rank 0: what the reader has of every tensor that is written, where there is any, into an .npz. *next: the first
+ * initializer that was not asked for. */
+static Status collect(Worker *w, Arena *arena, const char *path, Wanted *wanted, Reader *reader, int *next) {
   const Job *job = w->training->job;
   int n, count = 0;
   const Initializer *table = model_initializers(job->given.model, &n);
@@ -158,6 +160,7 @@ static Status collect(Worker *w, Arena *arena, const char *path, Wanted *wanted,
     void *data = arena_alloc(arena, bytes, 1);
     if (!data)
       return status_code();
+    *next = i + 1;
     TRY(fetch(w, holding, reader, data, bytes));
     arrays[count++] = (Array){table[i].name, table[i].dtype, table[i].shape, data};
   }
@@ -180,49 +183,92 @@ static Status serve_all(Worker *w, Wanted *wanted, Reader *reader) {
 /* model_save's source. */
 typedef struct {
   Worker *worker;
-  bool asked; /* for the first tensor: other ranks have begun to send */
+  int next; /* after the last initializer that was asked for, where other ranks have begun to send */
 } Saving;
 
 static Status trained_contents(void *context, int initializer, void *data, size_t bytes) {
   Saving *saving = context;
   const Job *job = saving->worker->training->job;
   Holding holding = find_holding(job, initializer);
-  saving->asked = true;
+  saving->next = initializer + 1;
   if (holding.owner < 0)
     return model_read_initializer(job->given.model, initializer, data, bytes);
   return fetch(saving->worker, holding, read_parameter, data, bytes);
 }
 
 /* The model cannot be written again, for it is not what it was: what was trained is, by itself. Fails with both. */
-static Status save_apart(Worker *w, const char *path) {
+static Status save_apart(Worker *w, const char *path, int *next) {
   Arena *arena = arena_create();
   char *why = arena ? arena_string(arena, status_message()) : NULL;
   char *apart = why ? arena_format(arena, "%s.npz", path) : NULL;
-  Status status = apart ? collect(w, arena, apart, is_saved, read_parameter) : status_code();
+  Status status = apart ? collect(w, arena, apart, is_saved, read_parameter, next) : status_code();
   if (status == OK)
     status = fail(E_IO, "%s; the trained tensors are in %s, by name", why, apart);
   arena_destroy(arena);
   return status;
 }
 
-Status weights_save(Worker *w, const char *path) {
+/* Rank 0: takes what other ranks send from there on, for nobody. */
+static Status drain(Worker *w, int next) {
   const Job *job = w->training->job;
-  Saving saving = {.worker = w};
-  if (w->rank)
-    return serve_all(w, is_saved, read_parameter);
-  Status status = model_save(job->given.model, path, trained_contents, &saving);
-  if (status == OK || saving.asked)
+  int n;
+  const Initializer *table = model_initializers(job->given.model, &n);
+  for (int i = next; i < n; i++) {
+    Holding holding = find_holding(job, i);
+    if (holding.owner <= 0 || !is_saved(job, &table[i], holding))
+      continue;
+    size_t bytes = graph_value_bytes(job->decided.graph, holding.parameter);
+    void *data = malloc(bytes ? bytes : 1);
+    if (!data)
+      return link_withdraw(w->link, fail(E_COMM, "out of memory: %zu bytes", bytes));
+    Status status = link_receive(w->link, holding.owner, data, bytes);
+    free(data);
+    TRY(status);
+  }
+  return OK;
+}
+
+/* What the file will take at least; what is short of it is not begun. */
+static Status check_space(const Job *job, const char *path) {
+  int n;
+  const Initializer *table = model_initializers(job->given.model, &n);
+  uint64_t bytes = 0;
+  for (int i = 0; i < n; i++)
+    if (table[i].trains || table[i].is_buffer) /* others may stay where the model's file says that they are */
+      bytes += (uint64_t)shape_elements(table[i].shape) * dtype_bytes(table[i].dtype);
+  return file_check_space(path, bytes);
+}
+
+static Status write_model(Worker *w, const char *path, Saving *saving) {
+  const Job *job = w->training->job;
+  TRY(check_space(job, path));
+  Status status = model_save(job->given.model, path, trained_contents, saving);
+  if (status == OK || saving->next)
     return status;
   char message[1024];
   snprintf(message, sizeof message, "%s", status_message());
-  return model_unchanged(job->given.model) == OK ? status_adopt(status, message) : save_apart(w, path);
+  return model_unchanged(job->given.model) == OK ? status_adopt(status, message) : save_apart(w, path, &saving->next);
+}
+
+Status weights_save(Worker *w, const char *path) {
+  Saving saving = {.worker = w};
+  if (w->rank)
+    return serve_all(w, is_saved, read_parameter);
+  Status status = write_model(w, path, &saving);
+  if (status == OK || status == E_COMM || status == E_DEVICE)
+    return status;
+  char message[2048];
+  snprintf(message, sizeof message, "%s", status_message());
+  TRY(drain(w, saving.next));
+  return status_adopt(status, message);
 }
 
 Status weights_dump_gradients(Worker *w, const char *path) {
   if (w->rank)
     return serve_all(w, has_gradient, read_gradient);
   Arena *arena = arena_create();
-  Status status = arena ? collect(w, arena, path, has_gradient, read_gradient) : status_code();
+  int next = 0;
+  Status status = arena ? collect(w, arena, path, has_gradient, read_gradient, &next) : status_code();
   arena_destroy(arena);
   return status;
 }

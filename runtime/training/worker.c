@@ -161,6 +161,7 @@ static Status run_step(Worker *w) {
                    .samples = decided->microbatch_size};
   double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
   trace_step(trace, w->steps_done);
+  TRY(word_post(w));
   sampler_batch(&w->sampler, w->steps_done);
   TRY(loss_scale(w, &work.loss_scale));
   TRY(denominators_count(&w->denominators, training->job->decided.microbatches, dataset_feed, &w->feeder));
@@ -186,7 +187,7 @@ static Status run_step(Worker *w) {
     trace_add(trace, (TraceEvent){.begin = begun, .end = ended, .kind = TRACE_STEP});
   w->steps_done++;
   w->report_is_out = true;
-  return OK;
+  return word_take(w);
 }
 
 /* What failed here fails everywhere; what came from elsewhere is known already. A wire's own failure is E_COMM, too. */
@@ -275,7 +276,11 @@ Status worker_save(Worker *w, const char *path, Outcome *outcome) {
     status = weights_save(w, path);
   if (status == OK)
     trace_end(w->timeline.trace, begun, (TraceEvent){.kind = TRACE_SAVE});
-  return status == OK ? trainer_agree(w->link, OK, outcome) : withdraw(w, status);
+  if (status != OK && (w->rank || status == E_COMM || status == E_DEVICE))
+    return withdraw(w, status);
+  status = trainer_agree(w->link, status, outcome);
+  outcome->goes_on = status == OK || !w->link || outcome->agreed;
+  return status;
 }
 
 Status worker_checkpoint(Worker *w) {
@@ -294,6 +299,8 @@ Status worker_checkpoint_wait(Worker *w) {
 
 Status worker_end(Worker *w, Outcome *outcome) {
   Status status = collect(w);
+  if (status == OK)
+    status = word_sent(w);
   if (status == OK)
     status = report_show(w);
   Status written = OK;

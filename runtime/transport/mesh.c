@@ -52,6 +52,7 @@ struct Mesh {
   char message[TEXT_BYTES + 64];
   MeshReport *report;
   void *context;
+  bool (*heed_term)(void);
   atomic_bool failed;
 };
 
@@ -217,6 +218,19 @@ static void hear_peer(Mesh *mesh, int r) {
   }
 }
 
+/* Where a SIGTERM that came at `at` is the first and no failure's consequence (the death of a rank is known before
+ * mpirun says so), the rank may heed it by itself. */
+static bool heed_first(Mesh *mesh, double at) {
+  pthread_mutex_lock(&mesh->mutex);
+  bool ask = !mesh->decided && !mesh->leaving && mesh->heed_term;
+  pthread_mutex_unlock(&mesh->mutex);
+  if (clock_seconds() - at < 0.1)
+    return false;
+  bool heeded = ask && mesh->heed_term();
+  mesh->heed_term = NULL;
+  return heeded;
+}
+
 /* SIGTERM has come at `at`. mpirun sends it when another rank died: for half a second we listen for who it was. After
  * two seconds the signal does what it would have done. The ranks wait unequally, so that one of them speaks, and the
  * watcher itself: the rank's own thread may look at nothing for longer than that. */
@@ -271,6 +285,8 @@ static void *watch(void *argument) {
       if (polls[2 + r].revents)
         hear_peer(mesh, r);
     pthread_mutex_unlock(&mesh->mutex);
+    if (signal_at > 0 && mesh->heed_term && heed_first(mesh, signal_at))
+      signal_at = 0;
     if (signal_at > 0)
       heed_signal(mesh, signal_at);
   }
@@ -302,7 +318,7 @@ Status mesh_listen(int rank, int size, Mesh **out, MeshAddress *own) {
   return OK;
 }
 
-Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void *context) {
+Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void *context, bool (*heed_term)(void)) {
   int *fds = calloc((size_t)mesh->size, sizeof *fds);
   if (!fds)
     return fail(E_MEMORY, "out of memory");
@@ -313,6 +329,7 @@ Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void
   TRY(status);
   mesh->report = report;
   mesh->context = context;
+  mesh->heed_term = heed_term;
   sigset_t term;
   sigemptyset(&term);
   sigaddset(&term, SIGTERM);

@@ -15,7 +15,7 @@ enum { MESH_HOST = 128, MESH_ADDRESSES = 8 };
 
 /* Where a rank listens: sent to all others by other means, as bytes. */
 typedef struct {
-  char host[MESH_HOST];             /* equal on ranks of one machine, which meet on the loopback interface */
+  char host[MESH_HOST]; /* equal on ranks of one machine and network, which meet on the loopback interface */
   uint32_t address[MESH_ADDRESSES]; /* IPv4, network order; n_addresses of them */
   int32_t n_addresses;
   uint16_t port;      /* network order */
@@ -28,8 +28,8 @@ typedef void MeshReport(void *context, const char *message);
 /* Listens, and fills in where. */
 Status mesh_listen(int rank, int size, Mesh **mesh, MeshAddress *own);
 /* Connects to every peer (all: [size]) and starts to watch. SIGTERM is blocked in the calling thread and in all others.
- * Fails E_COMM naming the peer that it cannot reach. */
-Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void *context);
+ * `heed_term` (may be NULL): as transport_mpi_on_term says. Fails E_COMM naming the peer that it cannot reach. */
+Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void *context, bool (*heed_term)(void));
 
 /* Whether a failure is known; cheap. */
 bool mesh_failed(const Mesh *mesh);

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/utsname.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -27,12 +27,11 @@ typedef struct {
   int32_t from, to;
 } Hello;
 
-/* Host name and the boot's id: two machines may share a name, two containers an id. */
+/* The boot's id and the network's: two machines or two containers may share a name, two containers an id; what shares
+ * both shares the loopback interface. */
 static void name_host(char host[MESH_HOST]) {
-  struct utsname names;
+  struct stat network = {0};
   char boot[64] = "";
-  if (uname(&names) != 0)
-    names.nodename[0] = '\0';
   FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
   if (file) {
     if (!fgets(boot, sizeof boot, file))
@@ -40,7 +39,9 @@ static void name_host(char host[MESH_HOST]) {
     fclose(file);
   }
   memset(host, 0, MESH_HOST);
-  snprintf(host, MESH_HOST, "%.64s %.40s", names.nodename, boot);
+  if (stat("/proc/self/ns/net", &network) != 0)
+    network.st_ino = 0;
+  snprintf(host, MESH_HOST, "%.40s %llu", boot, (unsigned long long)network.st_ino);
 }
 
 static void list_addresses(MeshAddress *own) {

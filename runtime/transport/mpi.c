@@ -45,6 +45,7 @@ static struct {
   sigset_t mask_before;
   MeshReport *report;
   void *context;
+  bool (*heed_term)(void);
 } world;
 
 static Status fail_mpi(int code, const char *what) {
@@ -219,7 +220,7 @@ static Status open_mesh(void) {
   Status status = mesh_listen(world.rank, world.size, &world.mesh, &own);
   if (status == OK) {
     int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, world.endpoints[0].comm);
-    status = code == MPI_SUCCESS ? mesh_connect(world.mesh, all, world.report, world.context)
+    status = code == MPI_SUCCESS ? mesh_connect(world.mesh, all, world.report, world.context, world.heed_term)
                                  : fail_mpi(code, "exchanging addresses");
   }
   free(all);
@@ -334,6 +335,10 @@ void transport_mpi_on_death(MeshReport *report, void *context) {
   world.context = context;
 }
 
+void transport_mpi_on_term(bool (*heed)(void)) {
+  world.heed_term = heed;
+}
+
 bool transport_mpi_reported(void) {
   return world.mesh && mesh_reported(world.mesh);
 }
@@ -360,6 +365,10 @@ void transport_mpi_library(char *text, size_t room) {
 void transport_mpi_on_death(void (*report)(void *context, const char *message), void *context) {
   (void)report;
   (void)context;
+}
+
+void transport_mpi_on_term(bool (*heed)(void)) {
+  (void)heed;
 }
 
 bool transport_mpi_reported(void) {

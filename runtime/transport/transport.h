@@ -73,6 +73,9 @@ void transport_mpi_library(char *text, size_t room);
  * that lives, or when SIGTERM ends this rank, at once, since the rank's own thread may be inside a long kernel. It must
  * not call the transport. */
 void transport_mpi_on_death(void (*report)(void *context, const char *message), void *context);
+/* Has `heed` asked, before `open`, at a first SIGTERM that no failure explains, from that thread: where it says that
+ * the rank will end by itself, nothing more happens until a second one. */
+void transport_mpi_on_term(bool (*heed)(void));
 /* Whether the failure that this rank knows of is printed elsewhere: by the rank that it began on, or by `report`. */
 bool transport_mpi_reported(void);
 

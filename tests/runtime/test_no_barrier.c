@@ -99,7 +99,7 @@ static void open_links(Link links[RANKS], Transport *recording) {
 }
 
 /* Trains `branches` with these options more. */
-static void run(const char *option, const char *value) {
+static void run(const char *option, const char *value, bool as_processes) {
   Options *options = options_create();
   Transport recording;
   Link links[RANKS];
@@ -121,6 +121,7 @@ static void run(const char *option, const char *value) {
   Training training = {.job = &job};
   Outcome outcome = {0};
   ASSERT_OK(trainer_prepare(&training, &outcome));
+  world.mpi = as_processes;
   open_links(links, &recording);
   Worker workers[RANKS];
   pthread_t threads[RANKS];
@@ -144,7 +145,7 @@ static void run(const char *option, const char *value) {
  * receives stand already: it keeps nobody. */
 static void a_step_waits_for_no_other_rank(void **state) {
   (void)state;
-  run(NULL, NULL);
+  run(NULL, NULL, false);
   for (int r = 0; r < RANKS; r++) {
     assert_int_equal(records[r].waits_for_own, 0);
     assert_int_equal(records[r].waits_late, (TRAINED_STEPS - 1) * (r ? 1 : RANKS - 1));
@@ -153,10 +154,22 @@ static void a_step_waits_for_no_other_rank(void **state) {
   }
 }
 
+/* Ranks that are processes agree on when to stop by a word of rank 0, which it says before it does anything of the
+ * step; it waits for no other rank's step. */
+static void a_word_makes_nobody_wait(void **state) {
+  (void)state;
+  run(NULL, NULL, true);
+  for (int r = 0; r < RANKS; r++) {
+    assert_int_equal(records[r].waits_for_own, r ? TRAINED_STEPS : 0);
+    assert_int_equal(records[r].waits_late, (TRAINED_STEPS - 1) * (r ? 1 : 2 * (RANKS - 1)));
+    assert_int_equal(records[r].posts_after_wait, 0);
+  }
+}
+
 /* Only the global norm makes all wait for all. */
 static void the_norm_makes_every_rank_wait(void **state) {
   (void)state;
-  run("clip-norm", "0.1");
+  run("clip-norm", "0.1", false);
   for (int r = 0; r < RANKS; r++)
     assert_int_equal(records[r].waits_for_own, TRAINED_STEPS * (r ? 2 : 2 * (RANKS - 1)));
 }
@@ -164,6 +177,7 @@ static void the_norm_makes_every_rank_wait(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_step_waits_for_no_other_rank),
+      cmocka_unit_test(a_word_makes_nobody_wait),
       cmocka_unit_test(the_norm_makes_every_rank_wait),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -161,6 +161,8 @@ static void what_cannot_open_or_be_saved(void **state) {
   must(onnxpipe_session_step(session));
   assert_int_equal(onnxpipe_session_save(session, in_folder("no/such/folder.onnx")), ONNXPIPE_FAILED);
   assert_non_null(strstr(onnxpipe_error(), "no/such/folder.onnx"));
+  must(onnxpipe_session_step(session)); /* as good as before */
+  must(onnxpipe_session_save(session, in_folder("after.onnx")));
   must(onnxpipe_session_close(session));
   must(onnxpipe_options_set(options, "microbatches", "7"));
   assert_int_equal(onnxpipe_session_open(model, NULL, &session), ONNXPIPE_USAGE);
