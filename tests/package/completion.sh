@@ -33,9 +33,11 @@ mkdir sub
 expect $'train' onnxpipe tr
 expect $'one.onnx\nsub\ntwo.onnx' onnxpipe train ''
 expect $'one.onnx' onnxpipe train o
-expect $'data.npz\nsub\nwith space.npz' onnxpipe train one.onnx --data ''
+expect $'data.npz\nnotes.txt\none.onnx\nsub\ntwo.onnx\nwith space.npz' onnxpipe train one.onnx --data ''
 expect $'data.npz' onnxpipe train one.onnx --data = da
-expect $'data.npz\nsub\nwith space.npz' onnxpipe train one.onnx --data =
+expect $'data.npz\nsub\nwith space.npz' onnxpipe run one.onnx --out ''
+expect $'data.npz\nsub\nwith space.npz' onnxpipe run one.onnx --out =
+expect $'sub' onnxpipe train one.onnx --checkpoint ''
 expect $'--momentum' onnxpipe train one.onnx --mom
 expect '' onnxpipe train one.onnx --lr ''
 expect '' onnxpipe inspect one.onnx --mom

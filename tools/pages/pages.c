@@ -87,7 +87,7 @@ static void completion_names(FILE *out) {
   fprintf(out, "--help --version\n");
 }
 
-/* What follows an option that takes a value: files of its suffix, names, or nothing that could be listed. */
+/* What follows an option that takes a value: files of its suffix, folders, names, or nothing that could be listed. */
 static void completion_values(FILE *out) {
   OnnxpipeOption option;
   for (int i = 0; onnxpipe_options_describe(i, &option) == ONNXPIPE_OK; i++) {
@@ -99,6 +99,8 @@ static void completion_values(FILE *out) {
       fprintf(out, " | -%c", help_letter(&option));
     if (strncmp(option.argument, "FILE", 4) == 0)
       fprintf(out, ") _onnxpipe_files '%s' ;;\n", suffix ? suffix : "");
+    else if (strcmp(option.argument, "DIR") == 0)
+      fprintf(out, ") _onnxpipe_folders ;;\n");
     else if (option.values)
       fprintf(out, ") _onnxpipe_words '%s' ;;\n", option.values);
     else
