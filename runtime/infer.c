@@ -221,6 +221,7 @@ Status infer_run(Job *job, FILE *out) {
     return fail(E_USAGE, "run needs --data FILE and --out FILE.npz");
   job->decided.infers = true;
   TRY(job_open(job));
+  dataset_settle(&job->given.data);
   Results results;
   TRY(settle(job, model_fixed_batch(job->given.model), job->asked.options->quiet ? NULL : out));
   model_bound(job->given.model);

@@ -1,6 +1,9 @@
 /* Samples out of pieces. Invariant: what was read counts only after its file was found unchanged. */
 #include "runtime/data/column.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 Shape column_shape(const Column *column, int64_t samples) {
   Shape shape = column->shape;
   if (column->axis >= 0)
@@ -76,4 +79,25 @@ Status column_gather(const Column *column, const int64_t *indices, int64_t count
   if (status != OK && file)
     status_context("%s: ", file->path);
   return status;
+}
+
+static void advise(const Array *array, int64_t first, int64_t count) {
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), width = dtype_bytes(array->dtype);
+  uintptr_t begin = (uintptr_t)array->data + (uintptr_t)first * width, end = begin + (uintptr_t)count * width;
+  begin = begin / page * page;
+  madvise((void *)begin, end - begin, MADV_WILLNEED);
+}
+
+void column_prefetch(const Column *column, const int64_t *indices, int64_t count) {
+  int64_t outer = 1, row = 1, within;
+  if (column->axis < 0 || column->repeats)
+    return;
+  for (int i = 0; i < column->shape.rank; i++)
+    *(i < column->axis ? &outer : &row) *= i == column->axis ? 1 : column->shape.dim[i];
+  for (int64_t o = 0; o < outer; o++)
+    for (int64_t i = 0, run; i < count; i += run) {
+      const Piece *piece = column_locate(column, indices[i], &within);
+      run = count_neighbours(column, piece, within, indices, i, count);
+      advise(&piece->array, (o * piece->array.shape.dim[column->axis] + within) * row, run * row);
+    }
 }

@@ -32,4 +32,7 @@ const Piece *column_locate(const Column *column, int64_t sample, int64_t *within
  * what it was, with that file's path in front. Thread-safe. */
 Status column_gather(const Column *column, const int64_t *indices, int64_t count, DType dtype, void *data);
 
+/* Asks for these samples to be read from the disk while something else is done. */
+void column_prefetch(const Column *column, const int64_t *indices, int64_t count);
+
 #endif

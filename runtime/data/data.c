@@ -114,9 +114,14 @@ Status array_file_open_flat(const char *path, ArrayFile *file) {
   return open_path(path, true, file);
 }
 
+void array_file_settle(ArrayFile *file) {
+  spill_settle(&file->spill);
+}
+
 void array_file_close(ArrayFile *file) {
   if (file->arena && file->descriptor >= 0)
     close(file->descriptor);
+  spill_close(&file->spill);
   mapped_close(&file->map);
   arena_destroy(file->arena);
   *file = (ArrayFile){0};
@@ -126,6 +131,8 @@ Status array_file_unchanged(const ArrayFile *file) {
   if (!file->map.base)
     return OK;
   TRY(file_unchanged(file->descriptor, &file->stamp));
+  if (mapped_damaged(&file->spill.map))
+    return fail(E_IO, "the file that it was inflated to became shorter while it was in use");
   return mapped_damaged(&file->map) ? fail(E_IO, "became shorter while it was in use") : OK;
 }
 

@@ -1,11 +1,13 @@
 /* Arrays of an .npz file, or the one of an .npy file, named after it. An archive is read through libzip; what is stored
- * is mapped (its bytes are read, unchecked, when used), deflated members are inflated once, with their checksum. */
+ * is mapped (its bytes are read, unchecked, when used), deflated members are inflated with their
+ * checksum: once for all processes of a machine that open the file before array_file_settle, where that is much. */
 #ifndef RUNTIME_DATA_DATA_H
 #define RUNTIME_DATA_DATA_H
 
 #include "base/arena.h"
 #include "base/mapped.h"
 #include "graph/tensor.h"
+#include "runtime/data/spill.h"
 
 typedef struct {
   const char *name;
@@ -24,6 +26,7 @@ typedef struct {
   int descriptor;
   FileStamp stamp; /* when it was opened */
   Mapped map;
+  Spill spill; /* what was inflated, where it is much */
 } ArrayFile;
 
 /* Names are those of the members without ".npy". Memory stays within the sizes that the members state, which may not
@@ -33,6 +36,8 @@ Status array_file_open(const char *path, ArrayFile *file);
 /* Maps a file of no format of its own: an .npy file is read as one, any other has no arrays. Fails E_IO, and E_MODEL
  * for an empty file. */
 Status array_file_open_flat(const char *path, ArrayFile *file);
+/* Everybody who shares what was inflated has opened the file. */
+void array_file_settle(ArrayFile *file);
 void array_file_close(ArrayFile *file);
 /* OK while the file is what it was when it was opened, else E_IO with the reason alone: what was read since then may be
  * anything. Cheap. */

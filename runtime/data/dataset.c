@@ -327,6 +327,10 @@ Status dataset_need_target(const Dataset *data) {
                              list_names(names, n, has, sizeof has));
 }
 
+void dataset_settle(Dataset *data) {
+  source_settle(&data->source);
+}
+
 Status dataset_unchanged(const Dataset *data) {
   return source_unchanged(&data->source);
 }

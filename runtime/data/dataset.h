@@ -32,6 +32,8 @@ Status dataset_view(const Dataset *data, int64_t first, int64_t samples, Arena *
 Status dataset_split(Dataset *data, int64_t samples, Dataset *rest);
 /* Fails E_SHAPE where there is no target. */
 Status dataset_need_target(const Dataset *data);
+/* All processes of this run have opened it: what they share is no longer to be found by others. */
+void dataset_settle(Dataset *data);
 /* OK while all files are what they were, else E_IO with the file in front. */
 Status dataset_unchanged(const Dataset *data);
 void dataset_close(Dataset *data);

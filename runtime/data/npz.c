@@ -6,12 +6,16 @@
 #include <unistd.h>
 #include <zip.h>
 
+#include "base/checked.h"
 #include "base/file.h"
 #include "runtime/data/internal.h"
 #include "runtime/data/npy.h"
 
 /* Deflate makes at most this of one byte. */
 enum { DEFLATE_RATIO = 1032 };
+
+/* What is inflated is shared with other processes from so many bytes on. */
+enum { SHARED_LEAST = 4 << 20 };
 
 static uint64_t little(const unsigned char *at, int bytes) {
   uint64_t value = 0;
@@ -80,11 +84,10 @@ static Status fail_zip(Status code, const char *what, const char *reason) {
   return errno == ENOMEM ? fail(E_MEMORY, "%s: out of memory", what) : fail(code, "%s: %s", what, reason);
 }
 
-/* A member that is not mapped, whole. Reading past its end makes libzip compare the checksum. */
-static Status inflate(Arena *arena, zip_t *zip, zip_uint64_t index, uint64_t size, const unsigned char **bytes) {
-  unsigned char *memory = arena_alloc(arena, size, 1), beyond;
-  if (!memory)
-    return status_code();
+/* A member that is not mapped, whole, into memory of `size` bytes. Reading past its end makes libzip compare the
+ * checksum. */
+static Status inflate(zip_t *zip, zip_uint64_t index, uint64_t size, unsigned char *memory) {
+  unsigned char beyond;
   zip_file_t *member = zip_fopen_index(zip, index, 0);
   if (!member)
     return fail_zip(E_MODEL, "cannot be read", zip_strerror(zip));
@@ -101,26 +104,88 @@ static Status inflate(Arena *arena, zip_t *zip, zip_uint64_t index, uint64_t siz
     status =
         fail(E_MODEL, "holds %s than the %llu bytes it states", got > 0 ? "more" : "less", (unsigned long long)size);
   zip_fclose(member);
-  *bytes = memory;
   return status;
 }
 
 /* What a member may take, before anything is allocated for it. */
-static Status check_size(const zip_stat_t *stat, const ArrayFile *file, uint64_t *total) {
+static Status check_size(const zip_stat_t *stat, const ArrayFile *file) {
   if (stat->comp_size > file->map.bytes)
     return fail(E_MODEL, "states %llu bytes in a file of %zu", (unsigned long long)stat->comp_size, file->map.bytes);
   if (stat->comp_method != ZIP_CM_STORE && stat->size / DEFLATE_RATIO > stat->comp_size + 1)
     return fail(E_MODEL, "states %llu bytes, more than %llu deflated ones can hold", (unsigned long long)stat->size,
                 (unsigned long long)stat->comp_size);
-  return array_charge(stat->size, total);
+  return OK;
 }
 
-static Status read_member(ArrayFile *file, zip_t *zip, zip_uint64_t index, uint64_t offset, uint64_t *total) {
+/* Members of a zip, and where their bytes are found. */
+typedef struct {
+  zip_t *zip;
+  zip_int64_t n;
+  uint64_t *offset; /* [n]: in the file; 0: it has to be inflated */
+  size_t *place;    /* [n]: then, among what is inflated */
+} Archive;
+
+static Status stat_member(const Archive *a, zip_int64_t i, zip_stat_t *stat) {
+  if (zip_stat_index(a->zip, (zip_uint64_t)i, 0, stat) != 0)
+    return fail(E_MODEL, "member %lld cannot be read: %s", (long long)i, zip_strerror(a->zip));
+  if (!(stat->valid & ZIP_STAT_SIZE) || !(stat->valid & ZIP_STAT_COMP_SIZE) || !(stat->valid & ZIP_STAT_NAME))
+    return fail(E_MODEL, "member %lld has no name or size", (long long)i);
+  return OK;
+}
+
+/* Which members are inflated, and the *bytes that they take, each at a multiple of 64. */
+static Status lay_out(const ArrayFile *file, Archive *a, size_t *bytes) {
+  *bytes = 0;
+  find_stored(file->map.data, file->map.bytes, a->n, a->offset);
+  for (zip_int64_t i = 0; i < a->n; i++) {
+    zip_stat_t stat;
+    TRY(stat_member(a, i, &stat));
+    uint64_t at = a->offset[i];
+    if (at && stat.comp_size == stat.size && at <= file->map.bytes && stat.size <= file->map.bytes - at)
+      continue;
+    a->offset[i] = 0;
+    a->place[i] = *bytes;
+    Status status = check_size(&stat, file);
+    if (status == OK && (!checked_add(*bytes, (stat.size + 63) / 64 * 64, bytes) || *bytes > INT64_MAX / 2))
+      status = fail(E_MODEL, "the sizes up to here overflow");
+    if (status != OK) {
+      status_context("member '%s': ", stat.name);
+      return status;
+    }
+  }
+  return OK;
+}
+
+/* Inflates into memory that others will share, unless one of them has. */
+static Status fill(ArrayFile *file, const Archive *a) {
+  for (zip_int64_t i = 0; i < a->n; i++) {
+    zip_stat_t stat;
+    TRY(stat_member(a, i, &stat));
+    Status status = a->offset[i] ? OK : inflate(a->zip, (zip_uint64_t)i, stat.size, file->spill.memory + a->place[i]);
+    if (status != OK) {
+      status_context("member '%s': ", stat.name);
+      return status;
+    }
+  }
+  return spill_finish(&file->spill);
+}
+
+/* A member's bytes: in the file, in what is shared, or inflated into the arena. */
+static Status find_bytes(ArrayFile *file, const Archive *a, zip_int64_t i, uint64_t size, uint64_t *total,
+                         const uint8_t **bytes) {
+  if (a->offset[i] || file->spill.map.data) {
+    *bytes = a->offset[i] ? file->map.data + a->offset[i] : file->spill.map.data + a->place[i];
+    return OK;
+  }
+  TRY(array_charge(size, total));
+  unsigned char *memory = arena_alloc(file->arena, size, 1);
+  *bytes = memory;
+  return memory ? inflate(a->zip, (zip_uint64_t)i, size, memory) : status_code();
+}
+
+static Status read_member(ArrayFile *file, const Archive *a, zip_int64_t i, uint64_t *total) {
   zip_stat_t stat;
-  if (zip_stat_index(zip, index, 0, &stat) != 0)
-    return fail(E_MODEL, "member %llu cannot be read: %s", (unsigned long long)index, zip_strerror(zip));
-  if (!(stat.valid & ZIP_STAT_SIZE) || !(stat.valid & ZIP_STAT_COMP_SIZE) || !(stat.valid & ZIP_STAT_NAME))
-    return fail(E_MODEL, "member %llu has no name or size", (unsigned long long)index);
+  TRY(stat_member(a, i, &stat));
   size_t length = strlen(stat.name);
   if (length < 5 || strcmp(stat.name + length - 4, ".npy") != 0)
     return fail(E_MODEL, "member '%s' is no .npy array", stat.name);
@@ -130,16 +195,8 @@ static Status read_member(ArrayFile *file, zip_t *zip, zip_uint64_t index, uint6
   name[length - 4] = '\0';
   if (array_find(file, name))
     return fail(E_MODEL, "member '%s' is there twice", stat.name);
-
-  Status status = OK;
-  bool mapped =
-      offset && stat.comp_size == stat.size && offset <= file->map.bytes && stat.size <= file->map.bytes - offset;
-  const unsigned char *bytes = mapped ? file->map.data + offset : NULL;
-  if (!mapped) {
-    status = check_size(&stat, file, total);
-    if (status == OK)
-      status = inflate(file->arena, zip, index, stat.size, &bytes);
-  }
+  const uint8_t *bytes;
+  Status status = find_bytes(file, a, i, stat.size, total, &bytes);
   if (status == OK)
     status = array_file_add(file, name, bytes, stat.size, total);
   if (status != OK)
@@ -148,15 +205,20 @@ static Status read_member(ArrayFile *file, zip_t *zip, zip_uint64_t index, uint6
 }
 
 static Status read_members(ArrayFile *file, zip_t *zip) {
-  zip_int64_t n = zip_get_num_entries(zip, 0);
-  if (n <= 0)
+  Archive a = {.zip = zip, .n = zip_get_num_entries(zip, 0)};
+  size_t bytes;
+  uint64_t total = 0;
+  if (a.n <= 0)
     return fail(E_MODEL, "holds no arrays");
-  uint64_t *offset, total = 0;
-  TRY(array_file_reserve(file, (size_t)n));
-  TRY(ARENA_NEW(file->arena, offset, n));
-  find_stored(file->map.data, file->map.bytes, n, offset);
-  for (zip_int64_t i = 0; i < n; i++)
-    TRY(read_member(file, zip, (zip_uint64_t)i, offset[i], &total));
+  TRY(array_file_reserve(file, (size_t)a.n));
+  TRY(ARENA_NEW(file->arena, a.offset, a.n));
+  TRY(ARENA_NEW(file->arena, a.place, a.n));
+  TRY(lay_out(file, &a, &bytes));
+  if (bytes >= SHARED_LEAST && spill_open(file->arena, &file->stamp, bytes, &file->spill) == OK && file->spill.memory)
+    TRY(fill(file, &a));
+  errno = 0; /* where there is no room for a file, memory has to do */
+  for (zip_int64_t i = 0; i < a.n; i++)
+    TRY(read_member(file, &a, i, &total));
   return OK;
 }
 

@@ -174,6 +174,12 @@ void source_close(Source *source) {
   *source = (Source){0};
 }
 
+void source_settle(Source *source) {
+  for (int s = 0; s < source->n_shards; s++)
+    for (int i = 0; i < source->shards[s].n_files; i++)
+      array_file_settle(&source->shards[s].files[i]);
+}
+
 Status source_unchanged(const Source *source) {
   for (int s = 0; s < source->n_shards; s++)
     for (int i = 0; i < source->shards[s].n_files; i++) {

@@ -26,6 +26,8 @@ Status source_open(const char *path, Source *source);
 /* The same of files that have no format (array_file_open_flat), each a shard; no folders. */
 Status source_open_flat(const char *path, Source *source);
 void source_close(Source *source);
+/* array_file_settle for each. */
+void source_settle(Source *source);
 /* OK while all files are what they were, else E_IO with the file in front. */
 Status source_unchanged(const Source *source);
 

@@ -280,6 +280,7 @@ Status trainer_prepare(Training *training, Outcome *outcome) {
   const Link *link = job->asked.world->mpi ? &job->asked.world->link : NULL;
   RankPlace place;
   TRY(trainer_agree(link, begin(training, &place), outcome));
+  dataset_settle(&job->given.data);
   TRY(trainer_agree(link, share_places(training, link, &place), outcome));
   TRY(trainer_agree(link, prepare(training), outcome));
   if (job->asked.options->dry_run)

@@ -78,6 +78,8 @@ typedef struct {
   Store *store;
   Executor *executor;
   Sampler sampler;
+  int64_t *next; /* [batch]: the samples of the step after the one at hand */
+  bool *fed;     /* [inputs of the model, and the target]: this rank reads them */
   Feeder feeder;
   Denominators denominators;
   void *targets; /* the batch's, where they decide the denominator; else NULL */

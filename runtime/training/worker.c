@@ -30,6 +30,8 @@ Status worker_open(Worker *w) {
                      job->asked.options->shuffle, (uint64_t)job->asked.options->seed, &w->sampler));
   w->feeder =
       (Feeder){&job->given.data, job->given.model, decided->graph, decided->microbatch_size, w->sampler.indices};
+  TRY(ARENA_NEW(w->arena, w->next, decided->batch));
+  TRY(ARENA_NEW(w->arena, w->fed, job->given.data.n_inputs + 1));
   for (size_t i = 0; i < decided->graph->n_nodes; i++)
     w->n_updates += (op_def(decided->graph->nodes[i]->op)->traits & OP_UPDATE) != 0;
   TRY(report_create(w));
@@ -60,6 +62,28 @@ void worker_close(Worker *w) {
   executor_close(w->executor);
   store_close(w->store);
   arena_destroy(w->arena);
+}
+
+/* Executor's Feed; context: the Worker. */
+static Status feed(void *context, ValueId input, int microbatch, void *data, size_t bytes) {
+  Worker *w = context;
+  const Dataset *set = w->feeder.data;
+  const Column *column = dataset_column(&w->feeder, input);
+  if (column)
+    w->fed[column == set->target ? set->n_inputs : column - set->columns] = true;
+  return dataset_feed(&w->feeder, input, microbatch, data, bytes);
+}
+
+/* The next step's samples are on their way from the disk while this one computes: those of inputs that this rank reads.
+ */
+static void prefetch(Worker *w) {
+  const Dataset *set = w->feeder.data;
+  sampler_indices(&w->sampler, w->steps_done + 1, w->next);
+  for (int i = 0; i < set->n_inputs; i++)
+    if (w->fed[i])
+      column_prefetch(&set->columns[i], w->next, w->sampler.batch);
+  if (set->target && (w->fed[set->n_inputs] || w->targets))
+    column_prefetch(set->target, w->next, w->sampler.batch);
 }
 
 /* The denominator failed: names the target by its place in the file. */
@@ -155,8 +179,8 @@ static Status run_step(Worker *w) {
   const Options *o = training->job->asked.options;
   const JobDecisions *decided = &training->job->decided;
   Trace *trace = w->timeline.trace;
-  StepWork work = {.feed = dataset_feed,
-                   .context = &w->feeder,
+  StepWork work = {.feed = feed,
+                   .context = w,
                    .counter = {[COUNTER_SEED] = o->seed, [COUNTER_STEP] = w->steps_done},
                    .samples = decided->microbatch_size};
   double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
@@ -164,8 +188,9 @@ static Status run_step(Worker *w) {
   TRY(word_post(w));
   sampler_batch(&w->sampler, w->steps_done);
   TRY(loss_scale(w, &work.loss_scale));
-  TRY(denominators_count(&w->denominators, training->job->decided.microbatches, dataset_feed, &w->feeder));
+  TRY(denominators_count(&w->denominators, training->job->decided.microbatches, feed, w));
   work.denominators = w->denominators.totals;
+  prefetch(w);
   trace_end(trace, begun, (TraceEvent){.kind = TRACE_BATCH});
   Status status = executor_run(w->executor, &work, &loss);
   if (status != OK)

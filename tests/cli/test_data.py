@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from common import CommandLineTest, case_options, model_path, read_case, read_metrics
+from common import HAS_MPI, CommandLineTest, case_options, model_path, read_case, read_metrics
 
 
 class Data(CommandLineTest):
@@ -48,6 +48,23 @@ class Data(CommandLineTest):
         for name, array in self.arrays().items():
             np.save(self.path(f"folder/{name}.npy"), array)
         self.assertEqual(one, self.losses("--data", self.path("folder"), "--shuffle"))
+
+    def test_much_that_is_deflated_is_inflated_once_a_machine(self):
+        arrays = {name: np.concatenate([array] * (90000 // len(array))) for name, array in self.arrays().items()}
+        self.assertGreater(sum(array.nbytes for array in arrays.values()), 4 << 20)
+        np.savez(self.path("stored.npz"), **arrays)
+        np.savez_compressed(self.path("deflated.npz"), **arrays)
+        os.mkdir(self.path("t"))
+        os.environ["TMPDIR"], before = self.path("t"), os.environ.get("TMPDIR")
+        try:
+            for mpi in (0, 2) if HAS_MPI else (0,):
+                self.assertEqual(self.losses("--data", self.path("stored.npz"), "--shuffle", mpi=mpi),
+                                 self.losses("--data", self.path("deflated.npz"), "--shuffle", mpi=mpi))
+        finally:
+            os.environ.pop("TMPDIR")
+            if before:
+                os.environ["TMPDIR"] = before
+        self.assertEqual([name for name in os.listdir(self.path("t")) if name.startswith("onnxpipe")], [])
 
     def test_a_shard_that_is_wrong_is_named(self):
         shards = self.write_shards("shards", [0, 3, 6, 10])

@@ -1,7 +1,9 @@
 /* Data in several files: folders of arrays, shards, their order, and what is wrong with them. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -253,6 +255,42 @@ static void a_wrong_number_is_found_in_its_shard(void **state) {
   dataset_close(&data);
 }
 
+/* Whether the pages of a sample are in memory. */
+static bool is_resident(const Column *column, int64_t sample) {
+  int64_t within;
+  const Piece *piece = column_locate(column, sample, &within);
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  uintptr_t at = (uintptr_t)piece->array.data + (uintptr_t)(within * width[0]) * sizeof(float);
+  unsigned char there = 0;
+  assert_int_equal(mincore((void *)(at / page * page), 1, &there), 0);
+  return there & 1;
+}
+
+static void what_comes_next_is_read_ahead(void **state) {
+  (void)state;
+  enum { MANY = 1 << 17 };
+  float *zeros = calloc(MANY * MOST_WIDTH, sizeof *zeros);
+  Array arrays[2];
+  Dataset data;
+  assert_non_null(zeros);
+  for (int i = 0; i < 2; i++)
+    arrays[i] = (Array){i ? "input_1" : "input_0", F32, {2, {MANY, width[i]}}, zeros};
+  ASSERT_OK(array_file_write(in_folder("b.npz"), arrays, 2));
+  free(zeros);
+  int descriptor = open(in_folder("b.npz"), O_RDONLY);
+  assert_int_equal(posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED), 0);
+  ASSERT_OK(dataset_open(in_folder("b.npz"), model, 0, &data));
+  const int64_t next[] = {MANY / 2, MANY / 4};
+  bool evicted = !is_resident(&data.columns[0], next[1]); /* where files are memory they stay */
+  column_prefetch(&data.columns[0], next, 2);
+  for (int i = 0; i < 500 && !(is_resident(&data.columns[0], next[0]) && is_resident(&data.columns[0], next[1])); i++)
+    usleep(10000);
+  assert_true(is_resident(&data.columns[0], next[0]) && is_resident(&data.columns[0], next[1]));
+  assert_true(!evicted || !is_resident(&data.columns[0], MANY * 3 / 4));
+  dataset_close(&data);
+  close(descriptor);
+}
+
 static void a_shard_that_is_cut_is_named(void **state) {
   (void)state;
   static const char *const kinds[] = {"b2.npz", "b2.safetensors", "b2/input_1.npy"};
@@ -287,6 +325,7 @@ int main(void) {
       cmocka_unit_test_teardown(a_view_is_a_part, empty_folder),
       cmocka_unit_test_teardown(faults_are_named_with_file_and_shard, empty_folder),
       cmocka_unit_test_teardown(a_wrong_number_is_found_in_its_shard, empty_folder),
+      cmocka_unit_test_teardown(what_comes_next_is_read_ahead, empty_folder),
       cmocka_unit_test_teardown(a_shard_that_is_cut_is_named, empty_folder),
   };
   return cmocka_run_group_tests_name("source", tests, setup, teardown);
