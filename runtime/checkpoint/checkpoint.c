@@ -3,6 +3,7 @@
 #include "runtime/checkpoint/checkpoint.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -51,6 +52,19 @@ static Status read_files(Checkpoint *c, const json_t *list) {
   return OK;
 }
 
+/* null is what JSON has no number for. */
+static double number_of(const json_t *json) {
+  return json_is_number(json) ? json_number_value(json) : NAN;
+}
+
+static CheckpointValidation read_validation(const json_t *json) {
+  return (CheckpointValidation){.step = json_integer_value(json_object_get(json, "step")),
+                                .best_step = json_integer_value(json_object_get(json, "best_step")),
+                                .stalled = json_integer_value(json_object_get(json, "stalled")),
+                                .best_loss = number_of(json_object_get(json, "best_loss")),
+                                .reference_loss = number_of(json_object_get(json, "reference_loss"))};
+}
+
 static Status read_fields(Checkpoint *c, json_t *json) {
   const json_t *model = json_object_get(json, "model"), *data = json_object_get(json, "data");
   const json_t *format = json_object_get(json, "format"), *step = json_object_get(json, "step");
@@ -63,6 +77,7 @@ static Status read_fields(Checkpoint *c, json_t *json) {
   c->ranks = json_integer_value(json_object_get(json, "ranks"));
   c->samples = json_integer_value(json_object_get(data, "samples"));
   c->epoch_length = json_integer_value(json_object_get(data, "epoch_length"));
+  c->validation = read_validation(json_object_get(json, "validation"));
   c->options = json_incref(json_object_get(json, "options"));
   if (!json_is_integer(step) || c->step < 0 || !c->model_path || !c->model_hash || !c->device ||
       !json_is_object(c->options) || c->epoch_length < 1)

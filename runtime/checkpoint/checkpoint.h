@@ -7,6 +7,8 @@
  *       optimizer.safetensors.index.json
  *       optimizer-00001-of-00004.safetensors   states, by initializer and the optimizer's name: "wte.weight/m"
  *
+ *     DIR/best                              a link to the one of the best validation, where there is one
+ *
  * Nothing in it depends on the ranks that wrote it but into which of the files a tensor went. The first line of
  * checkpoint.json is the CRC-32 of its other lines. */
 #ifndef RUNTIME_CHECKPOINT_CHECKPOINT_H
@@ -23,6 +25,14 @@ typedef enum { TENSOR_MODEL, TENSOR_STATE, TENSOR_KINDS } TensorKind;
 /* "model", "optimizer": how names of files begin. */
 extern const char *const checkpoint_kinds[TENSOR_KINDS];
 
+/* What validations had said by then. */
+typedef struct {
+  int64_t step; /* of the last one; 0: there was none */
+  int64_t best_step, stalled;
+  double best_loss, reference_loss; /* as OnnxpipeValidation has them */
+  bool is_best;                     /* the last one's, and of the weights that the checkpoint holds */
+} CheckpointValidation;
+
 typedef struct {
   const char *name; /* within the checkpoint's folder */
   int64_t bytes;
@@ -36,6 +46,7 @@ typedef struct Checkpoint {
   const char *model_path, *model_hash; /* the path absolute, as it was when it was written */
   const char *device;                  /* as a plan names it */
   int64_t ranks, samples, epoch_length;
+  CheckpointValidation validation;
   json_t *options; /* option → text, or a list of texts: what determined the run */
   CheckpointFile *files;
   int n_files;

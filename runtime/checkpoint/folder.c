@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char prefix[] = "step-", lock_name[] = ".lock";
+static const char prefix[] = "step-", lock_name[] = ".lock", best_name[] = "best";
 
 char *folder_step_path(Arena *arena, const char *folder, int64_t step) {
   return arena_format(arena, "%s/%s%09lld", folder, prefix, (long long)step);
@@ -42,19 +42,27 @@ static int64_t step_of_name(const char *name) {
   return *end || errno ? -1 : step;
 }
 
-int64_t folder_step_of(const char *path) {
-  size_t end = strlen(path);
+/* Where the link to the best leads; -1: there is none. */
+static int64_t step_of_link(const char *path) {
   char name[64];
+  ssize_t n = readlink(path, name, sizeof name - 1);
+  if (n < 0)
+    return -1;
+  name[n] = '\0';
+  return step_of_name(name);
+}
+
+int64_t folder_step_of(const char *path) {
+  char own[FOLDER_PATH];
+  size_t end = strlen(path);
   while (end && path[end - 1] == '/')
     end--;
-  size_t begin = end;
-  while (begin && path[begin - 1] != '/')
-    begin--;
-  if (end - begin >= sizeof name)
+  if (end >= sizeof own)
     return -1;
-  memcpy(name, path + begin, end - begin);
-  name[end - begin] = '\0';
-  return step_of_name(name);
+  memcpy(own, path, end);
+  own[end] = '\0';
+  const char *slash = strrchr(own, '/'), *name = slash ? slash + 1 : own;
+  return strcmp(name, best_name) == 0 ? step_of_link(own) : step_of_name(name);
 }
 
 static int compare_steps(const void *a, const void *b) {
@@ -216,13 +224,34 @@ void folder_abandon(const char *folder, int64_t step) {
     (void)remove_folder(aside);
 }
 
+/* folder/name into path [FOLDER_PATH]. */
+static Status join_name(char *path, const char *folder, const char *name) {
+  return snprintf(path, FOLDER_PATH, "%s/%s", folder, name) < FOLDER_PATH
+             ? OK
+             : fail(E_IO, "%s: the path is longer than %d", folder, FOLDER_PATH);
+}
+
+Status folder_mark_best(const char *folder, int64_t step) {
+  char path[FOLDER_PATH], aside[FOLDER_PATH], name[64];
+  TRY(join_name(path, folder, best_name));
+  TRY(join_name(aside, folder, ".best"));
+  snprintf(name, sizeof name, "%s%09lld", prefix, (long long)step);
+  if ((unlink(aside) != 0 && errno != ENOENT) || symlink(name, aside) != 0 || rename(aside, path) != 0)
+    return fail_path(path, "cannot be written");
+  return folder_sync(folder);
+}
+
 Status folder_keep(const char *folder, int keep) {
   Arena *arena = arena_create();
   int64_t *steps;
   int n;
-  Status status = arena ? folder_list(arena, folder, &steps, &n) : status_code();
+  char best[FOLDER_PATH];
+  Status status = arena ? join_name(best, folder, best_name) : status_code();
+  if (status == OK)
+    status = folder_list(arena, folder, &steps, &n);
   for (int i = 0; status == OK && i + keep < n; i++)
-    status = remove_step(folder, steps[i]);
+    if (steps[i] != step_of_link(best))
+      status = remove_step(folder, steps[i]);
   arena_destroy(arena);
   return status;
 }

@@ -15,7 +15,7 @@ char *folder_step_path(Arena *arena, const char *folder, int64_t step);
 /* The path of a file of what is aside for a step. */
 Status folder_aside_file(const char *folder, int64_t step, const char *name, char path[FOLDER_PATH]);
 
-/* The step of a path that ends in such a name; -1: it does not. */
+/* The step of a path that ends in such a name, or is the link to the best; -1: it is neither. */
 int64_t folder_step_of(const char *path);
 
 /* The steps that are there, ascending. E_IO where the folder cannot be read. */
@@ -32,7 +32,9 @@ Status folder_commit(const char *folder, int64_t step);
 /* Removes what is aside for the step, if anything. */
 void folder_abandon(const char *folder, int64_t step);
 
-/* Removes all but the `keep` newest. */
+/* The step's folder is "best" from now on: a link to it. */
+Status folder_mark_best(const char *folder, int64_t step);
+/* Removes all but the `keep` newest and the best. */
 Status folder_keep(const char *folder, int keep);
 /* Gives the checkpoints of later steps, which are damaged, names that are no steps': "damaged-step-…". */
 Status folder_set_aside_after(const char *folder, int64_t step);

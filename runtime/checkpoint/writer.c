@@ -2,6 +2,7 @@
 #include "runtime/checkpoint/writer.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ struct CheckpointWriter {
   size_t copy_bytes;
   char *copy;                      /* NULL until there is one */
   const char *index[TENSOR_KINDS]; /* rank 0 */
+  CheckpointValidation validation; /* of the step at hand */
   pthread_t thread;
   bool running; /* there is a thread to join */
   pthread_mutex_t lock;
@@ -148,13 +150,29 @@ static void list_file(Text *files, const char *name, size_t bytes, uint32_t crc)
            bytes, (unsigned)crc);
 }
 
+/* "1.5", or null: JSON has neither NaN nor infinity. */
+static void add_number(Text *text, const char *name, double value) {
+  text_add(text, isfinite(value) ? ", \"%s\": %.17g" : ", \"%s\": null", name, value);
+}
+
+static void add_validation(Text *text, const CheckpointValidation *v) {
+  if (!v->step)
+    return;
+  text_add(text, "\n\"validation\": {\"step\": %lld, \"best_step\": %lld, \"stalled\": %lld", (long long)v->step,
+           (long long)v->best_step, (long long)v->stalled);
+  add_number(text, "best_loss", v->best_loss);
+  add_number(text, "reference_loss", v->reference_loss);
+  text_add(text, "},");
+}
+
 /* What says what the checkpoint is, and of which files. */
 static Status write_about(const CheckpointWriter *w, const Text *files) {
   Text rest = {0}, whole = {0};
   size_t bytes;
   uint32_t crc;
-  text_add(&rest, "\"step\": %lld,%s,\n\"files\": [%s]}\n", (long long)w->step, w->about,
-           files->data ? files->data : "");
+  text_add(&rest, "\"step\": %lld,", (long long)w->step);
+  add_validation(&rest, &w->validation);
+  text_add(&rest, "%s,\n\"files\": [%s]}\n", w->about, files->data ? files->data : "");
   Status status = files->failed || !text_whole(&rest) ? fail(E_MEMORY, "out of memory") : OK;
   if (status == OK) {
     text_add(&whole, "{\"crc32\": \"%08lx\",\n%s", crc32_z(0, (const Bytef *)rest.data, rest.length), rest.data);
@@ -190,6 +208,8 @@ static Status commit(CheckpointWriter *w) {
   TRY(status);
   TRY(folder_commit(w->folder, w->step));
   w->written = w->step;
+  if (w->validation.is_best)
+    TRY(folder_mark_best(w->folder, w->step));
   return folder_keep(w->folder, w->keep);
 }
 
@@ -259,9 +279,10 @@ static Status copy_own(CheckpointWriter *w) {
   return OK;
 }
 
-void writer_begin(CheckpointWriter *w, int64_t step, bool failed) {
+void writer_begin(CheckpointWriter *w, int64_t step, bool failed, const CheckpointValidation *validation) {
   const double none[PART_NUMBERS] = {0};
   w->step = step;
+  w->validation = *validation;
   for (int r = 0; r < w->ranks; r++)
     part_of(w, r)[PART_STEP] = -1;
   Status status = failed ? status_code() : copy_own(w);

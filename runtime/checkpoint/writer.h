@@ -28,8 +28,9 @@ void writer_close(CheckpointWriter *writer);
 /* Rank 0, when nothing goes on: makes room for the files of all ranks. */
 Status writer_prepare(CheckpointWriter *writer, int64_t step);
 /* Copies what this rank has, when nothing goes on, and has it written. What fails is known from its part. Where room
- * could not be made, `failed`, it has failed at once. */
-void writer_begin(CheckpointWriter *writer, int64_t step, bool failed);
+ * could not be made, `failed`, it has failed at once. `validation` is rank 0's: what it has as the best so far is
+ * known as the folder's "best" and kept. */
+void writer_begin(CheckpointWriter *writer, int64_t step, bool failed, const CheckpointValidation *validation);
 /* What is done of that, without waiting. */
 void writer_part(CheckpointWriter *writer, double part[PART_NUMBERS]);
 /* Rank 0: another rank's part. What is not of the step at hand, or known, is nothing. */

@@ -113,6 +113,28 @@ Status checkpoints_wait(Worker *w) {
   return OK;
 }
 
+static CheckpointValidation validation_so_far(const Worker *w) {
+  const OnnxpipeValidation *v = &w->validated;
+  return (CheckpointValidation){.step = v->step,
+                                .best_step = v->best_step,
+                                .stalled = v->stalled,
+                                .best_loss = v->best_loss,
+                                .reference_loss = v->reference_loss,
+                                .is_best = v->is_best && v->step == w->steps_done};
+}
+
+void checkpoints_recall(Worker *w) {
+  const Checkpoint *resumed = w->training->job->asked.resumed;
+  if (!resumed)
+    return;
+  const CheckpointValidation *v = &resumed->validation;
+  w->validated = (OnnxpipeValidation){.step = v->step,
+                                      .best_step = v->best_step,
+                                      .stalled = v->stalled,
+                                      .best_loss = v->best_loss,
+                                      .reference_loss = v->reference_loss};
+}
+
 Status checkpoints_begin(Worker *w) {
   int32_t prepared = OK;
   TRY(checkpoints_wait(w));
@@ -121,7 +143,8 @@ Status checkpoints_begin(Worker *w) {
   TRY(tell(w, &prepared, sizeof prepared));
   if (w->rank && prepared != OK)
     status_adopt((Status)prepared, "");
-  writer_begin(w->writer, w->steps_done, prepared != OK);
+  CheckpointValidation validation = validation_so_far(w);
+  writer_begin(w->writer, w->steps_done, prepared != OK, &validation);
   w->checkpoint = w->steps_done;
   return OK;
 }

@@ -151,6 +151,8 @@ Status worker_end(Worker *worker, Outcome *outcome);
 Status checkpoints_take(Training *training);
 /* The writer of this rank, with --checkpoint. */
 Status checkpoints_open(Worker *worker);
+/* Of the checkpoint that the run goes on from: what validations had said by then. */
+void checkpoints_recall(Worker *worker);
 /* What worker_checkpoint and worker_checkpoint_wait do; a rank that fails has not withdrawn. */
 Status checkpoints_begin(Worker *worker);
 Status checkpoints_wait(Worker *worker);

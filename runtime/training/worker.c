@@ -46,6 +46,7 @@ Status worker_open(Worker *w) {
   if (job->asked.origin)
     TRY(origin_unchanged(job->asked.origin));
   TRY(checkpoints_open(w));
+  checkpoints_recall(w);
   if (training->validation)
     TRY(evaluation_open(w->arena, training->validation, &spec, &w->evaluation));
   if (executor_has_loss(w->executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {

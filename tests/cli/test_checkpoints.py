@@ -69,6 +69,28 @@ class Checkpoints(CommandLineTest):
                     self.assertIn(state, ("m", "v"))
                     self.assertEqual(shards[shard][name].shape, weights[parameter].shape)
 
+    def test_the_best_stays(self):
+        folder, other, metrics = self.path("folder"), self.path("other"), self.path("m.jsonl")
+        words = ["--data", model_path("nanogpt", "data.npz"), "--batch", 8, "--validation-split", 0.3, "--optimizer", "sgd", "--lr", 3,
+                 "--every", 1, "--keep", 2, "--quiet", "--microbatches", 4]
+        self.done("train", model_path("nanogpt"), *words, "--steps", 12, "--checkpoint", folder, "--metrics", metrics, "--ranks", 2)
+        losses = [m["validation_loss"] for m in read_metrics(metrics)]
+        best = 1 + int(np.argmin(losses))
+        self.assertLess(best, 9)  # so that it is none of the newest
+        link = os.path.join(folder, "best")
+        self.assertEqual(os.readlink(link), f"step-{best:09}")
+        self.assertEqual(sorted(os.listdir(folder)), [".lock", "best", f"step-{best:09}", "step-000000011", "step-000000012"])
+        self.done("train", model_path("nanogpt"), *words, "--steps", best, "--save", self.path("there.onnx"))
+        self.done("export", link, "-o", self.path("best.onnx"), "--quiet")
+        with open(self.path("there.onnx"), "rb") as a, open(self.path("best.onnx"), "rb") as b:
+            self.assertEqual(a.read(), b.read())
+        # what was best is known to a run that goes on, and its link is one step, no folder of them
+        self.done("train", model_path("nanogpt"), *words, "--steps", best + 1, "--checkpoint", other)
+        self.done("train", model_path("nanogpt"), "--resume", other, "--steps", 12, "--quiet", "--ranks", 3)
+        self.assertEqual(os.readlink(os.path.join(other, "best")), f"step-{best:09}")
+        self.refused(2, re.compile("later than"), "train", model_path("nanogpt"), "--resume", link, "--checkpoint", folder, "--steps", 12, "--quiet")
+        self.assertIn("step-000000012", os.listdir(folder))
+
     def test_refusals(self):
         self.refused(2, "--every: 0 is less than 1", "train", model_path("nanogpt"), "--data",
                      model_path("nanogpt", "data.npz"), "--every", 0)
