@@ -248,7 +248,7 @@ class BadCommandLines(CommandLineTest):
         model, data = model_path("branches"), model_path("branches", "data.npz")
         train = ["train", model, "--data", data]
         for line, words in [
-            ("'fly' is no subcommand: inspect, plan, train, run, simulate, edit or profile", ["fly"]),
+            ("'fly' is no subcommand: inspect, plan, train, run, simulate, edit, export or profile", ["fly"]),
             ("'a?b' is one word too many", ["inspect", "m", "a\nb"]),
             ("`onnxpipe train` needs a model", ["train"]),
             ("train needs --data FILE, or --tokens FILE", ["train", model]),
@@ -256,7 +256,7 @@ class BadCommandLines(CommandLineTest):
             ("--colour is no option of `train` (--help lists them)", [*train, "--colour", "red"]),
             ("--epoch is no option of `train`, did you mean --epochs? (--help lists them)", [*train, "--epoch", 3]),
             ("--out is no option of `train`, but of run (--help lists them)", [*train, "--out", "o.npz"]),
-            ("'tarin' is no subcommand: inspect, plan, train, run, simulate, edit or profile (did you mean train?)", ["tarin"]),
+            ("'tarin' is no subcommand: inspect, plan, train, run, simulate, edit, export or profile (did you mean train?)", ["tarin"]),
             ("--optimizer: 'adamww' is none of sgd, adam, adamw (did you mean adamw?)", [*train, "--optimizer", "adamww"]),
             ("--lr needs a value", [*train, "--lr"]),
             ("--lr: 'fast' is no number", [*train, "--lr", "fast"]),
