@@ -10,6 +10,7 @@
 /* Whether these kernels take it. */
 bool depthwise_takes(const Convolution *c, DType dtype);
 
+/* Y of X and W; dX and dW of dY; operands dense, as graph/convolution.h has them. */
 Status depthwise_forward(Stream *stream, const Convolution *c, const float *x, const float *w, float *y);
 Status depthwise_grad_input(Stream *stream, const Convolution *c, const float *dy, const float *w, float *dx);
 /* sums: depthwise_sums(c) bytes, 64-byte aligned. */
