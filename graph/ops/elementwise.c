@@ -119,6 +119,7 @@ static bool is_sum_of_powers(const Graph *g, ValueId id) {
     case OP_Relu:
     case OP_ReduceSum:
     case OP_ReduceMean:
+    case OP_AveragePool:
       id = n->in[0];
       break;
     case OP_Max: /* with a bound */

@@ -43,7 +43,8 @@ void budget_samples(Budget *budget, int64_t samples) {
 }
 
 bool budget_fold(Budget *budget, size_t bytes, double flops) {
-  if (bytes > budget->fold_node_bytes || bytes > budget->fold_bytes || flops > budget->fold_flops)
+  bool fits = flops >= 0 && flops <= budget->fold_flops; /* neither does what is no number */
+  if (bytes > budget->fold_node_bytes || bytes > budget->fold_bytes || !fits)
     return false;
   budget->fold_bytes -= bytes;
   budget->fold_flops -= flops;

@@ -166,6 +166,11 @@ static Status all_known(Lower *lower, Term *const *in, int n_in, bool *known) {
   return OK;
 }
 
+/* What pools regions takes as long as their contents say, which no shape bounds: it is left to run. */
+static bool is_bounded(OpKind kind) {
+  return kind != OP_RoiAlign && kind != OP_MaxRoiPool;
+}
+
 Status op_fold(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs, int n_attrs, Term **out, int n_out,
                bool *done) {
   Lower *lower = op->lower;
@@ -174,7 +179,7 @@ Status op_fold(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs
   size_t bytes;
   *done = false;
   TRY(all_known(lower, in, n_in, &known));
-  if (!known || n_out > MAX_OUTPUTS)
+  if (!known || n_out > MAX_OUTPUTS || !is_bounded(kind))
     return OK;
   TRY(fold_key(lower, kind, in, n_in, attrs, n_attrs, n_out, &key, &bytes));
   Term **cached = map_find(lower->folded, key, bytes);

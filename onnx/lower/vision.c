@@ -163,6 +163,8 @@ static Status non_max_suppression(Op *op) {
   TRY(known_numbers(op, 0, &s.box));
   TRY(known_numbers(op, 1, &s.score));
   TRY(number_or(op, 2, 0, &s.most));
+  if (!(s.most > 0))
+    s.most = 0; /* none are chosen */
   TRY(number_or(op, 3, 0, &s.overlap));
   TRY(number_or(op, 4, -INFINITY, &s.least));
   s.batches = scores.dim[0];

@@ -101,6 +101,11 @@ static void norms_at_zero_have_no_slope(void **state) {
     ONE_NODE(net, n, 1, 2, 1, 2) = node("p", "GlobalLpPool", "x", "y");
     put_attribute_int(&n, "p", p);
     TRAINS(net, n, ((const float[]){1, 0, 0, 0}), NUMBERS(1, 0), NUMBERS(0, 0, 0, 0));
+    ONE_NODE(windows, w, 1, 1, 4) = node("p", "LpPool", "x", "y");
+    put_attribute_ints(&w, "kernel_shape", 1, (const int64_t[]){2});
+    put_attribute_ints(&w, "strides", 1, (const int64_t[]){2});
+    put_attribute_int(&w, "p", p);
+    TRAINS(windows, w, ((const float[]){2, 0, 0, 0}), NUMBERS(2, 0), NUMBERS(0, 0, 0, 0));
   }
 }
 
