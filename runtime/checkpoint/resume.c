@@ -197,6 +197,8 @@ static Status options_json(const Job *job, json_t *json) {
     json_object_set_new(json, "data", json_string(absolute)); /* not UTF-8: left out */
   if (o->tokens && realpath(o->tokens, absolute))
     json_object_set_new(json, "tokens", json_string(absolute));
+  if (o->validate && realpath(o->validate, absolute))
+    json_object_set_new(json, "validate", json_string(absolute));
   return OK;
 }
 

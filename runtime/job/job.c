@@ -221,8 +221,9 @@ static Status check_outputs(const Job *job) {
     const char *option, *path;
   } inputs[] = {{"the model", job->asked.path}, {"--data", o->data}, {"--tokens", o->tokens},
                 {"--validate", o->validate},    {"--plan", o->plan}, {"--schedule-file", o->schedule_file}},
-    outputs[] = {{"--save", o->save}, {"--metrics", o->metrics}, {"--dump-gradients", o->dump_gradients},
-                 {"--out", o->out},   {"-o", o->output_plan},    {"--report", o->report}};
+    outputs[] = {{"--save", o->save},  {"--metrics", o->metrics}, {"--dump-gradients", o->dump_gradients},
+                 {"--out", o->out},    {"-o", o->output_plan},    {"--report", o->report},
+                 {"--trace", o->trace}};
   for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
     if (!outputs[i].path)
       continue;
