@@ -29,11 +29,14 @@ static Status infer_gather(Graph *g, Node *n) {
 static Status drop_row(Graph *g, const Node *n, int64_t row, ValueId d_out, ValueId *masked) {
   Shape indices = rule_in(g, n, 1)->shape, shape = graph_value(g, d_out)->shape;
   int axis = (int)node_int(n, "axis", 0);
-  ValueId number, is_row, zero;
+  ValueId number, is_row, from_end, zero;
   for (int i = 0; i < shape.rank; i++)
     shape.dim[i] = i < axis || i >= axis + indices.rank ? 1 : indices.dim[i - axis];
   TRY(emit_scalar(g, n->in[1], (double)row, &number));
   TRY(emit2(g, OP_Equal, n->in[1], number, &is_row));
+  TRY(emit_scalar(g, n->in[1], (double)(row - rule_in(g, n, 0)->shape.dim[axis]), &number));
+  TRY(emit2(g, OP_Equal, n->in[1], number, &from_end));
+  TRY(emit2(g, OP_Or, is_row, from_end, &is_row));
   TRY(emit_reshape(g, is_row, shape, &is_row));
   TRY(emit_scalar(g, d_out, 0, &zero));
   return emit_where(g, is_row, zero, d_out, masked);

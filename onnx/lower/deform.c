@@ -29,7 +29,8 @@ static Status read_deform(Op *op, const Spatial *s, Deform *d) {
       return fail(E_SHAPE, "X %s, W %s", SHAPE_STR(x), SHAPE_STR(w));
   }
   Shape expected = d->result;
-  if (!checked_mul_i64(d->groups * s->axes, d->taps, &expected.dim[1]) || !shape_equal(offset, expected))
+  if (!checked_mul_i64(d->groups, s->axes, &expected.dim[1]) ||
+      !checked_mul_i64(expected.dim[1], d->taps, &expected.dim[1]) || !shape_equal(offset, expected))
     return fail(E_SHAPE, "offset is %s, expected %s", SHAPE_STR(offset), SHAPE_STR(expected));
   expected.dim[1] /= s->axes;
   if (op_has(op, 4) && !shape_equal(op->in[4]->shape, expected))

@@ -28,10 +28,11 @@ static Status list_of(Op *op, const char *name, int n, int64_t absent, int64_t *
 static Status pad_same(Windows *w, Shape x, bool before) {
   for (int i = 0; i < w->n; i++) {
     int64_t size = x.dim[2 + i], stride = w->strides[i], extent, last;
-    if (stride < 1 || !checked_mul_i64(w->kernel[i] - 1, w->dilations[i], &extent) ||
-        !checked_mul_i64(size ? (size - 1) / stride : 0, stride, &last) || !checked_add_i64(last, extent, &last))
+    if (stride < 1 || w->kernel[i] < 1 || !checked_mul_i64(w->kernel[i] - 1, w->dilations[i], &extent) ||
+        !checked_mul_i64(size ? (size - 1) / stride : 0, stride, &last) || !checked_add_i64(last, extent, &last) ||
+        !checked_add_i64(last, 1, &extent))
       return fail(E_SHAPE, "windows of %lld by %lld in %s", (long long)w->kernel[i], (long long)stride, SHAPE_STR(x));
-    int64_t missing = last + 1 > size ? last + 1 - size : 0;
+    int64_t missing = extent > size ? extent - size : 0;
     w->pads[i] = before ? missing - missing / 2 : missing / 2;
     w->pads[w->n + i] = missing - w->pads[i];
   }
@@ -168,9 +169,9 @@ static Status unpooled_shape(Op *op, const Windows *w, Shape *y) {
   *y = op->in[0]->shape;
   for (int i = 0; i < w->n; i++) {
     int64_t size;
-    if (y->dim[2 + i] < 1 || !checked_mul_i64(y->dim[2 + i] - 1, w->strides[i], &size) ||
-        !checked_add_i64(size, w->kernel[i], &size) || w->pads[i] < 0 || w->pads[w->n + i] < 0 ||
-        (size -= w->pads[i]) < 0 || (size -= w->pads[w->n + i]) < 0)
+    if (y->dim[2 + i] < 1 || w->strides[i] < 1 || w->kernel[i] < 1 ||
+        !checked_mul_i64(y->dim[2 + i] - 1, w->strides[i], &size) || !checked_add_i64(size, w->kernel[i], &size) ||
+        w->pads[i] < 0 || w->pads[w->n + i] < 0 || (size -= w->pads[i]) < 0 || (size -= w->pads[w->n + i]) < 0)
       return fail(E_SHAPE, "axis %d of %s was not pooled by %lld at steps of %lld", 2 + i, SHAPE_STR(op->in[0]->shape),
                   (long long)w->kernel[i], (long long)w->strides[i]);
     y->dim[2 + i] = size;

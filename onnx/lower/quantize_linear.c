@@ -30,7 +30,7 @@ static Status spread_blocks(Op *op, Term *scale, Shape x, int axis, int64_t bloc
   Term *which;
   if (block < 1)
     block = blocks ? (n + blocks - 1) / blocks : 1;
-  if (blocks != (n + block - 1) / block)
+  if (blocks != n / block + (n % block != 0))
     return fail(E_SHAPE, "%lld blocks of %lld along an axis of %lld", (long long)blocks, (long long)block,
                 (long long)n);
   TRY(budget_need(&op->lower->budget, (size_t)n * sizeof *at, (double)n));

@@ -124,7 +124,7 @@ static Status window(Op *op, double a, double b, double c) {
   TRY(numbers_begin(op, n, &w));
   double around = (double)(op_int(op, "periodic", 1) ? n : n - 1);
   for (int64_t i = 0; i < n; i++) {
-    double t = 2 * M_PI * (double)i / around;
+    double t = around > 0 ? 2 * M_PI * (double)i / around : M_PI; /* one number alone is the middle, as in SciPy */
     w[i] = a + b * cos(t) + c * cos(2 * t);
   }
   return numbers_end(op, shape_of(1, &n), w);

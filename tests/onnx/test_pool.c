@@ -221,6 +221,17 @@ static void sizes_must_fit(void **state) {
   net_add(&net, n);
   net_fails(&net, "y", 0, E_SHAPE,
             "node 'p' (MaxPool): a window spans 9223372036854775807, the axis 4 with its padding");
+  ONE_NODE(none, p, 1, 1, 4) = node("p", "MaxPool", "x", "y");
+  PUT_INTS(&p, "kernel_shape", INT64_MIN);
+  put_attribute_text(&p, "auto_pad", "SAME_UPPER");
+  net_add(&none, p);
+  net_fails(&none, "y", 0, E_SHAPE, "node 'p' (MaxPool): windows of -9223372036854775808 by 1 in [1,1,4]");
+  ONE_NODE(back, u, 1, 1, 4) = node("u", "MaxUnpool", "x,i", "y");
+  net_ints(&back, "i", 1, 4, (const int64_t[]){0, 1, 2, 3});
+  PUT_INTS(&u, "kernel_shape", 9);
+  PUT_INTS(&u, "strides", -1);
+  net_add(&back, u);
+  net_fails(&back, "y", 0, E_SHAPE, "node 'u' (MaxUnpool): axis 2 of [1,1,4] was not pooled by 9 at steps of -1");
   ONE_NODE(wide, w, 1, 1, 4) = resize(&wide, SIZES(1, 1, 1 << 30), "linear", "half_pixel");
   net_add(&wide, w);
   Bound b = net_bind(&wide, "y", 0);

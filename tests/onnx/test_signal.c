@@ -73,6 +73,15 @@ static void windows_have_two_forms(void **state) {
   GIVES(&b, 0, (3), 0, 1, 0);
   GIVES(&b, 1, (3), 0, 0.63f, 0.63f);
   bound_end(&b);
+  net = net_of(17); /* of one number, as torch.hann_window and SciPy have it */
+  NET_INTS(&net, "one", 1);
+  net_node(&net, "s", "Squeeze", "one", "n");
+  Bytes alone = node("w", "HannWindow", "n", "y");
+  put_attribute_int(&alone, "periodic", 0);
+  net_add(&net, alone);
+  b = net_bind_ok(&net, "y", 0);
+  GIVES(&b, 0, (1), 1);
+  bound_end(&b);
 }
 
 /* round(x / 0.5) + 1 within a byte, and back; to even. */
