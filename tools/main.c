@@ -1,6 +1,7 @@
 /* The command line: words to options, one call of the library, its line of error printed once. Invariant: exit status 0
  * done, 1 the input or the run failed, 2 the command line was wrong, 3 trained but a file could not be written, 130 and
  * 143 ended by a signal after saving. */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -54,6 +55,7 @@ static void end_by(int number) {
 /* The first one ends a training after its step; what does not train, or is asked again, ends at once. */
 static void stop_by(int number) {
   static volatile sig_atomic_t asked;
+  int error = errno; /* of whatever is interrupted */
   if (asked || !onnxpipe_request(number == SIGINT ? ONNXPIPE_INTERRUPT : ONNXPIPE_TERMINATE)) {
     end_by(number);
     return;
@@ -64,6 +66,7 @@ static void stop_by(int number) {
                          : "onnxpipe: SIGTERM: ends after this step, and saves; another one ends it at once\n";
   ssize_t wrote = silent_rank ? 0 : write(STDERR_FILENO, line, strlen(line));
   (void)wrote;
+  errno = error;
 }
 
 static void save_by(int number) {

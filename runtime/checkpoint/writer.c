@@ -29,11 +29,11 @@ struct CheckpointWriter {
   pthread_mutex_t lock;
   pthread_cond_t changed;
   /* under the lock, while a thread runs: */
-  int64_t step, written;
+  int64_t step;
   double *parts; /* [ranks][PART_NUMBERS]; others' at rank 0 alone */
   bool stop;
   Status status;
-  char message[1024];
+  char message[1024], note[1024];
 };
 
 static double *part_of(CheckpointWriter *w, int rank) {
@@ -73,8 +73,7 @@ Status writer_open(const Job *job, const char *folder, int keep, const char *abo
                             .rank = rank,
                             .ranks = job->decided.ranks,
                             .store = store,
-                            .step = -1,
-                            .written = -1};
+                            .step = -1};
     status = create(w, job);
   }
   if (status != OK) {
@@ -207,10 +206,9 @@ static Status commit(CheckpointWriter *w) {
   text_free(&files);
   TRY(status);
   TRY(folder_commit(w->folder, w->step));
-  w->written = w->step;
-  if (w->validation.is_best)
-    TRY(folder_mark_best(w->folder, w->step));
-  return folder_keep(w->folder, w->keep);
+  if ((w->validation.is_best && folder_mark_best(w->folder, w->step) != OK) || folder_keep(w->folder, w->keep) != OK)
+    snprintf(w->note, sizeof w->note, "%s", status_message());
+  return OK;
 }
 
 /* Until every rank's part is here: OK where all could write. */
@@ -282,6 +280,7 @@ static Status copy_own(CheckpointWriter *w) {
 void writer_begin(CheckpointWriter *w, int64_t step, bool failed, const CheckpointValidation *validation) {
   const double none[PART_NUMBERS] = {0};
   w->step = step;
+  *w->note = '\0';
   w->validation = *validation;
   for (int r = 0; r < w->ranks; r++)
     part_of(w, r)[PART_STEP] = -1;
@@ -320,6 +319,6 @@ Status writer_wait(CheckpointWriter *w) {
   return w->status == OK ? OK : status_adopt(w->status, w->message);
 }
 
-int64_t writer_written(const CheckpointWriter *w) {
-  return w->written;
+const char *writer_note(const CheckpointWriter *w) {
+  return w->note;
 }

@@ -37,7 +37,7 @@ void writer_part(CheckpointWriter *writer, double part[PART_NUMBERS]);
 void writer_take(CheckpointWriter *writer, int rank, const double part[PART_NUMBERS]);
 /* Until this rank is done; rank 0 must have all parts by then. OK, or why it was not written: the thread's message. */
 Status writer_wait(CheckpointWriter *writer);
-/* Of the last that takes its place; -1: none. Rank 0. */
-int64_t writer_written(const CheckpointWriter *writer);
+/* Rank 0, after writer_wait: what else could not be done when it had taken its place; "": nothing. */
+const char *writer_note(const CheckpointWriter *writer);
 
 #endif

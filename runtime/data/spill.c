@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/machine.h"
+
 static const char mark[8] = "arrays 1";
 enum { ATTEMPTS = 100 };
 
@@ -77,9 +79,11 @@ static void close_descriptor(Spill *spill) {
 
 Status spill_open(Arena *arena, const FileStamp *stamp, size_t bytes, Spill *spill) {
   const char *folder = getenv("TMPDIR");
+  char boot[MACHINE_BOOT]; /* what a machine that went down left may be zeros */
+  machine_boot(boot);
   const char *path =
-      arena_format(arena, "%s/onnxpipe-%lu-%llx-%llx-%lld.%09lld-%lld-%zu", folder && *folder ? folder : "/var/tmp",
-                   (unsigned long)geteuid(), (unsigned long long)stamp->device, (unsigned long long)stamp->inode,
+      arena_format(arena, "%s/onnxpipe-%lu-%s-%llx-%llx-%lld.%09lld-%lld-%zu", folder && *folder ? folder : "/var/tmp",
+                   (unsigned long)geteuid(), boot, (unsigned long long)stamp->device, (unsigned long long)stamp->inode,
                    (long long)stamp->seconds, (long long)stamp->nanoseconds, (long long)stamp->bytes, bytes);
   *spill = (Spill){.path = path, .bytes = bytes, .descriptor = -1};
   Status status = path ? open_spill(spill) : status_code();

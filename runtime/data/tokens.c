@@ -120,6 +120,9 @@ static Status make_row(Arena *arena, const Corpus *corpus, const ModelInput *inp
   }
   array->data = row;
   array->shape = (Shape){2, {samples, n}};
+  if (input->batch_axis > 0)
+    return fail(E_UNSUPPORTED, "input '%s' has its samples along axis %d: of tokens they are along axis 0", input->name,
+                input->batch_axis);
   if (input->batch_axis < 0) { /* given once, for all samples: [T] or [1,T] */
     array->shape = (Shape){.rank = input->rank > 0 ? input->rank : 1};
     for (int i = 0; i < array->shape.rank; i++)

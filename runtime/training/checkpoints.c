@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -32,7 +33,7 @@ static Status check_past(const Training *training) {
                 o->checkpoint, (long long)steps[n - 1], o->checkpoint);
   if (steps[n - 1] == resumed->step)
     return OK;
-  if (folder_step_of(o->resume) >= 0)
+  if (file_same(o->resume, resumed->path)) /* it was asked for, and not the newest */
     return fail(E_USAGE, "%s holds checkpoints up to step %lld, later than %s: --checkpoint takes another folder",
                 o->checkpoint, (long long)steps[n - 1], resumed->path);
   return folder_set_aside_after(o->checkpoint, resumed->step);
@@ -100,17 +101,44 @@ static Status report_part(Worker *w) {
   return link_send(w->link, 0, &report, sizeof report);
 }
 
+/* Rank 0, whatever is printed else. */
+static void say_written(const Worker *w, const CheckpointResult *result) {
+  const Job *job = w->training->job;
+  const char *note = writer_note(w->writer);
+  if (result->code != OK)
+    job_report(job, "the checkpoint of step %lld was not written: %s", (long long)result->step, result->message);
+  else if (*note)
+    job_report(job, "the checkpoint of step %lld is written, but %s", (long long)result->step, note);
+}
+
 Status checkpoints_wait(Worker *w) {
-  FILE *out = w->training->out;
   if (w->checkpoint < 0)
     return OK;
   w->written = (CheckpointResult){.step = w->checkpoint};
   w->checkpoint = -1;
   TRY(w->rank ? report_part(w) : gather(w, &w->written));
   TRY(tell(w, &w->written, sizeof w->written));
-  if (w->rank == 0 && out && w->written.code != OK)
-    fprintf(out, "the checkpoint of step %lld was not written: %s\n", (long long)w->written.step, w->written.message);
+  if (w->rank == 0)
+    say_written(w, &w->written);
   return OK;
+}
+
+void checkpoints_finish(Worker *const *workers, int ranks) {
+  Worker *first = workers[0];
+  CheckpointResult result = {.step = first->checkpoint};
+  for (int r = 0; r < ranks; r++)
+    if (!workers[r]->writer || workers[r]->checkpoint < 0 || workers[r]->checkpoint != first->checkpoint)
+      return;
+  for (int r = 1; r < ranks; r++) {
+    double part[PART_NUMBERS];
+    (void)writer_wait(workers[r]->writer); /* its part says how it went */
+    writer_part(workers[r]->writer, part);
+    writer_take(first->writer, r, part);
+  }
+  result.code = (int32_t)writer_wait(first->writer);
+  if (result.code != OK)
+    snprintf(result.message, sizeof result.message, "%s", status_message());
+  say_written(first, &result);
 }
 
 static CheckpointValidation validation_so_far(const Worker *w) {
@@ -124,9 +152,12 @@ static CheckpointValidation validation_so_far(const Worker *w) {
 }
 
 void checkpoints_recall(Worker *w) {
-  const Checkpoint *resumed = w->training->job->asked.resumed;
-  if (!resumed)
-    return;
+  const Job *job = w->training->job;
+  const Checkpoint *resumed = job->asked.resumed;
+  const char *now = job->asked.options->validate;
+  const char *then = resumed ? json_string_value(json_object_get(resumed->options, "validate")) : NULL;
+  if (!resumed || (now && then ? !file_same(now, then) : now || then))
+    return; /* losses of other samples say nothing of these */
   const CheckpointValidation *v = &resumed->validation;
   w->validated = (OnnxpipeValidation){.step = v->step,
                                       .best_step = v->best_step,
@@ -138,6 +169,8 @@ void checkpoints_recall(Worker *w) {
 Status checkpoints_begin(Worker *w) {
   int32_t prepared = OK;
   TRY(checkpoints_wait(w));
+  if (w->written.code == OK && w->written.step == w->steps_done && w->steps_done)
+    return OK; /* it lies there */
   if (w->rank == 0)
     prepared = (int32_t)writer_prepare(w->writer, w->steps_done);
   TRY(tell(w, &prepared, sizeof prepared));
@@ -156,9 +189,12 @@ static int64_t step_of_line(const char *line) {
 }
 
 Status checkpoints_metrics(const char *path, int64_t steps) {
+  struct stat info;
   char *line = NULL;
   size_t room = 0;
   long end = 0;
+  if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+    return OK; /* a pipe or a device keeps no lines of steps that were not done */
   FILE *file = fopen(path, "r+");
   if (!file && errno == ENOENT)
     file = fopen(path, "w");
@@ -172,7 +208,9 @@ Status checkpoints_metrics(const char *path, int64_t steps) {
   }
   free(line);
   Status status = OK;
-  if (ftruncate(fileno(file), end) != 0)
+  if (ferror(file))
+    status = fail(E_IO, "%s: cannot be read: %s", path, strerror(errno));
+  else if (ftruncate(fileno(file), end) != 0)
     status = fail(E_IO, "%s: cannot be written: %s", path, strerror(errno));
   fclose(file);
   return status;

@@ -15,8 +15,11 @@ bool request_make(int what) {
 void request_heed(bool looks) {
   if (!looks)
     atomic_fetch_sub(&looking, 1);
-  else if (atomic_fetch_add(&looking, 1) == 0)
-    atomic_store(&asked, 0);
+  else {
+    if (atomic_load(&looking) == 0) /* what was asked of a run before; what is asked from here on counts */
+      atomic_store(&asked, 0);
+    atomic_fetch_add(&looking, 1);
+  }
 }
 
 int request_take(void) {

@@ -64,9 +64,10 @@ static Status share_path(const World *world, char path[FOLDER_PATH]) {
   return OK;
 }
 
-/* The folder that holds it: where the run goes on writing, unless it says otherwise. */
-static Status go_on_writing(const Options *given, Options *options) {
-  if (options_given(given, "checkpoint") || folder_step_of(given->resume) >= 0)
+/* The folder that holds it: where the run goes on writing, unless it says otherwise, or --resume names one checkpoint
+ * and not a folder of them. */
+static Status go_on_writing(const Options *given, const char *found, Options *options) {
+  if (options_given(given, "checkpoint") || file_same(given->resume, found))
     return OK;
   return options_set(options, "checkpoint", given->resume);
 }
@@ -82,7 +83,7 @@ static Status take(Job *job, const Options *opened, const char *path) {
   TRY(resume_options(given, checkpoint, !job->asked.world->mpi, &options));
   job->asked.completed = options;
   job->asked.options = options;
-  TRY(go_on_writing(given, options));
+  TRY(go_on_writing(given, path, options));
   return check_opened(opened ? opened : given, options);
 }
 

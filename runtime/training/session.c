@@ -277,6 +277,7 @@ Status session_validate(Session *s, OnnxpipeValidation *validation) {
   TRY(still_good(s));
   if (!v)
     return fail(E_USAGE, "there is nothing to validate with: --validate FILE or --validation-split");
+  TRY(check_data(s)); /* which the last samples may be of */
   TRY(check_file(s, &v->job.given.data));
   issue(s, COMMAND_VALIDATE);
   TRY(finish(s, worker_validate(&s->locals[0].worker)));
@@ -343,6 +344,16 @@ static void write_rest(Session *s) {
   status_adopt(s->status, message);
 }
 
+/* One that is under way when a step fails takes its place all the same, where all ranks are here and began it. */
+static void end_checkpoint(Session *s) {
+  Worker *workers[OPTIONS_MOST_RANKS];
+  if (!s->n_locals || s->n_locals != s->training.job->decided.ranks)
+    return;
+  for (int r = 0; r < s->n_locals; r++)
+    workers[r] = &s->locals[r].worker;
+  checkpoints_finish(workers, s->n_locals);
+}
+
 Status session_close(Session *s, Outcome *outcome) {
   Status status = OK;
   if (!s)
@@ -355,6 +366,7 @@ Status session_close(Session *s, Outcome *outcome) {
   join_workers(s);
   if (!good)
     write_rest(s);
+  end_checkpoint(s);
   for (int r = 0; r < s->n_locals; r++)
     worker_close(&s->locals[r].worker);
   boundaries_close(&s->training.boundaries);

@@ -151,6 +151,8 @@ Status worker_end(Worker *worker, Outcome *outcome);
 Status checkpoints_take(Training *training);
 /* The writer of this rank, with --checkpoint. */
 Status checkpoints_open(Worker *worker);
+/* All ranks of a run, whose threads have ended: what they began is written. */
+void checkpoints_finish(Worker *const *workers, int ranks);
 /* Of the checkpoint that the run goes on from: what validations had said by then. */
 void checkpoints_recall(Worker *worker);
 /* What worker_checkpoint and worker_checkpoint_wait do; a rank that fails has not withdrawn. */

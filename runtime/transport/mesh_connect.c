@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/machine.h"
 
 /* seconds: for all ranks to appear; for one address to answer */
 enum { ALL_SECONDS = 60, ONE_SECONDS = 5 };
@@ -31,13 +32,8 @@ typedef struct {
  * both shares the loopback interface. */
 static void name_host(char host[MESH_HOST]) {
   struct stat network = {0};
-  char boot[64] = "";
-  FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
-  if (file) {
-    if (!fgets(boot, sizeof boot, file))
-      boot[0] = '\0';
-    fclose(file);
-  }
+  char boot[MACHINE_BOOT];
+  machine_boot(boot);
   memset(host, 0, MESH_HOST);
   if (stat("/proc/self/ns/net", &network) != 0)
     network.st_ino = 0;

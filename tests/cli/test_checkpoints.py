@@ -91,6 +91,46 @@ class Checkpoints(CommandLineTest):
         self.refused(2, re.compile("later than"), "train", model_path("nanogpt"), "--resume", link, "--checkpoint", folder, "--steps", 12, "--quiet")
         self.assertIn("step-000000012", os.listdir(folder))
 
+    def test_a_copy_is_one_checkpoint(self):
+        words = ["--data", model_path("nanogpt", "data.npz"), "--batch", 8, "--quiet"]
+        self.done("train", model_path("nanogpt"), *words, "--steps", 4, "--every", 2, "--checkpoint", self.path("c"))
+        copy = self.path("good")
+        shutil.copytree(os.path.join(self.path("c"), "step-000000002"), copy)
+        before = sorted(os.listdir(copy))
+        self.done("train", model_path("nanogpt"), "--resume", copy, "--steps", 5, "--quiet", "--metrics", "/dev/null")
+        self.assertEqual(sorted(os.listdir(copy)), before)
+
+    def test_a_step_that_fails_leaves_the_checkpoint_before(self):
+        with np.load(model_path("surrogate", "data.npz")) as file:
+            data = dict(file)
+        name = next(k for k in data if k != "target")
+        data[name] = data[name].astype(np.float32)
+        data[name][10] = np.nan  # of the third step
+        path = self.write_arrays("nan.npz", **data)
+        for ranks in 1, 3:
+            folder = self.path(f"failed{ranks}")
+            self.refused(1, re.compile("step 3: "), "train", model_path("surrogate"), "--data", path, "--batch", 4, "--every", 1, "--steps",
+                         5, "--ranks", ranks, "--checkpoint", folder, "--quiet")
+            self.assertEqual(sorted(os.listdir(folder)), [".lock", "step-000000001", "step-000000002"])
+
+    def test_what_is_written_is_not_told_as_lost(self):
+        folder = self.path("c")
+        os.makedirs(os.path.join(folder, "best", "in the way"))
+        result = self.run_command("train", model_path("nanogpt"), "--data", model_path("nanogpt", "data.npz"), "--batch", 8, "--steps", 2,
+                                  "--validation-split", 0.3, "--checkpoint", folder, "--quiet")
+        self.assertEqual(result.returncode, 0)
+        self.assertRegex(result.stderr, "^onnxpipe: the checkpoint of step 2 is written, but .*best: cannot be written")
+        self.assertIn("step-000000002", os.listdir(folder))
+
+    def test_losses_of_other_samples_are_not_compared(self):
+        with np.load(model_path("nanogpt", "data.npz")) as file:
+            other = self.write_arrays("other.npz", **{k: v[:24] for k, v in file.items()})
+            first = self.write_arrays("first.npz", **{k: v[24:] for k, v in file.items()})
+        words = ["--data", model_path("nanogpt", "data.npz"), "--batch", 8, "--lr", 0.1, "--every", 1, "--quiet"]
+        self.done("train", model_path("nanogpt"), *words, "--steps", 2, "--checkpoint", self.path("c"), "--validate", first)
+        self.done("train", model_path("nanogpt"), "--resume", self.path("c"), "--steps", 3, "--quiet", "--validate", other)
+        self.assertEqual(os.readlink(os.path.join(self.path("c"), "best")), "step-000000003")
+
     def test_refusals(self):
         self.refused(2, "--every: 0 is less than 1", "train", model_path("nanogpt"), "--data",
                      model_path("nanogpt", "data.npz"), "--every", 0)
