@@ -1,9 +1,10 @@
-"""Random graphs over all operators, against onnxruntime: the backends `reference` and `cpu` give its numbers.
+"""Random graphs over all operators: the backends `reference` and `cpu` give onnxruntime's numbers, and differences in float64
+confirm the gradients.
 
 usage: generated.py PROGRAM [--seconds S] [--first SEED] [--keep FOLDER]
 
 Draws and runs graph after graph for S seconds (60), beginning with a seed (0); prints what differs with its seed, and ends with
-"N passed, N failed, N skipped". A graph is skipped where it is refused as unsupported. --keep writes the models that fail."""
+"gradients of N graphs are confirmed" and "N passed, N failed, N skipped". A graph is skipped where it is refused as unsupported. --keep writes the models that fail."""
 import argparse
 import collections
 import os
@@ -11,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+import types
 
 import numpy as np
 from onnx import numpy_helper
@@ -70,20 +72,33 @@ def main():
                 model, inputs, expected = draw.draw(seed + number)
                 with open(f"{folder}/{number}.onnx", "wb") as file:
                     file.write(model.SerializeToString())
-                conformance.write_tensors(f"{folder}/{number}.in", [numpy_helper.from_array(a) for a in inputs])
+                tensors = [numpy_helper.from_array(a) for a in inputs]
+                conformance.write_tensors(f"{folder}/{number}.in", tensors)
                 operators |= {node.op_type for node in model.graph.node}
-                made.append((model, expected))
+                made.append((model, tensors, expected))
             lines = conformance.run_all(asked.program, folder, len(made))
-            for number, (model, expected) in enumerate(made):
+            passed = []
+            for number, (model, inputs, expected) in enumerate(made):
                 what, why = judge(folder, number, expected, lines.get(number, []))
                 total[what] += 1
+                nodes = " ".join(node.op_type for node in model.graph.node)
+                name = f"seed {seed + number} ({nodes})"
                 if what == "failed":
-                    nodes = " ".join(node.op_type for node in model.graph.node)
-                    print(f"seed {seed + number} ({nodes}): {why.replace(folder + '/', '')}", flush=True)
+                    print(f"{name}: {why.replace(folder + '/', '')}", flush=True)
                     if asked.keep:
                         shutil.copy(f"{folder}/{number}.onnx", f"{asked.keep}/{seed + number}.onnx")
+                elif what == "passed":
+                    passed.append((types.SimpleNamespace(name=name, model=model), inputs))
+        with tempfile.TemporaryDirectory(prefix="generated") as folder:
+            confirmed, wrong = conformance.check_gradients(asked.program, folder, passed)
+        total["confirmed"] += confirmed
+        total["failed"] += len(wrong)
+        total["passed"] -= len(wrong)
+        for line in wrong:
+            print(f"gradient: {line}", flush=True)
         seed += ROUND
     print(f"seeds {asked.first} to {seed - 1}, {len(operators)} operators")
+    print(f"gradients of {total['confirmed']} graphs are confirmed by differences in float64")
     print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
     return 1 if total["failed"] or not total["passed"] else 0
 
