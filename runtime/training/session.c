@@ -344,14 +344,19 @@ static void write_rest(Session *s) {
   status_adopt(s->status, message);
 }
 
-/* One that is under way when a step fails takes its place all the same, where all ranks are here and began it. */
+/* One that is under way when a step fails takes its place all the same, where all ranks are here and began it. What
+ * failed before is what there is to say. */
 static void end_checkpoint(Session *s) {
   Worker *workers[OPTIONS_MOST_RANKS];
+  char message[sizeof s->message];
+  Status code = status_code();
   if (!s->n_locals || s->n_locals != s->training.job->decided.ranks)
     return;
   for (int r = 0; r < s->n_locals; r++)
     workers[r] = &s->locals[r].worker;
+  snprintf(message, sizeof message, "%s", status_message());
   checkpoints_finish(workers, s->n_locals);
+  status_adopt(code, message);
 }
 
 Status session_close(Session *s, Outcome *outcome) {
