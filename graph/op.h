@@ -46,6 +46,9 @@ typedef struct {
 #include "graph/ops.def"
 #undef OP
 
+/* Whether whoever will run the graph has the node: all backends of a run. */
+typedef bool Takes(const void *context, const Graph *graph, const Node *node);
+
 /* The entry of an operator. */
 const OpDef *op_def(OpKind op);
 /* The operator with this name, or OP_COUNT. */

@@ -8,15 +8,15 @@
 
 typedef struct {
   const Graph *from;
-  const Node *const *instead;
+  const Instead *const *instead;
   Graph *to;
   bool *value_needed, *node_needed;
   ValueId *values; /* of `from`: their copies */
   NodeId *nodes;
 } Copy;
 
-static const Node *node_of(const Copy *c, size_t i) {
-  return c->instead && c->instead[i] ? c->instead[i] : c->from->nodes[i];
+static const Instead *instead_of(const Copy *c, size_t i) {
+  return c->instead ? c->instead[i] : NULL;
 }
 
 static void need(const Copy *c, ValueId id) {
@@ -32,12 +32,14 @@ static void mark(const Copy *c) {
   for (size_t i = 0; i < from->n_denominators; i++)
     need(c, from->denominators[i].count);
   for (size_t i = from->n_nodes; i-- > 0;) {
-    const Node *node = node_of(c, i), *made = from->nodes[i];
+    const Node *made = from->nodes[i];
+    const Instead *instead = instead_of(c, i);
+    int n_in = instead ? instead->n_in : made->n_in;
     c->node_needed[i] = made->n_out == 0 || made->phase == PHASE_UPDATE; /* what it does lies elsewhere */
     for (int k = 0; k < made->n_out; k++)
       c->node_needed[i] |= made->out[k] != NO_VALUE && c->value_needed[made->out[k]];
-    for (int k = 0; c->node_needed[i] && k < node->n_in; k++)
-      need(c, node->in[k]);
+    for (int k = 0; c->node_needed[i] && k < n_in; k++)
+      need(c, instead ? instead->in[k] : made->in[k]);
   }
 }
 
@@ -71,31 +73,65 @@ static Status copy_source(Copy *c, ValueId id, ValueId *copy) {
   return OK;
 }
 
+/* Copies of the values that a node reads, or what stands for it. */
+static Status copy_inputs(Copy *c, const ValueId *from, int n, ValueId **in) {
+  TRY(ARENA_NEW(c->from->arena, *in, n));
+  for (int k = 0; k < n; k++)
+    TRY(copy_source(c, from[k], &(*in)[k]));
+  return OK;
+}
+
+/* What stands for the node, under its name. */
+static Status emit_instead(Copy *c, const Node *made, const Instead *instead) {
+  size_t first = c->to->n_nodes;
+  ValueId *in, out;
+  TRY(copy_inputs(c, instead->in, instead->n_in, &in));
+  TRY(instead_emit(c->to, instead, in, &out));
+  c->values[made->out[0]] = out;
+  for (size_t i = first; i < c->to->n_nodes; i++)
+    if (!(c->to->nodes[i]->name = arena_string(c->to->arena, made->name)))
+      return status_code();
+  Value *copy = graph_value(c->to, out);
+  if (copy->producer == NO_NODE || copy->producer < first)
+    return OK; /* one of `in` */
+  c->nodes[made->id] = copy->producer;
+  if (!(copy->name = arena_string(c->to->arena, graph_value(c->from, made->out[0])->name)))
+    return status_code();
+  return finish_value(c, made->out[0]);
+}
+
+static Status copy_outputs(Copy *c, const Node *made, NodeId copy) {
+  const Node *node = graph_node(c->to, copy);
+  c->nodes[made->id] = copy;
+  for (int k = 0; k < made->n_out; k++)
+    if (node->out[k] != NO_VALUE) {
+      c->values[made->out[k]] = node->out[k];
+      TRY(finish_value(c, made->out[k]));
+    }
+  return OK;
+}
+
 static Status copy_node(Copy *c, size_t i) {
-  const Node *node = node_of(c, i), *made = c->from->nodes[i];
+  const Node *made = c->from->nodes[i];
+  const Instead *instead = instead_of(c, i);
   ValueId *in;
   const char **names;
-  bool any_outputs = op_def(node->op)->max_out == INT_MAX; /* only such operators may drop one */
-  TRY(ARENA_NEW(c->from->arena, in, node->n_in));
+  NodeId copy;
+  bool any_outputs = op_def(made->op)->max_out == INT_MAX; /* only such operators may drop one */
+  c->to->building = made->phase;
+  c->to->unrolling = made->unrolled;
+  c->to->origin = made->origin == NO_NODE || made->origin == made->id ? NO_NODE : c->nodes[made->origin];
+  if (instead)
+    return emit_instead(c, made, instead);
+  TRY(copy_inputs(c, made->in, made->n_in, &in));
   TRY(ARENA_NEW(c->from->arena, names, made->n_out));
-  for (int k = 0; k < node->n_in; k++)
-    TRY(copy_source(c, node->in[k], &in[k]));
   for (int k = 0; k < made->n_out; k++)
     names[k] = any_outputs && (made->out[k] == NO_VALUE || !c->value_needed[made->out[k]])
                    ? ""
                    : graph_value(c->from, made->out[k])->name;
-  c->to->building = made->phase;
-  c->to->unrolling = made->unrolled;
-  c->to->origin = made->origin == NO_NODE || made->origin == made->id ? NO_NODE : c->nodes[made->origin];
-  TRY(graph_add_node(c->to, node->op, made->name, in, node->n_in, node->attrs, node->n_attrs, names, made->n_out,
-                     &c->nodes[i]));
-  const Node *copy = graph_node(c->to, c->nodes[i]);
-  for (int k = 0; k < made->n_out; k++)
-    if (copy->out[k] != NO_VALUE) {
-      c->values[made->out[k]] = copy->out[k];
-      TRY(finish_value(c, made->out[k]));
-    }
-  return OK;
+  TRY(graph_add_node(c->to, made->op, made->name, in, made->n_in, made->attrs, made->n_attrs, names, made->n_out,
+                     &copy));
+  return copy_outputs(c, made, copy);
 }
 
 static Status copy_groups(Copy *c) {
@@ -159,7 +195,7 @@ static Status copy_all(Copy *c) {
   return copy_training(c);
 }
 
-Status graph_copy(const Graph *from, const Node *const *instead, Arena *arena, ValueId *map, Graph **to) {
+Status graph_copy(const Graph *from, const Instead *const *instead, Arena *arena, ValueId *map, Graph **to) {
   Copy c = {.from = from, .instead = instead, .values = map};
   TRY(ARENA_NEW(from->arena, c.value_needed, from->n_values));
   TRY(ARENA_NEW(from->arena, c.node_needed, from->n_nodes));

@@ -32,8 +32,7 @@ typedef struct {
   const Pattern *pattern;
   OpKind op;
   int n_in;
-  Attr attrs[2];                                                               /* up to one without a name */
-  bool (*fits)(const Graph *graph, const Node *root, const ValueId *variable); /* NULL: always */
+  Attr attrs[2]; /* up to one without a name */
 } Rewrite;
 
 /* Whether the value is what the pattern says; if so, variable[i] is what its variables stand for. */

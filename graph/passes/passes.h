@@ -2,20 +2,39 @@
 #ifndef GRAPH_PASSES_PASSES_H
 #define GRAPH_PASSES_PASSES_H
 
-#include "graph/graph.h"
+#include "graph/op.h"
 #include "graph/passes/match.h"
+
+/* What stands for a node that makes one value: an operator over values before it, or, where `emit` is set, what that
+ * makes of them. */
+typedef struct Instead {
+  OpKind op;
+  const ValueId *in; /* of the graph that is rewritten */
+  int n_in;
+  const Attr *attrs;
+  int n_attrs;
+  /* Emits forward nodes to `graph`, where in [n_in] are the values: *out takes the place of the node's, of its type and
+   * shape; it may be one of `in`. Emits the same nodes whatever the contents of `in` are. */
+  Status (*emit)(Graph *graph, const struct Instead *instead, const ValueId *in, ValueId *out);
+} Instead;
 
 /* What the outputs need, in order, in a fresh graph; of a training graph also what the loss, the accumulators and the
  * updates need, and its groups, phases and denominators. instead [n_nodes]: NULL for a node that stays what it is, else
- * what stands for it: an operator, inputs (from's values) and attributes that make the same outputs; NULL: all stay.
- * map [n_values], from's values to their copies, NO_VALUE where there is none; NULL: not asked for. */
-Status graph_copy(const Graph *from, const Node *const *instead, Arena *arena, ValueId *map, Graph **to);
+ * what stands for it; NULL: all stay. map [n_values], from's values to their copies, NO_VALUE where there is none;
+ * NULL: not asked for. */
+Status graph_copy(const Graph *from, const Instead *const *instead, Arena *arena, ValueId *map, Graph **to);
 
-/* A pass: where a node is the root of one of its patterns, what stands for it. The first pattern that matches wins. */
+/* Emits what stands for a node. */
+Status instead_emit(Graph *graph, const Instead *instead, const ValueId *in, ValueId *out);
+
+/* A pass: where a node is the root of one of its patterns, what stands for it, the first pattern that matches; or a
+ * function that no table says. */
 typedef struct {
   const char *name;
   const Rewrite *rewrites;
   int n;
+  Status (*find)(const Graph *graph,
+                 const Instead **instead); /* instead [n_nodes], NULL at first; NULL: by the table */
 } Pass;
 
 /* GELUs that are spelled out. */
@@ -24,10 +43,12 @@ extern const Pass pass_gelu;
 /* All that fuse nodes, in order, NULL at the end. */
 extern const Pass *const fusing_passes[];
 
-/* The copy after one pass. */
-Status graph_rewrite(const Graph *from, const Pass *pass, Arena *arena, ValueId *map, Graph **to);
+/* The copy after one pass. A rewrite is left out where `takes` refuses a node that it or its gradient makes, since all
+ * ranks run the one graph; NULL: it refuses none. */
+Status graph_rewrite(const Graph *from, const Pass *pass, Takes *takes, const void *context, Arena *arena, ValueId *map,
+                     Graph **to);
 
 /* The copy after all passes that fuse nodes. */
-Status graph_fuse(const Graph *from, Arena *arena, Graph **to);
+Status graph_fuse(const Graph *from, Takes *takes, const void *context, Arena *arena, Graph **to);
 
 #endif

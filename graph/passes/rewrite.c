@@ -1,6 +1,5 @@
-/* Passes as tables of rewrites. Invariant: all patterns are looked for in the graph as it was; what stands for a root
- * is made of values before it. */
-#include "graph/op.h"
+/* Passes over a graph. Invariant: all patterns are looked for in the graph as it was; what stands for a root is made of
+ * values before it, and runs wherever the graph may run. */
 #include "graph/passes/passes.h"
 
 const Pass *const fusing_passes[] = {&pass_gelu, NULL};
@@ -12,17 +11,16 @@ static int count_attrs(const Rewrite *rewrite) {
   return n;
 }
 
-/* What stands for the node, or NULL. */
-static Status find(const Graph *g, const Pass *pass, const Node *node, const Node **instead) {
-  *instead = NULL;
+/* What the table has for the node, or NULL. */
+static Status find_row(const Graph *g, const Pass *pass, const Node *node, const Instead **instead) {
   for (int i = 0; i < pass->n && node->n_out == 1; i++) {
     const Rewrite *r = &pass->rewrites[i];
     ValueId variable[MOST_VARIABLES];
-    Node *made;
-    if (!graph_match(g, r->pattern, node->out[0], variable) || (r->fits && !r->fits(g, node, variable)))
+    Instead *made;
+    if (!graph_match(g, r->pattern, node->out[0], variable))
       continue;
     TRY(ARENA_NEW(g->arena, made, 1));
-    *made = (Node){.op = r->op, .n_in = r->n_in, .attrs = (Attr *)r->attrs, .n_attrs = count_attrs(r)};
+    *made = (Instead){.op = r->op, .n_in = r->n_in, .attrs = r->attrs, .n_attrs = count_attrs(r)};
     made->in = arena_copy(g->arena, variable, sizeof variable);
     if (!made->in)
       return status_code();
@@ -32,17 +30,93 @@ static Status find(const Graph *g, const Pass *pass, const Node *node, const Nod
   return OK;
 }
 
-Status graph_rewrite(const Graph *from, const Pass *pass, Arena *arena, ValueId *map, Graph **to) {
-  const Node **instead;
+Status instead_emit(Graph *graph, const Instead *instead, const ValueId *in, ValueId *out) {
+  return instead->emit ? instead->emit(graph, instead, in, out)
+                       : graph_emit(graph, instead->op, in, instead->n_in, instead->attrs, instead->n_attrs, out);
+}
+
+/* A value of the same type, shape and contents in another graph; a gradient is wanted where there could be one. */
+static Status stand_in(const Graph *from, ValueId id, Graph *to, ValueId *copy) {
+  const Value *v = graph_value(from, id);
+  if (v->data)
+    return graph_add_constant(to, v->name, v->dtype, v->shape, v->data, copy);
+  TRY(graph_add_value(to, v->name, v->dtype, v->shape, v->role, copy));
+  graph_value(to, *copy)->needs_gradient = dtype_is_float(v->dtype) && v->role != ROLE_CONSTANT;
+  return OK;
+}
+
+/* Emits the gradient of a node that has one, all that could be asked for. */
+static Status emit_gradient(Graph *g, const Node *node) {
+  const OpDef *def = op_def(node->op);
+  ValueId *d_out, *d_in;
+  if (!def->gradient || !dtype_is_float(graph_value(g, node->out[0])->dtype))
+    return OK;
+  TRY(ARENA_NEW(g->arena, d_out, node->n_out));
+  TRY(ARENA_NEW(g->arena, d_in, node->n_in));
+  for (int k = 0; k < node->n_out; k++)
+    d_out[k] = NO_VALUE;
+  for (int k = 0; k < node->n_in; k++)
+    d_in[k] = NO_VALUE;
+  TRY(stand_in(g, node->out[0], g, &d_out[0]));
+  return def->gradient(g, node, d_out, d_in);
+}
+
+/* Whether what stands for the node makes the same type and shape, of nodes that `takes` takes. */
+static Status may_stand(const Graph *from, const Node *root, const Instead *instead, Takes *takes, const void *context,
+                        Arena *arena, bool *may) {
+  const Value *wanted = graph_value(from, root->out[0]);
+  Graph *g;
+  ValueId *in, out;
+  TRY(graph_create(arena, "", &g));
+  TRY(ARENA_NEW(arena, in, instead->n_in));
+  for (int k = 0; k < instead->n_in; k++)
+    if ((in[k] = instead->in[k]) != NO_VALUE)
+      TRY(stand_in(from, instead->in[k], g, &in[k]));
+  TRY(instead_emit(g, instead, in, &out));
+  size_t n = g->n_nodes;
+  for (size_t v = 0; v < g->n_values; v++)
+    graph_value(g, (ValueId)v)->needs_gradient |= graph_value(g, (ValueId)v)->role == ROLE_ACTIVATION;
+  for (size_t i = 0; i < n; i++)
+    TRY(emit_gradient(g, g->nodes[i]));
+  *may = graph_value(g, out)->dtype == wanted->dtype && shape_equal(graph_value(g, out)->shape, wanted->shape);
+  for (size_t i = 0; i < g->n_nodes && *may && takes; i++)
+    *may = takes(context, g, g->nodes[i]);
+  return OK;
+}
+
+/* Takes away what may not stand. */
+static Status sift(const Graph *from, const Instead **instead, Takes *takes, const void *context) {
+  for (size_t i = 0; i < from->n_nodes; i++) {
+    if (!instead[i])
+      continue;
+    bool may = false;
+    Arena *arena = arena_create();
+    if (!arena)
+      return status_code();
+    Status status = may_stand(from, from->nodes[i], instead[i], takes, context, arena, &may);
+    arena_destroy(arena);
+    TRY(status);
+    if (!may)
+      instead[i] = NULL;
+  }
+  return OK;
+}
+
+Status graph_rewrite(const Graph *from, const Pass *pass, Takes *takes, const void *context, Arena *arena, ValueId *map,
+                     Graph **to) {
+  const Instead **instead;
   TRY(ARENA_NEW(from->arena, instead, from->n_nodes));
-  for (size_t i = 0; i < from->n_nodes; i++)
-    TRY(find(from, pass, from->nodes[i], &instead[i]));
+  for (size_t i = 0; i < from->n_nodes && !pass->find; i++)
+    TRY(find_row(from, pass, from->nodes[i], &instead[i]));
+  if (pass->find)
+    TRY(pass->find(from, instead));
+  TRY(sift(from, instead, takes, context));
   return graph_copy(from, instead, arena, map, to);
 }
 
-Status graph_fuse(const Graph *from, Arena *arena, Graph **to) {
+Status graph_fuse(const Graph *from, Takes *takes, const void *context, Arena *arena, Graph **to) {
   for (int i = 0; fusing_passes[i]; i++) {
-    TRY(graph_rewrite(from, fusing_passes[i], fusing_passes[i + 1] ? from->arena : arena, NULL, to));
+    TRY(graph_rewrite(from, fusing_passes[i], takes, context, fusing_passes[i + 1] ? from->arena : arena, NULL, to));
     from = *to;
   }
   return OK;

@@ -2,6 +2,7 @@
 #ifndef ONNX_LOWER_BIND_H
 #define ONNX_LOWER_BIND_H
 
+#include "graph/op.h"
 #include "onnx/file/contents.h"
 
 /* Evaluates one node whose inputs are known; handed in because onnx/ knows no backend. */
@@ -24,7 +25,9 @@ typedef struct {
   void *evaluate_context;
   InputContents *contents; /* asked where structure depends on an input (a shape, axes); NULL: none is given */
   void *contents_context;
-  bool no_fuse;  /* leave the passes out that make one node of several */
+  bool no_fuse; /* leave the passes out that make one node of several */
+  Takes *takes; /* else: what they may make; NULL: whatever they can */
+  const void *takes_context;
   bool training; /* batch normalisation by the microbatch's own statistics, and Dropout drops */
   bool updates;  /* then running statistics are buffers, and the graph writes them */
   bool live;     /* running statistics are read when the graph runs: another graph writes them */

@@ -98,6 +98,16 @@ static Status input_contents(void *context, int input, DType dtype, Shape shape,
   return *given ? column_gather(column, NULL, set->samples, dtype, data) : OK;
 }
 
+/* Takes: the devices of all ranks. */
+static bool devices_take(const void *context, const Graph *graph, const Node *node) {
+  const JobDecisions *decided = context;
+  for (int r = 0; r < decided->ranks; r++)
+    if ((r == 0 || decided->devices[r].backend != decided->devices[r - 1].backend) &&
+        !backend_accepts(decided->devices[r].backend, graph, node))
+      return false;
+  return true;
+}
+
 Status job_bind(Job *job) {
   const Options *o = job->asked.options;
   BindOptions bind = {.batch = job->decided.microbatch_size,
@@ -105,6 +115,8 @@ Status job_bind(Job *job) {
                       .contents = job->given.data.samples ? input_contents : NULL,
                       .contents_context = job,
                       .no_fuse = o->no_fuse,
+                      .takes = devices_take,
+                      .takes_context = &job->decided,
                       .training = job->decided.infers ? o->train_mode : !o->eval_mode,
                       .updates = !job->decided.infers && !o->eval_mode,
                       .live = job->decided.validates};

@@ -113,7 +113,7 @@ static void check_rewrite(const Pass *pass, int row, uint64_t seed) {
   ValueId *map;
   float before[ELEMENTS], after[ELEMENTS];
   ASSERT_OK(ARENA_NEW(arena, map, s.g->n_values));
-  ASSERT_OK(graph_rewrite(s.g, pass, arena, map, &to));
+  ASSERT_OK(graph_rewrite(s.g, pass, NULL, NULL, arena, map, &to));
   if (to->n_nodes != (deep ? 1u : 0u) + 1 || count_op(to, r->op) != 1)
     FAIL_TEST("%s, rewrite %d, seed %d: %zu nodes are left", pass->name, row, (int)seed, to->n_nodes);
   assert_int_equal(map[s.g->outputs[0]], to->outputs[0]);
@@ -124,7 +124,7 @@ static void check_rewrite(const Pass *pass, int row, uint64_t seed) {
     assert_true(fabsf(before[i] - after[i]) <= 1e-5f * fmaxf(1, fabsf(before[i])));
   for (int wrong = 0; wrong < s.numbers; wrong++) {
     Spelling other = spelling_of(arena, r, seed, wrong, deep);
-    ASSERT_OK(graph_rewrite(other.g, pass, arena, NULL, &to));
+    ASSERT_OK(graph_rewrite(other.g, pass, NULL, NULL, arena, NULL, &to));
     if (count_op(to, r->op))
       FAIL_TEST("%s, rewrite %d, seed %d: number %d may be another", pass->name, row, (int)seed, wrong);
   }
@@ -148,7 +148,7 @@ static void what_is_used_stays(void **state) {
   for (size_t i = 0; i < s.g->n_nodes; i++)
     if (s.g->nodes[i]->op == OP_Erf)
       ASSERT_OK(graph_add_output(s.g, s.g->nodes[i]->out[0]));
-  ASSERT_OK(graph_rewrite(s.g, &pass_gelu, arena, NULL, &to));
+  ASSERT_OK(graph_rewrite(s.g, &pass_gelu, NULL, NULL, arena, NULL, &to));
   assert_true(count_op(to, OP_Gelu) == 1 && count_op(to, OP_Erf) == 1 && to->n_nodes == 3);
   s = (Spelling){.wrong = -1};
   ASSERT_OK(graph_create(arena, "wide", &s.g));
@@ -159,8 +159,76 @@ static void what_is_used_stays(void **state) {
   ASSERT_OK(graph_add_constant(s.g, "half", F32, shape_of(2, (int64_t[]){1, 1}), half, &number));
   ValueId y = apply(&s, OP_Mul, (ValueId[]){apply(&s, OP_Mul, (ValueId[]){s.variable[0], gate}, 2), number}, 2);
   ASSERT_OK(graph_add_output(s.g, y)); /* [1, 1] of [1] */
-  ASSERT_OK(graph_rewrite(s.g, &pass_gelu, arena, NULL, &to));
+  ASSERT_OK(graph_rewrite(s.g, &pass_gelu, NULL, NULL, arena, NULL, &to));
   assert_true(count_op(to, OP_Gelu) == 0 && to->n_nodes == s.g->n_nodes);
+  arena_destroy(arena);
+}
+
+static bool takes_all_but(const void *context, const Graph *g, const Node *node) {
+  (void)g;
+  return node->op != *(const OpKind *)context;
+}
+
+/* A rewrite is left out where the run lacks its operator, or what its gradient takes. */
+static void what_runs_nowhere_is_not_made(void **state) {
+  (void)state;
+  const OpKind lacks[] = {OP_Relu, OP_Gelu, OP_GeluGrad};
+  for (int i = 0; i < 3; i++) {
+    Arena *arena = arena_create();
+    Graph *to;
+    Spelling s = spelling_of(arena, &pass_gelu.rewrites[1], 3, -1, false);
+    ASSERT_OK(graph_fuse(s.g, takes_all_but, &lacks[i], arena, &to));
+    assert_int_equal(count_op(to, OP_Gelu), i == 0);
+    arena_destroy(arena);
+  }
+}
+
+/* Passes that are functions: what stands for a node may be several, under its name, or a value that is there. */
+static Status emit_twice(Graph *g, const Instead *instead, const ValueId *in, ValueId *out) {
+  (void)instead;
+  TRY(graph_emit(g, OP_Abs, in, 1, NULL, 0, out));
+  return graph_emit(g, OP_Sqrt, out, 1, NULL, 0, out);
+}
+
+static Status emit_same(Graph *g, const Instead *instead, const ValueId *in, ValueId *out) {
+  (void)g, (void)instead;
+  *out = in[0];
+  return OK;
+}
+
+static Status find_functions(const Graph *g, const Instead **instead) {
+  static Instead twice = {.n_in = 1, .emit = emit_twice}, same = {.n_in = 1, .emit = emit_same};
+  for (size_t i = 0; i < g->n_nodes; i++)
+    if (g->nodes[i]->op == OP_Neg) {
+      twice.in = g->nodes[i]->in;
+      instead[i] = &twice;
+    } else if (g->nodes[i]->op == OP_Floor) {
+      same.in = g->nodes[i]->in;
+      instead[i] = &same;
+    }
+  return OK;
+}
+
+static void functions_emit(void **state) {
+  (void)state;
+  const Pass pass = {"functions", NULL, 0, find_functions};
+  Arena *arena = arena_create();
+  Spelling s = {.wrong = -1};
+  Graph *to;
+  ASSERT_OK(graph_create(arena, "functions", &s.g));
+  ASSERT_OK(graph_add_value(s.g, "x", F32, shape_of(1, (int64_t[]){ELEMENTS}), ROLE_INPUT, &s.variable[0]));
+  ASSERT_OK(graph_add_input(s.g, s.variable[0]));
+  ValueId floor = apply(&s, OP_Floor, &s.variable[0], 1), y = apply(&s, OP_Neg, &floor, 1);
+  ASSERT_OK(graph_add_output(s.g, apply(&s, OP_Exp, &y, 1)));
+  ASSERT_OK(graph_rewrite(s.g, &pass, NULL, NULL, arena, NULL, &to));
+  const OpKind ops[] = {OP_Abs, OP_Sqrt, OP_Exp};
+  assert_int_equal(to->n_nodes, 3);
+  for (size_t i = 0; i < 3; i++) {
+    assert_int_equal(to->nodes[i]->op, ops[i]);
+    assert_string_equal(to->nodes[i]->name, "n");
+  }
+  assert_int_equal(to->nodes[0]->in[0], to->inputs[0]);
+  assert_string_equal(graph_value(to, to->nodes[1]->out[0])->name, graph_value(s.g, y)->name);
   arena_destroy(arena);
 }
 
@@ -215,8 +283,8 @@ static void training_graphs_are_copied(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(patterns_become_one_node),
-      cmocka_unit_test(what_is_used_stays),
+      cmocka_unit_test(patterns_become_one_node),      cmocka_unit_test(what_is_used_stays),
+      cmocka_unit_test(what_runs_nowhere_is_not_made), cmocka_unit_test(functions_emit),
       cmocka_unit_test(training_graphs_are_copied),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
