@@ -39,6 +39,10 @@ void trace_end_last(Trace *t, size_t n) {
     t->events[(t->n - i) % t->capacity].end = now;
 }
 
+static bool encloses(const TraceEvent *e) {
+  return e->kind == TRACE_STEP || e->kind == TRACE_CHECKPOINT;
+}
+
 /* Of spans that begin and end together the outer kinds come first. */
 static int compare(const void *left, const void *right) {
   const TraceEvent *a = left, *b = right;
@@ -46,7 +50,7 @@ static int compare(const void *left, const void *right) {
     return a->begin < b->begin ? -1 : 1;
   if (a->end != b->end)
     return a->end > b->end ? -1 : 1;
-  int outer = (b->kind == TRACE_STEP) - (a->kind == TRACE_STEP);
+  int outer = encloses(b) - encloses(a);
   return outer ? outer : (a->kind == TRACE_KERNEL) - (b->kind == TRACE_KERNEL);
 }
 

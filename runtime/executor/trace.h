@@ -22,7 +22,9 @@ typedef enum {
   TRACE_NORMS,
   TRACE_UPDATE,
   TRACE_STEP,
-  TRACE_CHECKPOINT, /* behind a step: what keeps the next one waiting */
+  TRACE_VALIDATION, /* behind a step, and so are those below */
+  TRACE_CHECKPOINT, /* what keeps the next step waiting */
+  TRACE_SNAPSHOT,   /* its copy in memory */
   TRACE_SAVE,
   TRACE_KERNEL,
   TRACE_KINDS
@@ -33,6 +35,7 @@ typedef enum {
   TRACE_DEVICE = TRACE_KINDS,
   TRACE_RANKS,      /* all of them: every device is done and well */
   TRACE_REPORTS,    /* of the step before */
+  TRACE_WRITING,    /* the checkpoint before is not on the disk yet */
   TRACE_GLOBAL_NORM /* of all ranks' gradients */
 } TraceReason;
 

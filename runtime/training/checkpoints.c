@@ -167,8 +167,13 @@ void checkpoints_recall(Worker *w) {
 }
 
 Status checkpoints_begin(Worker *w) {
+  Trace *trace = w->timeline.trace;
   int32_t prepared = OK;
+  bool waits = w->checkpoint >= 0;
+  double begun = trace_begin(trace);
   TRY(checkpoints_wait(w));
+  if (waits)
+    trace_waited(trace, begun, TRACE_WRITING);
   if (w->written.code == OK && w->written.step == w->steps_done && w->steps_done)
     return OK; /* it lies there */
   if (w->rank == 0)
@@ -177,7 +182,9 @@ Status checkpoints_begin(Worker *w) {
   if (w->rank && prepared != OK)
     status_adopt((Status)prepared, "");
   CheckpointValidation validation = validation_so_far(w);
+  begun = trace_begin(trace);
   writer_begin(w->writer, w->steps_done, prepared != OK, &validation);
+  trace_end(trace, begun, (TraceEvent){.kind = TRACE_SNAPSHOT});
   w->checkpoint = w->steps_done;
   return OK;
 }

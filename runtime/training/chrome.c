@@ -32,12 +32,15 @@ static const struct {
     [TRACE_NORMS] = {"gradient norms", "update", "olive", 0},
     [TRACE_UPDATE] = {"update", "update", "olive", 0},
     [TRACE_STEP] = {"step", "step", "generic_work", 0},
+    [TRACE_VALIDATION] = {"validation", "validation", "rail_idle", 0},
     [TRACE_CHECKPOINT] = {"checkpoint", "files", "rail_load", 0},
+    [TRACE_SNAPSHOT] = {"snapshot", "files", "rail_load", 0},
     [TRACE_SAVE] = {"save", "files", "rail_load", 0},
     [TRACE_KERNEL] = {NULL, "kernel", NULL, HAS_NODE},
     [TRACE_DEVICE] = {"device", NULL, NULL, 0},
     [TRACE_RANKS] = {"ranks", NULL, NULL, 0},
     [TRACE_REPORTS] = {"reports", NULL, NULL, 0},
+    [TRACE_WRITING] = {"checkpoint", NULL, NULL, 0},
     [TRACE_GLOBAL_NORM] = {"norm", NULL, NULL, 0},
 };
 

@@ -282,8 +282,10 @@ static Status validate(Worker *w) {
   Status status = collect(w);
   w->holds_line = false;
   TRY(status);
+  double begun = trace_begin(w->timeline.trace);
   TRY(evaluation_run(w->evaluation, &verdict.loss, verdict.values));
   TRY(share_verdict(w, &verdict));
+  trace_end(w->timeline.trace, begun, (TraceEvent){.kind = TRACE_VALIDATION});
   validation_judge(w->training->validation, w->steps_done, verdict.loss, verdict.values, &w->validated);
   return w->rank ? OK : report_validation(w, with_step);
 }

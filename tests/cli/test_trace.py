@@ -9,7 +9,7 @@ import common
 from common import CommandLineTest, case_options, model_path, read_case, read_metrics
 
 COLOURS = {"thread_state_running", "thread_state_iowait", "rail_response", "rail_animation", "yellow", "grey", "startup",
-           "olive", "generic_work", "rail_load"}  # some of those that Chrome reserves
+           "olive", "generic_work", "rail_load", "rail_idle"}  # some of those that Chrome reserves
 WORK = {"forward", "backward", "weight_gradients", "backward,weight_gradients", "update"}
 COMPUTE = re.compile(r"(\d+)(F|B|W|BW)(\d+)$")
 TRANSFER = re.compile(r"(\d+)(SEND|RECV)_([FB])(\d+)$")
@@ -24,6 +24,9 @@ class Line:
     def innermost(self, ts):
         around = [s for s in self.spans if s["ts"] <= ts <= s["ts"] + s["dur"]]
         return max(around, key=lambda s: s["depth"])
+
+    def outermost(self, ts):
+        return next(s for s in self.spans if s["depth"] == 0 and s["ts"] <= ts <= s["ts"] + s["dur"])
 
     def sum(self, wanted):
         return float(sum(s["dur"] for s in self.spans if wanted(s))) / 1e6
@@ -200,12 +203,20 @@ class Trace(CommandLineTest):
             with self.subTest(mpi=mpi):
                 ranks = [] if mpi else ["--ranks", 2]
                 _, lines, metrics, _ = self.train("branches", "--save", self.path("m.onnx"), "--checkpoint", self.path(f"c{mpi}"),
-                                                  "--every", 3, *ranks, mpi=mpi)
+                                                  "--validate", model_path("branches", "data.npz"), "--every", 3, *ranks, mpi=mpi)
                 steps = len(metrics)
+                due = sorted({*range(3, steps, 3), steps})
+                self.assertEqual([m["step"] for m in metrics if "validation_loss" in m], due)
                 for line in lines:
-                    between = [(s["name"], s["args"]["step"]) for s in line.spans if s["cat"] == "files"]
-                    self.assertEqual(between, [("checkpoint", k) for k in sorted({*range(3, steps, 3), steps})] + [("save", steps)])
-                    self.assertEqual({s["depth"] for s in line.spans if s["cat"] == "files"}, {0})
+                    files = [s for s in line.spans if s["cat"] in ("validation", "files")]
+                    between = [(s["name"], s["args"]["step"]) for s in files if s["depth"] == 0]
+                    self.assertEqual(between, [(name, k) for k in due for name in ("validation", "checkpoint")] + [("save", steps)])
+                    inside = [s for s in files if s["depth"] == 1]
+                    self.assertEqual([(s["name"], s["args"]["step"]) for s in inside], [("snapshot", k) for k in due])
+                    waits = [s for s in line.spans if s["name"] == "wait checkpoint"]
+                    self.assertEqual([(s["depth"], s["args"]["step"]) for s in waits], [(1, k) for k in due[1:]])
+                    for span in (*inside, *waits):
+                        self.assertEqual(line.outermost(span["ts"])["name"], "checkpoint")
 
     def test_a_run_that_fails_leaves_what_it_did(self):
         for mpi, lines_expected in (0, 2), (2, 1):
