@@ -515,3 +515,12 @@ void batch_recurrent(const Graph *g, const Node *n, const Batch *in, Batch *out)
   for (int i = 0; i < n->n_out; i++)
     out[i] = at_axis(found, rule_out(g, n, i)->shape.rank - 2);
 }
+
+/* Q, K, V and the mask [B,H,..] broadcast along the axes of samples and heads; where heads share keys, these are no
+ * place for samples. */
+void batch_attention(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  Batch found = counts_samples(n, in) ? mixed : broadcast(g, n, in, 4);
+  bool own_keys = rule_in(g, n, 0)->shape.dim[1] == rule_in(g, n, 1)->shape.dim[1];
+  bool apart = found.kind == BATCH_AXIS && (found.axis == 0 || (found.axis == 1 && own_keys));
+  out[0] = out[1] = apart ? found : mixed;
+}

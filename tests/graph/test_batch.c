@@ -160,6 +160,33 @@ static ValueId picked_by_place(Model *m) {
   return add(m, OP_Gather, (ValueId[]){flat, constant(m, I64, 1, &m->n, places)}, 2, &axis, 1);
 }
 
+static ValueId attend(Model *m, ValueId q, ValueId k) {
+  NodeId node;
+  ASSERT_OK(graph_add_node(m->g, OP_Attention, "attention", (ValueId[]){q, k, k}, 3, NULL, 0, NULL, 2, &node));
+  return graph_node(m->g, node)->out[0];
+}
+
+static ValueId attention(Model *m) {
+  ValueId q = reshape(m, m->x, 4, (int64_t[]){m->n, 1, LENGTH, WIDTH});
+  return attend(m, q, q);
+}
+
+static ValueId attention_of_heads(Model *m) { /* samples in the place of heads */
+  ValueId q = reshape(m, m->x, 4, (int64_t[]){1, m->n, LENGTH, WIDTH});
+  return attend(m, q, q);
+}
+
+static ValueId attention_to_shared_keys(Model *m) {
+  float key[WIDTH] = {1, 2, 3};
+  ValueId q = reshape(m, m->x, 4, (int64_t[]){1, m->n, LENGTH, WIDTH});
+  return attend(m, q, constant(m, F32, 4, (int64_t[]){1, 1, 1, WIDTH}, key));
+}
+
+static ValueId attention_between_samples(Model *m) {
+  ValueId q = reshape(m, m->x, 4, (int64_t[]){1, 1, m->n, LENGTH * WIDTH});
+  return attend(m, q, q);
+}
+
 static ValueId pairs(Model *m) { /* 2 samples a row, where they are even */
   return m->n % 2 ? m->x : reshape(m, m->x, 2, (int64_t[]){m->n / 2, 2 * LENGTH * WIDTH});
 }
@@ -183,6 +210,10 @@ static const Case cases[] = {
     {"picked by address", picked_by_address, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
     {"picked by place", picked_by_place, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
     {"picked the other way", picked_the_other_way, {.kind = BATCH_MIXED}},
+    {"attention", attention, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
+    {"attention of heads", attention_of_heads, {.kind = BATCH_AXIS, .axis = 1, .outer = 1, .inner = 1}},
+    {"attention to shared keys", attention_to_shared_keys, {.kind = BATCH_MIXED}},
+    {"attention between samples", attention_between_samples, {.kind = BATCH_MIXED}},
     {"centred", centred, {.kind = BATCH_MIXED}},
     {"similarities", similarities, {.kind = BATCH_MIXED}},
     {"times their number", times_their_number, {.kind = BATCH_MIXED}},

@@ -400,6 +400,8 @@ const OpCase op_cases[] = {
 #include "tests/ops/rows/norm.inc"
 #include "tests/ops/rows/pool.inc"
 #include "tests/ops/rows/sample.inc"
+
+#include "tests/ops/rows/attention.inc"
 };
 
 const size_t n_op_cases = sizeof op_cases / sizeof *op_cases;

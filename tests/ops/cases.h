@@ -94,7 +94,7 @@ void tensor_set(const Tensor *tensor, int64_t i, double value);
 /* Tensors as doubles, for oracles. */
 typedef struct {
   const Node *node;
-  DType dtype; /* of input 0 */
+  DType dtype, in_dtype[CASE_INPUTS]; /* dtype: of input 0 */
   int n_in, n_out;
   Shape in_shape[CASE_INPUTS], out_shape[CASE_OUTPUTS];
   double *in[CASE_INPUTS], *out[CASE_OUTPUTS]; /* NULL where absent */

@@ -291,6 +291,7 @@ int case_oracle(const CaseGraph *built, Arena *arena, double *result[CASE_INPUTS
   OracleCall call = {.node = node, .dtype = built->tensor[node->in[0]].dtype, .n_in = node->n_in, .n_out = node->n_out};
   for (int i = 0; i < node->n_in; i++)
     if (node->in[i] != NO_VALUE) {
+      call.in_dtype[i] = built->tensor[node->in[i]].dtype;
       call.in_shape[i] = built->tensor[node->in[i]].shape;
       call.in[i] = as_doubles(&built->tensor[node->in[i]], arena);
     }
@@ -317,7 +318,8 @@ double case_tolerance(const CaseGraph *built) {
   double product = 0;
   if (built->tensor[node->in[0]].dtype == F64)
     return 1e-11;
-  bool has_products = node->op == OP_RecurrentSteps || node->op == OP_RecurrentStepsGrad;
+  bool has_products = node->op == OP_RecurrentSteps || node->op == OP_RecurrentStepsGrad || node->op == OP_Attention ||
+                      node->op == OP_AttentionGrad;
   if (op_def(node->op)->traits & OP_PRODUCT || has_products) {
     int64_t results = shape_elements(built->tensor[node->n_out ? node->out[0] : node->in[0]].shape);
     product = op_cost(built->graph, node).flops / 2 / (double)(results ? results : 1);

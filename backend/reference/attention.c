@@ -1,0 +1,76 @@
+/* Attention, one query behind the other. Invariant: weights and sums in double; those over a query's keys go from the
+ * first key on, those over a key's queries from the first head and query on. A query that may see no key gives 0 and
+ * hands no gradient on; its log-sum-exp is minus infinity. */
+#include "backend/reference/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "backend/reference/kernel.h"
+
+AttentionMask attention_mask(const Node *node, const Tensor *in) {
+  AttentionMask m = {0};
+  int i = attention_mask_input(node);
+  if (node->n_in <= i || !in[i].data)
+    return m;
+  const Tensor *mask = &in[i];
+  int64_t step = 1;
+  m.data = mask->data;
+  m.is_bool = mask->dtype == BOOL;
+  for (int k = mask->shape.rank - 1, axis = 3; k >= 0; k--, axis--) {
+    m.step[axis] = mask->shape.dim[k] == 1 ? 0 : step;
+    step *= mask->shape.dim[k];
+  }
+  return m;
+}
+
+Attention attention_of_node(const Graph *g, const Node *n) {
+  return attention_of(n, graph_value(g, n->in[ATTENTION_Q])->shape, graph_value(g, n->in[ATTENTION_K])->shape,
+                      graph_value(g, n->in[ATTENTION_V])->shape);
+}
+
+#define T float
+#define S(name) name##_f32
+#include "backend/reference/attention.inc"
+#undef T
+#undef S
+
+#define T double
+#define S(name) name##_f64
+#include "backend/reference/attention.inc"
+#undef T
+#undef S
+
+/* A query's weights and its sums. */
+static size_t forward_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  Attention a = attention_of_node(graph, node);
+  return (size_t)(a.keys + a.value_size) * sizeof(double);
+}
+
+/* A query's weights and its sums; a group's sums. */
+static size_t backward_workspace(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  Attention a = attention_of_node(graph, node);
+  return (size_t)(a.keys * (1 + a.size + a.value_size) + a.size) * sizeof(double);
+}
+
+KERNEL(Attention, .accepts = takes_floats, .workspace = forward_workspace) {
+  (void)stream, (void)state;
+  switch (in[0].dtype) {
+    CASE(F32, forward_f32(node, in, out, workspace))
+    CASE(F64, forward_f64(node, in, out, workspace))
+  default:
+    return unsupported_type(node, in[0].dtype);
+  }
+}
+
+KERNEL(AttentionGrad, .accepts = takes_floats, .workspace = backward_workspace) {
+  (void)stream, (void)state;
+  switch (in[0].dtype) {
+    CASE(F32, backward_f32(node, in, out, workspace))
+    CASE(F64, backward_f64(node, in, out, workspace))
+  default:
+    return unsupported_type(node, in[0].dtype);
+  }
+}
