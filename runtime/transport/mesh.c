@@ -2,6 +2,7 @@
  * written once, under the mutex; `failed` is set after that and is what other threads look at. */
 #include "runtime/transport/mesh.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -19,7 +20,14 @@
 #include "base/clock.h"
 #include "runtime/transport/mesh_connect.h"
 
-typedef enum { GOODBYE = 1, DIED, GAVE_UP, REPORTED, ENDED /* by a signal */ } Kind;
+typedef enum {
+  GOODBYE = 1,
+  DIED,
+  LOST /* it may live, and cannot be reached */,
+  GAVE_UP,
+  REPORTED,
+  ENDED /* by a signal */
+} Kind;
 
 enum { TEXT_BYTES = 4096 };
 
@@ -30,6 +38,7 @@ typedef struct {
 typedef struct {
   int fd; /* -1: closed, or the rank itself */
   bool goodbye;
+  char address[INET_ADDRSTRLEN];
   size_t used; /* bytes of `frame` that have arrived */
   struct {
     Header header;
@@ -64,9 +73,14 @@ Status mesh_fail(const Mesh *mesh) {
   return fail(E_COMM, "%s", mesh->message);
 }
 
+/* A rank of which nothing is heard any more: others say so. */
+static bool is_loss(Kind kind) {
+  return kind == DIED || kind == LOST;
+}
+
 bool mesh_reported(Mesh *mesh) {
   pthread_mutex_lock(&mesh->mutex); /* another rank becomes the reporter where that one dies */
-  bool by_watcher = mesh->report && (mesh->kind == DIED || mesh->kind == ENDED);
+  bool by_watcher = mesh->report && (is_loss(mesh->kind) || mesh->kind == ENDED);
   bool elsewhere = mesh->decided && (mesh->reporter != mesh->rank || by_watcher);
   pthread_mutex_unlock(&mesh->mutex);
   return elsewhere;
@@ -85,9 +99,9 @@ static void tell_all(Mesh *mesh, Kind kind, int origin, const char *text) {
       (void)!send(mesh->peers[r].fd, &frame, sizeof frame.header + frame.header.length, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* Who prints a failure: the rank on which it began; when that died, the lowest that lives. */
+/* Who prints a failure: the rank on which it began; when that is lost, the lowest that is not. */
 static int reporter_of(const Mesh *mesh, Kind kind, int origin) {
-  if (kind != DIED)
+  if (!is_loss(kind))
     return origin;
   for (int r = 0; r < mesh->size; r++)
     if (r != origin && (r == mesh->rank || mesh->peers[r].fd >= 0))
@@ -101,9 +115,9 @@ static void report_end(Mesh *mesh) {
     mesh->report(mesh->context, mesh->message);
 }
 
-/* Prints that a peer died where it is this rank's turn, and tells the others that it was done. */
-static void report_death(Mesh *mesh) {
-  if (mesh->kind != DIED || !mesh->report || mesh->reporter != mesh->rank)
+/* Prints that a peer is lost where it is this rank's turn, and tells the others that it was done. */
+static void report_loss(Mesh *mesh) {
+  if (!is_loss(mesh->kind) || !mesh->report || mesh->reporter != mesh->rank)
     return;
   mesh->report(mesh->context, mesh->message);
   mesh->printed = true;
@@ -120,11 +134,13 @@ static void decide(Mesh *mesh, Kind kind, int origin, const char *text) {
   mesh->reporter = reporter_of(mesh, kind, origin);
   if (kind == DIED)
     snprintf(mesh->message, sizeof mesh->message, "rank %d died: its connection closed", origin);
+  else if (kind == LOST)
+    snprintf(mesh->message, sizeof mesh->message, "rank %d %s", origin, text);
   else
     snprintf(mesh->message, sizeof mesh->message, "rank %d: %s", origin, text);
   report_end(mesh); /* first: there may not be much time */
   tell_all(mesh, kind, origin, text);
-  report_death(mesh);
+  report_loss(mesh);
   atomic_store(&mesh->failed, true);
 }
 
@@ -177,14 +193,18 @@ static void take_frame(Mesh *mesh, int from) {
     decide(mesh, (Kind)header.kind, (int)header.origin, text);
 }
 
-static void close_peer(Mesh *mesh, int r) {
-  close(mesh->peers[r].fd);
-  mesh->peers[r].fd = -1;
-  if (!mesh->peers[r].goodbye)
-    decide(mesh, DIED, r, "");
-  if (mesh->decided && mesh->kind == DIED && mesh->report && mesh->reporter == r && !mesh->printed) {
-    mesh->reporter = reporter_of(mesh, DIED, mesh->origin); /* it died before it could print */
-    report_death(mesh);
+/* The connection ended with `error`; 0: by the peer's end. One that was cut leaves it to us to find out. */
+static void close_peer(Mesh *mesh, int r, int error) {
+  Peer *peer = &mesh->peers[r];
+  char text[160];
+  close(peer->fd);
+  peer->fd = -1;
+  snprintf(text, sizeof text, "at %s does not answer rank %d any more: %s", peer->address, mesh->rank, strerror(error));
+  if (!peer->goodbye)
+    decide(mesh, error && error != ECONNRESET ? LOST : DIED, r, text);
+  if (mesh->decided && is_loss(mesh->kind) && mesh->report && mesh->reporter == r && !mesh->printed) {
+    mesh->reporter = reporter_of(mesh, mesh->kind, mesh->origin); /* it was lost before it could print */
+    report_loss(mesh);
   }
   pthread_cond_broadcast(&mesh->changed);
 }
@@ -196,7 +216,7 @@ static void hear_peer(Mesh *mesh, int r) {
     size_t want = sizeof(Header);
     if (peer->used >= want) {
       if (peer->frame.header.length >= TEXT_BYTES) { /* not one of ours */
-        close_peer(mesh, r);
+        close_peer(mesh, r, 0);
         return;
       }
       want += peer->frame.header.length;
@@ -207,7 +227,7 @@ static void hear_peer(Mesh *mesh, int r) {
     if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
       return;
     if (got <= 0) {
-      close_peer(mesh, r);
+      close_peer(mesh, r, got ? errno : 0);
       return;
     }
     peer->used += (size_t)got;
@@ -323,8 +343,13 @@ Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void
   if (!fds)
     return fail(E_MEMORY, "out of memory");
   Status status = mesh_connect_all(mesh->rank, mesh->size, mesh->listener, all, fds);
-  for (int r = 0; r < mesh->size && status == OK; r++)
+  for (int r = 0; r < mesh->size && status == OK; r++) {
+    struct sockaddr_in at;
+    socklen_t length = sizeof at;
     mesh->peers[r].fd = fds[r];
+    if (fds[r] >= 0 && getpeername(fds[r], (struct sockaddr *)&at, &length) == 0)
+      inet_ntop(AF_INET, &at.sin_addr, mesh->peers[r].address, sizeof mesh->peers[r].address);
+  }
   free(fds);
   TRY(status);
   mesh->report = report;

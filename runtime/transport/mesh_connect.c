@@ -97,9 +97,12 @@ static bool say(int fd, const void *data, size_t bytes) {
   return send(fd, data, bytes, MSG_NOSIGNAL) == (ssize_t)bytes; /* the first bytes of a connection always fit */
 }
 
-/* A machine that vanishes sends no end of the connection: ask it now and then. */
+/* A machine that vanishes sends no end of the connection: ask it now and then. What was sent meanwhile and is not
+ * acknowledged (no keepalive goes out then) may take as long. */
 static void keep_alive(int fd) {
   int on = 1, idle = 3, interval = 1, count = 4;
+  unsigned milliseconds = 1000 * (unsigned)(idle + interval * count);
+  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
   setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
   setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
