@@ -126,8 +126,11 @@ static void report_loss(Mesh *mesh) {
 
 /* Takes down the first failure and passes it on. Under the mutex. */
 static void decide(Mesh *mesh, Kind kind, int origin, const char *text) {
-  if (mesh->decided)
+  if (mesh->decided) { /* of ranks that fail by themselves at once the lowest prints */
+    if (kind == GAVE_UP && mesh->kind == GAVE_UP && mesh->reporter == mesh->rank && origin < mesh->rank)
+      mesh->reporter = origin;
     return;
+  }
   mesh->decided = true;
   mesh->kind = kind;
   mesh->origin = origin;
