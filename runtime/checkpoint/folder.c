@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
+
 static const char prefix[] = "step-", lock_name[] = ".lock", best_name[] = "best";
 
 char *folder_step_path(Arena *arena, const char *folder, int64_t step) {
@@ -188,10 +190,12 @@ Status folder_take(const char *folder, int *lock) {
   return status;
 }
 
-Status folder_begin(const char *folder, int64_t step) {
-  char aside[FOLDER_PATH];
+Status folder_begin(const char *folder, int64_t step, uint64_t bytes) {
+  char path[FOLDER_PATH], aside[FOLDER_PATH];
+  TRY(join(path, folder, "", step, ""));
   TRY(join(aside, folder, ".", step, ".part"));
   TRY(remove_folder(aside));
+  TRY(file_check_space(path, bytes));
   return mkdir(aside, 0777) == 0 ? OK : fail_path(aside, "cannot be made");
 }
 
@@ -211,7 +215,11 @@ Status folder_commit(const char *folder, int64_t step) {
   TRY(join(path, folder, "", step, ""));
   TRY(join(aside, folder, ".", step, ".part"));
   TRY(folder_sync(aside));
-  if (access(path, F_OK) == 0)
+  if (renameat2(AT_FDCWD, aside, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {
+    TRY(folder_sync(folder));
+    return remove_folder(aside);
+  }
+  if (access(path, F_OK) == 0) /* a file system that exchanges nothing */
     TRY(remove_step(folder, step));
   if (rename(aside, path) != 0)
     return fail_path(path, "cannot be written");

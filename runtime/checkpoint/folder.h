@@ -25,9 +25,10 @@ Status folder_list(Arena *arena, const char *folder, int64_t **steps, int *n);
  * whichever way. E_USAGE where another run has it, naming that; what ended runs left aside is removed. */
 Status folder_take(const char *folder, int *lock);
 
-/* A new folder aside. What was aside for this step is removed. */
-Status folder_begin(const char *folder, int64_t step);
-/* What is aside takes its place, in place of what has it. Every file in it was synced. */
+/* A new folder aside, for files of so many bytes. What was aside for this step is removed. E_IO, with both numbers,
+ * where the file system has less left. */
+Status folder_begin(const char *folder, int64_t step, uint64_t bytes);
+/* What is aside takes its place, in place of what has it, which is there until then. Every file in it was synced. */
 Status folder_commit(const char *folder, int64_t step);
 /* Removes what is aside for the step, if anything. */
 void folder_abandon(const char *folder, int64_t step);

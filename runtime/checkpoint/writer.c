@@ -6,9 +6,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #include <zlib.h>
 
+#include "base/clock.h"
 #include "runtime/checkpoint/folder.h"
 #include "runtime/data/safetensors.h"
 
@@ -16,6 +18,8 @@ struct CheckpointWriter {
   Arena *arena;
   const char *folder, *about;
   int keep, rank, ranks;
+  bool apart;         /* ranks are processes */
+  uint64_t all_bytes; /* of all ranks' tensors */
   Store *store;
   KeptTensor *own; /* [n_own]: what this rank writes, those of a kind together */
   int n_own;
@@ -51,6 +55,8 @@ static Status create(CheckpointWriter *w, const Job *job) {
     if (w->rank == 0)
       TRY(tensors_index(w->arena, all, n, kind, w->ranks, &w->index[kind]));
     for (int i = 0; i < n; i++)
+      w->all_bytes += all[i].kind == kind ? all[i].bytes : 0;
+    for (int i = 0; i < n; i++)
       if (all[i].kind == kind && all[i].owner == w->rank) {
         w->own[w->n_own++] = all[i];
         w->copy_bytes += (all[i].bytes + 63) / 64 * 64;
@@ -72,6 +78,7 @@ Status writer_open(const Job *job, const char *folder, int keep, const char *abo
                             .keep = keep,
                             .rank = rank,
                             .ranks = job->decided.ranks,
+                            .apart = job->asked.world->mpi,
                             .store = store,
                             .step = -1};
     status = create(w, job);
@@ -86,13 +93,17 @@ Status writer_open(const Job *job, const char *folder, int keep, const char *abo
   return OK;
 }
 
-void writer_close(CheckpointWriter *w) {
-  if (!w)
-    return;
+static void stop(CheckpointWriter *w) {
   pthread_mutex_lock(&w->lock);
   w->stop = true;
   pthread_cond_broadcast(&w->changed);
   pthread_mutex_unlock(&w->lock);
+}
+
+void writer_close(CheckpointWriter *w) {
+  if (!w)
+    return;
+  stop(w);
   if (w->running)
     pthread_join(w->thread, NULL);
   pthread_cond_destroy(&w->changed);
@@ -142,6 +153,36 @@ static Status write_own(CheckpointWriter *w, double part[PART_NUMBERS]) {
     first += n;
   }
   return OK;
+}
+
+/* What a rank leaves beside its files, and rank 0 finds where it hears of it in no other way. */
+static Status part_path(const CheckpointWriter *w, int rank, char path[FOLDER_PATH]) {
+  char name[SHARD_NAME];
+  snprintf(name, sizeof name, "rank-%05d", rank);
+  return folder_aside_file(w->folder, w->step, name, path);
+}
+
+static Status leave_part(const CheckpointWriter *w, const double part[PART_NUMBERS]) {
+  char path[FOLDER_PATH];
+  TRY(part_path(w, w->rank, path));
+  FILE *stream = fopen(path, "we");
+  bool failed = !stream;
+  for (int i = PART_BYTES; i < PART_NUMBERS && stream; i++)
+    failed |= fprintf(stream, "%.0f%c", part[i], i + 1 < PART_NUMBERS ? ' ' : '\n') < 0;
+  if (stream)
+    failed |= fclose(stream) != 0;
+  return failed ? fail(E_IO, "%s: cannot be written: %s", path, strerror(errno)) : OK;
+}
+
+static bool find_part(const CheckpointWriter *w, int rank, double part[PART_NUMBERS]) {
+  char path[FOLDER_PATH], end = 0;
+  FILE *stream = part_path(w, rank, path) == OK ? fopen(path, "re") : NULL;
+  bool whole = stream;
+  for (int i = PART_BYTES; i < PART_NUMBERS && whole; i++)
+    whole = fscanf(stream, "%lf%c", &part[i], &end) == 2;
+  if (stream)
+    fclose(stream);
+  return whole && end == '\n';
 }
 
 static void list_file(Text *files, const char *name, size_t bytes, uint32_t crc) {
@@ -205,20 +246,47 @@ static Status commit(CheckpointWriter *w) {
     status = write_about(w, &files);
   text_free(&files);
   TRY(status);
+  for (int r = 1; r < w->ranks && w->apart; r++) {
+    char path[FOLDER_PATH];
+    if (part_path(w, r, path) == OK)
+      unlink(path);
+  }
   TRY(folder_commit(w->folder, w->step));
   if ((w->validation.is_best && folder_mark_best(w->folder, w->step) != OK) || folder_keep(w->folder, w->keep) != OK)
     snprintf(w->note, sizeof w->note, "%s", status_message());
   return OK;
 }
 
+/* Seconds for ranks that are about to end, too. */
+static const double FINISH_SECONDS = 2;
+
+/* Under the lock: looks for what others left, for a while. */
+static void find_parts(CheckpointWriter *w) {
+  double until = clock_seconds() + FINISH_SECONDS;
+  for (int r = 1; r < w->ranks && w->apart; r++) {
+    double *part = part_of(w, r);
+    while (part[PART_STEP] < 0) {
+      if (find_part(w, r, part))
+        part[PART_STEP] = (double)w->step;
+      else if (clock_seconds() > until)
+        return;
+      else
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+  }
+}
+
 /* Until every rank's part is here: OK where all could write. */
 static Status await_parts(CheckpointWriter *w) {
   Status status = OK;
   pthread_mutex_lock(&w->lock);
+  for (int r = 1; r < w->ranks; r++)
+    while (part_of(w, r)[PART_STEP] < 0 && !w->stop)
+      pthread_cond_wait(&w->changed, &w->lock);
+  if (w->stop)
+    find_parts(w);
   for (int r = 1; r < w->ranks; r++) {
     const double *part = part_of(w, r);
-    while (part[PART_STEP] < 0 && !w->stop)
-      pthread_cond_wait(&w->changed, &w->lock);
     if (part[PART_STEP] < 0)
       status = fail(E_COMM, "the run ended before rank %d had written its part", r);
     else if (part[PART_BYTES] < 0)
@@ -249,6 +317,8 @@ static void *writer_main(void *argument) {
   CheckpointWriter *w = argument;
   double part[PART_NUMBERS] = {0};
   Status status = write_own(w, part), others = OK;
+  if (status == OK && w->rank && w->apart)
+    status = leave_part(w, part);
   publish(w, part, status);
   if (w->rank)
     return NULL;
@@ -261,7 +331,7 @@ static void *writer_main(void *argument) {
 }
 
 Status writer_prepare(CheckpointWriter *w, int64_t step) {
-  return folder_begin(w->folder, step);
+  return folder_begin(w->folder, step, w->all_bytes);
 }
 
 static Status copy_own(CheckpointWriter *w) {
@@ -317,6 +387,11 @@ Status writer_wait(CheckpointWriter *w) {
     pthread_join(w->thread, NULL);
   w->running = false;
   return w->status == OK ? OK : status_adopt(w->status, w->message);
+}
+
+Status writer_finish(CheckpointWriter *w) {
+  stop(w);
+  return writer_wait(w);
 }
 
 const char *writer_note(const CheckpointWriter *w) {

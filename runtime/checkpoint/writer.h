@@ -25,7 +25,7 @@ Status writer_open(const Job *job, const char *folder, int keep, const char *abo
 /* Ends what goes on without its success. NULL is fine. */
 void writer_close(CheckpointWriter *writer);
 
-/* Rank 0, when nothing goes on: makes room for the files of all ranks. */
+/* Rank 0, when nothing goes on: a folder for the files of all ranks. E_IO where its file system has not the space. */
 Status writer_prepare(CheckpointWriter *writer, int64_t step);
 /* Copies what this rank has, when nothing goes on, and has it written. What fails is known from its part. Where room
  * could not be made, `failed`, it has failed at once. `validation` is rank 0's: what it has as the best so far is
@@ -37,6 +37,9 @@ void writer_part(CheckpointWriter *writer, double part[PART_NUMBERS]);
 void writer_take(CheckpointWriter *writer, int rank, const double part[PART_NUMBERS]);
 /* Until this rank is done; rank 0 must have all parts by then. OK, or why it was not written: the thread's message. */
 Status writer_wait(CheckpointWriter *writer);
+/* The same where rank 0 hears of nobody any more: parts that other processes wrote are found by what they left beside
+ * them, for a while. */
+Status writer_finish(CheckpointWriter *writer);
 /* Rank 0, after writer_wait: what else could not be done when it had taken its place; "": nothing. */
 const char *writer_note(const CheckpointWriter *writer);
 

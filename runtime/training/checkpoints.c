@@ -16,6 +16,19 @@ static bool lies_in(Arena *arena, const Checkpoint *checkpoint, const char *fold
   return same && file_same(same, checkpoint->path);
 }
 
+/* Whether no later one is whole: another run may have written it since this one looked. */
+static Status check_newest(Arena *arena, const char *folder, int64_t step) {
+  Checkpoint newest;
+  TRY(checkpoint_find(arena, folder, true, NULL, &newest));
+  int64_t found = newest.step;
+  checkpoint_close(&newest);
+  return found == step ? OK
+                       : fail(E_USAGE,
+                              "%s holds a checkpoint of step %lld by now: another run has gone on from step %lld "
+                              "meanwhile",
+                              folder, (long long)found, (long long)step);
+}
+
 /* What lies in the folder is this run's past, or nothing. Later steps than the newest whole one are damaged. */
 static Status check_past(const Training *training) {
   Job *job = training->job;
@@ -36,6 +49,7 @@ static Status check_past(const Training *training) {
   if (file_same(o->resume, resumed->path)) /* it was asked for, and not the newest */
     return fail(E_USAGE, "%s holds checkpoints up to step %lld, later than %s: --checkpoint takes another folder",
                 o->checkpoint, (long long)steps[n - 1], resumed->path);
+  TRY(check_newest(job->arena, o->checkpoint, resumed->step));
   return folder_set_aside_after(o->checkpoint, resumed->step);
 }
 
@@ -115,12 +129,11 @@ Status checkpoints_wait(Worker *w) {
   if (w->checkpoint < 0)
     return OK;
   w->written = (CheckpointResult){.step = w->checkpoint};
-  w->checkpoint = -1;
   TRY(w->rank ? report_part(w) : gather(w, &w->written));
-  TRY(tell(w, &w->written, sizeof w->written));
+  w->checkpoint = -1;
   if (w->rank == 0)
     say_written(w, &w->written);
-  return OK;
+  return tell(w, &w->written, sizeof w->written);
 }
 
 void checkpoints_finish(Worker *const *workers, int ranks) {
@@ -135,7 +148,7 @@ void checkpoints_finish(Worker *const *workers, int ranks) {
     writer_part(workers[r]->writer, part);
     writer_take(first->writer, r, part);
   }
-  result.code = (int32_t)writer_wait(first->writer);
+  result.code = (int32_t)writer_finish(first->writer);
   if (result.code != OK)
     snprintf(result.message, sizeof result.message, "%s", status_message());
   say_written(first, &result);
@@ -204,7 +217,7 @@ Status checkpoints_metrics(const char *path, int64_t steps) {
     return OK; /* a pipe or a device keeps no lines of steps that were not done */
   FILE *file = fopen(path, "r+");
   if (!file && errno == ENOENT)
-    file = fopen(path, "w");
+    file = fopen(path, "w+");
   if (!file)
     return fail(E_IO, "%s: cannot be written: %s", path, strerror(errno));
   while (getline(&line, &room, file) > 0) {

@@ -344,19 +344,27 @@ static void write_rest(Session *s) {
   status_adopt(s->status, message);
 }
 
-/* One that is under way when a step fails takes its place all the same, where all ranks are here and began it. What
- * failed before is what there is to say. */
+/* One that is under way when a step fails, or a rank ends, takes its place all the same, where every rank began it and
+ * wrote its part. What failed before is what there is to say. */
 static void end_checkpoint(Session *s) {
   Worker *workers[OPTIONS_MOST_RANKS];
   char message[sizeof s->message];
   Status code = status_code();
-  if (!s->n_locals || s->n_locals != s->training.job->decided.ranks)
+  if (!s->n_locals || s->locals[0].worker.rank) /* rank 0's is to finish */
     return;
   for (int r = 0; r < s->n_locals; r++)
     workers[r] = &s->locals[r].worker;
   snprintf(message, sizeof message, "%s", status_message());
   checkpoints_finish(workers, s->n_locals);
   status_adopt(code, message);
+}
+
+/* Gradients that were not written, where nothing else is there to say; all have ended in good order. */
+static Status check_dump(const Session *s, Outcome *outcome) {
+  if (!s->n_locals || !s->locals[0].worker.lost_gradients)
+    return OK;
+  outcome->agreed = true;
+  return fail(E_IO, "%s: the gradients of the first step are not there", session_options(s)->dump_gradients);
 }
 
 Status session_close(Session *s, Outcome *outcome) {
@@ -382,6 +390,8 @@ Status session_close(Session *s, Outcome *outcome) {
     metrics_discard(s->training.metrics);
   else if ((status = metrics_close(s->training.metrics)) != OK)
     outcome->agreed = true; /* all have ended in good order */
+  else
+    status = check_dump(s, outcome);
   if (s->training.checkpoint_lock >= 0)
     close(s->training.checkpoint_lock);
   pthread_cond_destroy(&s->changed);

@@ -98,6 +98,7 @@ typedef struct {
   Timeline timeline;
   Evaluation *evaluation;       /* NULL: none */
   OnnxpipeValidation validated; /* the last one's */
+  bool lost_gradients;          /* rank 0's: those of --dump-gradients could not be written */
   bool holds_line;              /* of metrics: the report's is written when its step was validated */
 } Worker;
 
@@ -151,7 +152,7 @@ Status worker_end(Worker *worker, Outcome *outcome);
 Status checkpoints_take(Training *training);
 /* The writer of this rank, with --checkpoint. */
 Status checkpoints_open(Worker *worker);
-/* All ranks of a run, whose threads have ended: what they began is written. */
+/* The ranks of this process, rank 0 among them, that have ended: what all ranks began is written. */
 void checkpoints_finish(Worker *const *workers, int ranks);
 /* Of the checkpoint that the run goes on from: what validations had said by then. */
 void checkpoints_recall(Worker *worker);
@@ -171,7 +172,8 @@ Status init_load(const Job *job, ValueId value, void *data, size_t bytes);
 /* Every trained tensor to rank 0, which writes the model. Collective. Where rank 0 fails with other than E_COMM and
  * E_DEVICE, all that was sent has been taken. */
 Status weights_save(Worker *worker, const char *path);
-/* The step's gradients to rank 0, which writes them by initializer name. Collective, between run and update. */
+/* The step's gradients to rank 0, which writes them by initializer name; what cannot be written is said, and known to
+ * the worker. Collective, between run and update. */
 Status weights_dump_gradients(Worker *worker, const char *path);
 
 /* The measured timeline (timeline.c). */

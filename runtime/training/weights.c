@@ -144,9 +144,9 @@ static bool is_saved(const Job *job, const Initializer *what, Holding holding) {
   return what->tied_to < 0 && holding.owner >= 0;
 }
 
-/* Rank 0: what the reader has of every tensor that is written, where there is any, into an .npz. *next: the first
+/* Rank 0: what the reader has of every tensor that is written, where there is any, in the arena. *next: the first
  * initializer that was not asked for. */
-static Status collect(Worker *w, Arena *arena, const char *path, Wanted *wanted, Reader *reader, int *next) {
+static Status collect(Worker *w, Arena *arena, Wanted *wanted, Reader *reader, int *next, Array **all, int *n_all) {
   const Job *job = w->training->job;
   int n, count = 0;
   const Initializer *table = model_initializers(job->given.model, &n);
@@ -164,7 +164,9 @@ static Status collect(Worker *w, Arena *arena, const char *path, Wanted *wanted,
     TRY(fetch(w, holding, reader, data, bytes));
     arrays[count++] = (Array){table[i].name, table[i].dtype, table[i].shape, data};
   }
-  return array_file_write(path, arrays, count);
+  *all = arrays;
+  *n_all = count;
+  return OK;
 }
 
 /* Another rank: sends what it has of that, in the order in which rank 0 asks. */
@@ -201,7 +203,11 @@ static Status save_apart(Worker *w, const char *path, int *next) {
   Arena *arena = arena_create();
   char *why = arena ? arena_string(arena, status_message()) : NULL;
   char *apart = why ? arena_format(arena, "%s.npz", path) : NULL;
-  Status status = apart ? collect(w, arena, apart, is_saved, read_parameter, next) : status_code();
+  Array *arrays;
+  int n;
+  Status status = apart ? collect(w, arena, is_saved, read_parameter, next, &arrays, &n) : status_code();
+  if (status == OK)
+    status = array_file_write(apart, arrays, n);
   if (status == OK)
     status = fail(E_IO, "%s; the trained tensors are in %s, by name", why, apart);
   arena_destroy(arena);
@@ -267,8 +273,13 @@ Status weights_dump_gradients(Worker *w, const char *path) {
   if (w->rank)
     return serve_all(w, has_gradient, read_gradient);
   Arena *arena = arena_create();
-  int next = 0;
-  Status status = arena ? collect(w, arena, path, has_gradient, read_gradient, &next) : status_code();
+  Array *arrays;
+  int n, next = 0;
+  Status status = arena ? collect(w, arena, has_gradient, read_gradient, &next, &arrays, &n) : status_code();
+  if (status == OK && array_file_write(path, arrays, n) != OK) {
+    w->lost_gradients = true;
+    job_report(w->training->job, "%s; training goes on", status_message());
+  }
   arena_destroy(arena);
   return status;
 }
