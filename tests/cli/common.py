@@ -79,6 +79,18 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(result.returncode, code)
         return said
 
+    def rank_process(self, rank, parent):
+        """The process of a rank of the mpirun whose process is `parent`."""
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{entry}/stat") as stat, open(f"/proc/{entry}/environ", "rb") as environment:
+                    ours = int(stat.read().rsplit(")", 1)[1].split()[1]) == parent
+                    if ours and f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment.read().split(b"\0"):
+                        return int(entry)
+            except (OSError, ValueError, IndexError):
+                continue
+        self.fail(f"no process of rank {rank}")
+
     def write_arrays(self, name, **arrays):
         np.savez(self.path(name), **arrays)
         return self.path(name)

@@ -107,10 +107,10 @@ class Checkpoints(CommandLineTest):
         data[name] = data[name].astype(np.float32)
         data[name][10] = np.nan  # of the third step
         path = self.write_arrays("nan.npz", **data)
-        for ranks in 1, 3:
+        for ranks, mpi in (1, 0), (3, 0), (2, 2):
             folder = self.path(f"failed{ranks}")
             self.refused(1, re.compile("step 3: "), "train", model_path("surrogate"), "--data", path, "--batch", 4, "--every", 1, "--steps",
-                         5, "--ranks", ranks, "--checkpoint", folder, "--quiet")
+                         5, "--ranks", ranks, "--checkpoint", folder, "--quiet", mpi=mpi)
             self.assertEqual(sorted(os.listdir(folder)), [".lock", "step-000000001", "step-000000002"])
 
     def test_what_is_written_is_not_told_as_lost(self):

@@ -44,17 +44,6 @@ class Running(CommandLineTest):
         _, stderr = run.communicate(timeout=60)
         return [line.removeprefix("onnxpipe: ") for line in stderr.splitlines() if line.startswith("onnxpipe: ")]
 
-    def rank_process(self, rank, parent):
-        for entry in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{entry}/stat") as stat, open(f"/proc/{entry}/environ", "rb") as environment:
-                    ours = int(stat.read().rsplit(")", 1)[1].split()[1]) == parent
-                    if ours and f"OMPI_COMM_WORLD_RANK={rank}".encode() in environment.read().split(b"\0"):
-                        return int(entry)
-            except (OSError, ValueError, IndexError):
-                continue
-        self.fail(f"no process of rank {rank}")
-
     def trained_until(self, said):
         """The step that the last line names; every step until then is in the metrics, and the saved model loads."""
         words = said[-1].split()
