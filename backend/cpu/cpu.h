@@ -89,6 +89,8 @@ struct Stream {
   VISIT(LogSoftmax)                                                                                                    \
   VISIT(SoftmaxGrad)                                                                                                   \
   VISIT(LogSoftmaxGrad)                                                                                                \
+  VISIT(Attention)                                                                                                     \
+  VISIT(AttentionGrad)                                                                                                 \
   VISIT(LayerNormalization)                                                                                            \
   VISIT(LayerNormalizationGradInput)                                                                                   \
   VISIT(RMSNormalization)                                                                                              \

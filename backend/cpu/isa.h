@@ -57,6 +57,28 @@ typedef void LayF64(const Terms *terms, int64_t first, int64_t k, const Run *run
 typedef void TurnF32(const float *from, int64_t line, int64_t step, int64_t n, int64_t k, int64_t width, float *to);
 typedef void TurnF64(const double *from, int64_t line, int64_t step, int64_t n, int64_t k, int64_t width, double *to);
 
+/* Loops of attention over strips [n, 2 vectors], of which the second axis are lanes.
+ * across: C's tile [tile_rows, 2 vectors] (rows `row` elements apart) += A [tile_rows, k] times B's packed strip, where
+ * A's columns are the lanes of strips that lie `strip` elements apart.
+ * most: the largest of each lane and of what is in `most`. weigh: s = exp(s - shift), 0 where that is next to nothing;
+ * sum += s. scale: s *= factor. add: s += mask, minus infinity where that is. slope: s = p (s - common). */
+typedef struct {
+  void (*across)(int64_t k, const float *a, int64_t strip, const float *b, float *c, int64_t row);
+  void (*most)(const float *s, int64_t n, float *most);
+  void (*weigh)(float *s, int64_t n, const float *shift, float *sum);
+  void (*scale)(float *s, int64_t n, const float *factor);
+  void (*add)(float *s, int64_t n, const float *mask);
+  void (*slope)(const float *p, float *s, int64_t n, const float *common);
+} AttendF32;
+typedef struct {
+  void (*across)(int64_t k, const double *a, int64_t strip, const double *b, double *c, int64_t row);
+  void (*most)(const double *s, int64_t n, double *most);
+  void (*weigh)(double *s, int64_t n, const double *shift, double *sum);
+  void (*scale)(double *s, int64_t n, const double *factor);
+  void (*add)(double *s, int64_t n, const double *mask);
+  void (*slope)(const double *p, double *s, int64_t n, const double *common);
+} AttendF64;
+
 typedef struct {
   const char *name;
   bool (*runs)(void); /* on this processor */
@@ -71,6 +93,8 @@ typedef struct {
   LayF64 *lay_f64;
   TurnF32 *turn_f32;
   TurnF64 *turn_f64;
+  AttendF32 attend_f32;
+  AttendF64 attend_f64;
   Map *exp, *tanh, *sigmoid, *erf, *gelu_erf, *gelu_tanh;
   Map2 *gelu_erf_grad, *gelu_tanh_grad;                                              /* d times the slope at x */
   void (*softmax)(const float *x, float *y, int64_t n);                              /* of one row */

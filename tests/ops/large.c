@@ -7,6 +7,8 @@
   }
 #define P(...)                                                                                                         \
   { .present = true, .shape = {__VA_ARGS__}, .fill = FILL_POSITIVE }
+#define BIG(...)                                                                                                       \
+  { .present = true, .shape = {__VA_ARGS__}, .fill = FILL_LIMIT, .limit = 6 }
 #define B(...)                                                                                                         \
   {                                                                                                                    \
     .present = true, .dtype = BOOL, .shape = { __VA_ARGS__ }                                                           \
@@ -144,6 +146,52 @@ const OpCase large_op_cases[] = {
      {F(2, {100, 400}), F(2, {100, 400}), P(2, {100, 1})},
      Y(1, {400}),
      {INT("axis", 1)}},
+#define QKV(b, h, groups, t, s, d, dv) F(4, {b, h, t, d}), F(4, {b, groups, s, d}), F(4, {b, groups, s, dv})
+#define GRAD_QKV(b, h, groups, t, s, d, dv)                                                                            \
+  F(4, {b, h, t, d}), F(4, {b, groups, s, d}), F(4, {b, groups, s, dv}), F(4, {b, h, t, dv}), BIG(3, {b, h, t}),       \
+      F(4, {b, h, t, dv})
+    {OP_Attention,
+     TYPES_FLOAT,
+     {QKV(1, 2, 1, 150, 260, 20, 17), F(2, {150, 260})},
+     {{true, {4, {1, 2, 150, 17}}}, {true, {3, {1, 2, 150}}}},
+     {REAL("scale", 0.25)}},
+    {OP_Attention,
+     TYPES_FLOAT,
+     {QKV(1, 4, 2, 270, 270, 8, 9)},
+     {{true, {4, {1, 4, 270, 9}}}, {true, {3, {1, 4, 270}}}},
+     {REAL("scale", 0.25), INT("right", 0)}},
+    {OP_Attention,
+     TYPES_FLOAT,
+     {QKV(35, 2, 2, 2, 5, 4, 3), B(4, {35, 1, 1, 5})},
+     {{true, {4, {35, 2, 2, 3}}}, {true, {3, {35, 2, 2}}}},
+     {{0}}},
+    {OP_Attention,
+     TYPES_FLOAT,
+     {QKV(1, 1, 1, 300, 320, 6, 6)},
+     {{true, {4, {1, 1, 300, 6}}}, {true, {3, {1, 1, 300}}}},
+     {INT("right", 20), INT("left", 31)}},
+    {OP_AttentionGrad,
+     TYPES_FLOAT,
+     {GRAD_QKV(1, 2, 1, 150, 260, 20, 37), F(2, {150, 260})},
+     {{true, {4, {1, 2, 150, 20}}}, {true, {4, {1, 1, 260, 20}}}, {true, {4, {1, 1, 260, 37}}}},
+     {REAL("scale", 0.125)}},
+    {OP_AttentionGrad,
+     TYPES_FLOAT,
+     {GRAD_QKV(1, 4, 2, 270, 270, 8, 9)},
+     {{true, {4, {1, 4, 270, 8}}}, {true, {4, {1, 2, 270, 8}}}, {true, {4, {1, 2, 270, 9}}}},
+     {REAL("scale", 0.25), INT("right", 0)}},
+    {OP_AttentionGrad,
+     TYPES_FLOAT,
+     {GRAD_QKV(35, 2, 2, 2, 5, 4, 3), B(4, {35, 1, 2, 1})},
+     {{true, {4, {35, 2, 2, 4}}}, {true, {4, {35, 2, 5, 4}}}, {true, {4, {35, 2, 5, 3}}}},
+     {{0}}},
+    {OP_AttentionGrad,
+     TYPES_FLOAT,
+     {GRAD_QKV(1, 1, 1, 300, 320, 6, 6)},
+     {{true, {4, {1, 1, 300, 6}}}, {true, {4, {1, 1, 320, 6}}}, {true, {4, {1, 1, 320, 6}}}},
+     {REAL("scale", 0.5), INT("right", 20), INT("left", 31)}},
+#undef GRAD_QKV
+#undef QKV
     {OP_CrossEntropy,
      TYPES_FLOAT,
      {F(2, {200, 1000}), C(1000, 1, {200})},

@@ -46,17 +46,18 @@ void oracle_Attention(const OracleCall *c) {
   Scores s = scores_of(c);
   Shape y = c->out_shape[0];
   for (int64_t row = 0; row < shape_elements(c->out_shape[1]); row++) {
-    double sum = 0;
+    double sum = 0, *weight = malloc((size_t)(s.all.dim[3] + 1) * sizeof *weight);
     Position p = position_of(c->out_shape[1], row);
     for (p.at[3] = 0; p.at[3] < s.all.dim[3]; p.at[3]++)
-      sum += exp(score(&s, p));
+      sum += weight[p.at[3]] = exp(score(&s, p));
     c->out[1][row] = log(sum);
     for (int64_t i = 0; i < y.dim[3]; i++) {
       double of_values = 0;
       for (p.at[3] = 0; p.at[3] < s.all.dim[3]; p.at[3]++)
-        of_values += exp(score(&s, p)) * c->in[2][of_key(&s, c->in_shape[2], p, i)];
+        of_values += weight[p.at[3]] * c->in[2][of_key(&s, c->in_shape[2], p, i)];
       c->out[0][of_query(&s, y, p, i)] = sum > 0 ? of_values / sum : 0;
     }
+    free(weight);
   }
 }
 

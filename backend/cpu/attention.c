@@ -1,0 +1,165 @@
+/* Attention and its gradient in tiles, without the matrix of weights. Invariant: which numbers are summed together, and
+ * in which order, follows from the shape and the instruction set. A task is some queries of heads that share keys; what
+ * several tasks sum for the same keys is added in the tasks' order.
+ *
+ * Scores lie turned, a strip of queries wide: as wide as a product's tile, so that softmax runs down a strip lane by
+ * lane, and weights are a product's packed operand as they are. Keys and values are packed once for all their queries,
+ * some groups of heads at a time: a wave. */
+#include <math.h>
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+#include "backend/reference/attention.h"
+
+enum {
+  KEYS = 240, /* of a block; a multiple of every tile's rows, as the next */
+  KEYS_BACK = 96,
+  QUERIES = 128,    /* of a task, forward, and at most of a block, backward; whole strips */
+  LEAST_TASKS = 24, /* backward: queries of a group are shared by tasks until there are as many */
+  WAVE_TASKS = 64,  /* in a wave, where the workspace allows */
+  LANE_ROWS = 8,    /* for numbers lane by lane */
+  WIDEST = 2 * MOST_VECTOR_BYTES
+};
+
+typedef struct {
+  Attention a;
+  AttentionMask mask;
+  const Isa *isa;
+  const Tensor *in, *out;
+  int64_t rows, width;         /* of a tile */
+  int64_t each;                /* heads of a group */
+  int64_t units;               /* of QUERIES queries, of a group */
+  int64_t parts;               /* backward: tasks of a group; else 0 */
+  int64_t block;               /* backward: queries that stand in scratch together */
+  int64_t wave, first, groups; /* groups of a wave; those of this one */
+  char *packed;                /* of this wave's groups, one behind the other */
+} Job;
+
+/* What is packed of a group, in elements, in the order in which it lies. Forward: K, and V turned; backward: K, V, K
+ * turned, and the sums dK and dV of each part. Rows are those of tiles; turned by blocks of keys. */
+typedef struct {
+  int64_t keys, values, turned, sums, all;
+} Sizes;
+
+static int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+static Sizes sizes_of(const Attention *a, int64_t rows, int64_t width, int64_t parts) {
+  int64_t tall = round_up(a->keys, rows);
+  Sizes s = {.keys = tall * a->size};
+  s.values = tall * (parts ? a->value_size : round_up(a->value_size, rows));
+  s.turned = parts ? tall * round_up(a->size, rows) : 0;
+  s.sums = tall * (round_up(a->size, width) + round_up(a->value_size, width));
+  s.all = round_up(s.keys + s.values + s.turned + parts * s.sums, MOST_VECTOR_BYTES);
+  return s;
+}
+
+/* A thread's scratch in bytes: forward strips of Q, Y, scores and twice as much for a mask; backward so many queries of
+ * Q, dQ and dY, the latter two as left and right operands, of weights and their slopes. */
+static int64_t scratch_bytes(const Attention *a, int64_t block, int64_t size) {
+  int64_t lanes = LANE_ROWS * WIDEST;
+  if (!block)
+    return lanes + (a->size + a->value_size + MOST_TILE_ROWS + 3 * KEYS) * WIDEST;
+  int64_t wide = round_up(a->size, WIDEST / size) + round_up(a->value_size, WIDEST / size);
+  return lanes + 2 * KEYS_BACK * WIDEST +
+         block * size * (2 * a->size + a->value_size + MOST_TILE_ROWS + wide + 2 * KEYS_BACK + 2);
+}
+
+/* The plan of a job, by its shape: everything but the tensors and the instruction set. False: the reference has it. */
+static bool plan(Job *job, bool backward, int64_t size, size_t budget) {
+  const Attention *a = &job->a;
+  int64_t all = a->batch * a->groups;
+  job->each = a->heads / a->groups;
+  job->units = job->each * divide_up(a->queries, QUERIES);
+  for (job->block = backward ? QUERIES : 0; scratch_bytes(a, job->block, size) > POOL_SCRATCH_BYTES; job->block /= 2)
+    if (job->block <= WIDEST / 4)
+      return false;
+  if (!all || !job->units || !a->keys || !a->size || !a->value_size)
+    return false;
+  job->parts = backward ? least(divide_up(LEAST_TASKS, all), job->units) : 0;
+  size_t each = (size_t)(sizes_of(a, MOST_TILE_ROWS, WIDEST / size, job->parts).all * size);
+  int64_t most = (int64_t)(budget / 2 / each);
+  job->wave = least(divide_up(WAVE_TASKS, backward ? job->parts : job->units), most > 1 ? most : 1);
+  job->wave = least(job->wave, all);
+  return true;
+}
+
+static size_t workspace(const Graph *graph, const Node *node, size_t budget, bool backward,
+                        const KernelDef *reference) {
+  int64_t size = (int64_t)dtype_bytes(graph_value(graph, node->in[0])->dtype);
+  Job job = {.a = attention_of_node(graph, node)};
+  if (!plan(&job, backward, size, budget))
+    return reference->workspace(graph, node, budget);
+  return (size_t)(job.wave * sizes_of(&job.a, MOST_TILE_ROWS, WIDEST / size, job.parts).all * size);
+}
+
+static size_t forward_workspace(const Graph *graph, const Node *node, size_t budget) {
+  return workspace(graph, node, budget, false, &reference_Attention);
+}
+
+static size_t backward_workspace(const Graph *graph, const Node *node, size_t budget) {
+  return workspace(graph, node, budget, true, &reference_AttentionGrad);
+}
+
+/* The keys that queries t … t + n - 1 see by their places, together. */
+static void seen_by(const Attention *a, int64_t t, int64_t n, int64_t *first, int64_t *end) {
+  *first = attention_first(a, t);
+  *end = attention_end(a, t + n - 1);
+}
+
+#define T float
+#define S(name) name##_f32
+#include "backend/cpu/attention.inc"
+#undef T
+#undef S
+
+#define T double
+#define S(name) name##_f64
+#include "backend/cpu/attention.inc"
+#undef T
+#undef S
+
+/* Every wave: packs its groups, then runs its tasks, then adds up what they summed. */
+static Status run_waves(Job *job, Pool *pool, Task *pack, Task *task, int64_t tasks, Task *finish) {
+  int64_t all = job->a.batch * job->a.groups, blocks = divide_up(job->a.keys, job->parts ? KEYS_BACK : KEYS);
+  for (job->first = 0; job->first < all; job->first += job->wave) {
+    job->groups = least(job->wave, all - job->first);
+    TRY(pool_run(pool, job->groups * blocks, pack, job));
+    TRY(pool_run(pool, job->groups * tasks, task, job));
+    if (finish)
+      TRY(pool_run(pool, job->groups * blocks, finish, job));
+  }
+  return OK;
+}
+
+static Status attend(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *work, void *state,
+                     const KernelDef *reference) {
+  bool backward = node->op == OP_AttentionGrad;
+  if (in->dtype != F32 && in->dtype != F64)
+    return unsupported_type(node, in->dtype);
+  int64_t size = (int64_t)dtype_bytes(in->dtype);
+  Job job = {.a = attention_of(node, in[0].shape, in[1].shape, in[2].shape),
+             .mask = attention_mask(node, in),
+             .isa = stream->isa,
+             .in = in,
+             .out = out,
+             .rows = stream->isa->tile_rows,
+             .width = 2 * stream->isa->vector_bytes / size,
+             .packed = work};
+  if (!plan(&job, backward, size, WORKSPACE_BUDGET))
+    return reference->run(stream, node, in, out, work, state);
+  if (size == 4)
+    return backward ? run_waves(&job, stream->pool, pack_f32, backward_f32, job.parts, finish_f32)
+                    : run_waves(&job, stream->pool, pack_f32, forward_f32, job.units, NULL);
+  return backward ? run_waves(&job, stream->pool, pack_f64, backward_f64, job.parts, finish_f64)
+                  : run_waves(&job, stream->pool, pack_f64, forward_f64, job.units, NULL);
+}
+
+CPU_KERNEL(Attention, .accepts = takes_floats, .workspace = forward_workspace) {
+  return attend(stream, node, in, out, workspace, state, &reference_Attention);
+}
+
+CPU_KERNEL(AttentionGrad, .accepts = takes_floats, .workspace = backward_workspace) {
+  return attend(stream, node, in, out, workspace, state, &reference_AttentionGrad);
+}
