@@ -121,7 +121,7 @@ static const OptionEntry table[] = {
     {"train-mode", NULL, NULL, " run ",
      "run as the model trains: batch normalisation by the statistics of the samples, and Dropout", OPTION_FLAG,
      AT(train_mode), ANY},
-    {"no-fuse", NULL, NULL, " plan train run profile ", "compute each node as the file has it: no GELU made of several",
+    {"no-fuse", NULL, NULL, " plan train run profile ", "compute each node as the file has it, none made of several",
      OPTION_FLAG, AT(no_fuse), ANY},
     /* validation */
     {"validate", "FILE.npz", NULL, " train ",

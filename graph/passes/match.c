@@ -19,10 +19,11 @@ typedef struct {
   int n;
 } Parts;
 
+/* A match under way. */
 typedef struct {
   const Graph *graph;
-  ValueId variable[MOST_VARIABLES]; /* NO_VALUE: not known yet */
-} Match;
+  Match found;
+} Search;
 
 static const Node *producer(const Graph *g, ValueId id) {
   NodeId node = graph_value(g, id)->producer;
@@ -37,9 +38,9 @@ static bool is_float_number(const Graph *g, ValueId id, double *number) {
   return dtype_is_float(graph_value(g, id)->dtype) && rule_scalar(g, id, number);
 }
 
-static bool is_variable(const Match *m, ValueId id) {
+static bool is_variable(const Search *m, ValueId id) {
   for (int i = 0; i < MOST_VARIABLES; i++)
-    if (m->variable[i] == id)
+    if (m->found.variable[i] == id)
       return true;
   return false;
 }
@@ -51,11 +52,13 @@ typedef struct {
   double number;
 } Split;
 
-static Split split(const Match *m, PatternKind kind, ValueId id) {
+static Split split(const Search *m, PatternKind kind, ValueId id) {
   const Node *node = producer(m->graph, id);
   double number;
   if (node && node->op == (kind == PATTERN_PRODUCT ? OP_Mul : OP_Add))
     return (Split){{node->in[0], node->in[1]}, 2, kind == PATTERN_PRODUCT ? 1 : 0};
+  if (node && kind == PATTERN_PRODUCT && node->op == OP_Neg)
+    return (Split){{node->in[0]}, 1, -1};
   if (node && kind == PATTERN_PRODUCT && (node->op == OP_Div || node->op == OP_Pow) &&
       is_float_number(m->graph, node->in[1], &number)) {
     ValueId a = node->in[0];
@@ -72,7 +75,7 @@ static void take_number(PatternKind kind, double number, Parts *parts) {
 }
 
 /* Multiplies or adds the value to the parts. False where there are too many. */
-static bool take_apart(const Match *m, PatternKind kind, ValueId id, int depth, Parts *parts) {
+static bool take_apart(const Search *m, PatternKind kind, ValueId id, int depth, Parts *parts) {
   double number;
   if (is_float_number(m->graph, id, &number)) {
     take_number(kind, number, parts);
@@ -93,7 +96,7 @@ static bool take_apart(const Match *m, PatternKind kind, ValueId id, int depth, 
 }
 
 /* All values inside a product or sum, from the root on; returns how many. */
-static int list_candidates(const Match *m, PatternKind kind, ValueId id, ValueId candidate[MOST_CANDIDATES]) {
+static int list_candidates(const Search *m, PatternKind kind, ValueId id, ValueId candidate[MOST_CANDIDATES]) {
   int n = 0, end = 1;
   double number;
   candidate[0] = id;
@@ -113,14 +116,14 @@ static int count_parts(const Pattern *p) {
   return n;
 }
 
-static bool match(Match *m, const Pattern *p, ValueId id);
+static bool match(Search *m, const Pattern *p, ValueId id);
 
 /* Whether the pattern's parts from `first` on are the values that are not used, in some order. */
-static bool assign(Match *m, const Pattern *p, int first, const Parts *parts, unsigned used) {
+static bool assign(Search *m, const Pattern *p, int first, const Parts *parts, unsigned used) {
   if (first == parts->n)
     return true;
   for (int i = 0; i < parts->n; i++) {
-    Match before = *m;
+    Search before = *m;
     if (!(used & 1u << i) && match(m, p->part[first], parts->part[i]) && assign(m, p, first + 1, parts, used | 1u << i))
       return true;
     *m = before;
@@ -129,24 +132,28 @@ static bool assign(Match *m, const Pattern *p, int first, const Parts *parts, un
 }
 
 /* A variable among the pattern's parts that is not known yet, or -1. */
-static int unknown_variable(const Match *m, const Pattern *p) {
+static int unknown_variable(const Search *m, const Pattern *p) {
   for (int i = 0; i < count_parts(p); i++)
-    if (p->part[i]->kind == PATTERN_VARIABLE && m->variable[p->part[i]->variable] == NO_VALUE)
+    if (p->part[i]->kind == PATTERN_VARIABLE && m->found.variable[p->part[i]->variable] == NO_VALUE)
       return p->part[i]->variable;
   return -1;
 }
 
-static bool match_parts(Match *m, const Pattern *p, ValueId id) {
+static bool number_fits(Search *m, const Pattern *p, double number) {
+  return p->takes ? match_number(&m->found, p->takes - 1, number) : close_to(number, p->number);
+}
+
+static bool match_parts(Search *m, const Pattern *p, ValueId id) {
   int unknown = unknown_variable(m, p);
   Parts parts = {.number = p->kind == PATTERN_PRODUCT ? 1 : 0};
   if (unknown < 0)
-    return take_apart(m, p->kind, id, 0, &parts) && parts.n == count_parts(p) && close_to(parts.number, p->number) &&
+    return take_apart(m, p->kind, id, 0, &parts) && parts.n == count_parts(p) && number_fits(m, p, parts.number) &&
            assign(m, p, 0, &parts, 0);
   ValueId candidate[MOST_CANDIDATES];
   int n = list_candidates(m, p->kind, id, candidate);
   for (int i = 0; i < n; i++) {
-    Match before = *m;
-    m->variable[unknown] = candidate[i];
+    Search before = *m;
+    m->found.variable[unknown] = candidate[i];
     if (match_parts(m, p, id))
       return true;
     *m = before;
@@ -154,22 +161,22 @@ static bool match_parts(Match *m, const Pattern *p, ValueId id) {
   return false;
 }
 
-static bool match_function(Match *m, const Pattern *p, ValueId id) {
+static bool match_function(Search *m, const Pattern *p, ValueId id) {
   const Node *node = producer(m->graph, id);
   if (!node || node->op != p->op || node->out[0] != id || node->n_in != count_parts(p))
     return false;
   for (int i = 0; i < node->n_in; i++)
     if (node->in[i] == NO_VALUE || !match(m, p->part[i], node->in[i]))
       return false;
-  return true;
+  return !p->fits || p->fits(m->graph, node, &m->found);
 }
 
-static bool match(Match *m, const Pattern *p, ValueId id) {
+static bool match(Search *m, const Pattern *p, ValueId id) {
   switch (p->kind) {
   case PATTERN_VARIABLE:
-    if (m->variable[p->variable] == NO_VALUE)
-      m->variable[p->variable] = id;
-    return m->variable[p->variable] == id;
+    if (m->found.variable[p->variable] == NO_VALUE)
+      m->found.variable[p->variable] = id;
+    return m->found.variable[p->variable] == id;
   case PATTERN_FUNCTION:
     return match_function(m, p, id);
   case PATTERN_PRODUCT:
@@ -179,12 +186,20 @@ static bool match(Match *m, const Pattern *p, ValueId id) {
   return false;
 }
 
-bool graph_match(const Graph *graph, const Pattern *pattern, ValueId value, ValueId variable[MOST_VARIABLES]) {
-  Match m = {.graph = graph};
+bool match_number(Match *match, int i, double number) {
+  if (isnan(match->number[i]))
+    match->number[i] = number;
+  return close_to(number, match->number[i]);
+}
+
+bool graph_match(const Graph *graph, const Pattern *pattern, ValueId value, Match *found) {
+  Search m = {.graph = graph};
   for (int i = 0; i < MOST_VARIABLES; i++)
-    m.variable[i] = NO_VALUE;
+    m.found.variable[i] = NO_VALUE;
+  for (int i = 0; i < MOST_NUMBERS; i++)
+    m.found.number[i] = NAN;
   if (!match(&m, pattern, value))
     return false;
-  memcpy(variable, m.variable, sizeof m.variable);
+  *found = m.found;
   return true;
 }

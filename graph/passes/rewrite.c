@@ -2,7 +2,7 @@
  * values before it, and runs wherever the graph may run. */
 #include "graph/passes/passes.h"
 
-const Pass *const fusing_passes[] = {&pass_gelu, NULL};
+const Pass *const fusing_passes[] = {&pass_gelu, &pass_norm, &pass_norm_scale, &pass_norm_bias, NULL};
 
 static int count_attrs(const Rewrite *rewrite) {
   int n = 0;
@@ -15,13 +15,13 @@ static int count_attrs(const Rewrite *rewrite) {
 static Status find_row(const Graph *g, const Pass *pass, const Node *node, const Instead **instead) {
   for (int i = 0; i < pass->n && node->n_out == 1; i++) {
     const Rewrite *r = &pass->rewrites[i];
-    ValueId variable[MOST_VARIABLES];
+    Match match;
     Instead *made;
-    if (!graph_match(g, r->pattern, node->out[0], variable))
+    if (!graph_match(g, r->pattern, node->out[0], &match))
       continue;
     TRY(ARENA_NEW(g->arena, made, 1));
     *made = (Instead){.op = r->op, .n_in = r->n_in, .attrs = r->attrs, .n_attrs = count_attrs(r)};
-    made->in = arena_copy(g->arena, variable, sizeof variable);
+    made->in = arena_copy(g->arena, match.variable, sizeof match.variable);
     if (!made->in)
       return status_code();
     *instead = made;
