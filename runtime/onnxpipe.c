@@ -42,6 +42,7 @@ static OnnxpipeStatus result(Status status) {
 
 /* As result, where every rank has called. */
 static OnnxpipeStatus result_of_all(Status status, Outcome outcome) {
+  watch_phase(world.link.watch, WATCH_OUTSIDE, 0);
   agreed = status == OK || outcome.agreed;
   OnnxpipeStatus made = result(status);
   silent |= world.mpi && (outcome.elsewhere || transport_mpi_reported());
@@ -144,6 +145,9 @@ void onnxpipe_finish(int failed) {
 OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, OnnxpipeModel **model) {
   OnnxpipeModel *opened = *model = calloc(1, sizeof *opened);
   Outcome outcome = {0};
+  watch_phase(world.link.watch, WATCH_START, 0);
+  if (started)
+    transport_mpi_timeout((double)options->timeout);
   Status status =
       opened ? resume_model_options(options, !world.mpi, &opened->completed) : fail(E_MEMORY, "out of memory");
   const Options *given = options;
@@ -229,6 +233,7 @@ static OnnxpipeStatus open_session(OnnxpipeModel *model, FILE *out, OnnxpipeProg
                                    OnnxpipeSession **session) {
   Outcome outcome = {0};
   OnnxpipeSession *s = *session = calloc(1, sizeof *s);
+  watch_phase(world.link.watch, WATCH_START, 0);
   Status status = s ? OK : fail(E_MEMORY, "out of memory");
   if (status == OK && !(s->job = job_create(model)))
     status = status_code();

@@ -135,6 +135,9 @@ static const OptionEntry table[] = {
      AT(patience), RANGE(1, INT32_MAX)},
     {"min-delta", "X", "0", " train ", "what a loss must be below the best one to count as better for --patience",
      OPTION_NUMBER, AT(min_delta), ANY},
+    {"timeout", "SECONDS", "300", " train ",
+     "end when no rank has moved for so long, and say which one waits for what from whom; 0: never", OPTION_INTEGER,
+     AT(timeout), RANGE(0, INT32_MAX)},
     /* files and output */
     {"output-plan", "FILE.json", NULL, " plan ", "write the plan there (-o)", OPTION_TEXT, AT(output_plan), ANY},
     {"save", "FILE.onnx", NULL, " train ", "the model with its trained weights", OPTION_TEXT, AT(save), ANY},

@@ -33,7 +33,7 @@ typedef struct OnnxpipeOptions {
   int64_t ignore_index, class_axis, seed, warmup_steps;
   double lr, momentum, beta1, beta2, eps, weight_decay, clip_norm;
   const char *validate;
-  int64_t patience;
+  int64_t patience, timeout;
   double min_delta;
   bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train,
       logits, trace_kernels;

@@ -31,6 +31,7 @@ typedef struct {
   void *load_context;
   bool loads_states; /* of the optimizer, too; else they are zeros */
   Trace *trace;      /* NULL: nothing is recorded; outlives the executor */
+  Watch *watch;      /* NULL: nobody watches; outlives the executor */
 } ExecutorSpec;
 
 /* Takes what plan->rank_memory[rank] says: of the store what it keeps of the graph, loaded where it was not before, the

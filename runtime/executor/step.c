@@ -51,14 +51,19 @@ Status executor_call(Executor *e, Call *call, int microbatch) {
 }
 
 /* Until the transfer into or out of the site is done, and the site's device place has what came. */
-static Status wait_ticket(Executor *e, Way way, bool is_send, const Site *site, int microbatch, Ticket *ticket) {
+static Status wait_ticket(Executor *e, Way way, bool is_send, int peer, const Site *site, int microbatch,
+                          Ticket *ticket) {
   if (!ticket->id)
     return OK;
   Ticket waited = *ticket;
   *ticket = (Ticket){0};
   e->in_flight--;
-  if (way_is_wire(way))
-    return executor_wire_wait(e, way, waited);
+  if (way_is_wire(way)) {
+    watch_wait(e->spec.watch, peer, is_send);
+    TRY(executor_wire_wait(e, way, waited));
+    watch_waited(e->spec.watch);
+    return OK;
+  }
   TRY(e->spec.transport->wait(e->spec.endpoint, waited));
   return is_send ? OK : executor_stage_in(e, site, microbatch);
 }
@@ -82,7 +87,9 @@ static Status wait_lane(Executor *e, int stage, ActionKind kind, int microbatch)
   int before = e->in_flight;
   for (int i = 0; microbatch >= 0 && i < lane->n; i++) {
     Ticket *ticket = &lane->tickets[(size_t)microbatch * (size_t)lane->n + (size_t)i];
-    TRY(wait_ticket(e, lane->way, sends(kind), &lane->sites[i], microbatch, ticket));
+    if (ticket->id)
+      watch_action(e->spec.watch, kind, stage, microbatch);
+    TRY(wait_ticket(e, lane->way, sends(kind), lane->peer, &lane->sites[i], microbatch, ticket));
   }
   if (e->in_flight < before)
     trace_end(e->spec.trace, begun, transfer_event(lane, TRACE_WAIT, kind, stage, microbatch));
@@ -163,6 +170,7 @@ static Status compute(Executor *e, Action action, const StepWork *work) {
   StageRun *run = &e->stages[stage];
   Calls *calls = &run->calls[action.kind];
   TRY(wait_before(e, action));
+  watch_action(e->spec.watch, action.kind, stage, m);
   if (action.kind == ACTION_F)
     TRY(feed_inputs(e, stage, work, m));
   double begun = clock_seconds();
@@ -287,7 +295,8 @@ static Status post_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
 static Status wait_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
   double begun = trace_begin(e->spec.trace);
   bool waits = ticket->id != 0;
-  TRY(wait_ticket(e, x->way, x->is_send, &x->site, 0, ticket));
+  watch_action(e->spec.watch, ACTION_KINDS, 0, 0);
+  TRY(wait_ticket(e, x->way, x->is_send, x->peer, &x->site, 0, ticket));
   if (waits)
     trace_end(e->spec.trace, begun, exchange_event(e, x, true));
   return OK;
@@ -328,6 +337,7 @@ static Status walk(Executor *e, const StepWork *work) {
   TRY(wait_sends(e));
   TRY(exchange_accumulators(e));
   TRY(sync_device(e));
+  watch_action(e->spec.watch, -1, 0, 0);
   return executor_agree(e);
 }
 

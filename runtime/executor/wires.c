@@ -70,9 +70,11 @@ Status executor_connect(Executor *e) {
   for (int r = 0; r < b->ranks; r++)
     for (int s = 0; s < r; s++)
       e->hosts_run_ahead |= kinds[boundary_between(b, r, s)] != NULL;
+  watch_wait(e->spec.watch, WATCH_ALL, false);
   for (Way way = 0; way < WAYS; way++)
     if (kinds[way])
       TRY(connect_way(e, way));
+  watch_waited(e->spec.watch);
   return OK;
 }
 
@@ -87,13 +89,18 @@ void executor_disconnect(Executor *e, bool failed) {
 Status executor_wait(Executor *e) {
   WireEnd *nccl = e->wires[WAY_NCCL];
   bool idle = nccl == NULL;
+  if (!e->backend->is_host)
+    watch_wait(e->spec.watch, WATCH_DEVICE, false);
   for (int looks = 0; !idle; looks++) { /* the stream may wait for a peer that is no more */
     TRY(wire_nccl.check(nccl));
     TRY(e->backend->stream_idle(e->stream, &idle));
     if (!idle && looks > 100)
       nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
   }
-  return e->backend->stream_wait(e->stream);
+  Status status = e->backend->stream_wait(e->stream);
+  if (!e->backend->is_host)
+    watch_waited(e->spec.watch);
+  return status;
 }
 
 static Status tell(Executor *e, int peer, bool is_send) {

@@ -40,6 +40,7 @@ struct Session {
   int n_locals; /* ranks in this process: 1 under mpirun */
   LocalRank *locals;
   Link *links; /* of ranks in one process; NULL: one rank, or mpirun's */
+  Watch watch; /* of a rank without a link */
   Status status;
   char message[4096];
   /* under the lock: */
@@ -185,7 +186,9 @@ static Status create_workers(Session *s) {
   for (int r = 0; r < n; r++) {
     const Link *link = s->links ? &s->links[r] : job->decided.ranks > 1 ? &world->link : NULL;
     s->locals[r].session = s;
-    s->locals[r].worker = (Worker){.training = &s->training, .rank = world->mpi ? world->rank : r, .link = link};
+    Watch *watch = link ? link->watch : world->mpi ? world->link.watch : &s->watch;
+    s->locals[r].worker =
+        (Worker){.training = &s->training, .rank = world->mpi ? world->rank : r, .link = link, .watch = watch};
   }
   return OK;
 }
@@ -193,6 +196,7 @@ static Status create_workers(Session *s) {
 static Status session_begin(Session *s, Outcome *outcome) {
   Job *job = s->training.job;
   const Link *link = job->asked.world->mpi ? &job->asked.world->link : NULL;
+  watch_phase(job->asked.world->link.watch, WATCH_PLAN, 0);
   TRY(trainer_prepare(&s->training, outcome));
   TRY(trainer_agree(link, create_workers(s), outcome));
   start_workers(s);

@@ -75,6 +75,7 @@ typedef struct {
   Arena *arena;
   int rank;
   const Link *link; /* NULL with one rank */
+  Watch *watch;     /* what it is at; outside of worker_… functions, at nothing that is known */
   Store *store;
   Executor *executor;
   Sampler sampler;
@@ -126,8 +127,8 @@ Status launcher_check(const World *world, const Options *options);
 /* Adds the lines about learning, and notes of options that do nothing in this run; E_USAGE where two contradict. */
 Status learning_decide(Job *job, int64_t steps);
 
-/* One rank's work, on the thread that owns its link; training, rank and link are set, all else is zero. After a failure
- * only worker_close. */
+/* One rank's work, on the thread that owns its link; training, rank, link and watch are set, all else is zero. After a
+ * failure only worker_close. */
 Status worker_open(Worker *worker);
 /* Collective, when every rank's worker is open. */
 Status worker_connect(Worker *worker);

@@ -9,6 +9,17 @@
 #include "runtime/data/blame.h"
 #include "runtime/training/trainer.h"
 
+/* What the rank is at until `outside`. */
+static void at(Worker *w, WatchPhase phase) {
+  bool has_step = phase != WATCH_LOAD && phase != WATCH_END;
+  watch_phase(w->watch, phase, has_step ? w->steps_done + (phase == WATCH_STEP) : 0);
+}
+
+static Status outside(Worker *w, Status status) {
+  watch_phase(w->watch, WATCH_OUTSIDE, 0);
+  return status;
+}
+
 Status worker_open(Worker *w) {
   const Training *training = w->training;
   Job *job = training->job;
@@ -20,7 +31,9 @@ Status worker_open(Worker *w) {
                        .boundaries = w->link ? &training->boundaries : NULL,
                        .load = weights_load,
                        .load_context = job,
-                       .loads_states = job->asked.resumed};
+                       .loads_states = job->asked.resumed,
+                       .watch = w->watch};
+  at(w, WATCH_LOAD);
   w->steps_done = training->first_step;
   w->last = (OnnxpipeMetrics){.step = training->first_step, .steps = training->steps};
   w->checkpoint = -1;
@@ -219,15 +232,16 @@ static Status run_step(Worker *w) {
 /* What failed here fails everywhere; what came from elsewhere is known already. A wire's own failure is E_COMM, too. */
 static Status withdraw(Worker *w, Status status) {
   if (status == OK || !w->link)
-    return status;
+    return outside(w, status);
   Endpoint *endpoint = w->link->endpoints[CHANNEL_CONTROL];
   w->link->transport->withdraw(endpoint, status_message());
   if (w->link->transport->part)
     w->link->transport->part(endpoint);
-  return status;
+  return outside(w, status);
 }
 
 Status worker_connect(Worker *w) {
+  at(w, WATCH_LOAD);
   Status status = executor_connect(w->executor);
   if (status == OK)
     status = timeline_connect(w);
@@ -235,6 +249,7 @@ Status worker_connect(Worker *w) {
 }
 
 Status worker_step(Worker *w) {
+  at(w, WATCH_STEP);
   Status status = run_step(w);
   if (status != OK && !w->link && w->report_is_out)
     collect(w); /* the last good step is reported; with peers the transport is gone already */
@@ -248,6 +263,7 @@ Status worker_metrics(Worker *w, OnnxpipeMetrics *metrics) {
   *metrics = w->last;
   if (w->steps_done == training->first_step)
     return OK;
+  at(w, WATCH_STEP);
   Status status = collect(w);
   if (status == OK && training->job->asked.world->mpi)
     status = report_metrics(w);
@@ -291,6 +307,7 @@ static Status validate(Worker *w) {
 }
 
 Status worker_validate(Worker *w) {
+  at(w, WATCH_VALIDATE);
   Status status = validate(w);
   if (status != OK && status != E_COMM)
     status_context("validation after step %lld: ", (long long)w->steps_done);
@@ -298,6 +315,7 @@ Status worker_validate(Worker *w) {
 }
 
 Status worker_save(Worker *w, const char *path, Outcome *outcome) {
+  at(w, WATCH_SAVE);
   Status status = collect(w);
   double begun = trace_begin(w->timeline.trace);
   if (status == OK)
@@ -308,10 +326,11 @@ Status worker_save(Worker *w, const char *path, Outcome *outcome) {
     return withdraw(w, status);
   status = trainer_agree(w->link, status, outcome);
   outcome->goes_on = status == OK || !w->link || outcome->agreed;
-  return status;
+  return outside(w, status);
 }
 
 Status worker_checkpoint(Worker *w) {
+  at(w, WATCH_CHECKPOINT);
   Status status = collect(w);
   double begun = trace_begin(w->timeline.trace);
   if (status == OK)
@@ -322,10 +341,12 @@ Status worker_checkpoint(Worker *w) {
 }
 
 Status worker_checkpoint_wait(Worker *w) {
+  at(w, WATCH_CHECKPOINT);
   return withdraw(w, checkpoints_wait(w));
 }
 
 Status worker_end(Worker *w, Outcome *outcome) {
+  at(w, WATCH_END);
   Status status = collect(w);
   if (status == OK)
     status = word_sent(w);
@@ -334,5 +355,5 @@ Status worker_end(Worker *w, Outcome *outcome) {
   Status written = OK;
   if (status == OK)
     status = timeline_write(w, &written);
-  return status == OK ? trainer_agree(w->link, written, outcome) : withdraw(w, status);
+  return status == OK ? outside(w, trainer_agree(w->link, written, outcome)) : withdraw(w, status);
 }

@@ -42,6 +42,7 @@ typedef struct World {
   int ranks;
   Queue *queues;         /* [CHANNELS][from][to] */
   Endpoint *endpoints;   /* [rank][CHANNELS] */
+  Watch *watches;        /* [rank] */
   atomic_int failed;     /* 1 + the rank that gave up first; 0: none */
   pthread_mutex_t mutex; /* of the message, written once, before `failed` */
   char message[4096];
@@ -185,11 +186,14 @@ static Status local_wait(Endpoint *e, Ticket ticket) {
     return fail_as_peer(e->world);
   Request *request = (Request *)ticket.id;
   Queue *queue = request->queue;
+  Watch *watch = &e->world->watches[e->rank];
+  watch_wait(watch, request->peer, request->is_send);
   pthread_mutex_lock(&queue->mutex);
   while (request->state == COPYING || (request->state == WAITING && !atomic_load(&e->world->failed)))
     pthread_cond_wait(&queue->changed, &queue->mutex);
   State state = request->state;
   pthread_mutex_unlock(&queue->mutex);
+  watch_waited(watch);
   if (state == WAITING) {
     take_back(e->world, e->rank);
     return fail_as_peer(e->world);
@@ -219,11 +223,13 @@ Status transport_local_open(int ranks, Link *links) {
   if (world) {
     world->queues = calloc(n_queues, sizeof *world->queues);
     world->endpoints = calloc((size_t)ranks * CHANNELS, sizeof *world->endpoints);
+    world->watches = calloc((size_t)ranks, sizeof *world->watches);
   }
-  if (!world || !world->queues || !world->endpoints) {
+  if (!world || !world->queues || !world->endpoints || !world->watches) {
     if (world) {
       free(world->queues);
       free(world->endpoints);
+      free(world->watches);
     }
     free(world);
     return fail(E_MEMORY, "out of memory: queues of %d ranks", ranks);
@@ -236,7 +242,8 @@ Status transport_local_open(int ranks, Link *links) {
     world->queues[i].tail = &world->queues[i].head;
   }
   for (int r = 0; r < ranks; r++) {
-    links[r] = (Link){.transport = &transport_local};
+    links[r] = (Link){.transport = &transport_local, .watch = &world->watches[r]};
+    atomic_store_explicit(&world->watches[r].waits, WATCH_NOBODY, memory_order_relaxed);
     for (int c = 0; c < CHANNELS; c++) {
       links[r].endpoints[c] = &world->endpoints[r * CHANNELS + c];
       *links[r].endpoints[c] =
@@ -258,5 +265,6 @@ void transport_local_close(int ranks, Link *links) {
   pthread_mutex_destroy(&world->mutex);
   free(world->queues);
   free(world->endpoints);
+  free(world->watches);
   free(world);
 }

@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "runtime/transport/mesh_connect.h"
+#include "runtime/transport/watcher.h"
 
 typedef enum {
   GOODBYE = 1,
@@ -26,10 +27,15 @@ typedef enum {
   LOST /* it may live, and cannot be reached */,
   GAVE_UP,
   REPORTED,
-  ENDED /* by a signal */
+  ENDED /* by a signal */,
+  BEAT,
+  HANGS
 } Kind;
 
-enum { TEXT_BYTES = 4096 };
+/* Beats go unheard to a process that is stopped: not so many that they would fill the connection. */
+enum { TEXT_BYTES = 4096, MOST_UNHEARD = 64 };
+/* Seconds that a rank has to end when nothing moves: its own thread may be what does not. */
+enum { END_SECONDS = 3 };
 
 typedef struct {
   uint32_t kind, origin, length; /* of the text that follows, without terminator */
@@ -39,6 +45,7 @@ typedef struct {
   int fd; /* -1: closed, or the rank itself */
   bool goodbye;
   char address[INET_ADDRSTRLEN];
+  int unheard; /* beats sent since one came */
   size_t used; /* bytes of `frame` that have arrived */
   struct {
     Header header;
@@ -50,14 +57,16 @@ struct Mesh {
   int rank, size;
   int listener, stop, signals; /* stop: an eventfd that ends the thread */
   Peer *peers;                 /* [size] */
-  struct pollfd *polls;        /* [2 + size]: the watcher's */
-  pthread_t watcher;
+  struct pollfd *polls;        /* [2 + size]: the thread's */
+  pthread_t thread;
+  Watcher *watcher;                /* under the mutex */
   bool watching, decided, printed; /* printed: by the reporter's `report` */
   bool leaving;                    /* said goodbye */
   pthread_mutex_t mutex;
   pthread_cond_t changed; /* a connection closed */
   Kind kind;
-  int origin, reporter;
+  int origin, reporter; /* origin: of the failure; of HANGS: who found it */
+  double decided_at;
   char message[TEXT_BYTES + 64];
   MeshReport *report;
   void *context;
@@ -80,23 +89,30 @@ static bool is_loss(Kind kind) {
 
 bool mesh_reported(Mesh *mesh) {
   pthread_mutex_lock(&mesh->mutex); /* another rank becomes the reporter where that one dies */
-  bool by_watcher = mesh->report && (is_loss(mesh->kind) || mesh->kind == ENDED);
+  bool by_watcher = mesh->report && mesh->kind != GAVE_UP;
   bool elsewhere = mesh->decided && (mesh->reporter != mesh->rank || by_watcher);
   pthread_mutex_unlock(&mesh->mutex);
   return elsewhere;
 }
 
-/* Under the mutex. The frame is small and the socket's buffer empty: what does not fit at once is not worth waiting
- * for. */
-static void tell_all(Mesh *mesh, Kind kind, int origin, const char *text) {
+/* Under the mutex. The frame is small and the socket's buffer almost empty: what does not fit at once is not worth
+ * waiting for. */
+static void tell_all_bytes(Mesh *mesh, Kind kind, int origin, const void *bytes, size_t length) {
   struct {
     Header header;
     char text[TEXT_BYTES];
-  } frame = {.header = {(uint32_t)kind, (uint32_t)origin, (uint32_t)strnlen(text, TEXT_BYTES - 1)}};
-  memcpy(frame.text, text, frame.header.length);
-  for (int r = 0; r < mesh->size; r++)
-    if (mesh->peers[r].fd >= 0)
-      (void)!send(mesh->peers[r].fd, &frame, sizeof frame.header + frame.header.length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } frame = {.header = {(uint32_t)kind, (uint32_t)origin, (uint32_t)length}};
+  memcpy(frame.text, bytes, length);
+  for (int r = 0; r < mesh->size; r++) {
+    Peer *peer = &mesh->peers[r];
+    if (peer->fd < 0 || (kind == BEAT && ++peer->unheard > MOST_UNHEARD))
+      continue;
+    (void)!send(peer->fd, &frame, sizeof frame.header + length, MSG_DONTWAIT | MSG_NOSIGNAL);
+  }
+}
+
+static void tell_all(Mesh *mesh, Kind kind, int origin, const char *text) {
+  tell_all_bytes(mesh, kind, origin, text, strnlen(text, TEXT_BYTES - 1));
 }
 
 /* Who prints a failure: the rank on which it began; when that is lost, the lowest that is not. */
@@ -109,9 +125,9 @@ static int reporter_of(const Mesh *mesh, Kind kind, int origin) {
   return mesh->rank;
 }
 
-/* Says why this rank ends: its own thread may be inside a long kernel until the signal does its work. */
+/* Says why this rank ends: its own thread may be inside a long kernel until the signal does its work, or may hang. */
 static void report_end(Mesh *mesh) {
-  if (mesh->kind == ENDED && mesh->report && mesh->reporter == mesh->rank)
+  if ((mesh->kind == ENDED || mesh->kind == HANGS) && mesh->report && mesh->reporter == mesh->rank)
     mesh->report(mesh->context, mesh->message);
 }
 
@@ -135,7 +151,10 @@ static void decide(Mesh *mesh, Kind kind, int origin, const char *text) {
   mesh->kind = kind;
   mesh->origin = origin;
   mesh->reporter = reporter_of(mesh, kind, origin);
-  if (kind == DIED)
+  mesh->decided_at = clock_seconds();
+  if (kind == HANGS)
+    snprintf(mesh->message, sizeof mesh->message, "%s", text);
+  else if (kind == DIED)
     snprintf(mesh->message, sizeof mesh->message, "rank %d died: its connection closed", origin);
   else if (kind == LOST)
     snprintf(mesh->message, sizeof mesh->message, "rank %d %s", origin, text);
@@ -190,10 +209,18 @@ static void take_frame(Mesh *mesh, int from) {
   if (header.kind == GOODBYE) {
     peer->goodbye = true;
     pthread_cond_broadcast(&mesh->changed);
-  } else if (header.kind == REPORTED)
+  } else if (header.kind == REPORTED) {
     mesh->printed = true;
-  else if (header.origin < (uint32_t)mesh->size)
+  } else if (header.kind == BEAT) {
+    WatchState state;
+    if (header.length == sizeof state) {
+      memcpy(&state, text, sizeof state);
+      watcher_hear(mesh->watcher, from, &state);
+      peer->unheard = 0;
+    }
+  } else if (header.origin < (uint32_t)mesh->size) {
     decide(mesh, (Kind)header.kind, (int)header.origin, text);
+  }
 }
 
 /* The connection ended with `error`; 0: by the peer's end. One that was cut leaves it to us to find out. */
@@ -202,6 +229,7 @@ static void close_peer(Mesh *mesh, int r, int error) {
   char text[160];
   close(peer->fd);
   peer->fd = -1;
+  watcher_forget(mesh->watcher, r);
   snprintf(text, sizeof text, "at %s does not answer rank %d any more: %s", peer->address, mesh->rank, strerror(error));
   if (!peer->goodbye)
     decide(mesh, error && error != ECONNRESET ? LOST : DIED, r, text);
@@ -283,6 +311,23 @@ static void stop_watching(Mesh *mesh, int error) {
   pthread_mutex_unlock(&mesh->mutex);
 }
 
+/* Tells the others what this rank is at, and looks whether anybody moves. Under the mutex. */
+static void beat(Mesh *mesh) {
+  char line[1024];
+  if (watcher_look(mesh->watcher)) {
+    tell_all_bytes(mesh, BEAT, mesh->rank, watcher_state(mesh->watcher, mesh->rank), sizeof(WatchState));
+    if (!mesh->decided && watcher_hangs(mesh->watcher, mesh->rank, line, sizeof line))
+      decide(mesh, HANGS, mesh->rank, line);
+  }
+  if (mesh->decided && mesh->kind == HANGS && clock_seconds() - mesh->decided_at > END_SECONDS)
+    _exit(EXIT_FAILURE);
+}
+
+static int poll_milliseconds(const Mesh *mesh, bool signalled) {
+  int due = (int)(1e3 * watcher_due(mesh->watcher)) + 1;
+  return signalled && due > 50 ? 50 : due;
+}
+
 static void *watch(void *argument) {
   Mesh *mesh = argument;
   struct pollfd *polls = mesh->polls;
@@ -292,7 +337,7 @@ static void *watch(void *argument) {
     polls[1] = (struct pollfd){.fd = mesh->signals, .events = POLLIN};
     for (int r = 0; r < mesh->size; r++)
       polls[2 + r] = (struct pollfd){.fd = mesh->peers[r].fd, .events = POLLIN};
-    if (poll(polls, (nfds_t)mesh->size + 2, signal_at > 0 ? 50 : -1) < 0) {
+    if (poll(polls, (nfds_t)mesh->size + 2, poll_milliseconds(mesh, signal_at > 0)) < 0) {
       if (errno == EINTR || errno == EAGAIN)
         continue;
       stop_watching(mesh, errno);
@@ -307,6 +352,7 @@ static void *watch(void *argument) {
     for (int r = 0; r < mesh->size; r++)
       if (polls[2 + r].revents)
         hear_peer(mesh, r);
+    beat(mesh);
     pthread_mutex_unlock(&mesh->mutex);
     if (signal_at > 0 && mesh->heed_term && heed_first(mesh, signal_at))
       signal_at = 0;
@@ -332,7 +378,9 @@ Status mesh_listen(int rank, int size, Mesh **out, MeshAddress *own) {
     mesh->peers[r].fd = -1;
   pthread_mutex_init(&mesh->mutex, NULL);
   pthread_cond_init(&mesh->changed, NULL);
-  Status status = mesh_connect_listen(rank, size, &mesh->listener, own);
+  Status status = watcher_create(size, &mesh->watcher);
+  if (status == OK)
+    status = mesh_connect_listen(rank, size, &mesh->listener, own);
   if (status != OK) {
     mesh_close(mesh);
     return status;
@@ -341,7 +389,14 @@ Status mesh_listen(int rank, int size, Mesh **out, MeshAddress *own) {
   return OK;
 }
 
-Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void *context, bool (*heed_term)(void)) {
+void mesh_timeout(Mesh *mesh, double seconds) {
+  pthread_mutex_lock(&mesh->mutex);
+  watcher_set_timeout(mesh->watcher, seconds);
+  pthread_mutex_unlock(&mesh->mutex);
+}
+
+Status mesh_connect(Mesh *mesh, const MeshAddress *all, Watch *own, MeshReport *report, void *context,
+                    bool (*heed_term)(void)) {
   int *fds = calloc((size_t)mesh->size, sizeof *fds);
   if (!fds)
     return fail(E_MEMORY, "out of memory");
@@ -355,6 +410,7 @@ Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void
   }
   free(fds);
   TRY(status);
+  watcher_add(mesh->watcher, mesh->rank, own);
   mesh->report = report;
   mesh->context = context;
   mesh->heed_term = heed_term;
@@ -365,7 +421,7 @@ Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void
   mesh->signals = signalfd(-1, &term, SFD_CLOEXEC | SFD_NONBLOCK);
   if (mesh->stop < 0 || mesh->signals < 0)
     return fail(E_COMM, "rank %d cannot watch its peers: %s", mesh->rank, strerror(errno));
-  int error = pthread_create(&mesh->watcher, NULL, watch, mesh);
+  int error = pthread_create(&mesh->thread, NULL, watch, mesh);
   if (error)
     return fail(E_COMM, "rank %d cannot watch its peers: %s", mesh->rank, strerror(error));
   mesh->watching = true;
@@ -389,7 +445,7 @@ void mesh_close(Mesh *mesh) {
   if (mesh->watching) {
     uint64_t one = 1;
     (void)!write(mesh->stop, &one, sizeof one);
-    pthread_join(mesh->watcher, NULL);
+    pthread_join(mesh->thread, NULL);
   }
   for (int r = 0; r < mesh->size; r++)
     if (mesh->peers[r].fd >= 0)
@@ -400,6 +456,7 @@ void mesh_close(Mesh *mesh) {
       close(others[i]);
   pthread_mutex_destroy(&mesh->mutex);
   pthread_cond_destroy(&mesh->changed);
+  watcher_destroy(mesh->watcher);
   free(mesh->polls);
   free(mesh->peers);
   free(mesh);

@@ -1,6 +1,7 @@
 /* Who is alive: one TCP connection between every two ranks, watched by a thread of its own. MPI does not tell when a
- * rank dies; a connection that closes without a goodbye does. The first failure that a rank learns of is final, and is
- * passed on to all peers, so that every rank names the same cause. */
+ * rank dies; a connection that closes without a goodbye does. Ranks also tell each other what they are at, so that they
+ * know when none moves any more (watcher.h). The first failure that a rank learns of is final, and is passed on to all
+ * peers, so that every rank names the same cause. */
 #ifndef RUNTIME_TRANSPORT_MESH_H
 #define RUNTIME_TRANSPORT_MESH_H
 
@@ -8,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "runtime/transport/watch.h"
 
 typedef struct Mesh Mesh;
 
@@ -27,16 +29,20 @@ typedef void MeshReport(void *context, const char *message);
 
 /* Listens, and fills in where. */
 Status mesh_listen(int rank, int size, Mesh **mesh, MeshAddress *own);
-/* Connects to every peer (all: [size]) and starts to watch. SIGTERM is blocked in the calling thread and in all others.
- * `heed_term` (may be NULL): as transport_mpi_on_term says. Fails E_COMM naming the peer that it cannot reach. */
-Status mesh_connect(Mesh *mesh, const MeshAddress *all, MeshReport *report, void *context, bool (*heed_term)(void));
+/* Connects to every peer (all: [size]) and starts to watch, over this rank by its `own`, too, which outlives the mesh.
+ * SIGTERM is blocked in the calling thread and in all others. `heed_term` (may be NULL): as transport_mpi_on_term says.
+ * Fails E_COMM naming the peer that it cannot reach. */
+Status mesh_connect(Mesh *mesh, const MeshAddress *all, Watch *own, MeshReport *report, void *context,
+                    bool (*heed_term)(void));
+/* As transport_mpi_timeout says. */
+void mesh_timeout(Mesh *mesh, double seconds);
 
 /* Whether a failure is known; cheap. */
 bool mesh_failed(const Mesh *mesh);
 /* Fails E_COMM with the message of the failure. */
 Status mesh_fail(const Mesh *mesh);
-/* Whether the known failure is printed by another rank, or was by `report`, which the watcher calls where a peer died
- * or this rank is ended by SIGTERM. */
+/* Whether the known failure is printed by another rank, or was by `report`, which the watcher calls where a peer died,
+ * nothing moves or this rank is ended by SIGTERM. */
 bool mesh_reported(Mesh *mesh);
 
 /* Tells every peer that this rank gives up. Nothing happens when a failure is known already. */

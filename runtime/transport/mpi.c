@@ -41,6 +41,7 @@ static struct {
   bool parted;        /* all ranks know of the failure, and none writes into another's memory */
   int rank, size;
   Mesh *mesh;
+  Watch watch;
   Endpoint endpoints[CHANNELS];
   sigset_t mask_before;
   MeshReport *report;
@@ -149,7 +150,9 @@ static Status wait_piece(Request *request) {
 
 static Status mpi_wait(Endpoint *e, Ticket ticket) {
   for (Request *request = (Request *)ticket.id; request;) {
+    watch_wait(&world.watch, request->peer, request->is_send);
     TRY(wait_piece(request));
+    watch_waited(&world.watch);
     Request *next = request->next;
     object_give(&e->requests, request);
     request = next;
@@ -220,8 +223,9 @@ static Status open_mesh(void) {
   Status status = mesh_listen(world.rank, world.size, &world.mesh, &own);
   if (status == OK) {
     int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, world.endpoints[0].comm);
-    status = code == MPI_SUCCESS ? mesh_connect(world.mesh, all, world.report, world.context, world.heed_term)
-                                 : fail_mpi(code, "exchanging addresses");
+    status = code == MPI_SUCCESS
+                 ? mesh_connect(world.mesh, all, &world.watch, world.report, world.context, world.heed_term)
+                 : fail_mpi(code, "exchanging addresses");
   }
   free(all);
   return status;
@@ -261,9 +265,10 @@ Status transport_mpi_open(Link *link) {
   sigaddset(&term, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &term, &world.mask_before);
   world.open = true;
+  watch_begin(&world.watch);
   TRY(start_mpi());
   TRY(open_mesh());
-  *link = (Link){.transport = &transport_mpi};
+  *link = (Link){.transport = &transport_mpi, .watch = &world.watch};
   for (int c = 0; c < CHANNELS; c++)
     link->endpoints[c] = &world.endpoints[c];
   return OK;
@@ -290,6 +295,8 @@ static void end_failed_world(void) {
 
 static void close_world(void) {
   mesh_goodbye(world.mesh);
+  watch_phase(&world.watch, WATCH_END, 0);
+  watch_wait(&world.watch, WATCH_ALL, false);
   for (int c = 0; c < CHANNELS; c++) {
     MPI_Comm_free(&world.endpoints[c].comm);
     object_destroy(&world.endpoints[c].requests);
@@ -339,6 +346,11 @@ void transport_mpi_on_term(bool (*heed)(void)) {
   world.heed_term = heed;
 }
 
+void transport_mpi_timeout(double seconds) {
+  if (world.mesh)
+    mesh_timeout(world.mesh, seconds);
+}
+
 bool transport_mpi_reported(void) {
   return world.mesh && mesh_reported(world.mesh);
 }
@@ -369,6 +381,10 @@ void transport_mpi_on_death(void (*report)(void *context, const char *message), 
 
 void transport_mpi_on_term(bool (*heed)(void)) {
   (void)heed;
+}
+
+void transport_mpi_timeout(double seconds) {
+  (void)seconds;
 }
 
 bool transport_mpi_reported(void) {

@@ -13,6 +13,7 @@
 #include <stddef.h>
 
 #include "base/status.h"
+#include "runtime/transport/watch.h"
 
 typedef struct {
   int peer;
@@ -51,6 +52,7 @@ typedef struct {
 typedef struct {
   const Transport *transport;
   Endpoint *endpoints[CHANNELS];
+  Watch *watch; /* of the rank; its waits say whom for */
 } Link;
 
 /* Threads of one process: links[r] is rank r's. */
@@ -76,6 +78,10 @@ void transport_mpi_on_death(void (*report)(void *context, const char *message), 
 /* Has `heed` asked, before `open`, at a first SIGTERM that no failure explains, from that thread: where it says that
  * the rank will end by itself, nothing more happens until a second one. */
 void transport_mpi_on_term(bool (*heed)(void));
+/* After `open`: when no rank of those that share this number has moved for so many seconds (watcher.h), they fail with
+ * the line that names who waits for whom, and it is reported as a death is. A rank whose thread does not end by itself
+ * then ends all the same. 0, at first: never. */
+void transport_mpi_timeout(double seconds);
 /* Whether the failure that this rank knows of is printed elsewhere: by the rank that it began on, or by `report`. */
 bool transport_mpi_reported(void);
 

@@ -1,0 +1,108 @@
+"""Ranks that do not move: who waits for what from whom is said within the timeout, and nothing is left of the run."""
+import os
+import signal
+import subprocess
+import time
+
+import common
+from common import HAS_MPI, ONNXPIPE, CommandLineTest, model_path
+
+LAST = 100000000
+STOPPED = "which does not answer: its process, or its machine, is stopped; no rank moved for 2 s (--timeout)"
+
+
+class Stopped(CommandLineTest):
+    def start(self, *words, ranks=3):
+        if not HAS_MPI:
+            self.skipTest("this machine has no mpirun")
+        command = ["mpirun", "-n", ranks, ONNXPIPE, "train", model_path("nanogpt"), "--data", model_path("nanogpt", "data.npz"),
+                   "--quiet", "--batch", 8, "--microbatches", 4, "--metrics", self.path("m.jsonl"), *words]
+        environment = dict(os.environ, ASAN_OPTIONS="detect_leaks=0")
+        run = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               env=environment)
+        self.addCleanup(run.stderr.close)
+        self.addCleanup(run.wait)
+        self.addCleanup(run.kill)
+        return run
+
+    def until(self, run, what):
+        deadline = time.time() + 60
+        while not what():
+            self.assertIsNone(run.poll())
+            self.assertLess(time.time(), deadline)
+            time.sleep(0.01)
+
+    def has_steps(self):
+        return os.path.exists(self.path("m.jsonl")) and os.path.getsize(self.path("m.jsonl"))
+
+    def processes(self, parent):
+        """Of all ranks, by number, as mpirun started them so far."""
+        found = {}
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{entry}/stat") as stat, open(f"/proc/{entry}/environ", "rb") as environment:
+                    ours = int(stat.read().rsplit(")", 1)[1].split()[1]) == parent
+                    words = dict(word.split(b"=", 1) for word in environment.read().split(b"\0") if b"=" in word)
+                if ours and b"OMPI_COMM_WORLD_RANK" in words:
+                    found[int(words[b"OMPI_COMM_WORLD_RANK"])] = int(entry)
+            except (OSError, ValueError, IndexError):
+                continue
+        return found
+
+    def expect_end(self, run, processes, within, line):
+        begun = time.time()
+        said = run.stderr.readline()
+        while said and not said.startswith("onnxpipe: "):
+            said = run.stderr.readline()
+        self.assertLess(time.time() - begun, within)
+        self.assertRegex(said.removeprefix("onnxpipe: "), line)
+        _, rest = run.communicate(timeout=20)
+        self.assertNotIn("onnxpipe: ", rest)
+        self.assertEqual(run.returncode, 1)
+        for process in processes.values():
+            self.assertFalse(self.lives(process), f"process {process} is left")
+
+    def lives(self, process):
+        try:
+            with open(f"/proc/{process}/stat") as stat:
+                return stat.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    def test_in_a_step(self):
+        """Whichever rank it is; --timeout 2 leaves 4 seconds more to a busy machine."""
+        for rank in range(3):
+            with self.subTest(rank=rank):
+                run = self.start("--steps", LAST, "--timeout", 2)
+                self.until(run, self.has_steps)
+                processes = self.processes(run.pid)
+                os.kill(processes[rank], signal.SIGSTOP)
+                self.expect_end(run, processes, 6, rf"^rank [0-2] waits since [23] s .*rank {rank} \(step [0-9]+\), " +
+                                STOPPED.replace("(", r"\(").replace(")", r"\)"))
+                os.remove(self.path("m.jsonl"))
+
+    def test_what_goes_on_in_time(self):
+        """A rank that is stopped for a while, and all of them, change nothing: the same bits come of it."""
+        steps = 40
+        self.done("train", model_path("nanogpt"), "--data", model_path("nanogpt", "data.npz"), "--quiet", "--batch", 8,
+                  "--microbatches", 4, "--ranks", 1, "--steps", steps, "--save", self.path("straight.onnx"))
+        run = self.start("--steps", steps, "--timeout", 3, "--save", self.path("saved.onnx"))
+        self.until(run, self.has_steps)
+        processes = self.processes(run.pid)
+        self.assertEqual(sorted(processes), [0, 1, 2])
+        os.kill(processes[1], signal.SIGSTOP)
+        time.sleep(1)
+        os.kill(processes[1], signal.SIGCONT)
+        for process in processes.values():
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(4)
+        for process in processes.values():
+            os.kill(process, signal.SIGCONT)
+        _, stderr = run.communicate(timeout=60)
+        self.assertEqual(run.returncode, 0, stderr)
+        with open(self.path("saved.onnx"), "rb") as a, open(self.path("straight.onnx"), "rb") as b:
+            self.assertTrue(a.read() == b.read())
+
+
+if __name__ == "__main__":
+    common.main()
