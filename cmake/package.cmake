@@ -35,6 +35,7 @@ file(RELATIVE_PATH prefix_from_pkgconfig /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(cmake/onnxpipe.pc.in onnxpipe.pc @ONLY)
 
 install(TARGETS onnxpipe libonnxpipe)
+install(PROGRAMS tools/launch.sh TYPE BIN RENAME onnxpipe-launch)
 install(FILES runtime/onnxpipe.h TYPE INCLUDE)
 install(FILES ${CMAKE_BINARY_DIR}/onnxpipe.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 install(FILES ${CMAKE_BINARY_DIR}/onnxpipe.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 
 import numpy as np
@@ -90,6 +91,22 @@ class CommandLineTest(unittest.TestCase):
             except (OSError, ValueError, IndexError):
                 continue
         self.fail(f"no process of rank {rank}")
+
+    def wait_for_steps(self, run, metrics, steps=1):
+        """Until the file has so many lines."""
+        self.addCleanup(run.stderr.close)
+        self.addCleanup(run.wait)
+        self.addCleanup(run.kill)
+        deadline = time.monotonic() + 60
+        while True:
+            if os.path.exists(metrics):
+                with open(metrics) as file:
+                    if sum(1 for _ in file) >= steps:
+                        return run
+            if run.poll() is not None:
+                self.fail(f"it ends before that, with {run.returncode}: {run.stderr.read()}")
+            self.assertLess(time.monotonic(), deadline, "no step")
+            time.sleep(0.02)
 
     def write_arrays(self, name, **arrays):
         np.savez(self.path(name), **arrays)

@@ -5,15 +5,18 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import unittest
 
 from common import ONNXPIPE, CommandLineTest
 
 AGENT = """#!/bin/sh
-# agent HOST COMMAND...: what ssh would be
+# agent HOST COMMAND...: what ssh would be; a host that can be reached refuses the connection to a port that nobody has
 host=$1
 shift
+case $host in
+{addresses}
+esac
+timeout 2 bash -c ": </dev/tcp/$address/9" 2>&1 | grep -q refused || exit 255
 exec ip netns exec "{prefix}$host" unshare --uts sh -c 'hostname "$1" && shift && exec sh -c "$*"' sh {name} "$@"
 """
 numbers = itertools.count()
@@ -21,7 +24,7 @@ numbers = itertools.count()
 
 def missing():
     """Why there can be no hosts here, or None."""
-    for program in "ip", "unshare", "hostname", "mpirun":
+    for program in "ip", "unshare", "hostname", "bash", "mpirun":
         if not shutil.which(program):
             return f"there is no {program}"
     name = f"op{os.getpid()}"
@@ -46,7 +49,8 @@ class Hosts:
             self.remove()
             raise
         with open(self.path("agent"), "w") as file:
-            file.write(AGENT.format(prefix=self.prefix, name=name or '"$host"'))
+            file.write(AGENT.format(prefix=self.prefix, name=name or '"$host"', addresses="\n".join(
+                f"{host}) address={address} ;;" for host, address in zip(self.names, self.addresses))))
         os.chmod(self.path("agent"), 0o755)
         with open(self.path("hostfile"), "w") as file:
             file.writelines(f"{host} slots=1\n" for host in self.names)
@@ -77,7 +81,7 @@ class Hosts:
             self.ip("netns", "exec", space, "sh", "-c", "echo 3 >/proc/sys/net/ipv4/tcp_retries2")
 
     def processes(self, host=None):
-        """Those on the host, or on all."""
+        """Those on the host, or on all of them."""
         spaces = [self.prefix + host] if host else self.spaces
         return [int(pid) for space in spaces for pid in subprocess.run(["ip", "netns", "pids", space], capture_output=True,
                                                                        text=True, check=True).stdout.split()]
@@ -133,22 +137,6 @@ class HostsTest(CommandLineTest):
         hosts = Hosts(folder, *how)
         self.addCleanup(hosts.remove)
         return hosts
-
-    def wait_for_steps(self, run, metrics, steps=1):
-        """Until the file has so many lines."""
-        self.addCleanup(run.stderr.close)
-        self.addCleanup(run.wait)
-        self.addCleanup(run.kill)
-        deadline = time.monotonic() + 60
-        while True:
-            if os.path.exists(metrics):
-                with open(metrics) as file:
-                    if sum(1 for _ in file) >= steps:
-                        return run
-            if run.poll() is not None:
-                self.fail(f"it ends before that, with {run.returncode}: {run.stderr.read()}")
-            self.assertLess(time.monotonic(), deadline, "no step")
-            time.sleep(0.02)
 
     def end(self, run, within):
         """Its lines of ours, and all that was said; it ends within so many seconds, and not well."""

@@ -70,6 +70,9 @@ prefix=$folder/moved
 "$prefix/bin/onnxpipe" run "$folder/alone.onnx" --data "$2" --out "$folder/out.npz" || wrong "the installed program fails"
 "$prefix/bin/onnxpipe" inspect "$folder/alone.onnx" --json >/dev/null || wrong "what the example saved is no model"
 
+# the launcher, under its own name
+"$prefix/bin/onnxpipe-launch" --help | grep -q '^usage: onnxpipe-launch -n N' || wrong "onnxpipe-launch --help says no usage"
+
 # the manual page, without warnings, and with every subcommand and option of the help
 page=$prefix/share/man/man1/onnxpipe.1
 if command -v groff >/dev/null 2>&1; then
