@@ -83,8 +83,8 @@ Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages,
 bool memory_is_persistent(const Graph *graph, ValueId value);
 /* Whether it is fed for each microbatch on every stage that uses it. */
 bool memory_is_fed(const Graph *graph, ValueId value);
-/* Whether it is no graph's own but the model's: a parameter, a state of one, a buffer, a constant that lies in the
- * file. Other graphs of the model share it. */
+/* Whether it is no graph's own but the model's: a parameter, an accumulator or a state of one, a buffer, a constant
+ * that lies in the file. Other graphs of the model share it. */
 bool memory_is_stored(const Graph *graph, ValueId value);
 
 typedef struct {
@@ -104,6 +104,11 @@ typedef struct {
   size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not persistent here. A view has its root's */
   BlockPlace (*blocks)[MAX_BLOCKS]; /* [stages] */
 } RankMemory;
+
+/* Of them those that are not persistent: blocks and scratch, which hold nothing from step to step. */
+static inline size_t memory_work_bytes(const RankMemory *memory) {
+  return memory->total_bytes - memory->persistent_bytes;
+}
 
 /* Lays out the arena of this rank, which holds the stages `here` ([n_stages]) with this many slots a block ([stages]).
  * Update nodes run on every rank that holds their parameter. Fails E_LIMIT when sizes overflow. */

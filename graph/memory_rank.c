@@ -24,7 +24,7 @@ bool memory_is_fed(const Graph *graph, ValueId value) {
 
 bool memory_is_stored(const Graph *graph, ValueId value) {
   const Value *v = graph_value(graph, value);
-  return v->role == ROLE_PARAMETER || v->role == ROLE_STATE || v->role == ROLE_BUFFER ||
+  return v->role == ROLE_PARAMETER || v->role == ROLE_GRADIENT || v->role == ROLE_STATE || v->role == ROLE_BUFFER ||
          (v->role == ROLE_CONSTANT && !v->data);
 }
 

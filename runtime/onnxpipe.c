@@ -213,6 +213,7 @@ static Status plan(Job *job, FILE *out) {
   const Options *o = job->asked.options;
   TRY(job_open(job));
   TRY(job_choose(job));
+  TRY(rest_plan(job, &(Rest *){NULL}));
   TRY(job_show(job, o->quiet ? NULL : out));
   return o->output_plan ? plan_write(&job->decided.plan, o->output_plan) : OK;
 }

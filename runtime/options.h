@@ -27,7 +27,7 @@ typedef struct OnnxpipeOptions {
   int64_t ranks, chunks, batch, microbatches, steps, epochs, threads, every; /* 0: chosen */
   const char *data, *schedule, *plan, *output_plan, *output_model, *set_batch, *replace_head, *loss, *output,
       *optimizer, *device, *precision, *lr_schedule, *init;
-  const char *checkpoint, *resume;
+  const char *checkpoint, *resume, *last_batch;
   int64_t keep;
   const char *metrics, *save, *dump_gradients, *report, *out, *trace, *trace_steps;
   int64_t ignore_index, class_axis, seed, warmup_steps;

@@ -1,56 +1,76 @@
 /* A second graph of the model over the ranks that train the first. Invariant: a node that reads what training writes
  * lies on a rank that trains it; values go up the stages only; for the rest a node lies where training has the node of
- * its name, as far as these allow. */
+ * its name, as far as these allow. What the second graph trains has its accumulators on the first one's ranks. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph/autodiff.h"
 #include "graph/op.h"
 #include "partitioner/plan/internal.h"
-
-/* A forward node of the first graph. */
-typedef struct {
-  const char *name;
-  int stage;
-} Named;
 
 typedef struct {
   const Plan *first;
   const Graph *graph; /* the second */
-  Named *named;       /* by name */
-  size_t n_named;
-  ValueId *trained; /* [n_trained]: of each initializer the value that the first graph writes; NO_VALUE: none */
+  bool trains;        /* it has more than a forward pass */
+  int *wanted;        /* [n_nodes]: where the first graph has the node; -1: nowhere */
+  ValueId *trained;   /* [n_trained]: of each initializer the value that the first graph writes; NO_VALUE: none */
   size_t n_trained;
   int *highest;  /* [n_nodes]: the last stage that the node's users allow */
   int *stage_of; /* [n_nodes] */
 } Following;
 
 static int by_name(const void *a, const void *b) {
-  const Named *x = a, *y = b;
+  const Node *x = *(const Node *const *)a, *y = *(const Node *const *)b;
   int order = strcmp(x->name, y->name);
-  return order ? order : x->stage - y->stage;
+  return order ? order : x->id < y->id ? -1 : x->id > y->id;
 }
 
-static Status list_names(Following *f, Arena *arena) {
-  const Graph *g = f->first->graph;
-  TRY(ARENA_NEW(arena, f->named, g->n_nodes));
+/* Forward nodes by name, those of one name in the order of the graph. */
+static Status list_names(Arena *arena, const Graph *g, const Node ***nodes, size_t *n) {
+  *n = 0;
+  TRY(ARENA_NEW(arena, *nodes, g->n_nodes));
   for (size_t i = 0; i < g->n_nodes; i++)
     if (g->nodes[i]->phase == PHASE_F)
-      f->named[f->n_named++] = (Named){g->nodes[i]->name, g->nodes[i]->stage};
-  qsort(f->named, f->n_named, sizeof *f->named, by_name);
+      (*nodes)[(*n)++] = g->nodes[i];
+  qsort(*nodes, *n, sizeof **nodes, by_name);
   return OK;
 }
 
-/* The first stage that has a node of this name; -1: none has. */
-static int stage_by_name(const Following *f, const char *name) {
-  size_t low = 0, high = f->n_named;
-  while (low < high) {
-    size_t middle = low + (high - low) / 2;
-    if (strcmp(f->named[middle].name, name) < 0)
-      low = middle + 1;
-    else
-      high = middle;
+/* How many there are of the first one's name. */
+static size_t count_alike(const Node *const *nodes, size_t n) {
+  size_t alike = 0;
+  while (alike < n && strcmp(nodes[alike]->name, nodes[0]->name) == 0)
+    alike++;
+  return alike;
+}
+
+static int lowest_stage(const Node *const *nodes, size_t n) {
+  int stage = nodes[0]->stage;
+  for (size_t i = 1; i < n; i++)
+    stage = nodes[i]->stage < stage ? nodes[i]->stage : stage;
+  return stage;
+}
+
+/* Nodes of one name are each other's, one by one, where both graphs have as many; else the first stage has them all. */
+static Status find_wanted(Following *f, Arena *arena) {
+  const Node **first, **second;
+  size_t n, m;
+  TRY(list_names(arena, f->first->graph, &first, &n));
+  TRY(list_names(arena, f->graph, &second, &m));
+  TRY(ARENA_NEW(arena, f->wanted, f->graph->n_nodes));
+  for (size_t i = 0, k = 0; k < m;) {
+    int order = i < n ? strcmp(first[i]->name, second[k]->name) : 1;
+    if (order < 0) {
+      i++;
+      continue;
+    }
+    size_t alike = order ? 0 : count_alike(first + i, n - i), own = count_alike(second + k, m - k);
+    for (size_t j = 0; j < own; j++)
+      f->wanted[second[k + j]->id] = !alike ? -1 : alike == own ? first[i + j]->stage : lowest_stage(first + i, alike);
+    i += alike;
+    k += own;
   }
-  return low < f->n_named && strcmp(f->named[low].name, name) == 0 ? f->named[low].stage : -1;
+  return OK;
 }
 
 static bool is_written(const Value *value) {
@@ -108,6 +128,8 @@ static Status find_highest(Following *f, Arena *arena) {
     const Node *node = g->nodes[i];
     ValueId lacks = NO_VALUE;
     int stage = f->first->stages - 1;
+    if (node->phase != PHASE_F)
+      continue;
     for (int k = 0; k < node->n_out; k++)
       if (node->out[k] != NO_VALUE && of_value[node->out[k]] < stage)
         stage = of_value[node->out[k]];
@@ -130,7 +152,7 @@ static bool makes_loss(const Graph *g, const Node *node) {
 
 static void choose(Following *f, const Node *node) {
   const Graph *g = f->graph;
-  int low = 0, wanted = makes_loss(g, node) ? f->first->stages - 1 : stage_by_name(f, node->name);
+  int low = 0, wanted = makes_loss(g, node) ? f->first->stages - 1 : f->wanted[node->id];
   ValueId lacks;
   for (int k = 0; k < node->n_in; k++) {
     NodeId from = node->in[k] == NO_VALUE ? NO_NODE : graph_value(g, node->in[k])->producer;
@@ -172,39 +194,107 @@ static Status order_forwards(Arena *arena, const Plan *first, int microbatches, 
   return OK;
 }
 
-/* What the second graph takes on a rank beside the first: all of its own, and what it stores that the first has not. */
-static size_t bytes_beside(const Plan *first, const Plan *plan, int rank) {
-  const RankMemory *memory = &plan->rank_memory[rank];
-  const Graph *g = plan->graph;
-  size_t bytes = memory->total_bytes - memory->stored_bytes;
-  for (ValueId v = 0; v < g->n_values; v++) {
-    bool there = memory->persistent_offset[v] == SIZE_MAX || !memory_is_stored(g, v);
-    for (ValueId k = 0; !there && k < first->graph->n_values; k++)
-      there = graph_value(first->graph, k)->initializer == graph_value(g, v)->initializer &&
-              memory_is_stored(first->graph, k) && holds(first, rank, k);
-    bytes += there ? 0 : memory_units(graph_value_bytes(g, v));
+/* The first plan's order without its later microbatches: what was possible with them is possible without. */
+static Status order_first(Arena *arena, const Plan *first, int microbatches, Schedule *schedule) {
+  TRY(schedule_copy(arena, &first->schedule, schedule));
+  schedule->microbatches = microbatches;
+  for (int r = 0; r < schedule->ranks; r++) {
+    ActionList *list = &schedule->lists[r];
+    int n = 0;
+    for (int i = 0; i < list->n_actions; i++)
+      if (action_is_compute(list->actions[i]) && list->actions[i].microbatch < microbatches)
+        list->actions[n++] = list->actions[i];
+    list->n_actions = n;
   }
+  return OK;
+}
+
+/* The accumulator of the same group of uses in the first graph; NO_VALUE: it has none. */
+static ValueId find_accumulator(const Following *f, const Value *accumulator) {
+  int initializer = graph_value(f->graph, accumulator->parameter)->initializer;
+  ValueId parameter = (size_t)initializer < f->n_trained ? f->trained[initializer] : NO_VALUE, all[MAX_GROUPS];
+  int n = parameter == NO_VALUE ? 0 : autodiff_gradients(f->first->graph, parameter, all);
+  for (int i = 0; i < n; i++)
+    if (graph_value(f->first->graph, all[i])->group == accumulator->group)
+      return all[i];
+  return NO_VALUE;
+}
+
+/* What the second graph adds up reaches every rank that updates by it. */
+static Status check_accumulators(const Following *f, const Plan *plan) {
+  const Graph *g = f->graph;
+  for (ValueId v = 0; v < g->n_values; v++) {
+    if (graph_value(g, v)->role != ROLE_GRADIENT)
+      continue;
+    ValueId counterpart = find_accumulator(f, graph_value(g, v));
+    bool alike = counterpart != NO_VALUE;
+    for (int r = 0; alike && r < plan->ranks; r++)
+      alike = holds(plan, r, v) == holds(f->first, r, counterpart);
+    if (!alike)
+      return fail(E_UNSUPPORTED, "the gradients of '%s' are not added up where whole batches add them up",
+                  graph_value(g, graph_value(g, v)->parameter)->name);
+  }
+  return OK;
+}
+
+/* Whether the rank has in its store what this value of the second graph is. */
+static bool is_there(const Following *f, int rank, ValueId v) {
+  const Graph *g = f->first->graph;
+  const Value *value = graph_value(f->graph, v);
+  if (value->role == ROLE_GRADIENT)
+    return true; /* check_accumulators */
+  int initializer =
+      value->role == ROLE_STATE ? graph_value(f->graph, value->parameter)->initializer : value->initializer;
+  for (ValueId k = 0; k < g->n_values; k++)
+    if (graph_value(g, k)->initializer == initializer && memory_is_stored(g, k) && holds(f->first, rank, k))
+      return true;
+  return false;
+}
+
+/* What the second graph stores on a rank that the first does not. */
+static size_t stored_beside(const Following *f, const Plan *plan, int rank) {
+  size_t bytes = 0;
+  for (ValueId v = 0; v < f->graph->n_values; v++)
+    if (holds(plan, rank, v) && memory_is_stored(f->graph, v) && !is_there(f, rank, v))
+      bytes += memory_units(graph_value_bytes(f->graph, v));
   return bytes;
 }
 
-static Status build(Following *f, Arena *arena, Arena *scratch, int microbatches, Plan *plan) {
+/* What the second graph takes on a rank beside the first: its persistent values, and all else, or, where it trains and
+ * works in the first one's memory, what that is short of. */
+static size_t bytes_beside(const Following *f, const Plan *plan, int rank) {
+  const RankMemory *memory = &plan->rank_memory[rank], *first = &f->first->rank_memory[rank];
+  size_t work = memory_work_bytes(memory), there = f->trains ? memory_work_bytes(first) : 0;
+  return memory->persistent_bytes - memory->stored_bytes + stored_beside(f, plan, rank) +
+         (work > there ? work - there : 0);
+}
+
+static Status build(Following *f, Arena *arena, Arena *scratch, int microbatches, Plan *plan, size_t *beside_bytes) {
   Schedule computes;
   Crossings crossings;
-  TRY(list_names(f, scratch));
+  TRY(find_wanted(f, scratch));
   TRY(list_trained(f, scratch));
   TRY(find_highest(f, scratch));
   for (size_t i = 0; i < f->graph->n_nodes; i++)
-    choose(f, f->graph->nodes[i]);
+    if (f->graph->nodes[i]->phase == PHASE_F)
+      choose(f, f->graph->nodes[i]);
   TRY(plan_cut(arena, plan));
   TRY(plan_crossings(scratch, plan, &crossings));
-  TRY(order_forwards(scratch, f->first, microbatches, &computes));
+  TRY(f->trains ? order_first(arena, f->first, microbatches, &computes)
+                : order_forwards(scratch, f->first, microbatches, &computes));
   TRY(schedule_add_transfers(arena, &computes, &crossings, &plan->schedule));
-  return plan_finish(arena, plan);
+  TRY(plan_finish(arena, plan));
+  TRY(check_accumulators(f, plan));
+  for (int r = 0; r < plan->ranks; r++)
+    beside_bytes[r] = bytes_beside(f, plan, r);
+  return OK;
 }
 
 Status plan_follow(Arena *arena, Graph *graph, const Plan *first, int microbatches, int64_t microbatch_size, Plan *plan,
                    size_t **beside_bytes) {
   Following f = {.first = first, .graph = graph};
+  for (size_t i = 0; i < graph->n_nodes && !f.trains; i++)
+    f.trains = graph->nodes[i]->phase != PHASE_F;
   *plan = (Plan){.graph = graph,
                  .model_hash = first->model_hash,
                  .device = first->device,
@@ -223,9 +313,7 @@ Status plan_follow(Arena *arena, Graph *graph, const Plan *first, int microbatch
   Arena *scratch = arena_create();
   if (!scratch)
     return status_code();
-  Status status = build(&f, arena, scratch, microbatches, plan);
+  Status status = build(&f, arena, scratch, microbatches, plan, *beside_bytes);
   arena_destroy(scratch);
-  for (int r = 0; status == OK && r < first->ranks; r++)
-    (*beside_bytes)[r] = bytes_beside(first, plan, r);
   return status;
 }

@@ -101,10 +101,13 @@ Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph 
  * link and ties as a plan file states them, before a graph exists; the rest of *request is left alone. */
 Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
 
-/* A plan of a second, forward graph of the model (for evaluation) on the ranks of a first one, whose parameters it
- * shares: its nodes lie where the ranks hold what training writes, else with the first graph's node of their name; the
- * microbatches follow each other up the stages. *beside_bytes [ranks], in the arena: what it takes on each rank beside
- * the first plan's memory. Times are not predicted. Fails E_UNSUPPORTED naming a node that has no such place. */
+/* A plan of a second graph of the model on the ranks of a first one, whose parameters it shares: its nodes lie where
+ * the ranks hold what training writes, else with the first graph's node of their name. A forward graph (for
+ * evaluation): the microbatches follow each other up the stages. One that trains (an uneven last batch), with at most
+ * as many microbatches as the first: they keep the first plan's schedule, and the accumulators its ranks. *beside_bytes
+ * [ranks], in the arena: what it takes on each rank beside the first plan's memory, in which one that trains works, too
+ * (memory_work_bytes). Times are not predicted. Fails E_UNSUPPORTED naming a node or a parameter that has no such
+ * place, E_USAGE as stages_assign does. */
 Status plan_follow(Arena *arena, Graph *graph, const Plan *first, int microbatches, int64_t microbatch_size, Plan *plan,
                    size_t **beside_bytes);
 

@@ -4,10 +4,10 @@
 
 enum { ROUNDS = 8 };
 
-Status sampler_create(Arena *arena, int64_t samples, int64_t epoch_length, int64_t batch, bool shuffle, uint64_t seed,
-                      Sampler *sampler) {
-  *sampler =
-      (Sampler){.samples = samples, .epoch_length = epoch_length, .batch = batch, .shuffle = shuffle, .seed = seed};
+Status sampler_create(Arena *arena, int64_t samples, int64_t epoch_length, int64_t batch, bool even, bool shuffle,
+                      uint64_t seed, Sampler *sampler) {
+  *sampler = (Sampler){
+      .samples = samples, .epoch_length = epoch_length, .batch = batch, .even = even, .shuffle = shuffle, .seed = seed};
   return ARENA_NEW(arena, sampler->indices, batch);
 }
 
@@ -43,13 +43,27 @@ static int64_t permute(uint64_t key, int64_t n, int64_t at) {
   return (int64_t)number;
 }
 
-void sampler_indices(const Sampler *sampler, int64_t step, int64_t *indices) {
-  for (int64_t i = 0; i < sampler->batch; i++) {
-    int64_t position = step * sampler->batch + i, epoch = position / sampler->epoch_length;
+/* The position with which step k begins; *n: of so many. */
+static int64_t first_position(const Sampler *sampler, int64_t step, int64_t *n) {
+  int64_t batch = sampler->batch, length = sampler->epoch_length, an_epoch = (length + batch - 1) / batch;
+  *n = batch;
+  if (sampler->even)
+    return step * batch;
+  int64_t within = step % an_epoch * batch;
+  if (length - within < batch)
+    *n = length - within;
+  return step / an_epoch * length + within;
+}
+
+int64_t sampler_indices(const Sampler *sampler, int64_t step, int64_t *indices) {
+  int64_t n, first = first_position(sampler, step, &n);
+  for (int64_t i = 0; i < n; i++) {
+    int64_t position = first + i, epoch = position / sampler->epoch_length;
     int64_t within = position % sampler->epoch_length;
     uint64_t key = mix(mix(sampler->seed) ^ (uint64_t)epoch);
     indices[i] = sampler->shuffle ? permute(key, sampler->samples, within) : within;
   }
+  return n;
 }
 
 void sampler_batch(Sampler *sampler, int64_t step) {

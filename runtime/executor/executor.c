@@ -46,12 +46,12 @@ Status executor_write(Executor *e, ValueId value, const void *data, size_t bytes
   return executor_from_host(e, executor_persistent(e, value), data, bytes);
 }
 
-/* The graph's own persistent values. */
+/* The graph's own persistent values, and accumulators, to which warming up has added. */
 static Status set_values(Executor *e) {
   for (ValueId v = 0; v < e->graph->n_values; v++) {
     const Value *value = graph_value(e->graph, v);
     size_t bytes = graph_value_bytes(e->graph, v);
-    if (!executor_holds(e, v) || e->entries[v] >= 0)
+    if (!executor_holds(e, v) || (e->entries[v] >= 0 && value->role != ROLE_GRADIENT))
       continue;
     TRY(value->role == ROLE_CONSTANT ? executor_write(e, v, value->data, bytes)
                                      : e->backend->zero(e->stream, executor_persistent(e, v), bytes));
@@ -94,11 +94,15 @@ static void enter_views(Executor *e) {
 }
 
 static Status take_memory(Executor *e) {
+  size_t own = e->memory->persistent_bytes - e->memory->stored_bytes, work = memory_work_bytes(e->memory);
   void *base;
   TRY(store_take(e->spec.store, e->arena, e->graph, e->memory, &e->entries));
   enter_views(e);
-  TRY(e->backend->alloc(e->stream, e->memory->total_bytes - e->memory->stored_bytes, &base));
+  if (e->spec.work_bytes > work)
+    work = e->spec.work_bytes;
+  TRY(e->backend->alloc(e->stream, e->spec.host ? own : own + work, &base));
   e->base = base;
+  e->work = e->spec.host ? e->spec.host->work : e->base + own;
   return OK;
 }
 
@@ -133,7 +137,8 @@ static Status call_all(Executor *e) {
 /* Runs every call once, on zeros: a device loads the code of a kernel when it first runs, for which it takes memory and
  * may wait for all that runs. All of that is over before the first step. */
 static Status warm_up(Executor *e) {
-  TRY(e->backend->zero(e->stream, e->base, e->memory->total_bytes - e->memory->stored_bytes));
+  TRY(e->backend->zero(e->stream, e->base, e->memory->persistent_bytes - e->memory->stored_bytes));
+  TRY(e->backend->zero(e->stream, e->work, memory_work_bytes(e->memory)));
   TRY(call_all(e));
   Status status = e->backend->stream_wait(e->stream);
   return status == E_MODEL ? OK : status; /* zero may be no index */

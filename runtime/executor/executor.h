@@ -32,11 +32,14 @@ typedef struct {
   bool loads_states; /* of the optimizer, too; else they are zeros */
   Trace *trace;      /* NULL: nothing is recorded; outlives the executor */
   Watch *watch;      /* NULL: nobody watches; outlives the executor */
+  size_t work_bytes; /* behind persistent values, at least: another one may work there, too */
+  Executor *host;    /* NULL, or one of the same store, of at least as many bytes, that has this memory for it */
 } ExecutorSpec;
 
 /* Takes what plan->rank_memory[rank] says: of the store what it keeps of the graph, loaded where it was not before, the
- * rest as memory of its own, with constants written and accumulators zero. Executors of one store run one at a time.
- * Fails E_MEMORY, or as `load` does. */
+ * rest as memory of its own (behind persistent values the host's, if there is one), with constants written and
+ * accumulators zero. Executors of one store run one at a time, a step each. A host outlives its guests. Fails E_MEMORY,
+ * or as `load` does. */
 Status executor_open(const ExecutorSpec *spec, Executor **executor);
 void executor_close(Executor *executor);
 /* Opens the wires that boundaries have, on every rank alike, after executor_open has succeeded on all of them and

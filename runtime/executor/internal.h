@@ -107,7 +107,8 @@ struct Executor {
   WireEnd *wires[WAYS]; /* NULL: none of that kind */
   bool hosts_run_ahead; /* some rank has wires */
   int *entries;         /* [n_values]: in the store, of views their roots'; -1: not there */
-  char *base;           /* the rank's memory without what is stored */
+  char *base;           /* persistent values that are not stored */
+  char *work;           /* what follows them: at their end, or in the host's memory */
   void *pinned;         /* the host's places of sites, where the rank's memory is a device's; else NULL */
   Prepared *prepared;   /* before the first step; of all calls that have a state */
   StageRun *stages;     /* [plan->stages]; others' are empty */
@@ -129,7 +130,9 @@ struct Executor {
 
 /* What lies at this offset of memory->total_bytes, behind what is stored. */
 static inline char *executor_at(const Executor *e, size_t offset) {
-  return e->base + (offset - e->memory->stored_bytes);
+  const RankMemory *memory = e->memory;
+  return offset < memory->persistent_bytes ? e->base + (offset - memory->stored_bytes)
+                                           : e->work + (offset - memory->persistent_bytes);
 }
 /* A persistent value, or a view of one. */
 static inline char *executor_persistent(const Executor *e, ValueId value) {

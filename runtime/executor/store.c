@@ -1,12 +1,12 @@
-/* Tensors by initializer. Invariant: the entries of one initializer form a chain, itself before its states. */
+/* Tensors by initializer. Invariant: the entries of one initializer form a chain, which begins with itself. */
 #include "runtime/executor/store.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
-/* The tensor of an initializer, or one of the optimizer's states of it. */
+/* The tensor of an initializer, or one of the optimizer's states or a gradient's accumulator of it. */
 typedef struct {
-  int state; /* 0: the tensor itself; k: its k-th state in the order of the graph */
+  int state; /* 0: the tensor itself; k: its k-th state in the order of the graph; -k: its k-th accumulator */
   int next;  /* of the initializer's chain; -1 at its end */
   DType dtype;
   Shape shape;
@@ -138,12 +138,12 @@ static Status give_memory(Store *store, size_t first) {
 static Status take(Store *store, const Graph *g, const RankMemory *memory, int *entries, int *states) {
   for (ValueId v = 0; v < g->n_values; v++) {
     const Value *value = graph_value(g, v);
-    bool is_state = value->role == ROLE_STATE;
-    int state = is_state ? ++states[value->parameter] : 0;
+    bool is_gradient = value->role == ROLE_GRADIENT, is_state = value->role == ROLE_STATE;
+    int state = is_gradient ? -1 - value->group : is_state ? ++states[value->parameter] : 0;
     entries[v] = -1;
     if (memory->persistent_offset[v] == SIZE_MAX || !memory_is_stored(g, v))
       continue;
-    int initializer = is_state ? graph_value(g, value->parameter)->initializer : value->initializer;
+    int initializer = is_gradient || is_state ? graph_value(g, value->parameter)->initializer : value->initializer;
     assert(initializer >= 0);
     TRY(find_or_append(store, initializer, state, value, &entries[v]));
     Entry *entry = &store->entries[entries[v]];
@@ -187,8 +187,9 @@ Status store_fill(Store *store, const Graph *graph, const int *entries, bool loa
     Entry *entry = entries[v] >= 0 ? &store->entries[entries[v]] : NULL;
     if (!entry || entry->filled)
       continue;
-    TRY(entry->state && !loads_states ? store->backend->zero(store->stream, entry->data, entry_bytes(entry))
-                                      : load_entry(store, entry, graph, v, load, context));
+    bool is_zero = entry->state < 0 || (entry->state && !loads_states);
+    TRY(is_zero ? store->backend->zero(store->stream, entry->data, entry_bytes(entry))
+                : load_entry(store, entry, graph, v, load, context));
     entry->filled = true;
   }
   return OK;

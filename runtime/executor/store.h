@@ -1,6 +1,7 @@
-/* What a rank keeps from step to step, once, whichever graphs compute with it: parameters, the optimizer's states of
- * them, buffers, and the constants that lie in the model's file. Training and inference are graphs of their own over
- * one store; what is saved is read from the store, without a graph.
+/* What a rank keeps from step to step, once, whichever graphs compute with it: parameters, their gradients'
+ * accumulators and the optimizer's states of them, buffers, and the constants that lie in the model's file. Training,
+ * an uneven last batch and inference are graphs of their own over one store; what is saved is read from the store,
+ * without a graph.
  *
  * Invariant: a tensor of the store is known by its initializer, not by a graph's value; it is dense, of one type and
  * shape in every graph, and is filled once. */
@@ -29,8 +30,8 @@ int store_device(const Store *store);
  * arena, -1 elsewhere. What no graph had before gets memory, in one piece, that holds zeros. Fails E_MEMORY; E_USAGE
  * where type or shape are not those that another graph has, or two parameters of the graph have one initializer. */
 Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, int **entries);
-/* Fills those of a graph's entries that are not filled yet by `load`; the optimizer's states with zeros, unless they
- * are loaded, too. */
+/* Fills those of a graph's entries that are not filled yet by `load`; accumulators with zeros, and the optimizer's
+ * states, unless they are loaded, too. */
 Status store_fill(Store *store, const Graph *graph, const int *entries, bool loads_states, Load *load, void *context);
 /* Whether nothing is filled yet. */
 bool store_is_fresh(const Store *store);

@@ -107,9 +107,10 @@ static Status refuse_idle(const Options *o) {
   for (size_t i = 0; i < sizeof names / sizeof *names && !o->tokens; i++)
     if (options_given(o, names[i]))
       return fail(E_USAGE, "--%s does nothing without --tokens", names[i]);
-  return options_given(o, "validation-split") && !job_has_data(o)
-             ? fail(E_USAGE, "--validation-split does nothing without --data or --tokens")
-             : OK;
+  const char *idle = options_given(o, "validation-split")  ? "validation-split"
+                     : strcmp(o->last_batch, "exact") == 0 ? "last-batch exact"
+                                                           : NULL;
+  return idle && !job_has_data(o) ? fail(E_USAGE, "--%s does nothing without --data or --tokens", idle) : OK;
 }
 
 Status job_take_data(Job *job) {

@@ -128,6 +128,11 @@ Status job_choose(Job *job);
 Status job_measure(Job *job, double budget_seconds, Profile **profiles);
 /* Makes or reads the plan (rank 0), of a graph without a loss for inference. `profiles` [ranks] may be NULL. */
 Status job_plan(Job *job, const Profile *profiles);
+/* Whether every rank has room for `beside` [ranks] next to the plan's memory and what is `taken` [ranks] already (NULL:
+ * nothing): else E_LIMIT with what it is for and the numbers. */
+Status job_check_beside(const Job *job, const char *what, const size_t *taken, const size_t *beside);
+/* The largest divisor of n that is at most `most`. */
+int64_t job_largest_divisor(int64_t n, int64_t most);
 /* Prints what was decided and the plan to `out` (NULL: nothing), and writes the page of the option `report`. */
 Status job_show(const Job *job, FILE *out);
 /* Takes over rank 0's plan from its text. */

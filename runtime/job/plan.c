@@ -125,3 +125,24 @@ Status job_plan_from(Job *job, const char *text) {
   return plan_from_text(job->arena, text, "rank 0's plan", job->decided.graph, &job->decided.request,
                         &job->decided.plan);
 }
+
+Status job_check_beside(const Job *job, const char *what, const size_t *taken, const size_t *beside) {
+  const Plan *plan = &job->decided.plan;
+  for (int r = 0; r < plan->ranks; r++) {
+    size_t has = plan->rank_memory[r].total_bytes + (taken ? taken[r] : 0), limit = plan->memory_limits[r];
+    char needs[24], own[24], at_most[24], rank[96];
+    if (has <= limit && beside[r] <= limit - has)
+      continue;
+    return fail(E_LIMIT, "%s needs %s for %s beside training's %s, the limit is %s; a limit of %zu would do",
+                plan_rank_text(plan, r, rank), plan_bytes_text(beside[r], needs), what, plan_bytes_text(has, own),
+                plan_bytes_text(limit, at_most), has + beside[r]);
+  }
+  return OK;
+}
+
+int64_t job_largest_divisor(int64_t n, int64_t most) {
+  int64_t size = most < n ? most : n;
+  while (n % size)
+    size--;
+  return size;
+}

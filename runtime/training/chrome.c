@@ -44,19 +44,27 @@ static const struct {
     [TRACE_GLOBAL_NORM] = {"norm", NULL, NULL, 0},
 };
 
-struct Chrome {
-  FILE *stream;
+/* What the steps of a plan look like. */
+typedef struct {
   const Plan *plan;
   const Graph *graph;
+  /* of the rank: */
+  bool *receives[2];          /* [stages]: F, B */
+  ActionKind *first_backward; /* [stages] */
+} Look;
+
+struct Chrome {
+  FILE *stream;
+  Look whole, rest;
+  const Look *at;   /* of the span at hand */
+  int64_t rest_due; /* steps from one rest to the next; 0: there is none */
   int64_t first;
   double origin;
   bool begun; /* something stands in the list */
   int rank, process;
   ClockFit fit;
-  /* of the rank: */
-  bool *receives[2];          /* [stages]: F, B */
-  ActionKind *first_backward; /* [stages] */
-  bool *pending;              /* [groups]: received, and not used yet */
+  size_t groups; /* of either plan, at most */
+  bool *pending; /* [groups]: received by the rank, and not used yet */
 };
 
 static void put_string(FILE *stream, const char *text) {
@@ -93,7 +101,7 @@ static void begin_event(Chrome *c, const char *phase) {
 static void put_name(const Chrome *c, const TraceEvent *e, int kind) {
   char text[32];
   if (kind == TRACE_KERNEL)
-    fputs(op_def(graph_node(c->graph, e->about)->op)->name, c->stream);
+    fputs(op_def(graph_node(c->at->graph, e->about)->op)->name, c->stream);
   else if (!kinds[kind].name)
     fputs(action_text((Action){.kind = (uint8_t)kind, .stage = e->stage, .microbatch = e->microbatch}, text),
           c->stream);
@@ -105,20 +113,20 @@ static void put_name(const Chrome *c, const TraceEvent *e, int kind) {
 
 static size_t bytes_of(const Chrome *c, const TraceEvent *e, int kind) {
   if (kinds[kind].has & HAS_SUM)
-    return graph_value_bytes(c->graph, c->graph->groups[e->about].gradient);
+    return graph_value_bytes(c->at->graph, c->at->graph->groups[e->about].gradient);
   bool above = kind == ACTION_SEND_F || kind == ACTION_RECV_B, forward = kind == ACTION_SEND_F || kind == ACTION_RECV_F;
-  const Cut *cut = &c->plan->cuts.cuts[above ? e->stage : e->stage - 1];
+  const Cut *cut = &c->at->plan->cuts.cuts[above ? e->stage : e->stage - 1];
   const ValueId *values = forward ? cut->forward : cut->backward;
   size_t bytes = 0;
   for (int i = 0; i < (forward ? cut->n_forward : cut->n_backward); i++)
-    bytes += graph_value_bytes(c->graph, values[i]);
+    bytes += graph_value_bytes(c->at->graph, values[i]);
   return bytes;
 }
 
 static void put_arguments(const Chrome *c, const TraceEvent *e) {
   int kind = e->kind == TRACE_WAIT ? e->of : e->kind;
   unsigned has = kinds[kind].has;
-  const Node *node = has & HAS_NODE ? graph_node(c->graph, e->about) : NULL;
+  const Node *node = has & HAS_NODE ? graph_node(c->at->graph, e->about) : NULL;
   if (node && node->phase != PHASE_UPDATE)
     has |= OF_ACTION;
   fprintf(c->stream, "\"args\":{\"step\":%lld", (long long)e->step + 1);
@@ -130,7 +138,7 @@ static void put_arguments(const Chrome *c, const TraceEvent *e) {
     fprintf(c->stream, ",\"peer\":%d,\"bytes\":%zu", e->peer, bytes_of(c, e, kind));
   if (has & HAS_SUM) {
     fputs(",\"parameter\":", c->stream);
-    put_string(c->stream, graph_value(c->graph, c->graph->groups[e->about].parameter)->name);
+    put_string(c->stream, graph_value(c->at->graph, c->at->graph->groups[e->about].parameter)->name);
   }
   if (node && node->name) {
     fputs(",\"node\":", c->stream);
@@ -155,8 +163,8 @@ static void put_span(Chrome *c, const TraceEvent *e) {
 
 /* One end of a message; both have its number, which no other message of the file has. */
 static void put_flow(Chrome *c, const TraceEvent *e, bool sent, uint64_t message) {
-  uint64_t messages = (uint64_t)c->plan->stages * 2 * (uint64_t)c->plan->microbatches +
-                      (uint64_t)c->graph->n_groups * (uint64_t)c->plan->ranks;
+  uint64_t messages = (uint64_t)c->whole.plan->stages * 2 * (uint64_t)c->whole.plan->microbatches +
+                      c->groups * (uint64_t)c->whole.plan->ranks;
   begin_event(c, sent ? "s" : "f");
   put_time(c, "ts", nanoseconds(c, e->begin));
   fprintf(c->stream, ",\"id\":%llu,\"name\":\"transfer\",\"cat\":\"transfer\"%s}",
@@ -165,13 +173,13 @@ static void put_flow(Chrome *c, const TraceEvent *e, bool sent, uint64_t message
 
 /* Of what crosses into `stage`, forward or backward, within a step. */
 static uint64_t crossing(const Chrome *c, int stage, bool forward, int microbatch) {
-  return ((uint64_t)stage * 2 + !forward) * (uint64_t)c->plan->microbatches + (uint64_t)microbatch;
+  return ((uint64_t)stage * 2 + !forward) * (uint64_t)c->whole.plan->microbatches + (uint64_t)microbatch;
 }
 
 /* Of an accumulator on its way to a rank. */
 static uint64_t sum_message(const Chrome *c, int group, int rank) {
-  return (uint64_t)c->plan->stages * 2 * (uint64_t)c->plan->microbatches + (uint64_t)group * (uint64_t)c->plan->ranks +
-         (uint64_t)rank;
+  return (uint64_t)c->whole.plan->stages * 2 * (uint64_t)c->whole.plan->microbatches +
+         (uint64_t)group * (uint64_t)c->whole.plan->ranks + (uint64_t)rank;
 }
 
 /* The ends of messages that the span stands for. */
@@ -190,31 +198,41 @@ static void put_flows(Chrome *c, const TraceEvent *e) {
     c->pending[e->about] = true;
     break;
   case TRACE_NORMS: /* the first that needs accumulators */
-    for (int g = 0; g < (int)c->graph->n_groups; g++)
+    for (int g = 0; g < (int)c->groups; g++)
       if (c->pending[g]) {
         put_flow(c, e, false, sum_message(c, g, c->rank));
         c->pending[g] = false;
       }
     break;
   case ACTION_F:
-    if (c->receives[0][e->stage])
+    if (c->at->receives[0][e->stage])
       put_flow(c, e, false, crossing(c, e->stage, true, e->microbatch));
     break;
   default:
-    if (e->kind <= ACTION_BW && e->kind == c->first_backward[e->stage] && c->receives[1][e->stage])
+    if (e->kind <= ACTION_BW && e->kind == c->at->first_backward[e->stage] && c->at->receives[1][e->stage])
       put_flow(c, e, false, crossing(c, e->stage, false, e->microbatch));
   }
 }
 
-Status chrome_begin(Arena *arena, const Plan *plan, FILE *stream, const ChromeHead *head, double origin,
-                    Chrome **chrome) {
+static Status look_at(Arena *arena, const Plan *plan, Look *look) {
+  *look = (Look){.plan = plan, .graph = plan->graph};
+  TRY(ARENA_NEW(arena, look->receives[0], plan->stages));
+  TRY(ARENA_NEW(arena, look->receives[1], plan->stages));
+  return ARENA_NEW(arena, look->first_backward, plan->stages);
+}
+
+Status chrome_begin(Arena *arena, const Plan *plan, const Plan *rest, int64_t epoch_steps, FILE *stream,
+                    const ChromeHead *head, double origin, Chrome **chrome) {
   Chrome *c;
   TRY(ARENA_NEW(arena, c, 1));
-  *c = (Chrome){.stream = stream, .plan = plan, .graph = plan->graph, .first = head->first, .origin = origin};
-  TRY(ARENA_NEW(arena, c->receives[0], plan->stages));
-  TRY(ARENA_NEW(arena, c->receives[1], plan->stages));
-  TRY(ARENA_NEW(arena, c->first_backward, plan->stages));
-  TRY(ARENA_NEW(arena, c->pending, plan->graph->n_groups));
+  *c = (Chrome){.stream = stream, .rest_due = rest ? epoch_steps : 0, .first = head->first, .origin = origin};
+  TRY(look_at(arena, plan, &c->whole));
+  if (rest)
+    TRY(look_at(arena, rest, &c->rest));
+  c->groups = plan->graph->n_groups;
+  if (rest && rest->graph->n_groups > c->groups)
+    c->groups = rest->graph->n_groups;
+  TRY(ARENA_NEW(arena, c->pending, c->groups));
   fprintf(stream,
           "{\"displayTimeUnit\":\"ms\",\n\"otherData\":{\"program\":\"onnxpipe\",\"ranks\":%d,\"stages\":%d,"
           "\"microbatches\":%d,\"first_step\":%lld,\"last_step\":%lld,\"dropped_steps\":%lld,\"complete\":%s,"
@@ -231,19 +249,20 @@ static void put_metadata(Chrome *c, const char *what, const char *argument) {
   fprintf(c->stream, "\"name\":\"%s\",\"args\":{%s}}", what, argument);
 }
 
-/* Which of its actions need a message. */
-static void look_at_list(Chrome *c) {
-  const ActionList *list = &c->plan->schedule.lists[c->rank];
-  for (int s = 0; s < c->plan->stages; s++) {
-    c->receives[0][s] = c->receives[1][s] = false;
-    c->first_backward[s] = ACTION_KINDS;
+/* Which of the rank's actions need a message. */
+static void look_at_list(Look *look, int rank) {
+  const ActionList *list = &look->plan->schedule.lists[rank];
+  for (int s = 0; s < look->plan->stages; s++) {
+    look->receives[0][s] = look->receives[1][s] = false;
+    look->first_backward[s] = ACTION_KINDS;
   }
   for (int i = 0; i < list->n_actions; i++) {
     Action a = list->actions[i];
     if (a.kind == ACTION_RECV_F || a.kind == ACTION_RECV_B)
-      c->receives[a.kind == ACTION_RECV_B][a.stage] = true;
-    if (a.kind == ACTION_B || a.kind == ACTION_BW || (a.kind == ACTION_W && c->first_backward[a.stage] == ACTION_KINDS))
-      c->first_backward[a.stage] = a.kind;
+      look->receives[a.kind == ACTION_RECV_B][a.stage] = true;
+    if (a.kind == ACTION_B || a.kind == ACTION_BW ||
+        (a.kind == ACTION_W && look->first_backward[a.stage] == ACTION_KINDS))
+      look->first_backward[a.stage] = a.kind;
   }
 }
 
@@ -252,22 +271,30 @@ void chrome_rank(Chrome *c, int rank, int process, const char *host, ClockFit fi
   c->rank = rank;
   c->process = process;
   c->fit = fit;
-  look_at_list(c);
+  look_at_list(&c->whole, rank);
+  if (c->rest_due)
+    look_at_list(&c->rest, rank);
   if (rank == process) {
     snprintf(text, sizeof text, "\"name\":\"onnxpipe on %.128s\"", host);
     put_metadata(c, "process_name", text);
     snprintf(text, sizeof text, "\"sort_index\":%d", process);
     put_metadata(c, "process_sort_index", text);
   }
-  snprintf(text, sizeof text, "\"name\":\"%s\"", plan_rank_text(c->plan, rank, name));
+  snprintf(text, sizeof text, "\"name\":\"%s\"", plan_rank_text(c->whole.plan, rank, name));
   put_metadata(c, "thread_name", text);
   snprintf(text, sizeof text, "\"sort_index\":%d", rank);
   put_metadata(c, "thread_sort_index", text);
 }
 
+/* Updates are those of whole batches, whatever the batch; their nodes have no stage. */
+static bool is_of_rest(const Chrome *c, const TraceEvent *e) {
+  return c->rest_due && (e->step + 1) % c->rest_due == 0 && (e->kind != TRACE_KERNEL || e->stage != UINT16_MAX);
+}
+
 void chrome_spans(Chrome *c, const TraceEvent *events, size_t n) {
   for (size_t i = 0; i < n; i++)
     if (events[i].step >= c->first) {
+      c->at = is_of_rest(c, &events[i]) ? &c->rest : &c->whole;
       put_span(c, &events[i]);
       put_flows(c, &events[i]);
     }

@@ -24,9 +24,10 @@ typedef struct {
 
 typedef struct Chrome Chrome;
 
-/* `origin`: where ts is 0, on rank 0's clock. Everything lives in the arena. */
-Status chrome_begin(Arena *arena, const Plan *plan, FILE *stream, const ChromeHead *head, double origin,
-                    Chrome **chrome);
+/* `origin`: where ts is 0, on rank 0's clock. rest: NULL, or the plan of the last one of every epoch_steps steps, of no
+ * more microbatches. Everything lives in the arena. */
+Status chrome_begin(Arena *arena, const Plan *plan, const Plan *rest, int64_t epoch_steps, FILE *stream,
+                    const ChromeHead *head, double origin, Chrome **chrome);
 /* What follows is this rank's. process: the lowest rank in its process. */
 void chrome_rank(Chrome *chrome, int rank, int process, const char *host, ClockFit fit);
 /* Spans of the rank in order of their beginnings; those before head->first are left out. */

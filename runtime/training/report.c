@@ -29,10 +29,11 @@ Status report_post(Worker *w, int64_t step, double loss, double learning_rate, d
   int ranks = w->training->job->decided.ranks;
   size_t bytes = (REPORT_SQUARES + (size_t)w->n_updates) * sizeof(double);
   report->step = step;
+  report->samples = w->stepper->decided->batch;
   report->learning_rate = learning_rate;
   report->seconds = seconds;
-  report->numbers[REPORT_LOSS] = executor_has_loss(w->executor) ? loss : NAN;
-  report->numbers[REPORT_BUSY] = executor_busy_seconds(w->executor);
+  report->numbers[REPORT_LOSS] = executor_has_loss(w->whole.executor) ? loss : NAN;
+  report->numbers[REPORT_BUSY] = executor_busy_seconds(w->whole.executor);
   report->numbers[REPORT_ASKED] = word_asked(w);
   if (w->writer)
     writer_part(w->writer, report->numbers + REPORT_PART);
@@ -116,20 +117,24 @@ Status report_validation(const Worker *w, bool with_step) {
   return status;
 }
 
-/* The first step has what comes once: it counts only while there is no other. */
-static void take_times(Worker *w, const StepReport *report, int64_t step) { /* from 0, of this run's */
+/* The first step has what comes once: it counts only while there is no other. An epoch's rest is no step as the plan
+ * has it. */
+static void take_times(Worker *w, const StepReport *report) {
+  if (report->samples != w->training->job->decided.batch)
+    return;
   for (int r = 0; r < w->training->job->decided.ranks; r++) {
     double busy = r ? report->from[r][REPORT_BUSY] : report->numbers[REPORT_BUSY];
-    if (step == 0)
+    if (w->n_measured == 0)
       w->first_busy[r] = busy;
     w->busy[r] = busy;
   }
-  w->measured_seconds = step < 2 ? report->seconds : w->measured_seconds + report->seconds;
+  w->measured_seconds = w->n_measured < 2 ? report->seconds : w->measured_seconds + report->seconds;
+  w->n_measured++;
 }
 
 Status report_show(const Worker *w) {
   const Training *training = w->training;
-  int64_t done = w->steps_done - training->first_step;
+  int64_t done = w->n_measured;
   if (w->rank || !training->out || !done)
     return OK;
   const JobDecisions *decided = &training->job->decided;
@@ -176,9 +181,9 @@ Status report_collect(Worker *w, int64_t step) {
                                .loss = report->numbers[REPORT_LOSS],
                                .learning_rate = report->learning_rate,
                                .seconds = report->seconds,
-                               .samples_per_second = (double)training->job->decided.batch / report->seconds,
+                               .samples_per_second = (double)report->samples / report->seconds,
                                .gradient_norm = sqrt(sum_squares(report->numbers + REPORT_SQUARES, w->n_updates))};
-  take_times(w, report, step - training->first_step);
+  take_times(w, report);
   if (training->metrics && !w->holds_line)
     TRY(write_metrics(training, metrics, ""));
   if (training->out && training->job->asked.options->verbose)

@@ -165,8 +165,9 @@ static ChromeHead head_of(const Worker *w, const RankPart *parts, int n) {
 
 static Status begin_file(Worker *w, TimelineFile *file) {
   TRY(file_replace_begin(w->training->job->asked.options->trace, &file->file));
-  return chrome_begin(w->arena, &w->training->job->decided.plan, file->file.stream, &file->head, w->timeline.origin,
-                      &file->chrome);
+  const Training *training = w->training;
+  return chrome_begin(w->arena, &training->job->decided.plan, training->rest ? &training->rest->job.decided.plan : NULL,
+                      training->epoch_steps, file->file.stream, &file->head, w->timeline.origin, &file->chrome);
 }
 
 static Status end_file(Worker *w, TimelineFile *file, Status status) {

@@ -85,10 +85,13 @@ static Status settle_steps(Training *training) {
                    (long long)o->seed));
   }
   training->clip_norm = o->clip_norm;
-  int64_t samples = job->given.data.samples, an_epoch = samples / decided->batch;
-  int64_t epochs = o->epochs ? o->epochs : 1;
-  training->steps = o->steps ? o->steps : epochs * an_epoch;
-  training->epoch_length = o->steps ? samples : an_epoch * decided->batch;
+  int64_t samples = job->given.data.samples, rest = rest_samples(job), whole = samples / decided->batch;
+  if (o->steps && strcmp(o->last_batch, "exact") == 0)
+    return fail(E_USAGE, "--steps %lld and --last-batch exact: the data wraps, no epoch has a last batch (--epochs)",
+                (long long)o->steps);
+  training->epoch_steps = whole + (rest > 0);
+  training->steps = o->steps ? o->steps : (o->epochs ? o->epochs : 1) * training->epoch_steps;
+  training->epoch_length = o->steps || rest ? samples : whole * decided->batch;
   training->first_step = job->asked.resumed ? job->asked.resumed->step : 0;
   if (job->asked.resumed)
     TRY(resume_check(job, job->asked.resumed, training->epoch_length));
@@ -99,8 +102,10 @@ static Status settle_steps(Training *training) {
                  o->shuffle ? ", shuffled" : ""));
   TRY(learning_decide(job, training->steps));
   TRY(timeline_settle(training));
-  if (!o->steps && samples % decided->batch)
-    TRY(job_decide(job, "note", "the last %lld samples of each epoch make no whole batch and are left out",
+  if (!o->steps && !rest && samples % decided->batch)
+    TRY(job_decide(job, "note",
+                   "the last %lld samples of each epoch make no whole batch and are left out (--last-batch exact: a "
+                   "smaller one)",
                    (long long)(samples % decided->batch)));
   return OK;
 }
@@ -120,8 +125,7 @@ static Status settle_validation(Training *training) {
     return fail(E_USAGE, "--min-delta does nothing without --patience N");
   if (o->min_delta < 0)
     return fail(E_USAGE, "--min-delta: %g is below 0", o->min_delta);
-  int64_t an_epoch = training->epoch_length / training->job->decided.batch;
-  training->every = o->every ? o->every : o->epochs ? an_epoch : EVERY;
+  training->every = o->every ? o->every : o->epochs ? training->epoch_steps : EVERY;
   return validation_open(training->job, &training->validation);
 }
 
@@ -215,6 +219,14 @@ static Status show_convolutions(Job *job) {
   return who ? job_decide(job, "convolution", "%s", who) : OK;
 }
 
+/* The graphs beside the one of whole batches. */
+static Status plan_beside(Training *training) {
+  TRY(rest_plan(training->job, &training->rest));
+  return training->validation ? validation_plan(training->validation, training->job,
+                                                training->rest ? training->rest->beside : NULL, training->every)
+                              : OK;
+}
+
 /* Rank 0's part. */
 static Status prepare(Training *training) {
   Job *job = training->job;
@@ -232,8 +244,7 @@ static Status prepare(Training *training) {
   TRY(show_convolutions(job));
   if (training->checkpoint_lock >= 0)
     TRY(resume_about(job, training->epoch_length, &training->checkpoint_about));
-  if (training->validation)
-    TRY(validation_plan(training->validation, job, training->every));
+  TRY(plan_beside(training));
   int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
   if (decided->devices[0].backend->is_host && here * decided->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
@@ -286,8 +297,8 @@ Status trainer_prepare(Training *training, Outcome *outcome) {
   if (job->asked.options->dry_run)
     training->steps = training->first_step;
   Status status = link ? trainer_agree(link, share_plan(job), outcome) : OK;
-  if (status == OK && link && training->validation) {
-    status = job->asked.world->rank ? validation_plan(training->validation, job, training->every) : OK;
+  if (status == OK && link) {
+    status = job->asked.world->rank ? plan_beside(training) : OK;
     status = trainer_agree(link, status, outcome);
   }
   model_bound(job->given.model);

@@ -10,6 +10,7 @@
 #include "runtime/training/chrome.h"
 #include "runtime/training/denominators.h"
 #include "runtime/training/metrics.h"
+#include "runtime/training/rest.h"
 #include "runtime/training/validation.h"
 
 enum { REPORT_LOSS, REPORT_BUSY, REPORT_ASKED, REPORT_PART, REPORT_SQUARES = REPORT_PART + PART_NUMBERS };
@@ -22,16 +23,19 @@ typedef struct {
   Ticket *tickets; /* [ranks]: of sending it (rank 0: of receiving into `from`) */
   double **from;   /* rank 0: [ranks] */
   int64_t step;    /* from 0 */
+  int64_t samples; /* of the step */
   double learning_rate, seconds;
 } StepReport;
 
 /* Training of a whole job; shared by the workers of a process, read-only while they run. */
 typedef struct {
   Job *job;
-  Boundaries boundaries; /* from trainer_prepare on, with more than one rank; the caller closes them */
-  int64_t steps;         /* that the options ask for; 0: they ask for none to be taken */
-  int64_t first_step;    /* already done, by the run that it goes on from */
-  int64_t epoch_length;
+  Boundaries boundaries;           /* from trainer_prepare on, with more than one rank; the caller closes them */
+  int64_t steps;                   /* that the options ask for; 0: they ask for none to be taken */
+  int64_t first_step;              /* already done, by the run that it goes on from */
+  int64_t epoch_length;            /* samples */
+  int64_t epoch_steps;             /* batches of an epoch; where data wraps, whole ones in the data */
+  Rest *rest;                      /* NULL: all batches are whole; else an epoch's last one is this */
   int64_t every;                   /* steps from one validation or checkpoint to the next */
   Validation *validation;          /* NULL: none; the caller closes it */
   const char *checkpoint_about;    /* rank 0's, with --checkpoint: what checkpoint.json says of the job */
@@ -43,6 +47,11 @@ typedef struct {
   OnnxpipeProgress *progress;
   void *progress_context;
 } Training;
+
+/* Whether step k, from 0, is an epoch's rest. */
+static inline bool training_is_rest(const Training *training, int64_t step) {
+  return training->rest && (step + 1) % training->epoch_steps == 0;
+}
 
 /* How writing a checkpoint went, the same on every rank. */
 typedef struct {
@@ -69,6 +78,14 @@ typedef struct {
   Ticket *tickets;  /* [2 * ranks]: of sending them; others' first one: of receiving it */
 } Word;
 
+/* What computes a rank's steps: those of whole batches, or of an epoch's rest. */
+typedef struct {
+  const JobDecisions *decided;
+  Executor *executor;
+  Feeder feeder;
+  Denominators denominators;
+} Stepper;
+
 /* One rank's. */
 typedef struct {
   const Training *training;
@@ -77,19 +94,19 @@ typedef struct {
   const Link *link; /* NULL with one rank */
   Watch *watch;     /* what it is at; outside of worker_… functions, at nothing that is known */
   Store *store;
-  Executor *executor;
+  Stepper whole, rest; /* rest: where the training has one. Accumulators and updates are the whole's */
+  Stepper *stepper;    /* of the step at hand */
   Sampler sampler;
   int64_t *next; /* [batch]: the samples of the step after the one at hand */
   bool *fed;     /* [inputs of the model, and the target]: this rank reads them */
-  Feeder feeder;
-  Denominators denominators;
   void *targets; /* the batch's, where they decide the denominator; else NULL */
   int n_updates;
   StepReport reports[2]; /* of even and odd steps */
   Word word;
   double *squares;           /* [n_updates] */
   double *busy, *first_busy; /* rank 0: [ranks], of the last report and of the first */
-  double measured_seconds;   /* rank 0: of all steps that were reported, the first apart where there are more */
+  double measured_seconds;   /* rank 0: of all whole steps that were reported, the first apart where there are more */
+  int64_t n_measured;        /* rank 0: whole steps that were reported */
   int64_t steps_done;
   bool report_is_out;       /* of the last step: posted, not collected */
   OnnxpipeMetrics last;     /* of the last report that rank 0 collected */

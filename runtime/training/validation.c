@@ -51,13 +51,6 @@ static Status bind(Validation *v, const Job *trained, int64_t size) {
   return OK;
 }
 
-static int64_t largest_divisor(int64_t n, int64_t most) {
-  int64_t size = most < n ? most : n;
-  while (n % size)
-    size--;
-  return size;
-}
-
 /* As training's microbatches; all samples where they meet; where the loss is the model's own, one that leaves no rest.
  */
 static Status settle_size(Validation *v, const Job *trained) {
@@ -69,7 +62,7 @@ static Status settle_size(Validation *v, const Job *trained) {
                 "%lld samples are no multiple of %lld, the batch that the model, with its own loss, was "
                 "exported with",
                 (long long)samples, (long long)fixed);
-  size = fixed ? fixed : own ? largest_divisor(samples, size) : size;
+  size = fixed ? fixed : own ? job_largest_divisor(samples, size) : size;
   TRY(bind(v, trained, size));
   const Batch *batch = &graph_value(v->job.decided.graph, v->output)->batch;
   if (own || size == samples || batch->kind != BATCH_MIXED)
@@ -138,22 +131,10 @@ static Status fit_targets(Validation *v, const Job *trained) {
   return OK;
 }
 
-static Status check_memory(const Validation *v, const Plan *trained, const size_t *beside, size_t *most) {
-  *most = 0;
-  for (int r = 0; r < trained->ranks; r++) {
-    size_t has = trained->rank_memory[r].total_bytes, limit = trained->memory_limits[r];
-    char needs[24], own[24], at_most[24], rank[96];
-    *most = beside[r] > *most ? beside[r] : *most;
-    if (has <= limit && beside[r] <= limit - has)
-      continue;
-    return fail(E_LIMIT, "%s needs %s for validation beside training's %s, the limit is %s; a limit of %zu would do",
-                plan_rank_text(&v->job.decided.plan, r, rank), plan_bytes_text(beside[r], needs),
-                plan_bytes_text(has, own), plan_bytes_text(limit, at_most), has + beside[r]);
-  }
-  return OK;
-}
-
-static Status say(const Validation *v, Job *trained, int64_t every, size_t most) {
+static Status say(const Validation *v, Job *trained, int64_t every, const size_t *beside) {
+  size_t most = 0;
+  for (int r = 0; r < trained->decided.ranks; r++)
+    most = beside[r] > most ? beside[r] : most;
   char bytes[24], names[512] = "loss";
   for (int i = 0; i < v->measures.n_metrics; i++)
     snprintf(names + strlen(names), sizeof names - strlen(names), ", %s", v->measures.metrics[i].name);
@@ -164,9 +145,9 @@ static Status say(const Validation *v, Job *trained, int64_t every, size_t most)
                     every == 1 ? "" : "s", names, plan_bytes_text(most, bytes));
 }
 
-static Status make(Validation *v, Job *trained, int64_t every) {
+static Status make(Validation *v, Job *trained, const size_t *taken, int64_t every) {
   JobDecisions *decided = &v->job.decided;
-  size_t *beside, most;
+  size_t *beside;
   TRY(settle_size(v, trained));
   if (trained->decided.loss.kind == LOSS_MODEL) {
     TRY(append_loss(v, trained));
@@ -182,18 +163,18 @@ static Status make(Validation *v, Job *trained, int64_t every) {
   bool last = producer == NO_NODE || decided->graph->loss_sum != NO_VALUE;
   int stage = last ? decided->plan.stages - 1 : graph_node(decided->graph, producer)->stage;
   v->owner = decided->plan.schedule.rank_of_stage[stage];
-  TRY(check_memory(v, &trained->decided.plan, beside, &most));
-  return say(v, trained, every, most);
+  TRY(job_check_beside(trained, "validation", taken, beside));
+  return say(v, trained, every, beside);
 }
 
-Status validation_plan(Validation *v, Job *trained, int64_t every) {
+Status validation_plan(Validation *v, Job *trained, const size_t *taken, int64_t every) {
   Dataset data = v->job.given.data;
   v->job = *trained;
   v->job.given.data = data;
   v->job.decided.infers = v->job.decided.validates = true;
   v->job.decided.lines = NULL;
   v->job.decided.n_lines = v->job.decided.lines_capacity = 0;
-  Status status = make(v, trained, every);
+  Status status = make(v, trained, taken, every);
   if (status != OK)
     status_context("validation on %s: ", v->job.given.data.path);
   return status;

@@ -87,7 +87,7 @@ static Status read_gradient(Worker *w, ValueId parameter, void *data, size_t byt
   const Graph *graph = w->training->job->decided.graph;
   ValueId gradients[MAX_GROUPS];
   int n = autodiff_gradients(graph, parameter, gradients);
-  TRY(executor_read(w->executor, gradients[0], data, bytes));
+  TRY(executor_read(w->whole.executor, gradients[0], data, bytes));
   if (n == 1)
     return OK;
   void *more = malloc(bytes ? bytes : 1);
@@ -95,7 +95,7 @@ static Status read_gradient(Worker *w, ValueId parameter, void *data, size_t byt
     return fail(E_MEMORY, "out of memory: %zu bytes", bytes);
   Status status = OK;
   for (int k = 1; k < n && status == OK; k++) {
-    status = executor_read(w->executor, gradients[k], more, bytes);
+    status = executor_read(w->whole.executor, gradients[k], more, bytes);
     if (graph_value(graph, parameter)->dtype == F64)
       for (size_t i = 0; i < bytes / sizeof(double); i++)
         ((double *)data)[i] += ((double *)more)[i];

@@ -20,6 +20,27 @@ static Status outside(Worker *w, Status status) {
   return status;
 }
 
+/* What computes the steps that `job` decided on, from the worker's batch. */
+static Status open_stepper(Worker *w, const Job *job, const ExecutorSpec *spec, Stepper *stepper) {
+  const JobDecisions *decided = &job->decided;
+  stepper->decided = decided;
+  stepper->feeder =
+      (Feeder){&job->given.data, job->given.model, decided->graph, decided->microbatch_size, w->sampler.indices};
+  TRY(denominators_create(w->arena, decided->graph, &stepper->denominators));
+  return executor_open(spec, &stepper->executor);
+}
+
+/* In the memory of whole batches; what crosses ranks goes through the host, beside their wires. */
+static Status open_rest(Worker *w, const ExecutorSpec *whole) {
+  const Rest *rest = w->training->rest;
+  ExecutorSpec spec = *whole;
+  spec.plan = &rest->job.decided.plan;
+  spec.boundaries = NULL;
+  spec.load_context = (void *)&rest->job;
+  spec.host = w->whole.executor;
+  return open_stepper(w, &rest->job, &spec, &w->rest);
+}
+
 Status worker_open(Worker *w) {
   const Training *training = w->training;
   Job *job = training->job;
@@ -39,10 +60,8 @@ Status worker_open(Worker *w) {
   w->checkpoint = -1;
   if (!(w->arena = arena_create()))
     return status_code();
-  TRY(sampler_create(w->arena, job->given.data.samples, training->epoch_length, decided->batch,
+  TRY(sampler_create(w->arena, job->given.data.samples, training->epoch_length, decided->batch, !training->rest,
                      job->asked.options->shuffle, (uint64_t)job->asked.options->seed, &w->sampler));
-  w->feeder =
-      (Feeder){&job->given.data, job->given.model, decided->graph, decided->microbatch_size, w->sampler.indices};
   TRY(ARENA_NEW(w->arena, w->next, decided->batch));
   TRY(ARENA_NEW(w->arena, w->fed, job->given.data.n_inputs + 1));
   for (size_t i = 0; i < decided->graph->n_nodes; i++)
@@ -50,10 +69,13 @@ Status worker_open(Worker *w) {
   TRY(report_create(w));
   TRY(timeline_create(w));
   spec.trace = w->timeline.trace;
-  TRY(denominators_create(w->arena, decided->graph, &w->denominators));
   TRY(store_open(decided->devices[w->rank].backend, decided->devices[w->rank].device, decided->threads, &w->store));
   spec.store = w->store;
-  TRY(executor_open(&spec, &w->executor));
+  if (training->rest)
+    spec.work_bytes = memory_work_bytes(&training->rest->job.decided.plan.rank_memory[w->rank]);
+  TRY(open_stepper(w, job, &spec, &w->whole));
+  if (training->rest)
+    TRY(open_rest(w, &spec));
   if (job->asked.resumed)
     TRY(checkpoint_unchanged(job->asked.resumed));
   if (job->asked.origin)
@@ -62,7 +84,7 @@ Status worker_open(Worker *w) {
   checkpoints_recall(w);
   if (training->validation)
     TRY(evaluation_open(w->arena, training->validation, &spec, &w->evaluation));
-  if (executor_has_loss(w->executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {
+  if (executor_has_loss(w->whole.executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {
     size_t row = (size_t)shape_elements(column_shape(job->given.data.target, 1));
     w->targets = arena_alloc(w->arena, (size_t)decided->batch * row, dtype_bytes(decided->loss.target_dtype));
     return w->targets ? OK : status_code();
@@ -73,7 +95,8 @@ Status worker_open(Worker *w) {
 void worker_close(Worker *w) {
   writer_close(w->writer);
   evaluation_close(w->evaluation);
-  executor_close(w->executor);
+  executor_close(w->rest.executor);
+  executor_close(w->whole.executor);
   store_close(w->store);
   arena_destroy(w->arena);
 }
@@ -81,23 +104,24 @@ void worker_close(Worker *w) {
 /* Executor's Feed; context: the Worker. */
 static Status feed(void *context, ValueId input, int microbatch, void *data, size_t bytes) {
   Worker *w = context;
-  const Dataset *set = w->feeder.data;
-  const Column *column = dataset_column(&w->feeder, input);
+  Feeder *feeder = &w->stepper->feeder;
+  const Dataset *set = feeder->data;
+  const Column *column = dataset_column(feeder, input);
   if (column)
     w->fed[column == set->target ? set->n_inputs : column - set->columns] = true;
-  return dataset_feed(&w->feeder, input, microbatch, data, bytes);
+  return dataset_feed(feeder, input, microbatch, data, bytes);
 }
 
 /* The next step's samples are on their way from the disk while this one computes: those of inputs that this rank reads.
  */
 static void prefetch(Worker *w) {
-  const Dataset *set = w->feeder.data;
-  sampler_indices(&w->sampler, w->steps_done + 1, w->next);
+  const Dataset *set = &w->training->job->given.data;
+  int64_t n = sampler_indices(&w->sampler, w->steps_done + 1, w->next);
   for (int i = 0; i < set->n_inputs; i++)
     if (w->fed[i])
-      column_prefetch(&set->columns[i], w->next, w->sampler.batch);
+      column_prefetch(&set->columns[i], w->next, n);
   if (set->target && (w->fed[set->n_inputs] || w->targets))
-    column_prefetch(set->target, w->next, w->sampler.batch);
+    column_prefetch(set->target, w->next, n);
 }
 
 /* The denominator failed: names the target by its place in the file. */
@@ -106,8 +130,8 @@ static Status blame_target(const Worker *w) {
   const LossSpec *loss = &job->decided.loss;
   int64_t classes = graph_value(job->decided.graph, loss->output)->shape.dim[loss->class_axis], value;
   char text[BLAME_BYTES];
-  if (blame_class(job->given.data.target, w->sampler.indices, job->decided.batch, classes, loss->ignore_index, &value,
-                  text))
+  if (blame_class(job->given.data.target, w->sampler.indices, w->stepper->decided->batch, classes, loss->ignore_index,
+                  &value, text))
     fail(E_MODEL, "target %lld of %s is outside the %lld classes (0 to %lld)", (long long)value, text,
          (long long)classes, (long long)classes - 1);
   return status_code();
@@ -118,7 +142,7 @@ static Status blame_data(const Worker *w, Status status) {
   const Job *job = w->training->job;
   char text[BLAME_BYTES], message[4096];
   snprintf(message, sizeof message, "%s", status_message());
-  if (blame_not_finite(&job->given.data, w->sampler.indices, job->decided.batch, text))
+  if (blame_not_finite(&job->given.data, w->sampler.indices, w->stepper->decided->batch, text))
     return fail(status, "%s: %s in %s", message, text, job->given.data.path);
   return fail(status, "%s; the data of its batch are finite", message);
 }
@@ -127,12 +151,12 @@ static Status blame_data(const Worker *w, Status status) {
  * a stage before it may, when the loss's last node is a view. */
 static Status loss_scale(Worker *w, double *scale) {
   const Job *job = w->training->job;
-  const JobDecisions *decided = &job->decided;
+  const JobDecisions *decided = w->stepper->decided;
   const Column *target = job->given.data.target;
   int64_t count = target ? decided->batch * shape_elements(column_shape(target, 1)) : 0;
   double denominator;
   *scale = 1;
-  if (!executor_has_loss(w->executor) && decided->loss.kind != LOSS_MODEL)
+  if (!executor_has_loss(w->stepper->executor) && decided->loss.kind != LOSS_MODEL)
     return OK;
   if (w->targets)
     TRY(column_gather(target, w->sampler.indices, decided->batch, decided->loss.target_dtype, w->targets));
@@ -191,22 +215,23 @@ static Status check_gradients(const Worker *w) {
 static Status run_step(Worker *w) {
   const Training *training = w->training;
   const Options *o = training->job->asked.options;
-  const JobDecisions *decided = &training->job->decided;
+  Stepper *stepper = training_is_rest(training, w->steps_done) ? &w->rest : &w->whole;
   Trace *trace = w->timeline.trace;
   StepWork work = {.feed = feed,
                    .context = w,
                    .counter = {[COUNTER_SEED] = o->seed, [COUNTER_STEP] = w->steps_done},
-                   .samples = decided->microbatch_size};
+                   .samples = stepper->decided->microbatch_size};
   double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
+  w->stepper = stepper;
   trace_step(trace, w->steps_done);
   TRY(word_post(w));
   sampler_batch(&w->sampler, w->steps_done);
   TRY(loss_scale(w, &work.loss_scale));
-  TRY(denominators_count(&w->denominators, training->job->decided.microbatches, feed, w));
-  work.denominators = w->denominators.totals;
+  TRY(denominators_count(&stepper->denominators, stepper->decided->microbatches, feed, w));
+  work.denominators = stepper->denominators.totals;
   prefetch(w);
   trace_end(trace, begun, (TraceEvent){.kind = TRACE_BATCH});
-  Status status = executor_run(w->executor, &work, &loss);
+  Status status = executor_run(stepper->executor, &work, &loss);
   if (status != OK)
     return status == E_MODEL && !isfinite(loss) ? blame_data(w, status) : status;
   TRY(collect(w));
@@ -214,12 +239,12 @@ static Status run_step(Worker *w) {
     TRY(weights_dump_gradients(w, o->dump_gradients));
   for (int i = 0; i < w->n_updates; i++)
     w->squares[i] = -1;
-  TRY(executor_squares(w->executor, w->squares));
+  TRY(executor_squares(w->whole.executor, w->squares));
   TRY(check_gradients(w));
   TRY(clip(w, &factor));
   double learning_rate = trainer_learning_rate(o, w->steps_done, training->steps);
   optimizer_scalars(&training->job->decided.optimizer, w->steps_done + 1, learning_rate, factor, scalars);
-  TRY(executor_update(w->executor, scalars));
+  TRY(executor_update(w->whole.executor, scalars));
   double ended = clock_seconds();
   TRY(report_post(w, w->steps_done, loss, learning_rate, ended - begun));
   if (trace_on(trace))
@@ -242,7 +267,7 @@ static Status withdraw(Worker *w, Status status) {
 
 Status worker_connect(Worker *w) {
   at(w, WATCH_LOAD);
-  Status status = executor_connect(w->executor);
+  Status status = executor_connect(w->whole.executor);
   if (status == OK)
     status = timeline_connect(w);
   return withdraw(w, status);

@@ -263,6 +263,7 @@ class BadCommandLines(CommandLineTest):
             ("--ranks: 0 is less than 1", [*train, "--ranks", "0"]),
             ("--batch 9 does not divide by --microbatches 2", [*train, "--batch", 9, "--microbatches", 2]),
             (f"--batch 100 is more than the 80 samples of {data}", [*train, "--batch", 100]),
+            ("--last-batch: 'keep' is none of drop, exact", [*train, "--last-batch", "keep"]),
             ("--steps 3 and --epochs 2: give one of them", [*train, "--steps", 3, "--epochs", 2]),
             ("--loss: 'hinge' is none of auto, cross_entropy, mse, bce_with_logits, model", [*train, "--loss", "hinge"]),
             ("--init: 'normal:x' is not normal:S with a deviation S above 0", [*train, "--init", "normal:x"]),

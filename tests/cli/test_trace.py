@@ -198,6 +198,30 @@ class Trace(CommandLineTest):
                 for place in set(around[0]["args"]) & {"step", "stage", "microbatch"}:
                     self.assertEqual(around[0]["args"][place], kernel["args"][place])
 
+    def test_an_epochs_rest_is_a_step_of_its_own(self):
+        """78 samples: 2 batches of 4 microbatches of 8, and 2 of 7."""
+        for options, mpi in ((["--ranks", 2, "--schedule", "zb-h1"], 0), (["--ranks", 3, "--schedule", "1f1b"], 0), ([], 2)):
+            with self.subTest(options, mpi=mpi):
+                self.done("train", model_path("nanogpt"), "--data", model_path("nanogpt", "data.npz"), "--batch", 32, "--microbatches", 4,
+                          "--validation-split", 0.025, "--epochs", 2, "--last-batch", "exact", "--quiet", "--trace", self.path("t.json"),
+                          "--trace-kernels", *options, mpi=mpi)
+                head, lines = self.read(self.path("t.json"))
+                self.check_messages(head, lines)
+                forwards, sizes, updates = Counter(), defaultdict(set), defaultdict(set)
+                for line in lines:
+                    for span in line.spans:
+                        step, match = span["args"]["step"], COMPUTE.match(span["name"])
+                        forwards[step] += bool(match and match[2] == "F")
+                        if re.fullmatch(r"0SEND_F\d+", span["name"]):
+                            sizes[step].add(span["args"]["bytes"])
+                        if span["cat"] == "kernel" and "microbatch" not in span["args"]:
+                            updates[step].add((span["name"], span["args"]["node"]))
+                whole = head["stages"] * 4
+                self.assertEqual(forwards, {1: whole, 2: whole, 3: whole // 2, 4: whole, 5: whole, 6: whole // 2})
+                (full,), (rest,) = sizes[1], sizes[3]
+                self.assertEqual(full * 7, rest * 8)
+                self.assertEqual(updates[3], updates[1])
+
     def test_what_lies_between_steps(self):
         for mpi in 0, 2:
             with self.subTest(mpi=mpi):

@@ -119,20 +119,26 @@ static inline Graph *case_graph(Arena *arena, const Backend *backend, uint64_t s
   return case_graph_of(arena, backend, seed, steps, false);
 }
 
-/* The oracle. The result lives in the arena. */
-static inline CaseResult case_interpret(Arena *arena, const Graph *g, int microbatches) {
-  CaseResult result = {0};
+/* Room for all values, with what they have before the first step. */
+static inline void **case_values(Arena *arena, const Graph *g) {
   CaseData given = {.graph = g};
-  ASSERT_OK(ARENA_NEW(arena, result.values, g->n_values));
+  void **values;
+  ASSERT_OK(ARENA_NEW(arena, values, g->n_values));
   for (ValueId v = 0; v < g->n_values; v++) {
     const Value *value = graph_value(g, v);
     size_t bytes = graph_value_bytes(g, v);
-    assert_non_null(result.values[v] = arena_alloc(arena, bytes, 1));
+    assert_non_null(values[v] = arena_alloc(arena, bytes, 1));
     if (value->data)
-      memcpy(result.values[v], value->data, bytes);
+      memcpy(values[v], value->data, bytes);
     else if (value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER)
-      case_load(&given, v, result.values[v], bytes);
+      case_load(&given, v, values[v], bytes);
   }
+  return values;
+}
+
+/* The oracle. The result lives in the arena. */
+static inline CaseResult case_interpret(Arena *arena, const Graph *g, int microbatches) {
+  CaseResult result = {.values = case_values(arena, g)};
   for (int step = 0; step < STEPS; step++)
     case_interpret_step(g, step, microbatches, result.values, &result);
   for (ValueId v = 0; v < g->n_values; v++)

@@ -89,14 +89,40 @@ static void batches_follow_the_file_and_wrap(void **state) {
   (void)state;
   Arena *arena = arena_create();
   Sampler sampler;
-  ASSERT_OK(sampler_create(arena, 10, 10, 4, false, 0, &sampler));
+  ASSERT_OK(sampler_create(arena, 10, 10, 4, true, false, 0, &sampler));
   int64_t third[] = {8, 9, 0, 1};
   sampler_batch(&sampler, 2);
   assert_memory_equal(sampler.indices, third, sizeof third);
-  ASSERT_OK(sampler_create(arena, 10, 8, 4, false, 0, &sampler)); /* epochs: what makes no batch is left out */
+  ASSERT_OK(sampler_create(arena, 10, 8, 4, true, false, 0, &sampler)); /* epochs: what makes no batch is left out */
   int64_t first[] = {0, 1, 2, 3};
   sampler_batch(&sampler, 2);
   assert_memory_equal(sampler.indices, first, sizeof first);
+  arena_destroy(arena);
+}
+
+/* An epoch's last batch has what is left of it; each epoch has every sample once, shuffled or not. */
+static void uneven_batches_end_with_their_epoch(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  enum { SAMPLES = 11, BATCH = 4, STEPS = 3 };
+  for (int shuffle = 0; shuffle < 2; shuffle++) {
+    Sampler sampler;
+    ASSERT_OK(sampler_create(arena, SAMPLES, SAMPLES, BATCH, false, shuffle, 7, &sampler));
+    for (int epoch = 0; epoch < 3; epoch++) {
+      int64_t indices[BATCH];
+      int seen[SAMPLES] = {0};
+      for (int k = 0; k < STEPS; k++) {
+        int64_t n = sampler_indices(&sampler, epoch * STEPS + k, indices);
+        assert_int_equal(n, k < STEPS - 1 ? BATCH : SAMPLES % BATCH);
+        for (int i = 0; i < n; i++) {
+          seen[indices[i]]++;
+          assert_true(shuffle || indices[i] == k * BATCH + i);
+        }
+      }
+      for (int i = 0; i < SAMPLES; i++)
+        assert_int_equal(seen[i], 1);
+    }
+  }
   arena_destroy(arena);
 }
 
@@ -105,7 +131,7 @@ static void shuffled_epochs_are_permutations(void **state) {
   Arena *arena = arena_create();
   enum { SAMPLES = 50, BATCH = 5 };
   Sampler sampler, late;
-  ASSERT_OK(sampler_create(arena, SAMPLES, SAMPLES, BATCH, true, 7, &sampler));
+  ASSERT_OK(sampler_create(arena, SAMPLES, SAMPLES, BATCH, true, true, 7, &sampler));
   int64_t orders[2][SAMPLES];
   for (int epoch = 0; epoch < 2; epoch++) {
     int seen[SAMPLES] = {0};
@@ -119,10 +145,10 @@ static void shuffled_epochs_are_permutations(void **state) {
       assert_int_equal(seen[i], 1);
   }
   assert_memory_not_equal(orders[0], orders[1], sizeof orders[0]);
-  ASSERT_OK(sampler_create(arena, SAMPLES, SAMPLES, BATCH, true, 7, &late)); /* any step, without those before */
+  ASSERT_OK(sampler_create(arena, SAMPLES, SAMPLES, BATCH, true, true, 7, &late)); /* any step, without those before */
   sampler_batch(&late, SAMPLES / BATCH + 1);
   assert_memory_equal(late.indices, orders[1] + BATCH, sizeof(int64_t[BATCH]));
-  ASSERT_OK(sampler_create(arena, SAMPLES, SAMPLES, BATCH, true, 8, &late));
+  ASSERT_OK(sampler_create(arena, SAMPLES, SAMPLES, BATCH, true, true, 8, &late));
   sampler_batch(&late, 0);
   assert_memory_not_equal(late.indices, orders[0], sizeof(int64_t[BATCH]));
   arena_destroy(arena);
@@ -137,7 +163,7 @@ static void orders_are_even(void **state) {
   int seen[256] = {0}, orders = 0;
   for (uint64_t seed = 0; seed < SEEDS; seed++) {
     int code = 0;
-    ASSERT_OK(sampler_create(arena, 4, 4, 4, true, seed, &sampler));
+    ASSERT_OK(sampler_create(arena, 4, 4, 4, true, true, seed, &sampler));
     sampler_batch(&sampler, 0);
     for (int i = 0; i < 4; i++)
       code = 4 * code + (int)sampler.indices[i];
@@ -159,7 +185,7 @@ static void there_may_be_any_number_of_samples(void **state) {
   Sampler sampler;
   for (int bits = 0; bits < 62; bits++) {
     int64_t samples = (INT64_C(1) << bits) + 1, indices[8];
-    ASSERT_OK(sampler_create(arena, samples, samples, 8, true, 3, &sampler));
+    ASSERT_OK(sampler_create(arena, samples, samples, 8, true, true, 3, &sampler));
     sampler_indices(&sampler, samples / 16, indices);
     for (int i = 0; i < 8; i++)
       assert_true(indices[i] >= 0 && indices[i] < samples);
@@ -172,6 +198,7 @@ int main(void) {
       cmocka_unit_test(the_reference_data_fits),
       cmocka_unit_test(arrays_that_do_not_fit_are_named),
       cmocka_unit_test(batches_follow_the_file_and_wrap),
+      cmocka_unit_test(uneven_batches_end_with_their_epoch),
       cmocka_unit_test(shuffled_epochs_are_permutations),
       cmocka_unit_test(orders_are_even),
       cmocka_unit_test(there_may_be_any_number_of_samples),

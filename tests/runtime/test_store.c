@@ -111,7 +111,8 @@ static void what_is_stored_outlives_its_executors(void **state) {
   ASSERT_OK(case_train_on(&run, store));
   size_t total = plan.rank_memory[0].total_bytes, stored = plan.rank_memory[0].stored_bytes;
   assert_int_equal(allocated, total); /* what was planned */
-  assert_int_equal(stored, plan.rank_memory[0].parameter_bytes + plan.rank_memory[0].state_bytes);
+  assert_int_equal(stored, plan.rank_memory[0].parameter_bytes + plan.rank_memory[0].gradient_bytes +
+                               plan.rank_memory[0].state_bytes);
   ExecutorSpec spec = {.plan = &plan, .store = store, .load = refuse_to_load};
   ASSERT_OK(executor_open(&spec, &executor));
   assert_int_equal(allocated, total + total - stored);
@@ -131,6 +132,72 @@ static void what_is_stored_outlives_its_executors(void **state) {
   executor_close(executor);
   store_close(store);
   arena_destroy(arena);
+}
+
+/* A step of the one, then of the other, and so on, each with the first one's update: what it gives node by node. */
+static void take_turns(Executor *const executors[2], const Plan plans[2], void **data) {
+  const Graph *g = plans[0].graph;
+  CaseResult expected = {0};
+  for (int step = 0; step < STEPS; step++) {
+    int turn = step % 2, microbatches = plans[turn].microbatches;
+    CaseData given = {plans[turn].graph, step};
+    StepWork work = {.loss_scale = case_loss_scale(microbatches),
+                     .counter = {7, step, 0},
+                     .samples = ROWS,
+                     .feed = case_feed,
+                     .context = &given};
+    double loss, scalars[STEP_SCALARS];
+    case_interpret_step(g, step, microbatches, data, &expected);
+    ASSERT_OK(executor_run(executors[turn], &work, &loss));
+    assert_true(loss == expected.losses[step]);
+    case_scalars(step, scalars);
+    ASSERT_OK(executor_update(executors[0], scalars));
+  }
+  for (ValueId v = 0; v < g->n_values; v++) {
+    char got[WIDTH * WIDTH * sizeof(float)];
+    if (!case_is_result(g, v) || !executor_holds(executors[0], v))
+      continue;
+    ASSERT_OK(executor_read(executors[0], v, got, graph_value_bytes(g, v)));
+    assert_memory_equal(got, data[v], graph_value_bytes(g, v));
+  }
+}
+
+/* An epoch's rest: its gradients are added up where the first graph's updates find them, it computes in the first one's
+ * memory, and both together take what was planned. */
+static void an_uneven_batch_adds_up_for_the_same_updates(void **state) {
+  (void)state;
+  enum { REST = 2 };
+  Backend devices[] = {backend_reference, device()};
+  for (int d = 0; d < 2; d++)
+    for (uint64_t seed = 0; seed < 4; seed++) {
+      Arena *arena = arena_create();
+      Graph *whole = case_graph(arena, &devices[d], seed, STEPS_OF_GRAPH);
+      Graph *rest = case_graph(arena, &devices[d], seed, STEPS_OF_GRAPH);
+      CaseData given = {.graph = whole};
+      Plan plans[2];
+      size_t *beside;
+      Store *store;
+      Executor *executors[2];
+      assert_true(case_plan(arena, whole, seed % 2 ? "zb-h1" : "1f1b", 1, 1, MICROBATCHES, seed, &plans[0]));
+      ASSERT_OK(plan_follow(arena, rest, &plans[0], REST, ROWS, &plans[1], &beside));
+      allocated = 0;
+      ASSERT_OK(store_open(&devices[d], 0, 1, &store));
+      ExecutorSpec spec = {.plan = &plans[0],
+                           .store = store,
+                           .load = case_load,
+                           .load_context = &given,
+                           .work_bytes = memory_work_bytes(&plans[1].rank_memory[0])};
+      ASSERT_OK(executor_open(&spec, &executors[0]));
+      spec = (ExecutorSpec){.plan = &plans[1], .store = store, .load = refuse_to_load, .host = executors[0]};
+      ASSERT_OK(executor_open(&spec, &executors[1]));
+      if (d)
+        assert_int_equal(allocated, plans[0].rank_memory[0].total_bytes + beside[0]);
+      take_turns(executors, plans, case_values(arena, whole));
+      executor_close(executors[1]);
+      executor_close(executors[0]);
+      store_close(store);
+      arena_destroy(arena);
+    }
 }
 
 static void a_graph_of_other_shapes_is_refused(void **state) {
@@ -193,6 +260,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(what_trains_is_what_another_graph_computes_with),
       cmocka_unit_test(what_is_stored_outlives_its_executors),
+      cmocka_unit_test(an_uneven_batch_adds_up_for_the_same_updates),
       cmocka_unit_test(a_graph_of_other_shapes_is_refused),
       cmocka_unit_test(two_parameters_of_one_initializer_are_refused),
   };
