@@ -26,6 +26,9 @@ typedef struct {
 
 enum { ACTIONS = 3 }; /* F, B, W; a joined backward counts as B's */
 
+/* Of packing an action, some 20 ms: plans are compared by their memory, and each asks for its own. */
+enum { STEPS = 20000000 };
+
 static Status align(size_t bytes, size_t *out) {
   if (bytes > SIZE_MAX / 4)
     return fail(E_LIMIT, "sizes overflow");
@@ -242,7 +245,7 @@ static Status plan(Layout *w, Arena *arena, StageMemory *m) {
   TRY(place_roots(w, arena, m, lists));
   TRY(add_workspaces(w, arena, lists));
   for (int action = 0; action < ACTIONS; action++) {
-    TRY(pack(lists[action].pieces, (int)lists[action].n, &m->scratch_bytes));
+    TRY(pack(lists[action].pieces, (int)lists[action].n, STEPS, &m->scratch_bytes));
     for (size_t i = 0; i < lists[action].n; i++) {
       const Piece *piece = &lists[action].pieces[i];
       if (piece->value != NO_VALUE)

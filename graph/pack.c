@@ -174,7 +174,38 @@ static Status place_all(Packer *p, Arena *arena, Piece *pieces, int n, size_t *t
   return OK;
 }
 
-Status pack(Piece *pieces, int n, size_t *total) {
+size_t pack_bound(const Piece *pieces, int n) {
+  size_t times = 0, alive = 0, most = 0;
+  for (int i = 0; i < n; i++)
+    times = (size_t)pieces[i].last >= times ? (size_t)pieces[i].last + 1 : times;
+  size_t *born = calloc(2 * times + 1, sizeof *born), *dead = born + times;
+  for (int i = 0; born && i < n; i++) {
+    born[pieces[i].first] += pieces[i].bytes;
+    dead[pieces[i].last] += pieces[i].bytes;
+  }
+  for (size_t t = 0; born && t < times; t++) {
+    alive += born[t];
+    most = alive > most ? alive : most;
+    alive -= dead[t];
+  }
+  most = born ? most : SIZE_MAX;
+  free(born);
+  return most;
+}
+
+static Status pack_all(Packer *p, Arena *arena, Piece *pieces, int n, uint64_t steps, size_t *total) {
+  size_t end = 0;
+  TRY(place_all(p, arena, pieces, n, &end));
+  if (steps && end > *total) {
+    size_t bound = pack_bound(pieces, n), goal = bound > *total ? bound : *total;
+    if (end > goal)
+      TRY(pack_search(pieces, n, bound, goal, steps, &end));
+  }
+  *total = end > *total ? end : *total;
+  return OK;
+}
+
+Status pack(Piece *pieces, int n, uint64_t steps, size_t *total) {
   if (!n)
     return OK;
   Arena *arena = arena_create();
@@ -182,7 +213,7 @@ Status pack(Piece *pieces, int n, size_t *total) {
   if (!arena)
     return status_code();
   qsort(pieces, (size_t)n, sizeof *pieces, by_size);
-  Status status = place_all(&p, arena, pieces, n, total);
+  Status status = pack_all(&p, arena, pieces, n, steps, total);
   arena_destroy(arena);
   return status;
 }
