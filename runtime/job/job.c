@@ -18,18 +18,21 @@ int job_ranks_here(const Job *job) {
 }
 
 /* Cores for each rank. mpirun binds a rank to one core where nobody asks for more: that is undone, or all threads of a
- * rank would share it. A binding that was asked for (--bind-to) stands, and its cores are the rank's own. */
+ * rank would share it. A binding that was asked for (--bind-to) or is another launcher's (srun) stands, and its cores
+ * are the rank's own. */
 static int cores_of_rank(const Job *job) {
   const char *policy = job->asked.world->mpi ? getenv("OMPI_MCA_hwloc_base_binding_policy") : "none";
+  bool undone = !policy && getenv("OMPI_MCA_orte_launch"); /* which mpirun tells its ranks */
   cpu_set_t cores;
-  if (!policy) {
+  if (undone) {
     CPU_ZERO(&cores);
     for (long i = 0; i < sysconf(_SC_NPROCESSORS_CONF) && i < CPU_SETSIZE; i++)
       CPU_SET((size_t)i, &cores);
     sched_setaffinity(0, sizeof cores, &cores); /* where it fails, fewer threads run */
   }
-  int n = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : (int)sysconf(_SC_NPROCESSORS_ONLN);
-  if (!policy || strcmp(policy, "none") == 0)
+  int all = (int)sysconf(_SC_NPROCESSORS_ONLN);
+  int n = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : all;
+  if (undone || (policy ? strcmp(policy, "none") == 0 : n == all))
     n /= job_ranks_here(job);
   return n > 1 ? n : 1;
 }

@@ -309,6 +309,18 @@ class Train(CommandLineTest):
         self.assertIn("cross_entropy", out)
         self.assertNotIn("step 1", out)
 
+    def test_a_binding_that_somebody_chose_stands(self):
+        """A rank alone on two cores, bound to one of them: by mpirun unasked; by another launcher, which is mpirun without its mark."""
+        cores = sorted(os.sched_getaffinity(0))[:2]
+        if not common.HAS_MPI or len(cores) < 2 or os.cpu_count() > len(os.sched_getaffinity(0)):
+            self.skipTest("this machine has no mpirun, or one core")
+        train = [common.ONNXPIPE, "train", model_path("branches"), "--data", model_path("branches", "data.npz"), "--dry-run"]
+        unbound = ["env", "-u", "OMPI_MCA_hwloc_base_binding_policy", "taskset", "-c", cores[0]]
+        for words, threads in ((unbound, os.cpu_count()), (["env", "-u", "OMPI_MCA_orte_launch", *unbound], 1)):
+            result = self.run_words([*words, *train], mpi=1)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn(f", {threads} thread", result.stdout)
+
 
 if __name__ == "__main__":
     common.main()
