@@ -25,19 +25,27 @@ typedef struct {
   ValueId *cotangent; /* [n_values] */
 } Walk;
 
-static void mark_needs(Walk *w) {
-  Graph *g = w->graph;
-  for (size_t v = 0; v < w->n_values; v++)
-    g->values[v]->needs_gradient = g->values[v]->role == ROLE_PARAMETER;
-  for (size_t i = 0; i < w->n_forward; i++) {
-    Node *node = g->nodes[i];
+void autodiff_wants(const Graph *g, bool *wants) {
+  for (size_t v = 0; v < g->n_values; v++)
+    wants[v] = graph_value(g, (ValueId)v)->role == ROLE_PARAMETER;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
     bool needs = false;
     for (int k = 0; k < node->n_in && !(op_def(node->op)->traits & OP_STOPS); k++)
-      needs |= rule_wants(g, node, k);
+      needs |= rule_has_in(node, k) && wants[node->in[k]];
     for (int k = 0; k < node->n_out; k++)
       if (node->out[k] != NO_VALUE)
-        rule_out(g, node, k)->needs_gradient = needs && dtype_is_float(rule_out(g, node, k)->dtype);
+        wants[node->out[k]] = needs && dtype_is_float(rule_out(g, node, k)->dtype);
   }
+}
+
+static Status mark_needs(Walk *w) {
+  bool *wants;
+  TRY(ARENA_NEW(w->graph->arena, wants, w->n_values));
+  autodiff_wants(w->graph, wants);
+  for (size_t v = 0; v < w->n_values; v++)
+    w->graph->values[v]->needs_gradient = wants[v];
+  return OK;
 }
 
 /* Marks what lies between parameters and the loss. */
@@ -211,7 +219,7 @@ Status autodiff_append(Graph *g, size_t *n_unreached) {
   TRY(ARENA_NEW(g->arena, w.live, w.n_forward));
   TRY(ARENA_NEW(g->arena, w.uses, w.n_values));
   TRY(ARENA_NEW(g->arena, w.cotangent, w.n_values));
-  mark_needs(&w);
+  TRY(mark_needs(&w));
   TRY(mark_live(&w));
   TRY(check_differentiable(&w));
   TRY(collect_uses(&w));

@@ -15,6 +15,10 @@
 
 #include "graph/graph.h"
 
+/* Which values [n_values] of a forward graph would get a gradient if the loss depended on them: a parameter reaches
+ * them through operators that pass one. */
+void autodiff_wants(const Graph *graph, bool *wants);
+
 /* Appends the backward pass of graph->loss_sum, whose cotangent is graph->loss_scale, for every value of
  * ROLE_PARAMETER. Each use of a parameter on the way to the loss belongs to one of at most MAX_GROUPS groups
  * (consecutive uses, in graph order, set down in graph->groups); each group gets one ROLE_GRADIENT value and one

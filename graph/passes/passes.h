@@ -43,6 +43,9 @@ extern const Pass pass_gelu;
 /* Layer and root-mean-square normalisations that are spelled out; the scale, the bias behind one. */
 extern const Pass pass_norm, pass_norm_scale, pass_norm_bias;
 
+/* Attention that is spelled out. */
+extern const Pass pass_attention;
+
 /* All that fuse nodes, in order, NULL at the end. */
 extern const Pass *const fusing_passes[];
 

@@ -1,8 +1,9 @@
 /* Passes over a graph. Invariant: all patterns are looked for in the graph as it was; what stands for a root is made of
  * values before it, and runs wherever the graph may run. */
+#include "graph/autodiff.h"
 #include "graph/passes/passes.h"
 
-const Pass *const fusing_passes[] = {&pass_gelu, &pass_norm, &pass_norm_scale, &pass_norm_bias, NULL};
+const Pass *const fusing_passes[] = {&pass_gelu, &pass_norm, &pass_norm_scale, &pass_norm_bias, &pass_attention, NULL};
 
 static int count_attrs(const Rewrite *rewrite) {
   int n = 0;
@@ -35,21 +36,19 @@ Status instead_emit(Graph *graph, const Instead *instead, const ValueId *in, Val
                        : graph_emit(graph, instead->op, in, instead->n_in, instead->attrs, instead->n_attrs, out);
 }
 
-/* A value of the same type, shape and contents in another graph; a gradient is wanted where there could be one. */
-static Status stand_in(const Graph *from, ValueId id, Graph *to, ValueId *copy) {
+/* A value of the same type, shape and contents in another graph; one that wants a gradient is a parameter there. */
+static Status stand_in(const Graph *from, ValueId id, bool wants, Graph *to, ValueId *copy) {
   const Value *v = graph_value(from, id);
   if (v->data)
     return graph_add_constant(to, v->name, v->dtype, v->shape, v->data, copy);
-  TRY(graph_add_value(to, v->name, v->dtype, v->shape, v->role, copy));
-  graph_value(to, *copy)->needs_gradient = dtype_is_float(v->dtype) && v->role != ROLE_CONSTANT;
-  return OK;
+  return graph_add_value(to, v->name, v->dtype, v->shape, wants ? ROLE_PARAMETER : ROLE_INPUT, copy);
 }
 
 /* Emits the gradient of a node that has one, all that could be asked for. */
 static Status emit_gradient(Graph *g, const Node *node) {
   const OpDef *def = op_def(node->op);
   ValueId *d_out, *d_in;
-  if (!def->gradient || !dtype_is_float(graph_value(g, node->out[0])->dtype))
+  if (!def->gradient || !graph_value(g, node->out[0])->needs_gradient)
     return OK;
   TRY(ARENA_NEW(g->arena, d_out, node->n_out));
   TRY(ARENA_NEW(g->arena, d_in, node->n_in));
@@ -57,25 +56,29 @@ static Status emit_gradient(Graph *g, const Node *node) {
     d_out[k] = NO_VALUE;
   for (int k = 0; k < node->n_in; k++)
     d_in[k] = NO_VALUE;
-  TRY(stand_in(g, node->out[0], g, &d_out[0]));
+  TRY(stand_in(g, node->out[0], false, g, &d_out[0]));
   return def->gradient(g, node, d_out, d_in);
 }
 
-/* Whether what stands for the node makes the same type and shape, of nodes that `takes` takes. */
-static Status may_stand(const Graph *from, const Node *root, const Instead *instead, Takes *takes, const void *context,
-                        Arena *arena, bool *may) {
+/* Whether what stands for the node makes the same type and shape, of nodes that `takes` takes; wants: which values of
+ * `from` want gradients. */
+static Status may_stand(const Graph *from, const bool *wants, const Node *root, const Instead *instead, Takes *takes,
+                        const void *context, Arena *arena, bool *may) {
   const Value *wanted = graph_value(from, root->out[0]);
   Graph *g;
   ValueId *in, out;
+  bool *inner;
   TRY(graph_create(arena, "", &g));
   TRY(ARENA_NEW(arena, in, instead->n_in));
   for (int k = 0; k < instead->n_in; k++)
     if ((in[k] = instead->in[k]) != NO_VALUE)
-      TRY(stand_in(from, instead->in[k], g, &in[k]));
+      TRY(stand_in(from, instead->in[k], wants[instead->in[k]], g, &in[k]));
   TRY(instead_emit(g, instead, in, &out));
   size_t n = g->n_nodes;
+  TRY(ARENA_NEW(arena, inner, g->n_values));
+  autodiff_wants(g, inner);
   for (size_t v = 0; v < g->n_values; v++)
-    graph_value(g, (ValueId)v)->needs_gradient |= graph_value(g, (ValueId)v)->role == ROLE_ACTIVATION;
+    graph_value(g, (ValueId)v)->needs_gradient = inner[v];
   for (size_t i = 0; i < n; i++)
     TRY(emit_gradient(g, g->nodes[i]));
   *may = graph_value(g, out)->dtype == wanted->dtype && shape_equal(graph_value(g, out)->shape, wanted->shape);
@@ -86,6 +89,9 @@ static Status may_stand(const Graph *from, const Node *root, const Instead *inst
 
 /* Takes away what may not stand. */
 static Status sift(const Graph *from, const Instead **instead, Takes *takes, const void *context) {
+  bool *wants;
+  TRY(ARENA_NEW(from->arena, wants, from->n_values));
+  autodiff_wants(from, wants);
   for (size_t i = 0; i < from->n_nodes; i++) {
     if (!instead[i])
       continue;
@@ -93,7 +99,7 @@ static Status sift(const Graph *from, const Instead **instead, Takes *takes, con
     Arena *arena = arena_create();
     if (!arena)
       return status_code();
-    Status status = may_stand(from, from->nodes[i], instead[i], takes, context, arena, &may);
+    Status status = may_stand(from, wants, from->nodes[i], instead[i], takes, context, arena, &may);
     arena_destroy(arena);
     TRY(status);
     if (!may)
