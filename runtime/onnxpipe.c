@@ -135,6 +135,15 @@ OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, 
   return result(OK);
 }
 
+void onnxpipe_start_timeout(const OnnxpipeOptions *options) {
+  transport_mpi_timeout((double)options->timeout);
+}
+
+void onnxpipe_on_hang(OnnxpipeReport *end, void *context) {
+  world.hangs = end;
+  world.hangs_context = context;
+}
+
 void onnxpipe_finish(int failed) {
   if (started)
     transport_mpi_close(&world.link, failed && !agreed && world.size > 1);
@@ -146,8 +155,8 @@ OnnxpipeStatus onnxpipe_open(const char *path, const OnnxpipeOptions *options, O
   OnnxpipeModel *opened = *model = calloc(1, sizeof *opened);
   Outcome outcome = {0};
   watch_phase(world.link.watch, WATCH_START, 0);
-  if (started)
-    transport_mpi_timeout((double)options->timeout);
+  if (started) /* threads of this process are watched over by their session */
+    transport_mpi_timeout(world.mpi ? (double)options->timeout : 0);
   Status status =
       opened ? resume_model_options(options, !world.mpi, &opened->completed) : fail(E_MEMORY, "out of memory");
   const Options *given = options;

@@ -67,8 +67,8 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_options_describe(int i, OnnxpipeOption *opt
 /* Which of the names an unknown word was most likely meant to be; -1: none is near. */
 ONNXPIPE_API int onnxpipe_nearest(const char *word, const char *const *names, int n);
 
-/* Called with one line, on one rank: once, from a thread of its own, when another rank of the run has died or SIGTERM
- * ends this one; and by the training itself, of what went wrong and ends nothing. */
+/* Called with one line, on one rank: once, from a thread of its own, when another rank of the run has died, no rank
+ * moves any more or SIGTERM ends this one; and by the training itself, of what went wrong and ends nothing. */
 typedef void OnnxpipeReport(void *context, const char *message);
 
 /* Starts what the process needs to train with others: MPI when it was started by mpirun, where SIGTERM is heeded from
@@ -76,6 +76,16 @@ typedef void OnnxpipeReport(void *context, const char *message);
  * alone). `report` may be NULL. `onnxpipe_finish` ends it; when `failed`, the whole run: print the error before. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, int *size);
 ONNXPIPE_API void onnxpipe_finish(int failed);
+/* Before onnxpipe_start, which may wait for ranks that do not come: what the option "timeout" says holds for it, too.
+ */
+ONNXPIPE_API void onnxpipe_start_timeout(const OnnxpipeOptions *options);
+
+/* Has `end` called with one line, once, from a thread of its own, when all ranks of a training are threads of this
+ * process and none has moved for as long as the option "timeout" says, while a function here was at work. A thread that
+ * hangs cannot be taken back and may use its memory at any time: `end` ends the process, and nothing else. Before a
+ * session is opened; without it nobody watches. Under mpirun the run ends by itself, and the line is the report of
+ * onnxpipe_start. */
+ONNXPIPE_API void onnxpipe_on_hang(OnnxpipeReport *end, void *context);
 
 /* Opens a model without its weights. Collective. The options "train", "freeze", "no-tie" and "dim" say what trains and
  * which sizes open dimensions have; all others are read by the calls below. The model keeps the options: they outlive

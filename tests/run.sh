@@ -20,6 +20,7 @@ for preset in debug release; do
 done
 cmake --preset tsan >/dev/null
 cmake --build --preset tsan --target runtime_test_transport_local runtime_test_executor runtime_test_session \
-  runtime_test_reference_cases runtime_test_checkpoint runtime_test_resume_cases runtime_test_last_batch cuda_test_wires
+  runtime_test_reference_cases runtime_test_checkpoint runtime_test_resume_cases runtime_test_last_batch \
+  runtime_test_watchdog cuda_test_wires
 ctest --preset tsan --no-tests=error -j "$jobs" -L threads
 sh tests/fuzz/run.sh 60

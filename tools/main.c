@@ -218,6 +218,12 @@ static void report_death(void *context, const char *message) {
   complain("", message, "");
 }
 
+static void end_hanging(void *context, const char *message) {
+  (void)context;
+  complain("", message, "");
+  _exit(ONNXPIPE_FAILED);
+}
+
 static OnnxpipeStatus run(const char *subcommand, char **words, int n, int rank) {
   CommandLine line = {.options = onnxpipe_options_create(), .rank = rank};
   if (!line.options) {
@@ -244,6 +250,14 @@ static OnnxpipeStatus run(const char *subcommand, char **words, int n, int rank)
   }
   onnxpipe_options_destroy(line.options);
   return status;
+}
+
+/* What is wrong with the words is said when it is known who says it. */
+static void heed_timeout(const char *subcommand, char **words, int n) {
+  CommandLine line = {.options = onnxpipe_options_create(), .rank = 1};
+  if (line.options && read_words(words, n, subcommand, &line) == ONNXPIPE_OK)
+    onnxpipe_start_timeout(line.options);
+  onnxpipe_options_destroy(line.options);
 }
 
 static void no_subcommand(const char *word) {
@@ -282,12 +296,15 @@ int main(int argc, char **argv) {
     return ONNXPIPE_USAGE;
   }
   int rank = 0, size = 1, collective = strcmp(subcommand, "train") == 0;
+  if (collective)
+    heed_timeout(subcommand, argv + 2, argc - 2);
   if (collective && onnxpipe_start(report_death, NULL, &rank, &size) != ONNXPIPE_OK) {
     complain("", onnxpipe_error(), "");
     onnxpipe_finish(1);
     return ONNXPIPE_FAILED;
   }
   heed_signals(rank);
+  onnxpipe_on_hang(end_hanging, NULL);
   OnnxpipeStatus status = run(subcommand, argv + 2, argc - 2, rank);
   if (collective)
     onnxpipe_finish(status != ONNXPIPE_OK);

@@ -21,6 +21,8 @@ typedef struct {
   Link link;
   void (*report)(void *context, const char *line); /* of what went wrong and ends no run; NULL: nobody asks */
   void *report_context;
+  void (*hangs)(void *context, const char *line); /* no rank of this process moves; NULL: nobody watches */
+  void *hangs_context;
 } World;
 
 typedef struct {

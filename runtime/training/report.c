@@ -186,10 +186,12 @@ Status report_collect(Worker *w, int64_t step) {
   take_times(w, report);
   if (training->metrics && !w->holds_line)
     TRY(write_metrics(training, metrics, ""));
+  uint64_t place = watch_leave(w->watch); /* whoever reads what is printed may take their time */
   if (training->out && training->job->asked.options->verbose)
     fprintf(training->out, "step %lld loss %.17g\n", (long long)metrics->step, metrics->loss);
   if (training->progress)
     training->progress(training->progress_context, metrics);
+  watch_return(w->watch, place);
   return OK;
 }
 

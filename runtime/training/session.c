@@ -10,6 +10,7 @@
 
 #include "runtime/checkpoint/origin.h"
 #include "runtime/training/resume.h"
+#include "runtime/training/watchdog.h"
 
 typedef enum {
   COMMAND_STEP,
@@ -39,8 +40,9 @@ struct Session {
   Training training;
   int n_locals; /* ranks in this process: 1 under mpirun */
   LocalRank *locals;
-  Link *links; /* of ranks in one process; NULL: one rank, or mpirun's */
-  Watch watch; /* of a rank without a link */
+  Link *links;        /* of ranks in one process; NULL: one rank, or mpirun's */
+  Watch watch;        /* of a rank without a link */
+  Watchdog *watchdog; /* NULL: none */
   Status status;
   char message[4096];
   /* under the lock: */
@@ -53,9 +55,12 @@ struct Session {
 /* To every other worker of this process that has not ended. */
 static void issue(Session *s, Command command) {
   pthread_mutex_lock(&s->lock);
-  for (int r = 1; r < s->n_locals; r++)
+  for (int r = 1; r < s->n_locals; r++) {
+    watch_wait(s->locals[0].worker.watch, r, false);
     while (!s->locals[r].ended && s->issued - s->locals[r].taken == COMMANDS)
       pthread_cond_wait(&s->changed, &s->lock);
+    watch_waited(s->locals[0].worker.watch);
+  }
   s->commands[s->issued++ % COMMANDS] = command;
   pthread_cond_broadcast(&s->changed);
   pthread_mutex_unlock(&s->lock);
@@ -63,12 +68,14 @@ static void issue(Session *s, Command command) {
 
 static Command take(LocalRank *local) {
   Session *s = local->session;
+  watch_wait(local->worker.watch, 0, false);
   pthread_mutex_lock(&s->lock);
   while (local->taken == s->issued)
     pthread_cond_wait(&s->changed, &s->lock);
   Command command = s->commands[local->taken++ % COMMANDS];
   pthread_cond_broadcast(&s->changed);
   pthread_mutex_unlock(&s->lock);
+  watch_waited(local->worker.watch);
   return command;
 }
 
@@ -113,7 +120,10 @@ static Status obey(LocalRank *local) {
 
 static void *local_main(void *argument) {
   LocalRank *local = argument;
+  watch_begin(local->worker.watch);
   Status status = obey(local);
+  watch_phase(local->worker.watch, WATCH_END, 0);
+  watch_wait(local->worker.watch, 0, false); /* to be joined */
   pthread_mutex_lock(&local->session->lock);
   local->status = status;
   if (status != OK)
@@ -127,7 +137,10 @@ static void *local_main(void *argument) {
 static void join_workers(Session *s) {
   for (int r = 1; r < s->n_locals; r++)
     if (s->locals[r].started) {
+      watch_phase(s->locals[0].worker.watch, WATCH_END, 0);
+      watch_wait(s->locals[0].worker.watch, r, false);
       pthread_join(s->locals[r].thread, NULL);
+      watch_waited(s->locals[0].worker.watch);
       s->locals[r].started = false;
     }
 }
@@ -193,12 +206,28 @@ static Status create_workers(Session *s) {
   return OK;
 }
 
+/* Where somebody is there to end the process. Under mpirun the transport watches. */
+static Status start_watchdog(Session *s) {
+  const Job *job = s->training.job;
+  const World *world = job->asked.world;
+  Watch **watches;
+  if (world->mpi || !world->hangs || !job->asked.options->timeout)
+    return OK;
+  TRY(ARENA_NEW(job->arena, watches, s->n_locals));
+  for (int r = 0; r < s->n_locals; r++)
+    watches[r] = s->locals[r].worker.watch;
+  watch_begin(watches[0]);
+  return watchdog_start(watches, s->n_locals, (double)job->asked.options->timeout, world->hangs, world->hangs_context,
+                        &s->watchdog);
+}
+
 static Status session_begin(Session *s, Outcome *outcome) {
   Job *job = s->training.job;
   const Link *link = job->asked.world->mpi ? &job->asked.world->link : NULL;
   watch_phase(job->asked.world->link.watch, WATCH_PLAN, 0);
   TRY(trainer_prepare(&s->training, outcome));
   TRY(trainer_agree(link, create_workers(s), outcome));
+  TRY(start_watchdog(s));
   start_workers(s);
   TRY(finish(s, open_worker(&s->locals[0].worker, outcome)));
   resume_loaded(job);
@@ -386,6 +415,7 @@ Status session_close(Session *s, Outcome *outcome) {
   end_checkpoint(s);
   for (int r = 0; r < s->n_locals; r++)
     worker_close(&s->locals[r].worker);
+  watchdog_stop(s->watchdog);
   boundaries_close(&s->training.boundaries);
   validation_close(s->training.validation);
   if (s->links && s->n_locals)

@@ -311,8 +311,9 @@ static void stop_watching(Mesh *mesh, int error) {
   pthread_mutex_unlock(&mesh->mutex);
 }
 
-/* Tells the others what this rank is at, and looks whether anybody moves. Under the mutex. */
-static void beat(Mesh *mesh) {
+/* Tells the others what this rank is at, and looks whether anybody moves: milliseconds until it is due again. Under the
+ * mutex. */
+static int beat(Mesh *mesh) {
   char line[1024];
   if (watcher_look(mesh->watcher)) {
     tell_all_bytes(mesh, BEAT, mesh->rank, watcher_state(mesh->watcher, mesh->rank), sizeof(WatchState));
@@ -321,23 +322,19 @@ static void beat(Mesh *mesh) {
   }
   if (mesh->decided && mesh->kind == HANGS && clock_seconds() - mesh->decided_at > END_SECONDS)
     _exit(EXIT_FAILURE);
-}
-
-static int poll_milliseconds(const Mesh *mesh, bool signalled) {
-  int due = (int)(1e3 * watcher_due(mesh->watcher)) + 1;
-  return signalled && due > 50 ? 50 : due;
+  return (int)(1e3 * watcher_due(mesh->watcher)) + 1;
 }
 
 static void *watch(void *argument) {
   Mesh *mesh = argument;
   struct pollfd *polls = mesh->polls;
   double signal_at = 0;
-  for (;;) {
+  for (int due = 0;;) {
     polls[0] = (struct pollfd){.fd = mesh->stop, .events = POLLIN};
     polls[1] = (struct pollfd){.fd = mesh->signals, .events = POLLIN};
     for (int r = 0; r < mesh->size; r++)
       polls[2 + r] = (struct pollfd){.fd = mesh->peers[r].fd, .events = POLLIN};
-    if (poll(polls, (nfds_t)mesh->size + 2, poll_milliseconds(mesh, signal_at > 0)) < 0) {
+    if (poll(polls, (nfds_t)mesh->size + 2, signal_at > 0 && due > 50 ? 50 : due) < 0) {
       if (errno == EINTR || errno == EAGAIN)
         continue;
       stop_watching(mesh, errno);
@@ -352,7 +349,7 @@ static void *watch(void *argument) {
     for (int r = 0; r < mesh->size; r++)
       if (polls[2 + r].revents)
         hear_peer(mesh, r);
-    beat(mesh);
+    due = beat(mesh);
     pthread_mutex_unlock(&mesh->mutex);
     if (signal_at > 0 && mesh->heed_term && heed_first(mesh, signal_at))
       signal_at = 0;

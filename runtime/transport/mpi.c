@@ -18,6 +18,7 @@
 
 #include "base/clock.h"
 #include "runtime/transport/mesh.h"
+#include "runtime/transport/mpi_start.h"
 #include "runtime/transport/pool.h"
 
 /* MPI counts in int: larger transfers go in pieces of this size. Tests set it lower. */
@@ -42,6 +43,7 @@ static struct {
   int rank, size;
   Mesh *mesh;
   Watch watch;
+  double timeout;
   Endpoint endpoints[CHANNELS];
   sigset_t mask_before;
   MeshReport *report;
@@ -222,6 +224,7 @@ static Status open_mesh(void) {
     return fail(E_MEMORY, "out of memory: addresses of %d ranks", world.size);
   Status status = mesh_listen(world.rank, world.size, &world.mesh, &own);
   if (status == OK) {
+    mesh_timeout(world.mesh, world.timeout);
     int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, world.endpoints[0].comm);
     status = code == MPI_SUCCESS
                  ? mesh_connect(world.mesh, all, &world.watch, world.report, world.context, world.heed_term)
@@ -266,8 +269,12 @@ Status transport_mpi_open(Link *link) {
   pthread_sigmask(SIG_BLOCK, &term, &world.mask_before);
   world.open = true;
   watch_begin(&world.watch);
-  TRY(start_mpi());
-  TRY(open_mesh());
+  StartGuard *guard = start_guard_begin(world.timeout, world.report, world.context);
+  Status status = start_mpi();
+  if (status == OK)
+    status = open_mesh();
+  start_guard_end(guard);
+  TRY(status);
   *link = (Link){.transport = &transport_mpi, .watch = &world.watch};
   for (int c = 0; c < CHANNELS; c++)
     link->endpoints[c] = &world.endpoints[c];
@@ -347,6 +354,7 @@ void transport_mpi_on_term(bool (*heed)(void)) {
 }
 
 void transport_mpi_timeout(double seconds) {
+  world.timeout = seconds;
   if (world.mesh)
     mesh_timeout(world.mesh, seconds);
 }

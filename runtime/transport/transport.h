@@ -78,9 +78,10 @@ void transport_mpi_on_death(void (*report)(void *context, const char *message), 
 /* Has `heed` asked, before `open`, at a first SIGTERM that no failure explains, from that thread: where it says that
  * the rank will end by itself, nothing more happens until a second one. */
 void transport_mpi_on_term(bool (*heed)(void));
-/* After `open`: when no rank of those that share this number has moved for so many seconds (watcher.h), they fail with
+/* When no rank of those that share this number has moved for so many seconds (watcher.h), they fail with
  * the line that names who waits for whom, and it is reported as a death is. A rank whose thread does not end by itself
- * then ends all the same. 0, at first: never. */
+ * then ends all the same. Set before `open`, it is heeded from there on (mpi_start.h), anew at any time. 0, at first:
+ * never. */
 void transport_mpi_timeout(double seconds);
 /* Whether the failure that this rank knows of is printed elsewhere: by the rank that it began on, or by `report`. */
 bool transport_mpi_reported(void);

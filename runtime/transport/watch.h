@@ -61,12 +61,29 @@ static inline void watch_moved(Watch *watch) {
 
 /* Of those below NULL is fine: nobody watches. */
 
-/* A phase begins; `step` as above. */
+/* A phase begins, and a wait that failed is over; `step` as above. */
 static inline void watch_phase(Watch *watch, WatchPhase phase, int64_t step) {
   if (!watch)
     return;
+  atomic_store_explicit(&watch->waits, WATCH_NOBODY, memory_order_relaxed);
   atomic_store_explicit(&watch->step, step, memory_order_relaxed);
   atomic_store_explicit(&watch->place, watch_pack((WatchPlace){.phase = (uint8_t)phase}), memory_order_relaxed);
+  watch_moved(watch);
+}
+
+/* The caller's code is called, for so long as it likes; where the rank was. */
+static inline uint64_t watch_leave(Watch *watch) {
+  if (!watch)
+    return 0;
+  uint64_t place = atomic_load_explicit(&watch->place, memory_order_relaxed);
+  atomic_store_explicit(&watch->place, watch_pack((WatchPlace){.phase = WATCH_OUTSIDE}), memory_order_relaxed);
+  return place;
+}
+
+static inline void watch_return(Watch *watch, uint64_t place) {
+  if (!watch)
+    return;
+  atomic_store_explicit(&watch->place, place, memory_order_relaxed);
   watch_moved(watch);
 }
 

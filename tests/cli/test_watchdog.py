@@ -1,5 +1,6 @@
 """Ranks that do not move: who waits for what from whom is said within the timeout, and nothing is left of the run."""
 import os
+import re
 import signal
 import subprocess
 import time
@@ -71,7 +72,7 @@ class Stopped(CommandLineTest):
 
     def test_in_a_step(self):
         """Whichever rank it is; --timeout 2 leaves 4 seconds more to a busy machine."""
-        for rank in range(3):
+        for rank in (0, 1):
             with self.subTest(rank=rank):
                 run = self.start("--steps", LAST, "--timeout", 2)
                 self.until(run, self.has_steps)
@@ -80,6 +81,15 @@ class Stopped(CommandLineTest):
                 self.expect_end(run, processes, 6, rf"^rank [0-2] waits since [23] s .*rank {rank} \(step [0-9]+\), " +
                                 STOPPED.replace("(", r"\(").replace(")", r"\)"))
                 os.remove(self.path("m.jsonl"))
+
+    def test_in_start_up(self):
+        """Before ranks know each other, or as soon as they do."""
+        run = self.start("--steps", LAST, "--timeout", 2)
+        self.until(run, lambda: len(self.processes(run.pid)) == 3)
+        processes = self.processes(run.pid)
+        os.kill(processes[0], signal.SIGSTOP)
+        self.expect_end(run, processes, 10, r"^rank 1 waits since .*rank 0 \((start-up|planning)\), which does not answer: "
+                        "its process")
 
     def test_what_goes_on_in_time(self):
         """A rank that is stopped for a while, and all of them, change nothing: the same bits come of it."""
@@ -102,6 +112,23 @@ class Stopped(CommandLineTest):
         self.assertEqual(run.returncode, 0, stderr)
         with open(self.path("saved.onnx"), "rb") as a, open(self.path("straight.onnx"), "rb") as b:
             self.assertTrue(a.read() == b.read())
+
+
+class Hanging(CommandLineTest):
+    def test_threads_of_one_process(self):
+        """The metrics go to where nobody reads any more: rank 0 hangs in a step, and others, if any, wait for it."""
+        for ranks, line in ((1, "rank 0 does not move: it hangs in step [0-9]+"),
+                            (2, r"rank 1 waits since [123] s .*rank 0 \(.*\), which does not move: it hangs in step [0-9]+")):
+            with self.subTest(ranks=ranks):
+                pipe = self.path(f"pipe{ranks}")
+                os.mkfifo(pipe)
+                reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+                try:
+                    self.refused(1, re.compile(f"^{line}; no rank moved for 1 s \\(--timeout\\)$"), "train", model_path("branches"),
+                                 "--data", model_path("branches", "data.npz"), "--quiet", "--steps", LAST, "--timeout", 1,
+                                 "--ranks", ranks, "--metrics", pipe)
+                finally:
+                    os.close(reader)
 
 
 if __name__ == "__main__":

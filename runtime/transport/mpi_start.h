@@ -1,0 +1,15 @@
+/* Watches over the start of MPI, before the ranks can tell each other anything (mesh.h): by what this machine says of
+ * the processes that the same launcher started here. */
+#ifndef RUNTIME_TRANSPORT_MPI_START_H
+#define RUNTIME_TRANSPORT_MPI_START_H
+
+typedef struct StartGuard StartGuard;
+
+/* From now on: where one of them was stopped for so many seconds without end, the lowest rank here that is not says so
+ * to `report` (may be NULL) and ends its process with status 1, and by it the run: it is inside MPI, which waits. NULL
+ * where seconds is 0 or nothing can watch. */
+StartGuard *start_guard_begin(double seconds, void (*report)(void *context, const char *message), void *context);
+/* NULL is fine. */
+void start_guard_end(StartGuard *guard);
+
+#endif
