@@ -32,7 +32,7 @@ __attribute__((constructor)) static void begin(void) {
     *kind = '\0';
   when = at ? atol(at) : 1;
   if (strcmp(kind, "start") == 0)
-    raise(SIGKILL);
+    raise(strcmp(action, "stop") == 0 ? SIGSTOP : SIGKILL);
 }
 
 static void wait_for_test(void) {

@@ -7,6 +7,7 @@
 
                start-up  planning  load  a step  a checkpoint
     killed         x         x       x      x         x
+    stopped        x         x       x      x         x        a process; of threads none is stopped alone
     full disk      -         x       x      x         x        nothing is written at start-up
     torn write     -         -       x      x         x        at start-up and in planning nothing is written; what is torn
                                                                in a step is a line of metrics, and in a load what was torn before
@@ -57,6 +58,23 @@ def flip(path):
         byte = file.read(1)[0]
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
+
+
+def children(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []
+
+
+def state_of(pid):
+    """R, S, T, Z, …; None: it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return None
 
 
 class Faults(CommandLineTest):
@@ -242,6 +260,49 @@ class Killed(Faults):
         self.one_line(run, None, DIED.format(1))
         self.assertEqual(self.steps(), [FIRST, 3])
         self.next_start()
+
+
+class Stopped(Faults):
+    """A rank, or rather its process, that stands still: --timeout says who waits for whom, and what had its name is whole."""
+
+    ROWS = (("start-up", 1, "open model.onnx stop"), ("load", 0, "open model-00001-of stop"), ("load", 1, "open model-00001-of stop"),
+            ("planning", 0, "open .lock stop"), ("step", 0, "write m.jsonl stop"), ("checkpoint", 1, "fsync model-00002 stop"),
+            ("checkpoint", 0, "rename step- stop"))
+
+    def stopped(self, run):
+        """The process that has come to its fault, once it has."""
+        found = []
+        self.until(run, lambda: found.extend(pid for pid in (run.pid, *children(run.pid)) if state_of(pid) == "T") or found)
+        return found[0]
+
+    def test_for_too_long(self):
+        """All at once, for it takes five seconds each."""
+        base, runs = self.folder, []
+        for phase, rank, fault in self.ROWS:
+            self.folder = os.path.join(base, f"{phase} {rank}")
+            os.mkdir(self.folder)
+            self.begin()
+            run = self.start(fault, "--timeout", 5, mpi=2, rank=rank)
+            self.stopped(run)
+            runs.append((phase, rank, fault, self.folder, run, time.time()))
+        for phase, rank, fault, self.folder, run, since in runs:
+            with self.subTest(phase=phase, rank=rank, fault=fault):
+                self.one_line(run, 1, rf"waits .*rank {rank}.* does not answer: .* no rank moved for 5 s \(--timeout\)")
+                self.assertLess(time.time() - since, SECONDS)
+                self.next_start()
+        self.folder = base
+
+    def test_for_a_while(self):
+        for phase, mpi, fault in (("planning", 2, "open .lock stop"), ("checkpoint", 2, "fsync model-00001 stop"),
+                                  ("step", 0, "write m.jsonl stop")):
+            with self.subTest(phase=phase, mpi=mpi):
+                self.begin()
+                run = self.start(fault, "--timeout", 3, mpi=mpi, rank=0 if mpi else None)
+                process = self.stopped(run)
+                time.sleep(1)
+                os.kill(process, signal.SIGCONT)
+                self.assertEqual((self.end(run), run.returncode), ([], 0))
+                self.next_start()
 
 
 class FullDisk(Faults):
