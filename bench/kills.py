@@ -22,7 +22,7 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-STEPS = 2000
+STEPS = 500
 LONGEST = 2.0  # seconds from a start to its kill
 GONE = 15.0  # seconds until ranks have ended that nobody waits for
 
