@@ -78,14 +78,13 @@ newest() {
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/onnxpipe-launch-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-process=''
+process='' stopped=''
 pass_on() {
   [ -z "$process" ] || kill -s "$1" "$process" 2>/dev/null || true
 }
-for signal in INT TERM USR1; do
-  # shellcheck disable=SC2064
-  trap "pass_on $signal" $signal
-done
+trap 'stopped=130; pass_on INT' INT
+trap 'stopped=143; pass_on TERM' TERM
+trap 'pass_on USR1' USR1
 
 # Whether it was said that a rank or a host was lost: by a rank of ours, the watchdog, mpirun.
 is_lost() {
@@ -113,8 +112,11 @@ run() {
   status=0
   wait "$process" || status=$?
   process=''
-  sleep 0.5 & # what mpirun left may still hold the other end of the pipe
-  wait $! || true
+  for _ in 1 2 3 4 5 6 7 8 9 10; do # what mpirun left may still hold the other end of the pipe
+    kill -0 "$listener" 2>/dev/null || break
+    sleep 0.1 &
+    wait $! || true
+  done
   kill "$listener" 2>/dev/null || true
 }
 
@@ -152,6 +154,7 @@ while :; do
   0 | 2 | 3 | 126 | 127 | 130 | 143) exit "$status" ;;
   1) is_lost || exit 1 ;;
   esac
+  [ -z "$stopped" ] || exit "$status"
   from=$(newest)
   failed=$((failed + 1))
   [ "$from" = "$had" ] || failed=1
@@ -173,6 +176,7 @@ while :; do
       left=$((ranks < slots ? ranks : slots))
     fi
   fi
+  [ -z "$stopped" ] || exit "$stopped"
   ranks=$left
   say "status $status, $why: goes on with $ranks rank(s) from ${from:-the beginning}"
 done

@@ -92,6 +92,20 @@ class Policy(CommandLineTest):
             self.assertEqual(self.launch("-n", 4, "--", "p", "--checkpoint", self.path("c"), does=does),
                              (status, [f"-n 4 p --checkpoint {self.path('c')}"], []))
 
+    def test_one_that_is_stopped_stays_so(self):
+        """Whatever becomes of its ranks."""
+        with open(self.path("next"), "w") as file:
+            file.write("trap 'echo noticed that process rank 1 >&2; exit 137' TERM\ntrap 'echo >>saved' USR1\n"
+                       "echo >>m.jsonl\nwhile :; do sleep 0.1; done")
+        run = subprocess.Popen([*LAUNCH, "-n", "2", "--", "p", "--checkpoint", self.path("c")], stderr=subprocess.PIPE, text=True,
+                               env=dict(os.environ, PATH=f"{self.path('bin')}:{os.environ['PATH']}"))
+        self.wait_for_steps(run, self.path("m.jsonl"))
+        run.send_signal(signal.SIGUSR1)
+        self.wait_for_steps(run, self.path("saved"))
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=20)
+        self.assertEqual((run.returncode, said), (137, "noticed that process rank 1\n"))
+
     def test_it_gives_up_without_progress(self):
         """A checkpoint is there from the second run on; none after that."""
         command = f"p --checkpoint {self.path('c')}"
