@@ -10,7 +10,7 @@ import hosts
 from common import HAS_MPI, ONNXPIPE, ROOT, CommandLineTest, model_path, read_metrics
 
 LAUNCH = ["sh", os.path.join(ROOT, "tools", "launch.sh")]
-STEPS = 120
+STEPS = 60
 TRAIN = ["train", model_path("nanogpt"), "--data", model_path("nanogpt", "data.npz"), "--batch", 8, "--microbatches", 4, "--quiet",
          "--steps", STEPS]
 
@@ -24,7 +24,7 @@ class Goes(hosts.HostsTest):
             raise unittest.SkipTest("there is no mpirun")
 
     def words(self):
-        return [ONNXPIPE, *TRAIN, "--checkpoint", self.path("c"), "--every", 10, "--metrics", self.path("m.jsonl"), "--save",
+        return [ONNXPIPE, *TRAIN, "--checkpoint", self.path("c"), "--every", 5, "--metrics", self.path("m.jsonl"), "--save",
                 self.path("saved.onnx")]
 
     def goes_on(self, run, why):
@@ -44,7 +44,7 @@ class Goes(hosts.HostsTest):
     def test_a_rank_is_killed(self):
         run = subprocess.Popen([*LAUNCH, "-n", "3", "--", *map(str, self.words())], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                text=True, env=dict(os.environ, ASAN_OPTIONS="detect_leaks=0"))
-        self.wait_for_steps(run, self.path("m.jsonl"), 25)
+        self.wait_for_steps(run, self.path("m.jsonl"), 15)
         os.kill(next(pid for pid in self.below(run.pid) if os.path.realpath(f"/proc/{pid}/exe") == os.path.realpath(ONNXPIPE)),
                 signal.SIGKILL)
         self.goes_on(run, "a rank was lost")
@@ -53,7 +53,7 @@ class Goes(hosts.HostsTest):
         super().setUpClass()
         on = self.make_hosts(3)
         run = on.start(*LAUNCH, "-n", 3, "--hostfile", on.path("hostfile"), "--", *self.words())
-        self.wait_for_steps(run, self.path("m.jsonl"), 25)
+        self.wait_for_steps(run, self.path("m.jsonl"), 15)
         on.cut(2)
         self.goes_on(run, "no answer from h2")
 
