@@ -179,6 +179,36 @@ static void models_train_as_on_the_host(void **state) {
   }
 }
 
+/* An epoch's rest: steps of whole batches over wires and of the rest through the host take turns. */
+static void train_rest(const char *devices, const char *ranks, double losses[2 * STEPS]) {
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  set(options, "quiet", "");
+  set(options, "epochs", "2");
+  set(options, "last-batch", "exact");
+  set(options, "validation-split", "0.025"); /* leaves 156: 2 batches of 64, and 28 */
+  set(options, "batch", "64");
+  set(options, "clip-norm", "0.5");
+  OnnxpipeModel *model = open_model(options, devices, ranks);
+  if (onnxpipe_train(model, NULL, keep_loss, losses) != ONNXPIPE_OK)
+    FAIL_TEST("%s: %s", devices, onnxpipe_error());
+  close_model(model, options);
+}
+
+static void an_epochs_rest_trains_as_on_the_host(void **state) {
+  static const char *const devices[] = {"cuda:0", "cuda:1,cuda:0", "cuda:0,cuda:1,cuda:2"}, *const ranks[] = {"1", "2",
+                                                                                                              "3"};
+  double host[2 * STEPS], losses[3][2 * STEPS];
+  boundary_threads_are_processes = *state != NULL;
+  train_rest("cpu", "1", host);
+  for (int i = 0; i < 3; i++)
+    train_rest(devices[i], ranks[i], losses[i]);
+  for (int k = 0; k < 2 * STEPS; k++)
+    if (!(fabs(losses[0][k] - host[k]) <= 1e-4 * fabs(host[k])) || losses[1][k] != losses[0][k] ||
+        losses[2][k] != losses[0][k])
+      FAIL_TEST("step %d: %.9g on the host, %.9g, %.9g and %.9g on devices", k + 1, host[k], losses[0][k], losses[1][k],
+                losses[2][k]);
+}
+
 static void kill_rank_1(void *context, const OnnxpipeMetrics *m) {
   (void)context;
   if (m->step == 2)
@@ -201,6 +231,9 @@ int main(void) {
       cmocka_unit_test(a_plan_holds_devices_and_precision),
       cmocka_unit_test(convolutions_are_told),
       cmocka_unit_test(models_train_as_on_the_host),
+      cmocka_unit_test(an_epochs_rest_trains_as_on_the_host),
+      {"an_epochs_rest_trains_as_on_the_host, over NCCL", an_epochs_rest_trains_as_on_the_host, NULL, NULL,
+       (void *)"nccl"},
       cmocka_unit_test(a_loss_that_is_no_number_ends_all),
       {"a_loss_that_is_no_number_ends_all, over NCCL", a_loss_that_is_no_number_ends_all, NULL, NULL, (void *)"nccl"},
       cmocka_unit_test(a_peer_that_is_gone_is_named),
