@@ -218,13 +218,25 @@ OnnxpipeStatus onnxpipe_edit(OnnxpipeModel *model, FILE *out) {
   return result(edit_run(model->model, model->options, out));
 }
 
-static Status plan(Job *job, FILE *out) {
+/* The plan, and what lies beside it. */
+static Status make_plan(Job *job, Validation *validation, FILE *out) {
   const Options *o = job->asked.options;
-  TRY(job_open(job));
+  Rest *rest;
   TRY(job_choose(job));
-  TRY(rest_plan(job, &(Rest *){NULL}));
+  TRY(rest_plan(job, &rest));
+  if (validation)
+    TRY(validation_plan(validation, job, rest ? rest->beside : NULL, 0));
   TRY(job_show(job, o->quiet ? NULL : out));
   return o->output_plan ? plan_write(&job->decided.plan, o->output_plan) : OK;
+}
+
+static Status plan(Job *job, FILE *out) {
+  Validation *validation;
+  TRY(job_open(job));
+  TRY(validation_open(job, &validation));
+  Status status = make_plan(job, validation, out);
+  validation_close(validation);
+  return status;
 }
 
 OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out) {

@@ -127,7 +127,7 @@ static const OptionEntry table[] = {
     {"no-fuse", NULL, NULL, " plan train run profile ", "compute each node as the file has it, none made of several",
      OPTION_FLAG, AT(no_fuse), ANY},
     /* validation */
-    {"validate", "FILE.npz", NULL, " train ",
+    {"validate", "FILE.npz", NULL, " plan train ",
      "samples, as --data has them, for the loss and metrics of the model as it evaluates", OPTION_TEXT, AT(validate),
      ANY},
     {"metric", "NAME", NULL, " train ",

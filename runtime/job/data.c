@@ -108,6 +108,7 @@ static Status refuse_idle(const Options *o) {
     if (options_given(o, names[i]))
       return fail(E_USAGE, "--%s does nothing without --tokens", names[i]);
   const char *idle = options_given(o, "validation-split")  ? "validation-split"
+                     : o->validate                         ? "validate"
                      : strcmp(o->last_batch, "exact") == 0 ? "last-batch exact"
                                                            : NULL;
   return idle && !job_has_data(o) ? fail(E_USAGE, "--%s does nothing without --data or --tokens", idle) : OK;

@@ -135,14 +135,15 @@ static Status say(const Validation *v, Job *trained, int64_t every, const size_t
   size_t most = 0;
   for (int r = 0; r < trained->decided.ranks; r++)
     most = beside[r] > most ? beside[r] : most;
-  char bytes[24], names[512] = "loss";
+  char bytes[24], names[512] = "loss", when[96] = "";
+  if (every)
+    snprintf(when, sizeof when, " every %s step%s (--every) and after the last", COUNT_STR(every),
+             every == 1 ? "" : "s");
   for (int i = 0; i < v->measures.n_metrics; i++)
     snprintf(names + strlen(names), sizeof names - strlen(names), ", %s", v->measures.metrics[i].name);
-  return job_decide(trained, "validation",
-                    "%s: %s samples every %s step%s (--every) and after the last: %s; it takes %s "
-                    "a rank at most beside training",
-                    v->job.given.data.path, COUNT_STR(v->job.given.data.samples), COUNT_STR(every),
-                    every == 1 ? "" : "s", names, plan_bytes_text(most, bytes));
+  return job_decide(trained, "validation", "%s: %s samples%s: %s; it takes %s a rank at most beside training",
+                    v->job.given.data.path, COUNT_STR(v->job.given.data.samples), when, names,
+                    plan_bytes_text(most, bytes));
 }
 
 static Status make(Validation *v, Job *trained, const size_t *taken, int64_t every) {

@@ -24,8 +24,8 @@ typedef struct {
 Status validation_open(Job *trained, Validation **validation);
 void validation_close(Validation *validation);
 /* Binds and plans it beside the plan of the training job and what is `taken` [ranks] already (NULL: nothing), and adds
- * a line that says so. Fails E_LIMIT where a rank's memory is not enough for both, with the numbers; E_SHAPE where the
- * targets do not fit the prediction; E_UNSUPPORTED as plan_follow does. */
+ * a line that says so; every: 0 where no steps are taken. Fails E_LIMIT where a rank's memory is not enough for both,
+ * with the numbers; E_SHAPE where the targets do not fit the prediction; E_UNSUPPORTED as plan_follow does. */
 Status validation_plan(Validation *validation, Job *trained, const size_t *taken, int64_t every);
 
 /* One rank's. */

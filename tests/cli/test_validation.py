@@ -233,12 +233,19 @@ class Validation(CommandLineTest):
         model, data = model_path("surrogate"), model_path("surrogate", "data.npz")
         self.samples(data)
         base = ["train", model, "--data", data, "--batch", 8, "--microbatches", 1, "--steps", 1]
+        least = self.training_bytes(base)
         said = self.refused(1, re.compile("for validation beside training's"), *base, "--validate", self.path("v.npz"),
-                            "--memory-limit", self.training_bytes(base))
+                            "--memory-limit", least)
         enough = int(re.search(r"a limit of (\d+) would do", said)[1])
         self.done(*base, "--validate", self.path("v.npz"), "--memory-limit", enough)
         self.refused(1, re.compile("for validation beside"), *base, "--validate", self.path("v.npz"), "--memory-limit",
                      enough - 1)
+        plan = ["plan", *base[1:-2], "--memory-limit"]  # without --steps
+        self.assertRegex(self.done(*plan, enough, "--validate", self.path("v.npz")),
+                         r"\nvalidation +.*v.npz: \d+ samples: loss, .*; it takes .* a rank at most beside training\n")
+        for split in (["--validate", self.path("v.npz")], ["--validation-split", 0.1]):
+            self.refused(1, re.compile("for validation beside"), *plan, least, *split)
+        self.refused(2, "--validate does nothing without --data or --tokens", "plan", model, "--validate", self.path("v.npz"))
 
     def training_bytes(self, base):
         said = self.refused(1, re.compile("would do"), *base, "--memory-limit", "1K")

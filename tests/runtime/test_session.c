@@ -105,6 +105,38 @@ static void saving_in_between_and_going_on(void **state) {
   onnxpipe_options_destroy(options);
 }
 
+/* At any time, of the weights as they are; training goes on as without. */
+static void validating_in_between(void **state) {
+  OnnxpipeOptions *options = branches_options();
+  OnnxpipeMetrics expected[MOST] = {0}, m;
+  OnnxpipeModel *model = open_model(options);
+  OnnxpipeSession *session;
+  OnnxpipeValidation first, again, v;
+  must(onnxpipe_session_open(model, NULL, &session));
+  assert_int_equal(onnxpipe_session_validate(session, &v), ONNXPIPE_USAGE);
+  assert_string_equal(onnxpipe_error(), "there is nothing to validate with: --validate FILE or --validation-split");
+  must(onnxpipe_session_step(session)); /* as good as before */
+  must(onnxpipe_session_close(session));
+  must(onnxpipe_train(model, NULL, keep, expected));
+  must(onnxpipe_options_set(options, "validate", BRANCHES "data.npz"));
+  must(onnxpipe_options_set(options, "ranks", *state));
+  must(onnxpipe_session_open(model, NULL, &session));
+  must(onnxpipe_session_validate(session, &first));
+  assert_true(first.step == 0 && isfinite(first.loss) && first.n_metrics > 0);
+  must(onnxpipe_session_validate(session, &again));
+  assert_true(again.loss == first.loss && again.values[0] == first.values[0]);
+  for (int step = 1; step <= 3; step++) {
+    must(onnxpipe_session_step(session));
+    must(onnxpipe_session_metrics(session, &m));
+    assert_true(m.loss == expected[step - 1].loss);
+    must(onnxpipe_session_validate(session, &v));
+    assert_true(v.step == step && v.loss != first.loss && v.best_loss <= v.loss);
+  }
+  must(onnxpipe_session_close(session));
+  onnxpipe_close(model);
+  onnxpipe_options_destroy(options);
+}
+
 /* A rate that makes the loss infinite: the step fails, and so does all that follows, with the same line. */
 static void a_failed_session_only_closes(void **state) {
   OnnxpipeOptions *options = branches_options();
@@ -184,6 +216,8 @@ int main(void) {
       cmocka_unit_test_prestate(steps_are_training, "1"),
       cmocka_unit_test_prestate(steps_are_training, "3"),
       cmocka_unit_test(saving_in_between_and_going_on),
+      cmocka_unit_test_prestate(validating_in_between, "1"),
+      cmocka_unit_test_prestate(validating_in_between, "3"),
       cmocka_unit_test_prestate(a_failed_session_only_closes, "1"),
       cmocka_unit_test_prestate(a_failed_session_only_closes, "3"),
       cmocka_unit_test(what_cannot_open_or_be_saved),
