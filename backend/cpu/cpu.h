@@ -67,6 +67,8 @@ struct Stream {
   VISIT(Relu)                                                                                                          \
   VISIT(LeakyRelu)                                                                                                     \
   VISIT(Cast)                                                                                                          \
+  VISIT(Clip)                                                                                                          \
+  VISIT(ClipGrad)                                                                                                      \
   VISIT(TanhGrad)                                                                                                      \
   VISIT(SigmoidGrad)                                                                                                   \
   VISIT(ReluGrad)                                                                                                      \
@@ -79,6 +81,8 @@ struct Stream {
   VISIT(Erf)                                                                                                           \
   VISIT(Gelu)                                                                                                          \
   VISIT(GeluGrad)                                                                                                      \
+  VISIT(Swish)                                                                                                         \
+  VISIT(SwishGrad)                                                                                                     \
   VISIT(Pow)                                                                                                           \
   VISIT(Accumulate)                                                                                                    \
   VISIT(SgdUpdate)                                                                                                     \

@@ -54,6 +54,8 @@ SPLIT(Reciprocal, takes_floats)
 SPLIT(Relu, takes_floats)
 SPLIT(LeakyRelu, takes_floats)
 SPLIT(Cast, takes_any)
+SPLIT(Clip, takes_floats)
+SPLIT(ClipGrad, takes_floats)
 SPLIT(TanhGrad, takes_floats)
 SPLIT(SigmoidGrad, takes_floats)
 SPLIT(ReluGrad, takes_floats)
@@ -96,6 +98,55 @@ static Status gelu_grad_part(Stream *stream, const Node *node, const Tensor *in,
 CPU_KERNEL(GeluGrad, .accepts = takes_floats) {
   CPU_UNUSED;
   return split_elementwise(stream, node, in, out, gelu_grad_part);
+}
+
+/* x sigmoid(alpha x), and d times its slope: the gate of a block at a time. */
+enum { GATES = 256 };
+
+WIDE_LOOPS static void scale(const float *x, float alpha, float *y, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    y[i] = alpha * x[i];
+}
+
+WIDE_LOOPS static void gated(const float *x, const float *gate, float *y, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    y[i] = x[i] * gate[i];
+}
+
+WIDE_LOOPS static void gated_slope(const float *d, const float *x, float alpha, const float *gate, float *y,
+                                   int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    y[i] = d[i] * (gate[i] * (1 + alpha * x[i] * (1 - gate[i])));
+}
+
+static Status swish_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                         void *state) {
+  bool is_grad = node->op == OP_SwishGrad;
+  if (in->dtype != F32)
+    return (is_grad ? reference_SwishGrad : reference_Swish).run(stream, node, in, out, workspace, state);
+  const float *d = in[0].data, *x = in[is_grad].data;
+  float alpha = (float)node_float(node, "alpha", 1), *y = out->data, gate[GATES];
+  int64_t n = shape_elements(out->shape);
+  for (int64_t at = 0; at < n; at += GATES) {
+    int64_t count = n - at < GATES ? n - at : GATES;
+    scale(x + at, alpha, gate, count);
+    stream->isa->sigmoid(gate, gate, count);
+    if (is_grad)
+      gated_slope(d + at, x + at, alpha, gate, y + at, count);
+    else
+      gated(x + at, gate, y + at, count);
+  }
+  return OK;
+}
+
+CPU_KERNEL(Swish, .accepts = takes_floats) {
+  CPU_UNUSED;
+  return split_elementwise(stream, node, in, out, swish_part);
+}
+
+CPU_KERNEL(SwishGrad, .accepts = takes_floats) {
+  CPU_UNUSED;
+  return split_elementwise(stream, node, in, out, swish_part);
 }
 
 /* Powers that models are made of need no library call. */

@@ -68,6 +68,8 @@ struct Stream {
   VISIT(Relu)                                                                                                          \
   VISIT(LeakyRelu)                                                                                                     \
   VISIT(Gelu)                                                                                                          \
+  VISIT(Swish)                                                                                                         \
+  VISIT(Clip)                                                                                                          \
   VISIT(Cast)                                                                                                          \
   VISIT(Narrow)                                                                                                        \
   VISIT(Reshape)                                                                                                       \
@@ -102,6 +104,8 @@ struct Stream {
   VISIT(ReluGrad)                                                                                                      \
   VISIT(LeakyReluGrad)                                                                                                 \
   VISIT(GeluGrad)                                                                                                      \
+  VISIT(SwishGrad)                                                                                                     \
+  VISIT(ClipGrad)                                                                                                      \
   VISIT(SliceGrad)                                                                                                     \
   VISIT(GatherGrad)                                                                                                    \
   VISIT(GatherNDGrad)                                                                                                  \

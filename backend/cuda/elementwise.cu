@@ -69,6 +69,8 @@ template <class T> struct Unary {
       return x >= 0 ? x : alpha * x;
     case UNARY_Gelu:
       return x * half * (1 + (tanh_form ? tanh(root_2_pi * (x + cubic * x * x * x)) : erf(x * root_half)));
+    case UNARY_Swish:
+      return x / (1 + exp(-alpha * x));
     }
     return (T)NAN;
   }
@@ -120,6 +122,10 @@ template <class T> struct Pair {
       T t = tanh(root_2_pi * (v + cubic * v * v * v));
       return d * (half * (1 + t) + half * v * (1 - t * t) * root_2_pi * (1 + 3 * cubic * v * v));
     }
+    case PAIR_SwishGrad: {
+      T gate = 1 / (1 + exp(-alpha * v));
+      return d * (gate * (1 + alpha * v * (1 - gate)));
+    }
     }
     return (T)NAN;
   }
@@ -128,6 +134,23 @@ template <class T> struct Pair {
 void launch_pair(cudaStream_t s, PairFunction function, DType type, double alpha, bool tanh_form, int64_t n,
                  const void *d, const void *v, void *y) {
   FOR_FLOATS(type, run2(s, (Pair<T>{function, (T)alpha, tanh_form}), dense(n), (const T *)d, (const T *)v, (T *)y))
+}
+
+template <class T> struct Clip {
+  T least, most;
+  DEVICE T operator()(T x) const {
+    T up = x < least ? least : x;
+    return up > most ? most : up;
+  }
+  DEVICE T operator()(T d, T x) const { return x < least || x > most ? T(0) : d; }
+};
+
+void launch_clip(cudaStream_t s, DType type, double least, double most, int64_t n, const void *d, const void *x,
+                 void *y) {
+  if (d)
+    FOR_FLOATS(type, run2(s, (Clip<T>{(T)least, (T)most}), dense(n), (const T *)d, (const T *)x, (T *)y))
+  else
+    FOR_FLOATS(type, run1(s, (Clip<T>{(T)least, (T)most}), n, (const T *)x, (T *)y))
 }
 
 template <class T> DEVICE T modulo(T x, T y, bool c_sign) {

@@ -80,15 +80,26 @@ typedef enum {
   UNARY_Sigmoid,
   UNARY_Relu,
   UNARY_LeakyRelu,
-  UNARY_Gelu
+  UNARY_Gelu,
+  UNARY_Swish
 } UnaryFunction;
 void launch_unary(cudaStream_t s, UnaryFunction function, DType type, double alpha, bool tanh_form, int64_t n,
                   const void *x, void *y);
 void launch_not(cudaStream_t s, int64_t n, const void *x, void *y);
 /* Gradients of activations: the cotangent d, and the activation's result or argument v. */
-typedef enum { PAIR_TanhGrad, PAIR_SigmoidGrad, PAIR_ReluGrad, PAIR_LeakyReluGrad, PAIR_GeluGrad } PairFunction;
+typedef enum {
+  PAIR_TanhGrad,
+  PAIR_SigmoidGrad,
+  PAIR_ReluGrad,
+  PAIR_LeakyReluGrad,
+  PAIR_GeluGrad,
+  PAIR_SwishGrad
+} PairFunction;
 void launch_pair(cudaStream_t s, PairFunction function, DType type, double alpha, bool tanh_form, int64_t n,
                  const void *d, const void *v, void *y);
+/* x between two numbers; d (NULL: that itself) where it is. */
+void launch_clip(cudaStream_t s, DType type, double least, double most, int64_t n, const void *d, const void *x,
+                 void *y);
 typedef enum {
   ARITHMETIC_Add,
   ARITHMETIC_Sub,

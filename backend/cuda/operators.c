@@ -1,4 +1,5 @@
 /* From nodes to launches: elementwise functions and movement. */
+#include <math.h>
 #include <string.h>
 
 #include "backend/cuda/cuda.h"
@@ -77,6 +78,39 @@ PAIR(SigmoidGrad)
 PAIR(ReluGrad)
 PAIR(LeakyReluGrad)
 PAIR(GeluGrad)
+
+KERNEL(Swish, .accepts = takes_floats) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  launch_unary(stream->cuda, UNARY_Swish, in->dtype, node_float(node, "alpha", 1), false, shape_elements(out->shape),
+               in->data, out->data);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(SwishGrad, .accepts = takes_floats) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype));
+  launch_pair(stream->cuda, PAIR_SwishGrad, in->dtype, node_float(node, "alpha", 1), false, shape_elements(out->shape),
+              in[0].data, in[1].data, out->data);
+  return cuda_launched(stream, node);
+}
+
+static Status clip(Stream *stream, const Node *node, const Tensor *d, const Tensor *x, const Tensor *out) {
+  TAKES(x->dtype, is_float(x->dtype));
+  launch_clip(stream->cuda, x->dtype, node_float(node, "min", -INFINITY), node_float(node, "max", INFINITY),
+              shape_elements(out->shape), d ? d->data : NULL, x->data, out->data);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(Clip, .accepts = takes_floats) {
+  UNUSED;
+  return clip(stream, node, NULL, in, out);
+}
+
+KERNEL(ClipGrad, .accepts = takes_floats) {
+  UNUSED;
+  return clip(stream, node, &in[0], &in[1], out);
+}
 
 #define ARITHMETIC(op_name)                                                                                            \
   KERNEL(op_name, .accepts = takes_numbers) {                                                                          \

@@ -452,6 +452,14 @@ static inline double gelu_tanh_slope(double v) {
 }
 PAIR(GeluGrad, gelu_tanh_grad, 1, 0, d *(float)gelu_tanh_slope(v), d *gelu_tanh_slope(v))
 
+PAIR(Swish, swish, 0, node_float(node, "alpha", 1), v / (1 + expf(-alpha * d)), v / (1 + exp(-alpha * d)))
+
+static inline double swish_slope(double x, double alpha) {
+  double gate = 1 / (1 + exp(-alpha * x));
+  return gate * (1 + alpha * x * (1 - gate));
+}
+PAIR(SwishGrad, swish_grad, 1, node_float(node, "alpha", 1), d *(float)swish_slope(v, alpha), d *swish_slope(v, alpha))
+
 static bool tanh_form(const Node *node) {
   return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
 }
@@ -489,4 +497,53 @@ KERNEL(Gelu, .accepts = takes_floats) {
 KERNEL(GeluGrad, .accepts = takes_floats) {
   UNUSED;
   return tanh_form(node) ? gelu_tanh_grad(node, in, out) : gelu_erf_grad(node, in, out);
+}
+
+KERNEL(Swish, .accepts = takes_floats) {
+  UNUSED;
+  return swish(node, in, out);
+}
+
+KERNEL(SwishGrad, .accepts = takes_floats) {
+  UNUSED;
+  return swish_grad(node, in, out);
+}
+
+/* x between two numbers, and what passes there, the numbers themselves included: as torch.clamp. NaN passes. */
+#define CLIP_LOOPS(T)                                                                                                  \
+  WIDE_LOOPS static void clip_##T(const T *x, T least, T most, T *y, int64_t n) {                                      \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      T up = x[i] < least ? least : x[i];                                                                              \
+      y[i] = up > most ? most : up;                                                                                    \
+    }                                                                                                                  \
+  }                                                                                                                    \
+  WIDE_LOOPS static void clip_grad_##T(const T *d, const T *x, T least, T most, T *y, int64_t n) {                     \
+    for (int64_t i = 0; i < n; i++)                                                                                    \
+      y[i] = x[i] < least || x[i] > most ? 0 : d[i];                                                                   \
+  }
+CLIP_LOOPS(float)
+CLIP_LOOPS(double)
+
+KERNEL(Clip, .accepts = takes_floats) {
+  UNUSED;
+  double least = node_float(node, "min", -INFINITY), most = node_float(node, "max", INFINITY);
+  int64_t n = shape_elements(out->shape);
+  switch (in->dtype) {
+    CASE(F32, (clip_float(in->data, (float)least, (float)most, out->data, n), OK))
+    CASE(F64, (clip_double(in->data, least, most, out->data, n), OK))
+  default:
+    return unsupported_type(node, in->dtype);
+  }
+}
+
+KERNEL(ClipGrad, .accepts = takes_floats) {
+  UNUSED;
+  double least = node_float(node, "min", -INFINITY), most = node_float(node, "max", INFINITY);
+  int64_t n = shape_elements(out->shape);
+  switch (in->dtype) {
+    CASE(F32, (clip_grad_float(in[0].data, in[1].data, (float)least, (float)most, out->data, n), OK))
+    CASE(F64, (clip_grad_double(in[0].data, in[1].data, least, most, out->data, n), OK))
+  default:
+    return unsupported_type(node, in->dtype);
+  }
 }

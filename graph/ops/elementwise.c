@@ -331,6 +331,14 @@ static Status gradient_gelu(Graph *g, const Node *n, const ValueId *d_out, Value
   return emit_like(g, n, OP_GeluGrad, (ValueId[]){d_out[0], n->in[0]}, 2, NULL, &d_in[0]);
 }
 
+static Status gradient_swish(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit_like(g, n, OP_SwishGrad, (ValueId[]){d_out[0], n->in[0]}, 2, NULL, &d_in[0]);
+}
+
+static Status gradient_clip(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  return emit_like(g, n, OP_ClipGrad, (ValueId[]){d_out[0], n->in[0]}, 2, NULL, &d_in[0]);
+}
+
 static Status infer_cast(Graph *g, Node *n) {
   int64_t to = node_int(n, "to", DTYPE_NONE);
   if (to <= DTYPE_NONE || to >= DTYPE_COUNT)
@@ -387,9 +395,13 @@ ENTRY(Sigmoid, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_sigmoid, 
 ENTRY(Relu, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_relu, NULL, batch_elementwise)
 ENTRY(LeakyRelu, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_leaky_relu, NULL, batch_elementwise)
 ENTRY(Gelu, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_gelu, cost_function, batch_elementwise)
+ENTRY(Swish, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_swish, cost_function, batch_elementwise)
+ENTRY(Clip, 1, 1, 1, 1, OP_ELEMENTWISE, infer_float_unary, gradient_clip, NULL, batch_elementwise)
 ENTRY(Cast, 1, 1, 1, 1, OP_ELEMENTWISE | OP_LINEAR | OP_ANY_TYPE, infer_cast, gradient_cast, NULL, batch_cast)
 ENTRY(TanhGrad, 2, 2, 1, 1, 0, infer_float_pair, NULL, NULL, NULL)
 ENTRY(SigmoidGrad, 2, 2, 1, 1, 0, infer_float_pair, NULL, NULL, NULL)
 ENTRY(ReluGrad, 2, 2, 1, 1, 0, infer_float_pair, NULL, NULL, NULL)
 ENTRY(LeakyReluGrad, 2, 2, 1, 1, 0, infer_float_pair, NULL, NULL, NULL)
 ENTRY(GeluGrad, 2, 2, 1, 1, 0, infer_float_pair, NULL, cost_function, NULL)
+ENTRY(SwishGrad, 2, 2, 1, 1, 0, infer_float_pair, NULL, cost_function, NULL)
+ENTRY(ClipGrad, 2, 2, 1, 1, 0, infer_float_pair, NULL, NULL, NULL)

@@ -39,12 +39,20 @@ typedef struct {
 
 /* GELUs that are spelled out. */
 extern const Pass pass_gelu;
+/* SiLUs and quick GELUs. */
+extern const Pass pass_swish;
 
 /* Layer and root-mean-square normalisations that are spelled out; the scale, the bias behind one. */
 extern const Pass pass_norm, pass_norm_scale, pass_norm_bias;
 
 /* Attention that is spelled out. */
 extern const Pass pass_attention;
+
+/* Logarithms of softmax. */
+extern const Pass pass_log_softmax;
+
+/* What changes nothing; what is computed twice. */
+extern const Pass pass_unchanged, pass_twice;
 
 /* All that fuse nodes, in order, NULL at the end. */
 extern const Pass *const fusing_passes[];
@@ -54,7 +62,11 @@ extern const Pass *const fusing_passes[];
 Status graph_rewrite(const Graph *from, const Pass *pass, Takes *takes, const void *context, Arena *arena, ValueId *map,
                      Graph **to);
 
-/* The copy after all passes that fuse nodes. */
-Status graph_fuse(const Graph *from, Takes *takes, const void *context, Arena *arena, Graph **to);
+/* Whether a rewrite that is possible is done. Asked of every node by every pass, in order. */
+typedef Status Settle(void *context, bool possible, bool *does);
+
+/* The copy after all passes that fuse nodes. settle: NULL: what is possible is done. */
+Status graph_fuse(const Graph *from, Takes *takes, const void *context, Settle *settle, void *settle_context,
+                  Arena *arena, Graph **to);
 
 #endif

@@ -3,7 +3,8 @@
 #include "graph/autodiff.h"
 #include "graph/passes/passes.h"
 
-const Pass *const fusing_passes[] = {&pass_gelu, &pass_norm, &pass_norm_scale, &pass_norm_bias, &pass_attention, NULL};
+const Pass *const fusing_passes[] = {&pass_unchanged,  &pass_gelu,      &pass_swish,     &pass_log_softmax, &pass_norm,
+                                     &pass_norm_scale, &pass_norm_bias, &pass_attention, &pass_twice,       NULL};
 
 static int count_attrs(const Rewrite *rewrite) {
   int n = 0;
@@ -108,21 +109,34 @@ static Status sift(const Graph *from, const Instead **instead, Takes *takes, con
   return OK;
 }
 
+static Status find_all(const Graph *from, const Pass *pass, Takes *takes, const void *context,
+                       const Instead ***instead) {
+  TRY(ARENA_NEW(from->arena, *instead, from->n_nodes));
+  for (size_t i = 0; i < from->n_nodes && !pass->find; i++)
+    TRY(find_row(from, pass, from->nodes[i], &(*instead)[i]));
+  if (pass->find)
+    TRY(pass->find(from, *instead));
+  return sift(from, *instead, takes, context);
+}
+
 Status graph_rewrite(const Graph *from, const Pass *pass, Takes *takes, const void *context, Arena *arena, ValueId *map,
                      Graph **to) {
   const Instead **instead;
-  TRY(ARENA_NEW(from->arena, instead, from->n_nodes));
-  for (size_t i = 0; i < from->n_nodes && !pass->find; i++)
-    TRY(find_row(from, pass, from->nodes[i], &instead[i]));
-  if (pass->find)
-    TRY(pass->find(from, instead));
-  TRY(sift(from, instead, takes, context));
+  TRY(find_all(from, pass, takes, context, &instead));
   return graph_copy(from, instead, arena, map, to);
 }
 
-Status graph_fuse(const Graph *from, Takes *takes, const void *context, Arena *arena, Graph **to) {
+Status graph_fuse(const Graph *from, Takes *takes, const void *context, Settle *settle, void *settle_context,
+                  Arena *arena, Graph **to) {
+  const Instead **instead;
   for (int i = 0; fusing_passes[i]; i++) {
-    TRY(graph_rewrite(from, fusing_passes[i], takes, context, fusing_passes[i + 1] ? from->arena : arena, NULL, to));
+    TRY(find_all(from, fusing_passes[i], takes, context, &instead));
+    for (size_t k = 0; k < from->n_nodes && settle; k++) {
+      bool does;
+      TRY(settle(settle_context, instead[k] != NULL, &does));
+      instead[k] = does ? instead[k] : NULL;
+    }
+    TRY(graph_copy(from, instead, fusing_passes[i + 1] ? from->arena : arena, NULL, to));
     from = *to;
   }
   return OK;

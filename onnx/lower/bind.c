@@ -404,8 +404,9 @@ Status bind_graph(Model *model, const BindOptions *options, Replay *replay, Aren
   Lower lower = {.model = model, .options = options, .arena = scratch, .replay = replay, .budget = budget_of(model)};
   arena_limit(scratch, lower.budget.arena_bytes, "importing a file of this size");
   TRY(lower_model(&lower));
-  return options->no_fuse ? graph_copy(lower.graph, NULL, result, NULL, graph)
-                          : graph_fuse(lower.graph, options->takes, options->takes_context, result, graph);
+  return options->no_fuse
+             ? graph_copy(lower.graph, NULL, result, NULL, graph)
+             : graph_fuse(lower.graph, options->takes, options->takes_context, replay_settle, replay, result, graph);
 }
 
 Status model_bind(Model *model, const BindOptions *options, Arena *arena, Graph **graph) {

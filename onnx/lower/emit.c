@@ -21,19 +21,23 @@ static Node *producer(const Op *op, const Term *term) {
   return id == NO_NODE ? NULL : graph_node(op->lower->graph, id);
 }
 
-Status op_leaves_out(Op *op, bool possible, bool *leaves) {
-  Replay *r = op->lower->replay;
-  *leaves = possible;
+Status replay_settle(void *replay, bool possible, bool *does) {
+  Replay *r = replay;
+  *does = possible;
   if (!r)
     return OK;
   if (r->replaying) {
-    *leaves = possible && (r->at >= r->n || r->idle[r->at]);
+    *does = possible && (r->at >= r->n || r->idle[r->at]);
     r->at++;
     return OK;
   }
   TRY(ARENA_RESERVE(r->arena, r->idle, r->n, r->capacity, r->n + 1));
   r->idle[r->n++] = possible;
   return OK;
+}
+
+Status op_leaves_out(Op *op, bool possible, bool *leaves) {
+  return replay_settle(op->lower->replay, possible, leaves);
 }
 
 /* A value for an initializer: a parameter, or a constant that is read when the model runs. */

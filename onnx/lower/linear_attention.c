@@ -8,11 +8,8 @@
 
 /* x sigmoid(alpha x) */
 static Status swish_of(Op *op, Term *x, double alpha, Term **out) {
-  Term *gate = x;
-  if (alpha != 1)
-    TRY(op_with_number(op, OP_Mul, x, alpha, &gate));
-  TRY(op_emit1(op, OP_Sigmoid, gate, &gate));
-  return op_emit2(op, OP_Mul, x, gate, out);
+  Attr attr = attr_float("alpha", alpha);
+  return op_emit(op, OP_Swish, &x, 1, &attr, 1, out, 1);
 }
 
 static Status swish(Op *op) {

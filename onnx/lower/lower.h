@@ -264,7 +264,9 @@ Status op_fold(Op *op, OpKind kind, Term *const *in, int n_in, const Attr *attrs
 /* ---- emit.c: what a lowering writes. Each folds where it can, and forwards where nothing would happen, for any
  * number of samples: the nodes of two graphs of one file correspond. ---- */
 
-/* Whether a step that may be left out here is: it may not where it may not be for other numbers of samples. */
+/* Settle, of a Replay or NULL: what may be left out is, but where it may not be for other numbers of samples. */
+Status replay_settle(void *replay, bool possible, bool *does);
+/* Whether a step that may be left out here is. */
 Status op_leaves_out(Op *op, bool possible, bool *leaves);
 /* What stands for a value of the graph. */
 Status term_of(Lower *lower, ValueId id, Term **term);

@@ -93,8 +93,21 @@ static Status clamp(Op *op, Term *x, OpKind beyond, Term *bound, Term **out) {
   return op_where(op, outside, bound, x, out);
 }
 
+/* A bound that is one known number, from an input or an attribute; one that is not there is none. */
+static bool known_bound(const Op *op, int i, const char *attribute, double *bound) {
+  if (op_has(op, i))
+    return op_in(op, i)->shape.rank <= op->in[0]->shape.rank && term_number(op_in(op, i), bound);
+  *bound = op_float(op, attribute, *bound);
+  return true;
+}
+
 static Status clip(Op *op) {
   Term *x = op->in[0], *bound;
+  double least = -INFINITY, most = INFINITY;
+  if (dtype_is_float(x->dtype) && known_bound(op, 1, "min", &least) && known_bound(op, 2, "max", &most)) {
+    Attr bounds[] = {attr_float("min", least), attr_float("max", most)};
+    return op_emit(op, OP_Clip, &x, 1, bounds, 2, &op->out[0], 1);
+  }
   if (op_has(op, 1))
     TRY(clamp(op, x, OP_Less, op_in(op, 1), &x));
   if (op_has(op, 2))

@@ -134,7 +134,7 @@ static inline void spelled_same(Arena *arena, const Graph *a, const Graph *b, fl
 /* What all passes make of it. */
 static inline Graph *spelled_fuse(Arena *arena, const Spelled *s) {
   Graph *to;
-  ASSERT_OK(graph_fuse(s->g, NULL, NULL, arena, &to));
+  ASSERT_OK(graph_fuse(s->g, NULL, NULL, NULL, NULL, arena, &to));
   return to;
 }
 

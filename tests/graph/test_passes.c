@@ -178,7 +178,7 @@ static void what_runs_nowhere_is_not_made(void **state) {
     Graph *to;
     Spelling s = spelling_of(arena, &pass_gelu.rewrites[1], 3, -1, false);
     graph_value(s.g, s.g->inputs[0])->role = ROLE_PARAMETER; /* so that there is a gradient */
-    ASSERT_OK(graph_fuse(s.g, takes_all_but, &lacks[i], arena, &to));
+    ASSERT_OK(graph_fuse(s.g, takes_all_but, &lacks[i], NULL, NULL, arena, &to));
     assert_int_equal(count_op(to, OP_Gelu), i == 0);
     arena_destroy(arena);
   }

@@ -86,8 +86,15 @@ static void clip_passes_its_bounds(void **state) {
   put_attribute_float(&n, "min", 1);
   put_attribute_float(&n, "max", 3);
   Bound b = one_node(&net, n);
-  assert_int_equal(count_nodes(b.graph, OP_Where), 2); /* no Max: its gradient would halve at a bound */
+  assert_int_equal(count_nodes(b.graph, OP_Clip), 1);
   GIVES(&b, 0, (1, 5), 1, 1, 2, 3, 3);
+  bound_end(&b);
+  net = net_of(13); /* a bound that is no known number */
+  NET_INPUT(&net, "x", 1, 5);
+  NET_INPUT(&net, "low");
+  b = one_node(&net, node("c", "Clip", "x,low", "y"));
+  assert_int_equal(count_nodes(b.graph, OP_Where), 1); /* no Max: its gradient would halve at a bound */
+  GIVES(&b, 0, (1, 5), 0, 1, 2, 3, 4);
   bound_end(&b);
 }
 

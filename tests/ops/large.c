@@ -57,6 +57,8 @@ const OpCase large_op_cases[] = {
      Y(2, {300, 301}),
      {{.name = "approximate", .kind = ATTR_STRING, .s = "tanh"}}},
     {OP_GeluGrad, TYPES_FLOAT, {F(2, {300, 301}), F(2, {300, 301})}, Y(2, {300, 301}), {{0}}},
+    {OP_Swish, TYPES_FLOAT, {F(2, {300, 301})}, Y(2, {300, 301}), {{0}}},
+    {OP_SwishGrad, TYPES_FLOAT, {F(2, {300, 301}), F(2, {300, 301})}, Y(2, {300, 301}), {{0}}},
     {OP_Pow, TYPES_FLOAT, {F(2, {300, 301}), N(3)}, Y(2, {300, 301}), {{0}}},
     {OP_Pow, TYPES_FLOAT, {F(2, {300, 301}), N(2)}, Y(2, {300, 301}), {{0}}},
     {OP_Transpose, TYPES_ALL, {F(2, {190, 301})}, Y(2, {301, 190}), {INTS("perm", 2, 1, 0)}},

@@ -105,6 +105,13 @@ ELEMENTWISE(Gelu, gelu(c, x))
 /* Slopes by differences that are exact to some 1e-9. */
 ELEMENTWISE(GeluGrad,
             x *(gelu(c, y + 1e-4) * 8 - gelu(c, y - 1e-4) * 8 - gelu(c, y + 2e-4) + gelu(c, y - 2e-4)) / 12e-4)
+ELEMENTWISE(Swish, x / (1 + exp(-node_float(c->node, "alpha", 1) * x)))
+/* The slope of x g(alpha x) with the logistic g, whose slope is g (1 - g) = 1 / (2 cosh(x/2))². */
+ELEMENTWISE(SwishGrad,
+            x *(1 / (1 + exp(-node_float(c->node, "alpha", 1) * y)) +
+                node_float(c->node, "alpha", 1) * y / pow(2 * cosh(node_float(c->node, "alpha", 1) * y / 2), 2)))
+ELEMENTWISE(Clip, fmin(fmax(x, node_float(c->node, "min", -INFINITY)), node_float(c->node, "max", INFINITY)))
+ELEMENTWISE(ClipGrad, y >= node_float(c->node, "min", -INFINITY) && y <= node_float(c->node, "max", INFINITY) ? x : 0)
 ELEMENTWISE(TanhGrad, x *(1 - y * y))
 ELEMENTWISE(SigmoidGrad, x *y *(1 - y))
 ELEMENTWISE(ReluGrad, y > 0 ? x : 0)

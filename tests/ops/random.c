@@ -318,6 +318,8 @@ static bool draw_elementwise(Draw *d, OpKind op) {
 #undef UNARY
   case OP_LeakyRelu:
   case OP_Gelu:
+  case OP_Swish:
+  case OP_Clip:
     draw_same(d, 1, FILL_ANY);
     return true;
   case OP_TanhGrad:
@@ -325,6 +327,8 @@ static bool draw_elementwise(Draw *d, OpKind op) {
   case OP_ReluGrad:
   case OP_LeakyReluGrad:
   case OP_GeluGrad:
+  case OP_SwishGrad:
+  case OP_ClipGrad:
     draw_same(d, 2, FILL_ANY);
     return true;
   default:
