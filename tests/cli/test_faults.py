@@ -265,7 +265,7 @@ class Killed(Faults):
 class Stopped(Faults):
     """A rank, or rather its process, that stands still: --timeout says who waits for whom, and what had its name is whole."""
 
-    ROWS = (("start-up", 1, "open model.onnx stop"), ("load", 0, "open model-00001-of stop"), ("load", 1, "open model-00001-of stop"),
+    ROWS = (("start-up", 1, "start - stop"), ("start-up", 1, "open model.onnx stop"), ("load", 0, "open model-00001-of stop"), ("load", 1, "open model-00001-of stop"),
             ("planning", 0, "open .lock stop"), ("step", 0, "write m.jsonl stop"), ("checkpoint", 1, "fsync model-00002 stop"),
             ("checkpoint", 0, "rename step- stop"))
 
@@ -278,8 +278,8 @@ class Stopped(Faults):
     def test_for_too_long(self):
         """All at once, for it takes five seconds each."""
         base, runs = self.folder, []
-        for phase, rank, fault in self.ROWS:
-            self.folder = os.path.join(base, f"{phase} {rank}")
+        for i, (phase, rank, fault) in enumerate(self.ROWS):
+            self.folder = os.path.join(base, str(i))
             os.mkdir(self.folder)
             self.begin()
             run = self.start(fault, "--timeout", 5, mpi=2, rank=rank)
@@ -287,7 +287,7 @@ class Stopped(Faults):
             runs.append((phase, rank, fault, self.folder, run, time.time()))
         for phase, rank, fault, self.folder, run, since in runs:
             with self.subTest(phase=phase, rank=rank, fault=fault):
-                self.one_line(run, 1, rf"waits .*rank {rank}.* does not answer: .* no rank moved for 5 s \(--timeout\)")
+                self.one_line(run, 1, rf"waits .*rank {rank}.* does not answer: .*\(--timeout\)")
                 self.assertLess(time.time() - since, SECONDS)
                 self.next_start()
         self.folder = base
