@@ -60,6 +60,11 @@ def flip(path):
         file.write(bytes([byte ^ 1]))
 
 
+def busy():
+    """Seconds more, where others keep the cores."""
+    return 2 * os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
 def children(pid):
     try:
         with open(f"/proc/{pid}/task/{pid}/children") as file:
@@ -170,7 +175,7 @@ class Faults(CommandLineTest):
         """Our lines of what it said."""
         begun = time.time()
         _, self.said_all = run.communicate(timeout=60)
-        self.assertLess(time.time() - begun, SECONDS)
+        self.assertLess(time.time() - begun, SECONDS + busy())
         return [line.removeprefix("onnxpipe: ") for line in self.said_all.splitlines() if line.startswith("onnxpipe: ")]
 
     def one_line(self, run, status, pattern):
@@ -285,10 +290,12 @@ class Stopped(Faults):
             run = self.start(fault, "--timeout", 5, mpi=2, rank=rank)
             self.stopped(run)
             runs.append((phase, rank, fault, self.folder, run, time.time()))
-        for phase, rank, fault, self.folder, run, since in runs:
+        for *_, run, since in runs:
+            run.wait(60)
+            self.assertLess(time.time() - since, SECONDS + busy())
+        for phase, rank, fault, self.folder, run, _ in runs:
             with self.subTest(phase=phase, rank=rank, fault=fault):
                 self.one_line(run, 1, rf"waits .*rank {rank}.* does not answer: .*\(--timeout\)")
-                self.assertLess(time.time() - since, SECONDS)
                 self.next_start()
         self.folder = base
 
@@ -297,11 +304,11 @@ class Stopped(Faults):
                                   ("step", 0, "write m.jsonl stop")):
             with self.subTest(phase=phase, mpi=mpi):
                 self.begin()
-                run = self.start(fault, "--timeout", 3, mpi=mpi, rank=0 if mpi else None)
+                run = self.start(fault, "--timeout", 20, mpi=mpi, rank=0 if mpi else None)
                 process = self.stopped(run)
                 time.sleep(1)
                 os.kill(process, signal.SIGCONT)
-                self.assertEqual((self.end(run), run.returncode), ([], 0))
+                self.assertEqual((self.end(run), run.returncode), ([], 0), self.said_all)
                 self.next_start()
 
 
