@@ -394,10 +394,11 @@ static void end_checkpoint(Session *s) {
 
 /* Gradients that were not written, where nothing else is there to say; all have ended in good order. */
 static Status check_dump(const Session *s, Outcome *outcome) {
-  if (!s->n_locals || !s->locals[0].worker.lost_gradients)
+  if (!s->n_locals || !*s->locals[0].worker.lost_gradients)
     return OK;
   outcome->agreed = true;
-  return fail(E_IO, "%s: the gradients of the first step are not there", session_options(s)->dump_gradients);
+  return fail(E_IO, "the gradients of step %lld are not there: %s", (long long)s->training.first_step + 1,
+              s->locals[0].worker.lost_gradients);
 }
 
 Status session_close(Session *s, Outcome *outcome) {

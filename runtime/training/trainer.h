@@ -116,7 +116,7 @@ typedef struct {
   Timeline timeline;
   Evaluation *evaluation;       /* NULL: none */
   OnnxpipeValidation validated; /* the last one's */
-  bool lost_gradients;          /* rank 0's: those of --dump-gradients could not be written */
+  char lost_gradients[512];     /* rank 0's: why those of --dump-gradients were not written; "": they were */
   bool holds_line;              /* of metrics: the report's is written when its step was validated */
 } Worker;
 

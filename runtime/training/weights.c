@@ -277,7 +277,7 @@ Status weights_dump_gradients(Worker *w, const char *path) {
   int n, next = 0;
   Status status = arena ? collect(w, arena, has_gradient, read_gradient, &next, &arrays, &n) : status_code();
   if (status == OK && array_file_write(path, arrays, n) != OK) {
-    w->lost_gradients = true;
+    snprintf(w->lost_gradients, sizeof w->lost_gradients, "%s", status_message());
     job_report(w->training->job, "%s; training goes on", status_message());
   }
   arena_destroy(arena);
