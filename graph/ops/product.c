@@ -156,6 +156,13 @@ static Status gradient_gemm(Graph *g, const Node *n, const ValueId *d_out, Value
   bool ta = node_int(n, "transA", 0), tb = node_int(n, "transB", 0);
   double alpha = node_float(n, "alpha", 1), beta = node_float(n, "beta", 1);
   ValueId A = n->in[0], B = n->in[1], dY = d_out[0];
+  if (alpha == 1) { /* as MatMul's, which go into accumulators */
+    if (rule_wants(g, n, 0))
+      TRY(ta ? emit_matmul(g, B, tb, dY, true, &d_in[0]) : emit_matmul(g, dY, false, B, !tb, &d_in[0]));
+    if (rule_wants(g, n, 1))
+      TRY(tb ? emit_matmul(g, dY, true, A, ta, &d_in[1]) : emit_matmul(g, A, !ta, dY, false, &d_in[1]));
+    return rule_wants(g, n, 2) ? emit_scale(g, dY, beta, &d_in[2]) : OK;
+  }
   if (rule_wants(g, n, 0))
     TRY(ta ? emit_gemm(g, alpha, B, tb, dY, true, &d_in[0]) : emit_gemm(g, alpha, dY, false, B, !tb, &d_in[0]));
   if (rule_wants(g, n, 1))

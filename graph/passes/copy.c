@@ -86,6 +86,9 @@ static Status emit_instead(Copy *c, const Node *made, const Instead *instead) {
   size_t first = c->to->n_nodes;
   ValueId *in, out;
   TRY(copy_inputs(c, instead->in, instead->n_in, &in));
+  if (made->n_out == 0)
+    return graph_add_node(c->to, instead->op, made->name, in, instead->n_in, instead->attrs, instead->n_attrs, NULL, 0,
+                          &c->nodes[made->id]);
   TRY(instead_emit(c->to, instead, in, &out));
   c->values[made->out[0]] = out;
   for (size_t i = first; i < c->to->n_nodes; i++)

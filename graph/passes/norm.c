@@ -120,17 +120,6 @@ static Status find_norms(const Graph *g, const Instead **instead) {
 
 /* ---- a scale, a bias behind ---- */
 
-static Status count_uses(const Graph *g, int **uses) {
-  TRY(ARENA_NEW(g->arena, *uses, g->n_values));
-  for (size_t i = 0; i < g->n_nodes; i++)
-    for (int k = 0; k < g->nodes[i]->n_in; k++)
-      if (g->nodes[i]->in[k] != NO_VALUE)
-        ++(*uses)[g->nodes[i]->in[k]];
-  for (size_t i = 0; i < g->n_outputs; i++)
-    ++(*uses)[g->outputs[i]];
-  return OK;
-}
-
 /* The normalisation whose one use the value is, without a bias; NULL: it is none. */
 static const Node *bare_norm(const Graph *g, const int *uses, ValueId id) {
   NodeId producer = graph_value(g, id)->producer;
@@ -155,7 +144,7 @@ static bool is_beside(const Graph *g, const Node *norm, ValueId vector) {
 
 static Status find_behind(const Graph *g, OpKind op, const Instead **instead) {
   int *uses;
-  TRY(count_uses(g, &uses));
+  TRY(graph_uses(g, &uses));
   for (size_t i = 0; i < g->n_nodes; i++)
     for (int k = 0; k < 2 && g->nodes[i]->op == op && !instead[i]; k++) {
       ValueId vector = g->nodes[i]->in[1 - k];

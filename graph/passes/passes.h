@@ -5,8 +5,8 @@
 #include "graph/op.h"
 #include "graph/passes/match.h"
 
-/* What stands for a node that makes one value: an operator over values before it, or, where `emit` is set, what that
- * makes of them. */
+/* What stands for a node that makes one value, or, as one operator, for one that makes none: an operator over values
+ * before it, or, where `emit` is set, what that makes of them. */
 typedef struct Instead {
   OpKind op;
   const ValueId *in; /* of the graph that is rewritten */
@@ -53,6 +53,12 @@ extern const Pass pass_log_softmax;
 
 /* What changes nothing; what is computed twice. */
 extern const Pass pass_unchanged, pass_twice;
+
+/* Of a training graph: products into accumulators. */
+extern const Pass pass_accumulate;
+
+/* How often each value is read, or is an output: uses [n_values], of the graph's arena. */
+Status graph_uses(const Graph *graph, int **uses);
 
 /* All that fuse nodes, in order, NULL at the end. */
 extern const Pass *const fusing_passes[];

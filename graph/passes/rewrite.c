@@ -6,6 +6,17 @@
 const Pass *const fusing_passes[] = {&pass_unchanged,  &pass_gelu,      &pass_swish,     &pass_log_softmax, &pass_norm,
                                      &pass_norm_scale, &pass_norm_bias, &pass_attention, &pass_twice,       NULL};
 
+Status graph_uses(const Graph *g, int **uses) {
+  TRY(ARENA_NEW(g->arena, *uses, g->n_values));
+  for (size_t i = 0; i < g->n_nodes; i++)
+    for (int k = 0; k < g->nodes[i]->n_in; k++)
+      if (g->nodes[i]->in[k] != NO_VALUE)
+        ++(*uses)[g->nodes[i]->in[k]];
+  for (size_t i = 0; i < g->n_outputs; i++)
+    ++(*uses)[g->outputs[i]];
+  return OK;
+}
+
 static int count_attrs(const Rewrite *rewrite) {
   int n = 0;
   while (n < 2 && rewrite->attrs[n].name)
@@ -65,16 +76,23 @@ static Status emit_gradient(Graph *g, const Node *node) {
  * `from` want gradients. */
 static Status may_stand(const Graph *from, const bool *wants, const Node *root, const Instead *instead, Takes *takes,
                         const void *context, Arena *arena, bool *may) {
-  const Value *wanted = graph_value(from, root->out[0]);
   Graph *g;
   ValueId *in, out;
+  NodeId node;
   bool *inner;
   TRY(graph_create(arena, "", &g));
   TRY(ARENA_NEW(arena, in, instead->n_in));
   for (int k = 0; k < instead->n_in; k++)
     if ((in[k] = instead->in[k]) != NO_VALUE)
       TRY(stand_in(from, instead->in[k], wants[instead->in[k]], g, &in[k]));
+  if (root->n_out == 0) {
+    TRY(graph_add_node(g, instead->op, root->name, in, instead->n_in, instead->attrs, instead->n_attrs, NULL, 0,
+                       &node));
+    *may = !takes || takes(context, g, graph_node(g, node));
+    return OK;
+  }
   TRY(instead_emit(g, instead, in, &out));
+  const Value *wanted = graph_value(from, root->out[0]);
   size_t n = g->n_nodes;
   TRY(ARENA_NEW(arena, inner, g->n_values));
   autodiff_wants(g, inner);

@@ -8,6 +8,7 @@
 #include "graph/batch.h"
 #include "graph/op.h"
 #include "graph/order.h"
+#include "graph/passes/passes.h"
 #include "runtime/job/job.h"
 
 /* "NAME=N" of --dim. */
@@ -370,6 +371,17 @@ static Status decide_optimizer(Job *job) {
                     options_given(o, "optimizer") || options_given(o, "lr") ? "" : " (--optimizer, --lr)");
 }
 
+/* The products that are gradients of parameters go into the accumulators. */
+static Status accumulate_products(Job *job) {
+  Graph *graph = job->decided.graph;
+  LossSpec *loss = &job->decided.loss;
+  ValueId *map;
+  TRY(ARENA_NEW(job->arena, map, graph->n_values));
+  TRY(graph_rewrite(graph, &pass_accumulate, devices_take, &job->decided, job->arena, map, &job->decided.graph));
+  loss->output = map[loss->output];
+  return OK;
+}
+
 Status job_differentiate(Job *job) {
   Graph *graph = job->decided.graph;
   size_t n_unreached = 0;
@@ -384,6 +396,9 @@ Status job_differentiate(Job *job) {
     return fail(E_MODEL, "%s: no gradient of the loss reaches any of the %lld trained tensors", job->asked.path,
                 (long long)tensors);
   TRY(append_optimizer(job));
+  if (!job->asked.options->no_fuse)
+    TRY(accumulate_products(job));
+  graph = job->decided.graph;
   Status status = devices_prepare(job->decided.devices, job->decided.ranks, job->decided.precision, graph);
   if (status != OK) {
     status_context("%s: ", job->asked.path);

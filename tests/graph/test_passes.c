@@ -282,11 +282,79 @@ static void training_graphs_are_copied(void **state) {
   }
 }
 
+/* A microbatch forward and backward; *data [n_values] is what values were then. */
+static void run_training(Arena *arena, const Graph *g, void ***data) {
+  ASSERT_OK(ARENA_NEW(arena, *data, g->n_values));
+  for (ValueId v = 0; v < g->n_values; v++) {
+    const Value *value = graph_value(g, v);
+    uint64_t seed = 0;
+    for (const char *c = value->name; *c; c++)
+      seed = seed * 31 + (unsigned char)*c;
+    assert_non_null((*data)[v] = arena_alloc(arena, graph_value_bytes(g, v) + 1, 1));
+    if (value->data)
+      memcpy((*data)[v], value->data, graph_value_bytes(g, v));
+    else if (value->producer == NO_NODE && value->role != ROLE_STATE)
+      for (int64_t i = 0; i < shape_elements(value->shape); i++) {
+        double number = 0.25 * random_below(&seed, 9) - 1;
+        if (value->dtype == F32)
+          ((float *)(*data)[v])[i] = (float)number;
+        else if (value->dtype == F64)
+          ((double *)(*data)[v])[i] = 1;
+      }
+  }
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *n = g->nodes[i];
+    Tensor in[8], out[8];
+    if (n->phase == PHASE_UPDATE)
+      continue;
+    for (int k = 0; k < n->n_in; k++)
+      in[k] = n->in[k] == NO_VALUE
+                  ? (Tensor){0}
+                  : (Tensor){graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, (*data)[n->in[k]]};
+    for (int k = 0; k < n->n_out; k++)
+      out[k] = n->out[k] == NO_VALUE
+                   ? (Tensor){0}
+                   : (Tensor){graph_value(g, n->out[k])->dtype, graph_value(g, n->out[k])->shape, (*data)[n->out[k]]};
+    ASSERT_OK(backend_evaluate(NULL, n, in, out));
+  }
+}
+
+/* Products go into accumulators, which hold the same in the end; a sum of two does not. */
+static void products_are_accumulated(void **state) {
+  (void)state;
+  size_t made = 0, left = 0;
+  for (uint64_t seed = 0; seed < 20; seed++) {
+    Arena *arena = arena_create();
+    Graph *g = random_training(arena, seed, 20), *to;
+    void **before, **after;
+    ValueId *map;
+    ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
+    ASSERT_OK(graph_rewrite(g, &pass_accumulate, NULL, NULL, arena, map, &to));
+    size_t products = count_op(to, OP_AccumulateMatMul);
+    assert_int_equal(count_op(g, OP_Accumulate), count_op(to, OP_Accumulate) + products);
+    assert_true(count_op(to, OP_MatMul) + products <= count_op(g, OP_MatMul));
+    made += products;
+    left += count_op(to, OP_Accumulate);
+    run_training(arena, g, &before);
+    run_training(arena, to, &after);
+    for (size_t i = 0; i < g->n_groups; i++) {
+      ValueId v = g->groups[i].gradient;
+      for (int64_t k = 0; v != NO_VALUE && k < shape_elements(graph_value(g, v)->shape); k++) {
+        float x = ((float *)before[v])[k], y = ((float *)after[map[v]])[k];
+        if (!(fabsf(x - y) <= 1e-4f * fmaxf(1, fabsf(x))))
+          FAIL_TEST("seed %d, '%s': %g, then %g", (int)seed, graph_value(g, v)->name, x, y);
+      }
+    }
+    arena_destroy(arena);
+  }
+  assert_true(made > 20 && left > 20);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(patterns_become_one_node),      cmocka_unit_test(what_is_used_stays),
       cmocka_unit_test(what_runs_nowhere_is_not_made), cmocka_unit_test(functions_emit),
-      cmocka_unit_test(training_graphs_are_copied),
+      cmocka_unit_test(training_graphs_are_copied),    cmocka_unit_test(products_are_accumulated),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
