@@ -63,7 +63,7 @@ static int64_t scratch_bytes(const Attention *a, int64_t block, int64_t size) {
     return lanes + (a->size + a->value_size + MOST_TILE_ROWS + 3 * KEYS) * WIDEST;
   int64_t wide = round_up(a->size, WIDEST / size) + round_up(a->value_size, WIDEST / size);
   return lanes + 2 * KEYS_BACK * WIDEST +
-         block * size * (2 * a->size + a->value_size + MOST_TILE_ROWS + wide + 2 * KEYS_BACK + 2);
+         block * size * (2 * a->size + a->value_size + MOST_TILE_ROWS + wide + 2 * KEYS_BACK + 3);
 }
 
 /* The plan of a job, by its shape: everything but the tensors and the instruction set. False: the reference has it. */

@@ -60,12 +60,12 @@ typedef void TurnF64(const double *from, int64_t line, int64_t step, int64_t n, 
 /* Loops of attention over strips [n, 2 vectors], of which the second axis are lanes.
  * across: C's tile [tile_rows, 2 vectors] (rows `row` elements apart) += A [tile_rows, k] times B's packed strip, where
  * A's columns are the lanes of strips that lie `strip` elements apart.
- * most: the largest of each lane and of what is in `most`. weigh: s = exp(s - shift), 0 where that is next to nothing;
- * sum += s. scale: s *= factor. add: s += mask, minus infinity where that is. slope: s = p (s - common). */
+ * most: the largest of each lane and of what is in `most`. weigh: s = exp(s - shift - less), 0 where that is next to
+ * nothing; sum += s. scale: s *= factor. add: s += mask, minus infinity where that is. slope: s = p (s - common). */
 typedef struct {
   void (*across)(int64_t k, const float *a, int64_t strip, const float *b, float *c, int64_t row);
   void (*most)(const float *s, int64_t n, float *most);
-  void (*weigh)(float *s, int64_t n, const float *shift, float *sum);
+  void (*weigh)(float *s, int64_t n, const float *shift, const float *less, float *sum);
   void (*scale)(float *s, int64_t n, const float *factor);
   void (*add)(float *s, int64_t n, const float *mask);
   void (*slope)(const float *p, float *s, int64_t n, const float *common);
@@ -73,7 +73,7 @@ typedef struct {
 typedef struct {
   void (*across)(int64_t k, const double *a, int64_t strip, const double *b, double *c, int64_t row);
   void (*most)(const double *s, int64_t n, double *most);
-  void (*weigh)(double *s, int64_t n, const double *shift, double *sum);
+  void (*weigh)(double *s, int64_t n, const double *shift, const double *less, double *sum);
   void (*scale)(double *s, int64_t n, const double *factor);
   void (*add)(double *s, int64_t n, const double *mask);
   void (*slope)(const double *p, double *s, int64_t n, const double *common);

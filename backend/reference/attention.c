@@ -1,6 +1,6 @@
 /* Attention, one query behind the other. Invariant: weights and sums in double; those over a query's keys go from the
  * first key on, those over a key's queries from the first head and query on. A query that may see no key gives 0 and
- * hands no gradient on; its log-sum-exp is minus infinity. */
+ * hands no gradient on; its largest score is minus infinity. */
 #include "backend/reference/attention.h"
 
 #include <math.h>

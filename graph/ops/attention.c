@@ -1,5 +1,6 @@
-/* Scaled dot-product attention without its matrix of weights: forward keeps each query's log-sum-exp, by which the
- * gradient finds the weights again. */
+/* Scaled dot-product attention without its matrix of weights: forward keeps of each query the largest score and the
+ * logarithm of the sum of exp(score - largest), by which the gradient finds the weights again. Their sum would not do:
+ * beside a score of -1e9, as masks make it, no digit of a logarithm is left. */
 #include "graph/ops/attention.h"
 
 #include "graph/ops/rule.h"
@@ -48,29 +49,30 @@ static Status check(const Graph *g, const Node *n) {
   return OK;
 }
 
-static void result_shapes(const Attention *a, Shape *y, Shape *lse) {
+static void result_shapes(const Attention *a, Shape *y, Shape *stats) {
   *y = (Shape){4, {a->batch, a->heads, a->queries, a->value_size}};
-  *lse = shape_of(3, y->dim);
+  *stats = shape_of(3, y->dim);
 }
 
 static Status infer_attention(Graph *g, Node *n) {
-  Shape y, lse;
+  Shape y, stats;
   TRY(check(g, n));
   Attention a = attention_in(g, n);
   DType dtype = rule_in(g, n, 0)->dtype;
-  result_shapes(&a, &y, &lse);
+  result_shapes(&a, &y, &stats);
   rule_set(g, n, 0, dtype, y);
-  rule_set(g, n, 1, dtype, lse);
+  rule_set(g, n, 1, dtype, stats);
+  rule_set(g, n, 2, dtype, stats);
   return OK;
 }
 
 static Status infer_attention_grad(Graph *g, Node *n) {
-  Shape y, lse;
+  Shape y, stats;
   TRY(check(g, n));
   Attention a = attention_in(g, n);
-  result_shapes(&a, &y, &lse);
+  result_shapes(&a, &y, &stats);
   for (int i = ATTENTION_GRAD_Y; i <= ATTENTION_GRAD_DY; i++) {
-    Shape wanted = i == ATTENTION_GRAD_LSE ? lse : y;
+    Shape wanted = i == ATTENTION_GRAD_Y || i == ATTENTION_GRAD_DY ? y : stats;
     const Value *v = rule_in(g, n, i);
     if (!shape_equal(v->shape, wanted) || v->dtype != rule_in(g, n, 0)->dtype)
       return fail(E_SHAPE, "'%s' is %s %s, not %s %s", v->name, dtype_name(v->dtype), SHAPE_STR(v->shape),
@@ -84,12 +86,12 @@ static Status infer_attention_grad(Graph *g, Node *n) {
 static Status gradient_attention(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   bool masked = rule_has_in(n, ATTENTION_MASK);
   ValueId mask = masked ? n->in[ATTENTION_MASK] : NO_VALUE;
-  ValueId in[] = {n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], d_out[0], mask};
+  ValueId in[] = {n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], d_out[0], mask};
   NodeId id;
   TRY(rule_first_only(g, n, d_out));
   if (rule_wants(g, n, ATTENTION_MASK))
     return fail(E_UNSUPPORTED, "the mask '%s' is to be trained", rule_in(g, n, ATTENTION_MASK)->name);
-  TRY(graph_add_node(g, OP_AttentionGrad, n->name, in, masked ? 7 : 6, n->attrs, n->n_attrs, NULL, 3, &id));
+  TRY(graph_add_node(g, OP_AttentionGrad, n->name, in, masked ? 8 : 7, n->attrs, n->n_attrs, NULL, 3, &id));
   for (int i = 0; i < 3; i++)
     if (rule_wants(g, n, i))
       d_in[i] = graph_node(g, id)->out[i];
@@ -122,5 +124,5 @@ static Cost cost_attention_grad(const Graph *g, const Node *n) {
   return cost_pairs(g, n, &a, (double)(3 * a.size + 2 * a.value_size));
 }
 
-ENTRY(Attention, 3, 4, 2, 2, 0, infer_attention, gradient_attention, cost_attention, batch_attention)
-ENTRY(AttentionGrad, 6, 7, 3, 3, 0, infer_attention_grad, NULL, cost_attention_grad, NULL)
+ENTRY(Attention, 3, 4, 3, 3, 0, infer_attention, gradient_attention, cost_attention, batch_attention)
+ENTRY(AttentionGrad, 7, 8, 3, 3, 0, infer_attention_grad, NULL, cost_attention_grad, NULL)

@@ -7,7 +7,7 @@
 /* Inputs of both operators, and of each behind them; the mask may be absent. */
 enum { ATTENTION_Q, ATTENTION_K, ATTENTION_V };
 enum { ATTENTION_MASK = 3 };
-enum { ATTENTION_GRAD_Y = 3, ATTENTION_GRAD_LSE, ATTENTION_GRAD_DY, ATTENTION_GRAD_MASK };
+enum { ATTENTION_GRAD_Y = 3, ATTENTION_GRAD_MOST, ATTENTION_GRAD_LOG_SUM, ATTENTION_GRAD_DY, ATTENTION_GRAD_MASK };
 
 typedef struct {
   int64_t batch, heads, groups; /* groups: heads of K and V, each for heads / groups heads of Q that stand together */

@@ -522,5 +522,5 @@ void batch_attention(const Graph *g, const Node *n, const Batch *in, Batch *out)
   Batch found = counts_samples(n, in) ? mixed : broadcast(g, n, in, 4);
   bool own_keys = rule_in(g, n, 0)->shape.dim[1] == rule_in(g, n, 1)->shape.dim[1];
   bool apart = found.kind == BATCH_AXIS && (found.axis == 0 || (found.axis == 1 && own_keys));
-  out[0] = out[1] = apart ? found : mixed;
+  out[0] = out[1] = out[2] = apart ? found : mixed;
 }

@@ -138,7 +138,7 @@ static Status emit_attention(Graph *g, const Instead *instead, const ValueId *in
   for (int i = 0; i < 3; i++)
     TRY(emit_operand(g, found, i, in[i], &to[i]));
   TRY(emit_masks(g, found, in[0], in + 3, &to[3]));
-  TRY(graph_add_node(g, OP_Attention, "", to, to[3] == NO_VALUE ? 3 : 4, attrs, n_attrs, NULL, 2, &id));
+  TRY(graph_add_node(g, OP_Attention, "", to, to[3] == NO_VALUE ? 3 : 4, attrs, n_attrs, NULL, 3, &id));
   y = graph_node(g, id)->out[0];
   if (found->blind != NO_VALUE) {
     TRY(emit_scalar(g, y, 0, &zero));

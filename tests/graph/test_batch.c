@@ -162,7 +162,7 @@ static ValueId picked_by_place(Model *m) {
 
 static ValueId attend(Model *m, ValueId q, ValueId k) {
   NodeId node;
-  ASSERT_OK(graph_add_node(m->g, OP_Attention, "attention", (ValueId[]){q, k, k}, 3, NULL, 0, NULL, 2, &node));
+  ASSERT_OK(graph_add_node(m->g, OP_Attention, "attention", (ValueId[]){q, k, k}, 3, NULL, 0, NULL, 3, &node));
   return graph_node(m->g, node)->out[0];
 }
 

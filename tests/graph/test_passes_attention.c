@@ -336,7 +336,7 @@ static const float *evaluate(Arena *arena, const Graph *g) {
   void **data = data_of(arena, g);
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *n = g->nodes[i];
-    Tensor in[4], out[2];
+    Tensor in[4], out[3];
     for (int k = 0; k < n->n_in; k++)
       in[k] = (Tensor){graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, data[n->in[k]]};
     for (int k = 0; k < n->n_out; k++)

@@ -7,8 +7,8 @@
   }
 #define P(...)                                                                                                         \
   { .present = true, .shape = {__VA_ARGS__}, .fill = FILL_POSITIVE }
-#define BIG(...)                                                                                                       \
-  { .present = true, .shape = {__VA_ARGS__}, .fill = FILL_LIMIT, .limit = 6 }
+#define ALL(x, ...)                                                                                                    \
+  { .present = true, .shape = {__VA_ARGS__}, .fill = FILL_LIMIT, .limit = x }
 #define B(...)                                                                                                         \
   {                                                                                                                    \
     .present = true, .dtype = BOOL, .shape = { __VA_ARGS__ }                                                           \
@@ -150,27 +150,27 @@ const OpCase large_op_cases[] = {
      {INT("axis", 1)}},
 #define QKV(b, h, groups, t, s, d, dv) F(4, {b, h, t, d}), F(4, {b, groups, s, d}), F(4, {b, groups, s, dv})
 #define GRAD_QKV(b, h, groups, t, s, d, dv)                                                                            \
-  F(4, {b, h, t, d}), F(4, {b, groups, s, d}), F(4, {b, groups, s, dv}), F(4, {b, h, t, dv}), BIG(3, {b, h, t}),       \
-      F(4, {b, h, t, dv})
+  F(4, {b, h, t, d}), F(4, {b, groups, s, d}), F(4, {b, groups, s, dv}), F(4, {b, h, t, dv}), ALL(3, 3, {b, h, t}),    \
+      ALL(3, 3, {b, h, t}), F(4, {b, h, t, dv})
     {OP_Attention,
      TYPES_FLOAT,
      {QKV(1, 2, 1, 150, 260, 20, 17), F(2, {150, 260})},
-     {{true, {4, {1, 2, 150, 17}}}, {true, {3, {1, 2, 150}}}},
+     {{true, {4, {1, 2, 150, 17}}}, {true, {3, {1, 2, 150}}}, {true, {3, {1, 2, 150}}}},
      {REAL("scale", 0.25)}},
     {OP_Attention,
      TYPES_FLOAT,
      {QKV(1, 4, 2, 270, 270, 8, 9)},
-     {{true, {4, {1, 4, 270, 9}}}, {true, {3, {1, 4, 270}}}},
+     {{true, {4, {1, 4, 270, 9}}}, {true, {3, {1, 4, 270}}}, {true, {3, {1, 4, 270}}}},
      {REAL("scale", 0.25), INT("right", 0)}},
     {OP_Attention,
      TYPES_FLOAT,
      {QKV(35, 2, 2, 2, 5, 4, 3), B(4, {35, 1, 1, 5})},
-     {{true, {4, {35, 2, 2, 3}}}, {true, {3, {35, 2, 2}}}},
+     {{true, {4, {35, 2, 2, 3}}}, {true, {3, {35, 2, 2}}}, {true, {3, {35, 2, 2}}}},
      {{0}}},
     {OP_Attention,
      TYPES_FLOAT,
      {QKV(1, 1, 1, 300, 320, 6, 6)},
-     {{true, {4, {1, 1, 300, 6}}}, {true, {3, {1, 1, 300}}}},
+     {{true, {4, {1, 1, 300, 6}}}, {true, {3, {1, 1, 300}}}, {true, {3, {1, 1, 300}}}},
      {INT("right", 20), INT("left", 31)}},
     {OP_AttentionGrad,
      TYPES_FLOAT,
@@ -192,6 +192,18 @@ const OpCase large_op_cases[] = {
      {GRAD_QKV(1, 1, 1, 300, 320, 6, 6)},
      {{true, {4, {1, 1, 300, 6}}}, {true, {4, {1, 1, 320, 6}}}, {true, {4, {1, 1, 320, 6}}}},
      {REAL("scale", 0.5), INT("right", 20), INT("left", 31)}},
+    /* rows of which all is as good as forbidden weigh all alike */
+    {OP_Attention,
+     TYPES_FLOAT,
+     {QKV(1, 1, 1, 3, 5, 4, 4), N(-9000000000000000000)},
+     {{true, {4, {1, 1, 3, 4}}}, {true, {3, {1, 1, 3}}}, {true, {3, {1, 1, 3}}}},
+     {{0}}},
+    {OP_AttentionGrad,
+     TYPES_FLOAT,
+     {QKV(1, 1, 1, 3, 5, 4, 4), F(4, {1, 1, 3, 4}), ALL(-9000000000000000000, 3, {1, 1, 3}), P(3, {1, 1, 3}),
+      F(4, {1, 1, 3, 4}), N(-9000000000000000000)},
+     {{true, {4, {1, 1, 3, 4}}}, {true, {4, {1, 1, 5, 4}}}, {true, {4, {1, 1, 5, 4}}}},
+     {{0}}},
 #undef GRAD_QKV
 #undef QKV
     {OP_CrossEntropy,

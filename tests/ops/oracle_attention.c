@@ -35,7 +35,7 @@ static double score(const Scores *s, Position p) {
   for (int64_t i = 0; i < c->in_shape[0].dim[3]; i++)
     sum += c->in[0][of_query(s, c->in_shape[0], p, i)] * c->in[1][of_key(s, c->in_shape[1], p, i)];
   sum *= node_float(c->node, "scale", 1);
-  int m = c->node->op == OP_Attention ? 3 : 6;
+  int m = c->node->op == OP_Attention ? 3 : 7;
   if (c->n_in <= m || !c->in[m])
     return sum;
   double mask = c->in[m][element_broadcast(c->in_shape[m], s->all, p)];
@@ -46,11 +46,14 @@ void oracle_Attention(const OracleCall *c) {
   Scores s = scores_of(c);
   Shape y = c->out_shape[0];
   for (int64_t row = 0; row < shape_elements(c->out_shape[1]); row++) {
-    double sum = 0, *weight = malloc((size_t)(s.all.dim[3] + 1) * sizeof *weight);
+    double sum = 0, most = -INFINITY, *weight = malloc((size_t)(s.all.dim[3] + 1) * sizeof *weight);
     Position p = position_of(c->out_shape[1], row);
     for (p.at[3] = 0; p.at[3] < s.all.dim[3]; p.at[3]++)
-      sum += weight[p.at[3]] = exp(score(&s, p));
-    c->out[1][row] = log(sum);
+      most = fmax(most, score(&s, p));
+    for (p.at[3] = 0; p.at[3] < s.all.dim[3]; p.at[3]++)
+      sum += weight[p.at[3]] = most == -INFINITY ? 0 : exp(score(&s, p) - most);
+    c->out[1][row] = most;
+    c->out[2][row] = sum > 0 ? log(sum) : 0;
     for (int64_t i = 0; i < y.dim[3]; i++) {
       double of_values = 0;
       for (p.at[3] = 0; p.at[3] < s.all.dim[3]; p.at[3]++)
@@ -69,9 +72,11 @@ void oracle_AttentionGrad(const OracleCall *c) {
       c->out[i][e] = 0;
   for (int64_t e = 0; e < shape_elements(s.all); e++) {
     Position p = position_of(s.all, e);
-    double weight = exp(score(&s, p) - c->in[4][element_at(c->in_shape[4], p)]), slope = 0;
+    double weight =
+               exp(score(&s, p) - c->in[4][element_at(c->in_shape[4], p)] - c->in[5][element_at(c->in_shape[5], p)]),
+           slope = 0;
     for (int64_t i = 0; i < y.dim[3]; i++) {
-      double dy = c->in[5][of_query(&s, y, p, i)];
+      double dy = c->in[6][of_query(&s, y, p, i)];
       slope += dy * (c->in[2][of_key(&s, v, p, i)] - c->in[3][of_query(&s, y, p, i)]);
       c->out[2][of_key(&s, v, p, i)] += weight * dy;
     }

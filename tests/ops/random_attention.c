@@ -37,12 +37,12 @@ bool draw_attention(Draw *d, OpKind op) {
   if (grad) {
     input(d, y)->fill = FILL_UNIT;
     input(d, shape_of(3, y.dim))->fill = FILL_BEYOND;
+    input(d, shape_of(3, y.dim))->fill = FILL_UNIT;
     input(d, y)->fill = FILL_UNIT;
   }
   draw_mask(d, (Shape){4, {batch, groups * each, queries, keys}});
   output(d, grad ? q : y);
   output(d, grad ? k : shape_of(3, y.dim));
-  if (grad)
-    output(d, v);
+  output(d, grad ? v : shape_of(3, y.dim));
   return true;
 }
