@@ -291,8 +291,8 @@ static Status join_runs(Oracle *oracle, const DrawnData *data, int output, int a
       *joined = run[output];
       if (axis < 0)
         return OK;
-      for (int i = 0; i < joined->shape.rank; i++)
-        *(i < axis ? &before : &behind) *= i == axis ? 1 : joined->shape.dim[i];
+      for (int i = 0; i < run[output].shape.rank; i++)
+        *(i < axis ? &before : &behind) *= i == axis ? 1 : run[output].shape.dim[i];
       joined->shape.dim[axis] = outer * inner * all;
       TRY(ARENA_NEW(oracle->arena, joined->data, shape_elements(joined->shape)));
     }
