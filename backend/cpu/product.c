@@ -1,6 +1,6 @@
 /* MatMul, Gemm and products that are added to an accumulator over threads. Invariant: an element of a product is the
  * sum, block by block of K_BLOCK along k, of each block's own left-to-right sum, beginning with the accumulator's where
- * there is one: bits depend on k and the instruction set.
+ * there is one, or with a vector's that is added to all rows: bits depend on k and the instruction set.
  *
  * One product: for each block along n and k, B's part is packed once into the workspace, by all threads; then each task
  * packs a block of A's rows into its thread's scratch and multiplies it with a range of B's columns. Many small
@@ -31,6 +31,7 @@ typedef struct {
   int64_t m_task, n_task; /* rows and columns of a task */
   const Tensor *in, *out; /* of many products */
   bool adds;              /* to what is in C */
+  const void *row;        /* what every row begins with, [n] of the product; NULL: nothing */
 } Job;
 
 #define T float
@@ -81,12 +82,12 @@ static Status accumulate_prepare(Stream *stream, const Node *node, const Tensor 
   return product_prepare(stream, node, in + 1, out, workspace_bytes, state);
 }
 
-/* in: A and B. */
+/* in: A and B; row: NULL, or what each row of one product begins with. */
 static Status multiply(Stream *stream, const Node *node, const Product *p, const Tensor *in, const Tensor *out,
-                       bool adds, void *workspace) {
+                       bool adds, const void *row, void *workspace) {
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
-  Job job = {.p = p, .isa = stream->isa, .packed = workspace, .in = in, .out = out, .adds = adds};
+  Job job = {.p = p, .isa = stream->isa, .packed = workspace, .in = in, .out = out, .adds = adds, .row = row};
   size_t size = dtype_bytes(in->dtype);
   job.columns = 2 * stream->isa->vector_bytes / (int64_t)size;
   if (p->m * p->n * p->batches == 0 || (p->k == 0 && adds))
@@ -101,16 +102,27 @@ static Status multiply(Stream *stream, const Node *node, const Product *p, const
 #define PRODUCT .accepts = takes_floats, .workspace = product_workspace, .prepare = product_prepare, .release = free
 
 CPU_KERNEL(MatMul, PRODUCT) {
-  return multiply(stream, node, state, in, out, false, workspace);
+  return multiply(stream, node, state, in, out, false, NULL, workspace);
 }
 
 CPU_KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = accumulate_workspace, .prepare = accumulate_prepare,
            .release = free) {
   (void)out;
-  return multiply(stream, node, state, in + 1, in, true, workspace);
+  return multiply(stream, node, state, in + 1, in, true, NULL, workspace);
+}
+
+/* C, where it is a row and neither it nor the product is scaled. */
+static const void *row_of(const Node *node, const Product *p, const Tensor *in) {
+  const Tensor *c = node->n_in > 2 && in[2].data ? &in[2] : NULL;
+  bool is_row = c && c->shape.rank && c->shape.dim[c->shape.rank - 1] == p->n && shape_elements(c->shape) == p->n &&
+                p->k && node_float(node, "alpha", 1) == 1 && node_float(node, "beta", 1) == 1;
+  return is_row ? c->data : NULL;
 }
 
 CPU_KERNEL(Gemm, PRODUCT) {
+  const void *row = row_of(node, state, in);
+  if (row)
+    return multiply(stream, node, state, in, out, false, row, workspace);
   TRY(run_MatMul(stream, node, in, out, workspace, state));
   return product_finish(node, in, out);
 }

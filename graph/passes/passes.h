@@ -48,6 +48,9 @@ extern const Pass pass_norm, pass_norm_scale, pass_norm_bias;
 /* Attention that is spelled out. */
 extern const Pass pass_attention;
 
+/* Vectors that are added to products. */
+extern const Pass pass_bias;
+
 /* Logarithms of softmax. */
 extern const Pass pass_log_softmax;
 

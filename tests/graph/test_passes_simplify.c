@@ -26,6 +26,11 @@ static const Case cases[] = {
     {{"a = ReduceSum p axes:1 keepdims:1", "b = ReduceSum p axes:0 keepdims:1", "c = Add a b"},
      "ReduceSum ReduceSum Add"},
     {{"a = Exp x", "b = Exp x", "c = Mul a p", "d = Mul b p", "e = Add c d"}, "Exp Exp Mul Mul Add"}, /* a mask */
+    {{"a = MatMul x w transB:0", "b = Add a v"}, "Gemm"},
+    {{"a = MatMul x x transB:1", "b = Add t a"}, "Reshape Gemm"},
+    {{"q = Reshape x shape:1,3,4", "a = MatMul q w", "b = Add v a"}, "Reshape Reshape Gemm Reshape"},
+    {{"a = MatMul w y transA:1 transB:1", "b = Add a t"}, "MatMul Add"},
+    {{"a = MatMul x w", "b = Add a column"}, "MatMul Add"}, /* a column */
     {{"a = Softmax x axis:1", "b = Log a"}, "LogSoftmax"},
     {{"a = Softmax x axis:0", "b = Log a", "c = Add a b"}, "Softmax LogSoftmax Add"},
 };
@@ -45,6 +50,10 @@ static Spelled spell(Arena *arena, const Case *c) {
   spelled_input(&s, "y", ROLE_INPUT, 2, whole.dim);
   spelled_input(&s, "r", ROLE_INPUT, 1, (int64_t[]){4});
   spelled_input(&s, "p", ROLE_PARAMETER, 2, whole.dim);
+  spelled_input(&s, "w", ROLE_PARAMETER, 2, (int64_t[]){4, 5});
+  spelled_input(&s, "v", ROLE_PARAMETER, 1, (int64_t[]){5});
+  spelled_input(&s, "t", ROLE_PARAMETER, 2, (int64_t[]){1, 3});
+  spelled_input(&s, "column", ROLE_PARAMETER, 2, (int64_t[]){3, 1});
   constant(&s, "false", BOOL, whole, flags);
   for (int i = 0; i < 12; i++) {
     ones[i] = 1;
