@@ -1,5 +1,5 @@
 /* Lays out stages and ranks. Invariant: two values of a stage that live at the same time share no byte, unless one is
- * a view of the other. */
+ * a view of the other; where a node reads the one for the last time and makes the other, it may lie in its place. */
 #include "graph/memory.h"
 
 #include <assert.h>
@@ -8,7 +8,8 @@
 #include "graph/op.h"
 #include "graph/pack.h"
 
-/* When a root and all its views live. Within an action time counts nodes; `end` of an action is behind them all. */
+/* When a root lives, with all its views and what takes its place. Within an action time counts nodes; `end` of an
+ * action is behind them all. */
 typedef struct {
   bool present;
   Point born, dies;
@@ -54,6 +55,51 @@ static void touch(Layout *w, ValueId v, Point point, int at) {
   if (point > life->dies || (point == life->dies && at > life->last)) {
     life->dies = point;
     life->last = at;
+  }
+}
+
+static ValueId root_of(const Layout *w, ValueId v) {
+  while (w->root[v] != v)
+    v = w->root[v];
+  return v;
+}
+
+/* Whether what node number `at` of an action makes may lie over its input k: nobody reads that afterwards, and the
+ * place does not change its block by it, in which it would lie for longer, or be sent. */
+static bool may_take(const Layout *w, const Node *node, int k, Point born, Point point, int at) {
+  const Graph *g = w->graph;
+  ValueId v = node->out[0], u = node->in[k], root = u == NO_VALUE ? NO_VALUE : root_of(w, u);
+  if (root == NO_VALUE || memory_is_persistent(g, root) || memory_is_fed(g, root))
+    return false;
+  const Value *from = graph_value(g, u), *to = graph_value(g, v);
+  const Life *old = &w->lives[root], *fresh = &w->lives[v];
+  if (from->dtype != to->dtype || !shape_equal(from->shape, to->shape) || old->dies != point || old->last != at)
+    return false;
+  for (int i = 0; i < node->n_in; i++) /* another view of it would be read elsewhere */
+    if (node->in[i] != NO_VALUE && root_of(w, node->in[i]) == root &&
+        !shape_equal(graph_value(g, node->in[i])->shape, to->shape))
+      return false;
+  return old->born == born || (fresh->dies == point && !fresh->sent_forward && !fresh->sent_backward);
+}
+
+/* Outputs take the places of inputs that die (OP_IN_PLACE). */
+static void unite(Layout *w, const NodeId *nodes, int n, Point born, Point point) {
+  for (int at = 0; at < n; at++) {
+    const Node *node = graph_node(w->graph, nodes[at]);
+    ValueId v = node->n_out == 1 ? node->out[0] : NO_VALUE;
+    if (!(op_def(node->op)->traits & OP_IN_PLACE) || v == NO_VALUE || !w->lives[v].present)
+      continue;
+    int k = 0;
+    while (k < node->n_in && !may_take(w, node, k, born, point, at))
+      k++;
+    if (k == node->n_in)
+      continue;
+    Life *old = &w->lives[root_of(w, node->in[k])], *fresh = &w->lives[v];
+    w->root[v] = root_of(w, node->in[k]);
+    fresh->born = old->born;
+    fresh->first = old->first;
+    *old = *fresh;
+    fresh->present = false;
   }
 }
 
@@ -154,6 +200,15 @@ static Status find_lives(Layout *w, Arena *arena) {
     walk_action(w, s->nodes[PHASE_W], s->n_nodes[PHASE_W], POINT_W, POINT_W);
   }
   send(w);
+  unite(w, s->nodes[PHASE_F], s->n_nodes[PHASE_F], POINT_F, POINT_F);
+  if (w->setting->joined) {
+    unite(w, s->backward, s->n_backward, POINT_B, POINT_W);
+  } else {
+    unite(w, s->nodes[PHASE_B], s->n_nodes[PHASE_B], POINT_B, POINT_B);
+    unite(w, s->nodes[PHASE_W], s->n_nodes[PHASE_W], POINT_W, POINT_W);
+  }
+  for (ValueId v = 0; v < w->graph->n_values; v++)
+    w->root[v] = root_of(w, v);
   return OK;
 }
 

@@ -75,7 +75,7 @@ typedef struct {
 } StageSetting;
 
 /* Lays out one stage. Views (OP_VIEW) share their root's place; a view of a received value, an input or a persistent
- * value too. Fails E_LIMIT when sizes overflow. */
+ * value too. What a node makes in place (OP_IN_PLACE) lies where an input of it did that is not fed and dies there. Fails E_LIMIT when sizes overflow. */
 Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, const StageSetting *setting,
                          StageMemory *memory);
 

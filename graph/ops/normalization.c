@@ -122,13 +122,13 @@ static Cost cost_norm(const Graph *g, const Node *n) {
   return passes(g, n, 8);
 }
 
-ENTRY(Softmax, 1, 1, 1, 1, 0, infer_softmax, gradient_softmax, cost_softmax, batch_line)
-ENTRY(LogSoftmax, 1, 1, 1, 1, 0, infer_softmax, gradient_softmax, cost_softmax, batch_line)
-ENTRY(SoftmaxGrad, 2, 2, 1, 1, 0, infer_softmax_grad, NULL, cost_norm, NULL)
-ENTRY(LogSoftmaxGrad, 2, 2, 1, 1, 0, infer_softmax_grad, NULL, cost_softmax, NULL)
+ENTRY(Softmax, 1, 1, 1, 1, OP_IN_PLACE, infer_softmax, gradient_softmax, cost_softmax, batch_line)
+ENTRY(LogSoftmax, 1, 1, 1, 1, OP_IN_PLACE, infer_softmax, gradient_softmax, cost_softmax, batch_line)
+ENTRY(SoftmaxGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_softmax_grad, NULL, cost_norm, NULL)
+ENTRY(LogSoftmaxGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_softmax_grad, NULL, cost_softmax, NULL)
 ENTRY(LayerNormalization, 2, 3, 3, 3, OP_SCALES, infer_norm, gradient_layer_norm, cost_norm, batch_rows)
-ENTRY(LayerNormalizationGradInput, 5, 5, 1, 1, 0, infer_norm_grad_input, NULL, cost_norm, NULL)
+ENTRY(LayerNormalizationGradInput, 5, 5, 1, 1, OP_IN_PLACE, infer_norm_grad_input, NULL, cost_norm, NULL)
 ENTRY(LayerNormalizationGradScale, 4, 4, 1, 1, 0, infer_norm_grad_scale, NULL, cost_norm, NULL)
 ENTRY(RMSNormalization, 2, 2, 2, 2, OP_SCALES, infer_norm, gradient_rms_norm, cost_norm, batch_rows)
-ENTRY(RMSNormalizationGradInput, 4, 4, 1, 1, 0, infer_norm_grad_input, NULL, cost_norm, NULL)
+ENTRY(RMSNormalizationGradInput, 4, 4, 1, 1, OP_IN_PLACE, infer_norm_grad_input, NULL, cost_norm, NULL)
 ENTRY(RMSNormalizationGradScale, 3, 3, 1, 1, 0, infer_norm_grad_scale, NULL, cost_norm, NULL)

@@ -57,6 +57,6 @@ static Cost cost_draw(const Graph *g, const Node *n) {
 }
 
 ENTRY(Dropout, 2, 2, 2, 2, OP_RANDOM, infer_dropout, gradient_dropout, cost_draw, batch_as_first)
-ENTRY(DropoutGrad, 2, 2, 1, 1, 0, infer_dropout_grad, NULL, NULL, NULL)
+ENTRY(DropoutGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_dropout_grad, NULL, NULL, NULL)
 ENTRY(RandomUniform, 2, 2, 1, 1, OP_RANDOM | OP_STOPS, infer_draw, NULL, cost_draw, batch_as_first)
 ENTRY(RandomNormal, 2, 2, 1, 1, OP_RANDOM | OP_STOPS, infer_draw, NULL, cost_draw, batch_as_first)

@@ -96,12 +96,12 @@ static Cost cost_update(const Graph *g, const Node *n) {
 }
 
 ENTRY(CrossEntropy, 2, 2, 2, 2, 0, infer_cross_entropy, gradient_cross_entropy, cost_loss, batch_cross_entropy)
-ENTRY(CrossEntropyGrad, 4, 4, 1, 1, 0, rule_same, NULL, cost_loss, NULL)
+ENTRY(CrossEntropyGrad, 4, 4, 1, 1, OP_IN_PLACE, rule_same, NULL, cost_loss, NULL)
 ENTRY(CountTargets, 1, 1, 1, 1, 0, infer_count_targets, NULL, NULL, NULL)
 ENTRY(MeanSquaredError, 2, 2, 1, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss, NULL)
-ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 1, 0, rule_same, NULL, cost_loss, NULL)
+ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 1, OP_IN_PLACE, rule_same, NULL, cost_loss, NULL)
 ENTRY(BinaryCrossEntropy, 2, 2, 1, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss, NULL)
-ENTRY(BinaryCrossEntropyGrad, 3, 3, 1, 1, 0, rule_same, NULL, cost_loss, NULL)
+ENTRY(BinaryCrossEntropyGrad, 3, 3, 1, 1, OP_IN_PLACE, rule_same, NULL, cost_loss, NULL)
 ENTRY(Accumulate, 2, 2, 0, 0, OP_MUTATES_FIRST, infer_accumulate, NULL, cost_update, NULL)
 ENTRY(SquaredNorm, 1, MAX_GROUPS, 1, 1, 0, infer_squared_norm, NULL, NULL, NULL)
 ENTRY(SgdUpdate, 3, INT_MAX, 0, 0, OP_UPDATE, infer_update, NULL, cost_update, NULL)

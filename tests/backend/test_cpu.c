@@ -71,6 +71,12 @@ static void check_case(const OpCase *c, DType type, uint64_t seed) {
       FAIL_TEST("%s on %s: one thread and three differ", case_text(c), chosen->name);
   case_release(&one);
   case_release(&three);
+  Backend backend = backend_cpu;
+  char where[256];
+  backend.stream_open = open_chosen;
+  backend.stream_close = keep_open;
+  if (!case_in_place(c, type, seed, &backend, 3, where))
+    FAIL_TEST("%s on %s: %s", case_text(c), chosen->name, where);
   arena_destroy(arena);
 }
 

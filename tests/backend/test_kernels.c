@@ -33,6 +33,8 @@ static void check_case(const OpCase *c, DType type, uint64_t seed) {
     if (!case_close(&built.tensor[value[i]], expected[i], case_tolerance(&built), where))
       FAIL_TEST("%s in %s, result %d: %s", case_text(c), dtype_name(type), i, where);
   case_release(&built);
+  if (!case_in_place(c, type, seed, &backend_reference, 1, where))
+    FAIL_TEST("%s in %s: %s", case_text(c), dtype_name(type), where);
   arena_destroy(arena);
 }
 

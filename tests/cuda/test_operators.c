@@ -50,6 +50,8 @@ static void check_case(const OpCase *c, DType type, uint64_t seed) {
       FAIL_TEST("%s in %s, result %d: two runs differ", case_text(c), dtype_name(type), i);
   case_release(&one);
   case_release(&two);
+  if (!sample && !case_in_place(c, type, seed, &backend_cuda, 1, where))
+    FAIL_TEST("%s in %s: %s", case_text(c), dtype_name(type), where);
   arena_destroy(arena);
 }
 

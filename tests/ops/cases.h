@@ -73,6 +73,7 @@ typedef struct {
   Node *node;     /* the case's */
   Tensor *tensor; /* [n_tensors], by ValueId */
   size_t n_tensors;
+  int over; /* 1 + k: case_run lays the output over input k, whose contents are lost */
 } CaseGraph;
 
 /* The graph of one node in this type: float inputs that are not fixed are parameters, fixed ones constants. Inputs
@@ -84,6 +85,11 @@ Status case_extend(CaseGraph *built);
 
 /* Runs nodes first … last-1 on a backend, on its first device. */
 Status case_run(const CaseGraph *built, const Backend *backend, int threads, NodeId first, NodeId last);
+
+/* Whether the case's results lie over each input that the planner may put them over, and are the same bits as beside
+ * them. If not, `where` says what. True for what is not done in place. */
+bool case_in_place(const OpCase *op_case, DType type, uint64_t seed, const Backend *backend, int threads,
+                   char where[256]);
 
 void case_release(CaseGraph *built);
 

@@ -230,6 +230,24 @@ static Status run_nodes(const CaseGraph *built, const Tensor *tensor, const Back
   return backend->stream_wait(stream);
 }
 
+/* Where an output is to lie over an input, its tensor does. */
+static void lay_over(const CaseGraph *built, Tensor *tensor) {
+  if (built->over)
+    tensor[built->node->out[0]].data = tensor[built->node->in[built->over - 1]].data;
+}
+
+/* On the host: in the graph's own tensors. */
+static Status run_here(const CaseGraph *built, Tensor *here, const Backend *backend, Stream *stream, NodeId first,
+                       NodeId last) {
+  memcpy(here, built->tensor, built->n_tensors * sizeof *here);
+  lay_over(built, here);
+  TRY(run_nodes(built, here, backend, stream, first, last));
+  if (built->over)
+    memcpy(built->tensor[built->node->out[0]].data, here[built->node->out[0]].data,
+           graph_value_bytes(built->graph, built->node->out[0]));
+  return OK;
+}
+
 /* To a device of its own memory, each tensor in an allocation of its size, and back. */
 static Status run_away(const CaseGraph *built, Tensor *away, const Backend *backend, Stream *stream, NodeId first,
                        NodeId last) {
@@ -240,6 +258,7 @@ static Status run_away(const CaseGraph *built, Tensor *away, const Backend *back
     TRY(backend->alloc(stream, bytes, &away[v].data));
     TRY(backend->copy(stream, away[v].data, built->tensor[v].data, bytes, COPY_HOST_TO_DEVICE));
   }
+  lay_over(built, away);
   TRY(run_nodes(built, away, backend, stream, first, last));
   for (size_t v = 0; v < built->n_tensors; v++)
     TRY(backend->copy(stream, built->tensor[v].data, away[v].data, graph_value_bytes(built->graph, (ValueId)v),
@@ -249,19 +268,57 @@ static Status run_away(const CaseGraph *built, Tensor *away, const Backend *back
 
 Status case_run(const CaseGraph *built, const Backend *backend, int threads, NodeId first, NodeId last) {
   Stream *stream;
-  Status status;
   TRY(backend->stream_open(0, threads, &stream));
-  if (backend->is_host) {
-    status = run_nodes(built, built->tensor, backend, stream, first, last);
-  } else {
-    Tensor *away = calloc(built->n_tensors, sizeof *away);
-    status = away ? run_away(built, away, backend, stream, first, last) : fail(E_MEMORY, "out of memory");
-    for (size_t v = 0; away && v < built->n_tensors; v++)
-      backend->release(stream, away[v].data);
-    free(away);
-  }
+  Tensor *tensor = calloc(built->n_tensors, sizeof *tensor);
+  Status status = !tensor            ? fail(E_MEMORY, "out of memory")
+                  : backend->is_host ? run_here(built, tensor, backend, stream, first, last)
+                                     : run_away(built, tensor, backend, stream, first, last);
+  for (size_t v = 0; tensor && !backend->is_host && v < built->n_tensors; v++)
+    if (!built->over || v != built->node->out[0])
+      backend->release(stream, tensor[v].data);
+  free(tensor);
   backend->stream_close(stream);
   return status;
+}
+
+/* Run with the output over input k; `beside` is the same case's, not so. */
+static bool same_over(const OpCase *c, DType type, uint64_t seed, const Backend *backend, int threads,
+                      const CaseGraph *beside, int k, char where[256]) {
+  Arena *arena = arena_create();
+  CaseGraph over = {0};
+  ValueId v = beside->node->out[0];
+  bool same = arena && case_build(c, type, seed, arena, &over) == OK;
+  over.over = k + 1;
+  same = same && case_run(&over, backend, threads, 0, 1) == OK;
+  if (!same)
+    snprintf(where, 256, "over input %d: %.200s", k, status_message());
+  else if (memcmp(over.tensor[v].data, beside->tensor[v].data, graph_value_bytes(beside->graph, v))) {
+    snprintf(where, 256, "over input %d other bits come out than beside it", k);
+    same = false;
+  }
+  case_release(&over);
+  arena_destroy(arena);
+  return same;
+}
+
+bool case_in_place(const OpCase *c, DType type, uint64_t seed, const Backend *backend, int threads, char where[256]) {
+  if (!(op_def(c->op)->traits & OP_IN_PLACE))
+    return true;
+  Arena *arena = arena_create();
+  CaseGraph beside = {0};
+  bool same =
+      arena && case_build(c, type, seed, arena, &beside) == OK && case_run(&beside, backend, threads, 0, 1) == OK;
+  if (!same)
+    snprintf(where, 256, "%.200s", status_message());
+  for (int k = 0; same && k < beside.node->n_in; k++) {
+    ValueId in = beside.node->in[k], out = beside.node->out[0];
+    if (in != NO_VALUE && beside.tensor[in].dtype == beside.tensor[out].dtype &&
+        shape_equal(beside.tensor[in].shape, beside.tensor[out].shape))
+      same = same_over(c, type, seed, backend, threads, &beside, k, where);
+  }
+  case_release(&beside);
+  arena_destroy(arena);
+  return same;
 }
 
 void case_release(CaseGraph *built) {

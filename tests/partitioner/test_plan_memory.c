@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "graph/op.h"
 #include "partitioner/plan/internal.h"
 #include "tests/random_graph.h"
 
@@ -10,6 +11,8 @@
 typedef struct {
   size_t offset, bytes;
   long born, dies; /* TICKS an action; the first tick of an action is for waiting, the last for copying */
+  int stage;
+  ValueId value; /* of a value that lies there */
 } Tenant;
 
 enum { TICKS = 1 << 12, MOST_TENANTS = 1 << 16 };
@@ -165,6 +168,8 @@ static void collect_stage(House *h, int stage, int m) {
       assert_int_equal(offset, memory_offset(rank, plan->stage_memory, stage, root, m));
     life[v].offset = offset;
     life[v].bytes = graph_value_bytes(g, v);
+    life[v].stage = stage;
+    life[v].value = v;
     if (v == root && !memory_is_persistent(g, v))
       add_tenant(h, life[v]);
   }
@@ -173,13 +178,28 @@ static void collect_stage(House *h, int stage, int m) {
       add_tenant(h, (Tenant){.offset = rank->scratch_offset + plan->stage_memory[stage].workspace[i],
                              .bytes = node_workspace_bytes(g, g->nodes[i], rank_of(h, stage)),
                              .born = node_time(h, g->nodes[i], m),
-                             .dies = node_time(h, g->nodes[i], m)});
+                             .dies = node_time(h, g->nodes[i], m),
+                             .value = NO_VALUE});
   free(life);
 }
 
 static int by_offset(const void *a, const void *b) {
   const Tenant *x = a, *y = b;
   return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+/* Whether a node makes `to` in the place of `from`, which it is the last to read. */
+static bool takes_place(const House *h, const Tenant *from, const Tenant *to) {
+  const Graph *g = h->plan.graph;
+  if (from->value == NO_VALUE || to->value == NO_VALUE || from->dies != to->born || from->offset != to->offset ||
+      from->stage != to->stage || graph_value(g, to->value)->producer == NO_NODE)
+    return false;
+  const Node *node = graph_node(g, graph_value(g, to->value)->producer);
+  for (int k = 0; k < node->n_in; k++)
+    if (op_def(node->op)->traits & OP_IN_PLACE && node->in[k] != NO_VALUE &&
+        root_of(g, from->stage, node->in[k]) == from->value && graph_value(g, from->value)->role == ROLE_ACTIVATION)
+      return true;
+  return false;
 }
 
 /* Pairs of tenants of this rank that meet in time and bytes. */
@@ -195,12 +215,14 @@ static int collisions(House *h, int r) {
       add_tenant(h, (Tenant){.offset = plan->rank_memory[r].persistent_offset[v],
                              .bytes = graph_value_bytes(g, v),
                              .born = 0,
-                             .dies = (long)TICKS * TICKS});
+                             .dies = (long)TICKS * TICKS,
+                             .value = NO_VALUE});
   qsort(h->tenants, (size_t)h->n_tenants, sizeof *h->tenants, by_offset);
   int found = 0;
   for (int i = 0; i < h->n_tenants; i++)
     for (int k = i + 1; k < h->n_tenants && h->tenants[k].offset < h->tenants[i].offset + h->tenants[i].bytes; k++)
-      found += h->tenants[i].born <= h->tenants[k].dies && h->tenants[k].born <= h->tenants[i].dies;
+      found += h->tenants[i].born <= h->tenants[k].dies && h->tenants[k].born <= h->tenants[i].dies &&
+               !takes_place(h, &h->tenants[i], &h->tenants[k]) && !takes_place(h, &h->tenants[k], &h->tenants[i]);
   return found;
 }
 
