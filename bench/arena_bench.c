@@ -101,7 +101,7 @@ static Status check(const Problem *p, size_t total) {
 
 static Status measure(Arena *arena, const char *name) {
   Problem p = {0};
-  size_t total = 0;
+  size_t total = 0, bound;
   FILE *file = fopen(name, "r");
   if (!file)
     return fail(E_IO, "%s", strerror(errno));
@@ -113,7 +113,8 @@ static Status measure(Arena *arena, const char *name) {
   TRY(pack(p.pieces, p.n, PACK_THOROUGH, &total));
   double seconds = clock_seconds() - begun;
   TRY(check(&p, total));
-  printf("%s %zu %zu %.3f\n", name, total, pack_bound(p.pieces, p.n), seconds);
+  TRY(pack_bound(p.pieces, p.n, &bound));
+  printf("%s %zu %zu %.3f\n", name, total, bound, seconds);
   return OK;
 }
 

@@ -252,20 +252,24 @@ static Status add_piece(Arena *arena, Pieces *list, Piece piece) {
   return OK;
 }
 
-static Status add_workspaces(Layout *w, Arena *arena, Pieces lists[ACTIONS]) {
+/* The nodes that run as one action. */
+static const NodeId *nodes_of(const Layout *w, int action, int *n) {
   const StageNodes *s = &w->stages->stages[w->setting->stage];
-  for (int action = 0; action < ACTIONS; action++) {
-    bool both = w->setting->joined && action == 1;
-    const NodeId *nodes = both ? s->backward : s->nodes[action];
-    int n = both ? s->n_backward : w->setting->joined && action == 2 ? 0 : s->n_nodes[action];
-    for (int at = 0; at < n; at++)
-      TRY(add_piece(arena, &lists[action],
-                    (Piece){.bytes = node_workspace_bytes(w->graph, graph_node(w->graph, nodes[at]), w->setting->rank),
-                            .first = at,
-                            .last = at,
-                            .value = NO_VALUE,
-                            .node = nodes[at]}));
-  }
+  bool both = w->setting->joined && action == 1;
+  *n = both ? s->n_backward : w->setting->joined && action == 2 ? 0 : s->n_nodes[action];
+  return both ? s->backward : s->nodes[action];
+}
+
+static Status add_workspaces(Layout *w, Arena *arena, int action, Pieces *list) {
+  int n;
+  const NodeId *nodes = nodes_of(w, action, &n);
+  for (int at = 0; at < n; at++)
+    TRY(add_piece(arena, list,
+                  (Piece){.bytes = node_workspace_bytes(w->graph, graph_node(w->graph, nodes[at]), w->setting->rank),
+                          .first = at,
+                          .last = at,
+                          .value = NO_VALUE,
+                          .node = nodes[at]}));
   return OK;
 }
 
@@ -292,23 +296,89 @@ static Status place_roots(Layout *w, Arena *arena, StageMemory *m, Pieces lists[
   return OK;
 }
 
+/* What lives in a block of the action's own microbatch while it runs: from its birth, to its death. */
+static Status list_tenants(const Layout *w, Arena *arena, const StageMemory *m, int action, int block, Pieces *list) {
+  static const Point births[] = {POINT_F, POINT_B, POINT_W}, deaths[] = {POINT_F, POINT_B, POINT_W};
+  Point birth = births[action], death = backward_point(w, deaths[action]);
+  const Block *b = &m->blocks[block];
+  bool dies = b->dies == death && !b->sent;
+  int n;
+  nodes_of(w, action, &n);
+  for (ValueId v = 0; (b->born == birth || dies) && v < w->graph->n_values; v++) {
+    const Life *life = &w->lives[v];
+    Place place = m->places[v];
+    if (life->present && only_action(w, life) < 0 && place.kind == PLACE_BLOCK && place.block == block)
+      TRY(add_piece(arena, list,
+                    (Piece){.bytes = graph_value_bytes(w->graph, v),
+                            .offset = place.offset,
+                            .first = b->born == birth ? life->first : 0,
+                            .last = dies ? life->last : n,
+                            .value = v,
+                            .node = NO_NODE}));
+  }
+  return OK;
+}
+
+static Status append(Arena *arena, Pieces *list, const Piece *pieces, size_t n) {
+  TRY(ARENA_RESERVE(arena, list->pieces, list->n, list->capacity, list->n + n));
+  for (size_t i = 0; i < n; i++)
+    list->pieces[list->n++] = pieces[i];
+  return OK;
+}
+
+/* Moves what has room in a block from the action's list there; *all gets what lives in the block. */
+static Status fill_block(Arena *arena, StageMemory *m, int block, Pieces *tenants, Pieces *list, Pieces *all) {
+  size_t kept = 0;
+  TRY(pack_within(tenants->pieces, (int)tenants->n, m->blocks[block].bytes, list->pieces, (int)list->n));
+  TRY(append(arena, all, tenants->pieces, tenants->n));
+  for (size_t i = 0; i < list->n; i++) {
+    Piece piece = list->pieces[i];
+    if (piece.offset == SIZE_MAX) {
+      list->pieces[kept++] = piece;
+      continue;
+    }
+    m->places[piece.value] = (Place){.kind = PLACE_BLOCK, .block = (uint8_t)block, .offset = piece.offset};
+    TRY(append(arena, all, &piece, 1));
+  }
+  list->n = kept;
+  return OK;
+}
+
+/* Values that live within the action: in blocks, and beside workspaces in scratch. */
+static Status lay_action(Layout *w, Arena *arena, int action, Pieces *list, StageMemory *m) {
+  Pieces all = {0};
+  size_t room = 0, bound;
+  for (int b = 0; b < m->n_blocks; b++) {
+    Pieces tenants = {0};
+    TRY(list_tenants(w, arena, m, action, b, &tenants));
+    room += tenants.n ? m->blocks[b].bytes : 0;
+    if (tenants.n)
+      TRY(fill_block(arena, m, b, &tenants, list, &all));
+  }
+  TRY(add_workspaces(w, arena, action, list));
+  TRY(append(arena, &all, list->pieces, list->n));
+  TRY(pack_bound(all.pieces, (int)all.n, &bound));
+  if (bound > room && bound - room > m->scratch_bound)
+    m->scratch_bound = bound - room;
+  TRY(pack(list->pieces, (int)list->n, STEPS, &m->scratch_bytes));
+  for (size_t i = 0; i < list->n; i++) {
+    const Piece *piece = &list->pieces[i];
+    if (piece->value != NO_VALUE)
+      m->places[piece->value].offset = piece->offset;
+    else
+      m->workspace[piece->node] = piece->offset;
+  }
+  return OK;
+}
+
 static Status plan(Layout *w, Arena *arena, StageMemory *m) {
   Pieces lists[ACTIONS] = {{0}};
   TRY(ARENA_NEW(arena, m->places, w->graph->n_values));
   TRY(ARENA_NEW(arena, m->workspace, w->graph->n_nodes));
   TRY(find_lives(w, arena));
   TRY(place_roots(w, arena, m, lists));
-  TRY(add_workspaces(w, arena, lists));
-  for (int action = 0; action < ACTIONS; action++) {
-    TRY(pack(lists[action].pieces, (int)lists[action].n, STEPS, &m->scratch_bytes));
-    for (size_t i = 0; i < lists[action].n; i++) {
-      const Piece *piece = &lists[action].pieces[i];
-      if (piece->value != NO_VALUE)
-        m->places[piece->value].offset = piece->offset;
-      else
-        m->workspace[piece->node] = piece->offset;
-    }
-  }
+  for (int action = 0; action < ACTIONS; action++)
+    TRY(lay_action(w, arena, action, &lists[action], m));
   for (ValueId v = 0; v < w->graph->n_values; v++)
     if (w->root[v] != v)
       m->places[v] = m->places[w->root[v]];

@@ -3,7 +3,8 @@
  * A stage's values fall into blocks by the points between which they live; all values of a block are born and die
  * together, so a block is one range of bytes for each microbatch in flight ("slot"): a ring, microbatch m lies in slot
  * m modulo slots. That a ring suffices rests on F, B and W of a stage running in increasing microbatch order. What
- * lives within one action goes into the scratch region, one a rank, where offsets are packed by lifetime. Values that
+ * lives within one action goes where the microbatch's own blocks have room meanwhile, for what is not born yet or is
+ * dead; else into the scratch region, one a rank. In both, offsets are packed by lifetime. Values that
  * are kept for the whole run are persistent, once a rank: parameters, every accumulator of each of them (also those of
  * groups on other ranks, which arrive before the update), states, constants, ROLE_STEP values and what update nodes
  * write. Every offset and size is a multiple of MEMORY_ALIGNMENT.
@@ -64,6 +65,7 @@ typedef struct {
   Place *places;        /* [graph->n_values] */
   size_t *workspace;    /* [graph->n_nodes]: where in scratch the workspace of a node of this stage begins */
   size_t scratch_bytes; /* the largest of the actions, kernel workspaces included */
+  size_t scratch_bound; /* beside these blocks no layout could take less: what lives at once is larger than they */
 } StageMemory;
 
 typedef struct {
@@ -75,7 +77,8 @@ typedef struct {
 } StageSetting;
 
 /* Lays out one stage. Views (OP_VIEW) share their root's place; a view of a received value, an input or a persistent
- * value too. What a node makes in place (OP_IN_PLACE) lies where an input of it did that is not fed and dies there. Fails E_LIMIT when sizes overflow. */
+ * value too. What a node makes in place (OP_IN_PLACE) lies where an input of it did that is not fed and dies there.
+ * Fails E_LIMIT when sizes overflow. */
 Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, const StageSetting *setting,
                          StageMemory *memory);
 
@@ -101,6 +104,7 @@ typedef struct {
   size_t activation_bytes;                                             /* blocks × slots */
   size_t scratch_offset, scratch_bytes;                                /* the largest of its stages and updates */
   size_t total_bytes;
+  size_t bound_bytes;               /* with the same slots no layout could take less */
   size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not persistent here. A view has its root's */
   BlockPlace (*blocks)[MAX_BLOCKS]; /* [stages] */
 } RankMemory;

@@ -89,7 +89,7 @@ Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, 
   TRY(ARENA_NEW(arena, memory->blocks, stages->n_stages));
   TRY(place_persistent(graph, stages, here, memory));
   place_views(graph, stage_memory, here, memory);
-  size_t at = memory->persistent_bytes;
+  size_t at = memory->persistent_bytes, bound = 0;
   for (int s = 0; s < stages->n_stages; s++) {
     if (!here[s])
       continue;
@@ -103,10 +103,16 @@ Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, 
     }
     if (stage->scratch_bytes > memory->scratch_bytes)
       memory->scratch_bytes = stage->scratch_bytes;
+    if (stage->scratch_bound > bound)
+      bound = stage->scratch_bound;
   }
+  size_t of_stages = memory->scratch_bytes;
   TRY(widen_for_updates(graph, own, memory));
+  if (memory->scratch_bytes > of_stages) /* by what is no matter of layout */
+    bound = memory->scratch_bytes;
   memory->activation_bytes = at - memory->persistent_bytes;
   memory->scratch_offset = at;
+  memory->bound_bytes = at + bound;
   TRY(add(&at, memory->scratch_bytes));
   memory->total_bytes = at;
   return OK;

@@ -174,30 +174,66 @@ static Status place_all(Packer *p, Arena *arena, Piece *pieces, int n, size_t *t
   return OK;
 }
 
-size_t pack_bound(const Piece *pieces, int n) {
-  size_t times = 0, alive = 0, most = 0;
+Status pack_bound(const Piece *pieces, int n, size_t *bound) {
+  size_t times = 0, alive = 0;
   for (int i = 0; i < n; i++)
     times = (size_t)pieces[i].last >= times ? (size_t)pieces[i].last + 1 : times;
   size_t *born = calloc(2 * times + 1, sizeof *born), *dead = born + times;
-  for (int i = 0; born && i < n; i++) {
+  if (!born)
+    return fail(E_MEMORY, "out of memory");
+  for (int i = 0; i < n; i++) {
     born[pieces[i].first] += pieces[i].bytes;
     dead[pieces[i].last] += pieces[i].bytes;
   }
-  for (size_t t = 0; born && t < times; t++) {
+  *bound = 0;
+  for (size_t t = 0; t < times; t++) {
     alive += born[t];
-    most = alive > most ? alive : most;
+    *bound = alive > *bound ? alive : *bound;
     alive -= dead[t];
   }
-  most = born ? most : SIZE_MAX;
   free(born);
-  return most;
+  return OK;
+}
+
+static Status fill(Packer *p, Arena *arena, const Piece *fixed, int n_fixed, size_t room, Piece *pieces, int n) {
+  Piece *all;
+  TRY(ARENA_NEW(arena, all, n_fixed + n));
+  memcpy(all, fixed, (size_t)n_fixed * sizeof *all);
+  memcpy(all + n_fixed, pieces, (size_t)n * sizeof *all);
+  p->pieces = all;
+  TRY(prepare(p, arena, n_fixed + n));
+  for (int i = 0; i < n_fixed; i++)
+    TRY(note(p, arena, i));
+  for (int i = 0; i < n; i++) {
+    size_t offset = pieces[i].bytes <= room ? place(p, &pieces[i]) : SIZE_MAX;
+    pieces[i].offset = offset <= room && pieces[i].bytes <= room - offset ? offset : SIZE_MAX;
+    if (pieces[i].offset == SIZE_MAX)
+      continue;
+    all[n_fixed + i].offset = offset;
+    TRY(note(p, arena, n_fixed + i));
+  }
+  return OK;
+}
+
+Status pack_within(const Piece *fixed, int n_fixed, size_t room, Piece *pieces, int n) {
+  if (!n)
+    return OK;
+  Arena *arena = arena_create();
+  Packer p = {0};
+  if (!arena)
+    return status_code();
+  qsort(pieces, (size_t)n, sizeof *pieces, by_size);
+  Status status = fill(&p, arena, fixed, n_fixed, room, pieces, n);
+  arena_destroy(arena);
+  return status;
 }
 
 static Status pack_all(Packer *p, Arena *arena, Piece *pieces, int n, uint64_t steps, size_t *total) {
-  size_t end = 0;
+  size_t end = 0, bound;
   TRY(place_all(p, arena, pieces, n, &end));
   if (steps && end > *total) {
-    size_t bound = pack_bound(pieces, n), goal = bound > *total ? bound : *total;
+    TRY(pack_bound(pieces, n, &bound));
+    size_t goal = bound > *total ? bound : *total;
     if (end > goal)
       TRY(pack_search(pieces, n, bound, goal, steps, &end));
   }

@@ -23,8 +23,12 @@ typedef struct {
  * do with one another: for each, the fewer of those that live when it does and of all. */
 Status pack(Piece *pieces, int n, uint64_t steps, size_t *total);
 
-/* The most bytes that live at one time: nothing can end below. SIZE_MAX where that overflows or memory is out. */
-size_t pack_bound(const Piece *pieces, int n);
+/* Gives every piece that has room there, the larger first, the lowest offset below `room` where it meets none of
+ * `fixed`, whose offsets stand, and none of those before; the others SIZE_MAX. The order of the pieces changes. */
+Status pack_within(const Piece *fixed, int n_fixed, size_t room, Piece *pieces, int n);
+
+/* The most bytes that live at one time: nothing can end below. */
+Status pack_bound(const Piece *pieces, int n, size_t *bound);
 
 /* Looks for offsets that end at `goal`, or as near as it comes, below `*end` where the pieces end now; keeps what they
  * have otherwise. `bound` is theirs. */

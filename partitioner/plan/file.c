@@ -71,11 +71,11 @@ static json_t *stage_json(const Plan *plan, int s) {
 static json_t *rank_json(const Plan *plan, int rank) {
   const RankMemory *m = &plan->rank_memory[rank];
   size_t limit = plan->memory_limits[rank];
-  return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rank", rank, "parameter_bytes",
+  return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rank", rank, "parameter_bytes",
                    (json_int_t)m->parameter_bytes, "gradient_bytes", (json_int_t)m->gradient_bytes, "state_bytes",
                    (json_int_t)m->state_bytes, "constant_bytes", (json_int_t)m->constant_bytes, "activation_bytes",
                    (json_int_t)m->activation_bytes, "scratch_bytes", (json_int_t)m->scratch_bytes, "total_bytes",
-                   (json_int_t)m->total_bytes, "limit_bytes",
+                   (json_int_t)m->total_bytes, "bound_bytes", (json_int_t)m->bound_bytes, "limit_bytes",
                    limit == SIZE_MAX ? json_null() : json_integer((json_int_t)limit));
 }
 
@@ -431,6 +431,7 @@ static Status get_rank(const json_t *json, const PlanRequest *asked, Plan *plan,
   TRY(check_bytes(json, "activation_bytes", m->activation_bytes));
   TRY(check_bytes(json, "scratch_bytes", m->scratch_bytes));
   TRY(check_bytes(json, "total_bytes", m->total_bytes));
+  TRY(check_bytes(json, "bound_bytes", m->bound_bytes));
   if (!json_is_null(limit))
     TRY(get_integer(json, "limit_bytes", 0, INT64_MAX, &stated));
   bool given = asked->ranks && asked->memory_limits && asked->memory_limits[rank];

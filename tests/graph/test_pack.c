@@ -89,6 +89,12 @@ static void check_apart(const Piece *pieces, int n, size_t total) {
   }
 }
 
+static size_t bound_of(const Piece *pieces, int n) {
+  size_t bound;
+  ASSERT_OK(pack_bound(pieces, n, &bound));
+  return bound;
+}
+
 static void few_are_packed_as_well_as_can_be(void **state) {
   (void)state;
   int searched = 0;
@@ -109,7 +115,7 @@ static void few_are_packed_as_well_as_can_be(void **state) {
     ASSERT_OK(pack(pieces, n, PACK_FIRST_FIT, &first));
     ASSERT_OK(pack(pieces, n, PACK_THOROUGH, &total));
     assert_int_equal(total, best);
-    assert_true(total >= pack_bound(pieces, n));
+    assert_true(total >= bound_of(pieces, n));
     check_apart(pieces, n, total);
     searched += first > total;
   }
@@ -132,7 +138,7 @@ static void a_search_is_repeatable(void **state) {
     ASSERT_OK(pack(again, n, 3000000, &repeated));
     ASSERT_OK(pack(pieces, n, 3000000, &total));
     check_apart(pieces, n, total);
-    assert_true(total <= first && total >= pack_bound(pieces, n));
+    assert_true(total <= first && total >= bound_of(pieces, n));
     assert_int_equal(total, repeated);
     for (int i = 0; i < n; i++)
       for (int k = 0; k < n; k++)
@@ -172,6 +178,34 @@ static void what_was_cut_is_put_together(void **state) {
   }
 }
 
+/* What is fixed stays; the rest lies between, or nowhere: where it lies nowhere, there was no room for it. */
+static void rooms_are_filled(void **state) {
+  (void)state;
+  static Piece pieces[PIECES];
+  int placed = 0, left = 0;
+  for (uint64_t round = 1; round <= 24; round++) {
+    uint64_t seed = round;
+    int n = 40 + (int)random_below(&seed, 200), fixed = n / 2, kept = fixed;
+    size_t room = 0;
+    draw(&seed, pieces, n, (int)(round % 4));
+    ASSERT_OK(pack(pieces, fixed, PACK_FIRST_FIT, &room));
+    ASSERT_OK(pack_within(pieces, fixed, room, pieces + fixed, n - fixed));
+    for (int i = fixed; i < n; i++) {
+      assert_true(i == fixed || pieces[i - 1].bytes >= pieces[i].bytes);
+      Piece piece = pieces[i];
+      pieces[i] = pieces[kept];
+      pieces[kept] = piece;
+      assert_true(piece.offset == SIZE_MAX ? first_fit(pieces, kept) + piece.bytes > room
+                                           : piece.offset == first_fit(pieces, kept));
+      kept += piece.offset != SIZE_MAX;
+      left += piece.offset == SIZE_MAX;
+    }
+    check_apart(pieces, kept, room);
+    placed += kept - fixed;
+  }
+  assert_true(placed > 100 && left > 100);
+}
+
 /* What lies in room that is there anyway is not searched for. */
 static void room_that_is_there_is_enough(void **state) {
   (void)state;
@@ -205,8 +239,9 @@ static void many_are_packed_soon(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(offsets_are_first_fit),        cmocka_unit_test(few_are_packed_as_well_as_can_be),
-      cmocka_unit_test(a_search_is_repeatable),       cmocka_unit_test(what_was_cut_is_put_together),
-      cmocka_unit_test(room_that_is_there_is_enough), cmocka_unit_test(many_are_packed_soon)};
+      cmocka_unit_test(offsets_are_first_fit),  cmocka_unit_test(few_are_packed_as_well_as_can_be),
+      cmocka_unit_test(a_search_is_repeatable), cmocka_unit_test(what_was_cut_is_put_together),
+      cmocka_unit_test(rooms_are_filled),       cmocka_unit_test(room_that_is_there_is_enough),
+      cmocka_unit_test(many_are_packed_soon)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -385,6 +385,7 @@ static void no_two_values_share_a_byte(void **state) {
       assert_int_equal(m->persistent_bytes,
                        m->parameter_bytes + m->gradient_bytes + m->state_bytes + m->constant_bytes);
       assert_int_equal(m->total_bytes, m->persistent_bytes + m->activation_bytes + m->scratch_bytes);
+      assert_true(m->bound_bytes <= m->total_bytes && m->bound_bytes >= m->persistent_bytes + m->activation_bytes);
     }
     arena_destroy(arena);
   }
