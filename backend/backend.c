@@ -82,7 +82,7 @@ Status backend_check(const Backend *backend, const Graph *graph) {
 
 /* What the kernel takes, where there is no graph: asked of one that has the inputs alone. */
 static size_t workspace_of(const KernelDef *kernel, const Node *node, const Tensor *in) {
-  enum { MOST = 8 };
+  enum { MOST = 16 };
   Value value[MOST], *values[MOST];
   ValueId ids[MOST];
   Graph graph = {.values = values, .n_values = (size_t)node->n_in};

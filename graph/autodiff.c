@@ -8,6 +8,7 @@
 
 #include "graph/op.h"
 #include "graph/ops/rule.h"
+#include "graph/rows.h"
 
 typedef struct {
   NodeId *nodes; /* in graph order */
@@ -23,6 +24,7 @@ typedef struct {
   bool *live;         /* [n_forward] a parameter reaches the loss through the node */
   Uses *uses;         /* [n_values] of each parameter and buffer */
   ValueId *cotangent; /* [n_values] */
+  bool *keeps_rows;   /* [n_values] of parameters: of the gradient the rows that are looked up */
 } Walk;
 
 void autodiff_wants(const Graph *g, bool *wants) {
@@ -127,12 +129,25 @@ static Status form_groups(Walk *w) {
       for (; unit < (size_t)(k + 1) * units / (size_t)uses->n_groups; unit++)
         to = unit_end(g, uses, to);
       TRY(ARENA_RESERVE(g->arena, g->groups, g->n_groups, g->groups_capacity, g->n_groups + 1));
-      g->groups[g->n_groups++] = (UseGroup){
-          .parameter = (ValueId)v, .gradient = NO_VALUE, .nodes = uses->nodes + from, .n_nodes = (int)(to - from)};
+      g->groups[g->n_groups++] = (UseGroup){.parameter = (ValueId)v,
+                                            .gradient = NO_VALUE,
+                                            .places = NO_VALUE,
+                                            .nodes = uses->nodes + from,
+                                            .n_nodes = (int)(to - from)};
       from = to;
     }
   }
   return OK;
+}
+
+/* Tables that are looked up alone, each use a group of its own: then the rows of one group are one node's. */
+static void choose_rows(Walk *w) {
+  Graph *g = w->graph;
+  for (size_t v = 0; v < w->n_values; v++) {
+    const Uses *uses = &w->uses[v];
+    if (graph_value(g, (ValueId)v)->keep != KEEP_ALL && uses->n && (size_t)uses->n_groups == uses->n)
+      w->keeps_rows[v] = rows_fit(g, (ValueId)v, uses->nodes, uses->n);
+  }
 }
 
 static Status add_gradient(Graph *g, ValueId parameter, int group, ValueId *gradient) {
@@ -165,6 +180,17 @@ static Status close_group(Walk *w, const Node *node, ValueId parameter) {
   return OK;
 }
 
+/* What a lookup hands to a table that keeps rows. */
+static Status keep_rows(Walk *w, const Node *gather) {
+  const Uses *uses = &w->uses[gather->in[0]];
+  int k = 0;
+  while (uses->nodes[k] != gather->id)
+    k++;
+  w->graph->origin = gather->id;
+  return rows_accumulate(w->graph, gather, w->cotangent[gather->out[0]], k,
+                         &w->graph->groups[uses->first_group + (size_t)k]);
+}
+
 /* Adds what one use gives to what later uses gave. */
 static Status contribute(Walk *w, ValueId v, ValueId d) {
   Graph *g = w->graph;
@@ -179,6 +205,8 @@ static Status contribute(Walk *w, ValueId v, ValueId d) {
 static Status differentiate(Walk *w, const Node *node) {
   Graph *g = w->graph;
   ValueId *d_out, *d_in;
+  if (node->op == OP_Gather && w->keeps_rows[node->in[0]])
+    return keep_rows(w, node);
   TRY(ARENA_NEW(g->arena, d_out, node->n_out));
   TRY(ARENA_NEW(g->arena, d_in, node->n_in));
   for (int k = 0; k < node->n_out; k++)
@@ -219,11 +247,13 @@ Status autodiff_append(Graph *g, size_t *n_unreached) {
   TRY(ARENA_NEW(g->arena, w.live, w.n_forward));
   TRY(ARENA_NEW(g->arena, w.uses, w.n_values));
   TRY(ARENA_NEW(g->arena, w.cotangent, w.n_values));
+  TRY(ARENA_NEW(g->arena, w.keeps_rows, w.n_values));
   TRY(mark_needs(&w));
   TRY(mark_live(&w));
   TRY(check_differentiable(&w));
   TRY(collect_uses(&w));
   TRY(form_groups(&w));
+  choose_rows(&w);
   g->building = PHASE_B;
   Status status = append_backward(&w);
   g->building = PHASE_F;
@@ -235,7 +265,7 @@ Status autodiff_append(Graph *g, size_t *n_unreached) {
   return OK;
 }
 
-int autodiff_gradients(const Graph *graph, ValueId parameter, ValueId gradients[MAX_GROUPS]) {
+int autodiff_groups(const Graph *graph, ValueId parameter, const UseGroup *groups[MAX_GROUPS]) {
   size_t low = 0, high = graph->n_groups; /* the groups are sorted by parameter */
   while (low < high) {
     size_t middle = (low + high) / 2;
@@ -247,6 +277,14 @@ int autodiff_gradients(const Graph *graph, ValueId parameter, ValueId gradients[
   int n = 0;
   for (; low < graph->n_groups && graph->groups[low].parameter == parameter; low++)
     if (graph->groups[low].gradient != NO_VALUE)
-      gradients[n++] = graph->groups[low].gradient;
+      groups[n++] = &graph->groups[low];
+  return n;
+}
+
+int autodiff_gradients(const Graph *graph, ValueId parameter, ValueId gradients[MAX_GROUPS]) {
+  const UseGroup *groups[MAX_GROUPS];
+  int n = autodiff_groups(graph, parameter, groups);
+  for (int i = 0; i < n; i++)
+    gradients[i] = groups[i]->gradient;
   return n;
 }

@@ -28,7 +28,8 @@ typedef enum {
   ROLE_INPUT,      /* a model input, or the loss's target: fed for each microbatch on every stage that uses it */
   ROLE_CONSTANT,   /* never changes: `data` holds it, or initializer >= 0 says where to read it */
   ROLE_PARAMETER,  /* trained: initializer >= 0 says where its first value is */
-  ROLE_GRADIENT,   /* accumulator of one group of uses of `parameter`; zero when a step begins */
+  ROLE_GRADIENT,   /* accumulator of one group of uses of `parameter`, or the rows and places in its stead (UseGroup);
+                      zero when a step begins */
   ROLE_BUFFER,  /* running statistics: kept from step to step and saved, as a parameter, and written by forward nodes in
                    the order of microbatches; all nodes that touch a written one are forward nodes of one stage */
   ROLE_COUNTER, /* int64 [COUNTER_NUMBERS], what random operators draw by, beside their own number: fed as inputs are,
@@ -58,6 +59,10 @@ typedef struct {
 /* The numbers of a ROLE_COUNTER: the same whoever computes. */
 enum { COUNTER_SEED, COUNTER_STEP, COUNTER_SAMPLE /* the microbatch's first, in the step */, COUNTER_NUMBERS };
 
+/* What of a gradient is kept: all of it; the rows of a table that were looked up (graph/rows.h), where that is less; or
+ * these wherever they are known, since the update means those rows alone. */
+typedef enum { KEEP_ALL, KEEP_LESS, KEEP_ROWS } Keep;
+
 typedef struct {
   const char *name;
   DType dtype;
@@ -70,6 +75,7 @@ typedef struct {
   ValueId parameter;   /* of a ROLE_GRADIENT or ROLE_STATE, else NO_VALUE */
   int group;           /* of a ROLE_GRADIENT: 0 … , graph order of uses */
   bool needs_gradient; /* set by autodiff: a parameter reaches it through differentiable operators */
+  Keep keep;           /* of a ROLE_PARAMETER, set before autodiff: what of its gradient */
 } Value;
 
 typedef enum { ATTR_INT, ATTR_FLOAT, ATTR_STRING, ATTR_INTS, ATTR_FLOATS } AttrKind;
@@ -118,6 +124,7 @@ enum { MAX_GROUPS = 4 }; /* of a parameter's uses */
 typedef struct {
   ValueId parameter;
   ValueId gradient; /* the accumulator; NO_VALUE when no gradient reaches it, or for a ROLE_BUFFER */
+  ValueId places;   /* where `gradient` holds rows of a table: which ones (graph/rows.h); else NO_VALUE */
   NodeId *nodes;    /* forward nodes, in graph order */
   int n_nodes;
 } UseGroup;
@@ -138,8 +145,9 @@ typedef struct Graph {
   size_t n_nodes, nodes_capacity;
   ValueId *inputs, *outputs; /* of the model, in file order */
   size_t n_inputs, n_outputs, inputs_capacity, outputs_capacity;
-  ValueId counter; /* ROLE_COUNTER; NO_VALUE: nothing is random */
-  int64_t samples; /* of a microbatch; 0 where nothing counts samples */
+  ValueId counter;      /* ROLE_COUNTER; NO_VALUE: nothing is random */
+  int64_t samples;      /* of a microbatch; 0 where nothing counts samples */
+  int64_t microbatches; /* of a step; needed where a parameter's gradient keeps rows */
   /* Set by autodiff and loss; NO_VALUE before. */
   ValueId target;       /* ROLE_INPUT: the loss's target */
   ValueId loss_sum;     /* float64 scalar: the microbatch's loss, summed, not divided */

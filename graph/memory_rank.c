@@ -22,9 +22,16 @@ bool memory_is_fed(const Graph *graph, ValueId value) {
   return v->producer == NO_NODE && (v->role == ROLE_INPUT || v->role == ROLE_COUNTER);
 }
 
+/* An accumulator has its parameter's shape; rows that were looked up (graph/rows.h) are as many as a graph's own step
+ * has. */
+static bool is_accumulator(const Graph *graph, const Value *v) {
+  return v->role == ROLE_GRADIENT && shape_equal(v->shape, graph_value(graph, v->parameter)->shape) &&
+         v->dtype == graph_value(graph, v->parameter)->dtype;
+}
+
 bool memory_is_stored(const Graph *graph, ValueId value) {
   const Value *v = graph_value(graph, value);
-  return v->role == ROLE_PARAMETER || v->role == ROLE_GRADIENT || v->role == ROLE_STATE || v->role == ROLE_BUFFER ||
+  return v->role == ROLE_PARAMETER || is_accumulator(graph, v) || v->role == ROLE_STATE || v->role == ROLE_BUFFER ||
          (v->role == ROLE_CONSTANT && !v->data);
 }
 

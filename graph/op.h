@@ -9,7 +9,7 @@
 /* What others ask of an operator, beside its rules; nothing lists operators or goes by their order. */
 enum {
   OP_VIEW = 1,          /* the output shares in[0]'s bytes: no kernel runs where both lie in one stage */
-  OP_MUTATES_FIRST = 2, /* writes in[0], which is persistent: an accumulator, a buffer */
+  OP_MUTATES_FIRST = 2, /* writes in[0], which is persistent: an accumulator (AccumulateRows in[1], too), a buffer */
   OP_UPDATE = 4,        /* an optimizer step: writes its parameter and states */
   OP_ELEMENTWISE = 8,   /* an element follows from those at its place; inputs broadcast to the output */
   OP_PERMUTES = 16,     /* the output's axes are the input's, in some order */

@@ -7,7 +7,7 @@
 
 #include "graph/autodiff.h"
 
-static const char *const names[OPTIMIZER_COUNT] = {"sgd", "adam", "adamw"};
+static const char *const names[OPTIMIZER_COUNT] = {"sgd", "adam", "adamw", "sparse_adam"};
 
 OptimizerKind optimizer_find(const char *name) {
   for (int i = 0; i < OPTIMIZER_COUNT; i++)
@@ -35,23 +35,64 @@ static Status add_state(Graph *graph, ValueId parameter, const char *what, Value
   return OK;
 }
 
-static Status append_norm(Graph *graph, ValueId parameter, const ValueId *gradients, int n) {
+Keep optimizer_keeps(const OptimizerSpec *spec) {
+  if (spec->kind == OPTIMIZER_SPARSE_ADAM)
+    return KEEP_ROWS;
+  bool plain = spec->kind == OPTIMIZER_SGD && spec->momentum == 0 && spec->weight_decay == 0;
+  return plain ? KEEP_LESS : KEEP_ALL;
+}
+
+void optimizer_choose(Graph *graph, const OptimizerSpec *spec, int64_t microbatches, bool able) {
+  Keep keep = optimizer_keeps(spec);
+  if (keep == KEEP_LESS && !able)
+    keep = KEEP_ALL;
+  graph->microbatches = microbatches;
+  for (ValueId v = 0; v < graph->n_values; v++)
+    if (graph_value(graph, v)->role == ROLE_PARAMETER)
+      graph_value(graph, v)->keep = keep;
+}
+
+/* A parameter's gradient as the inputs of its nodes: accumulators, or rows and places in turn. */
+typedef struct {
+  ValueId in[2 * MAX_GROUPS];
+  int n;
+  bool is_rows;
+} Gradient;
+
+static Gradient gradient_of(const Graph *graph, ValueId parameter) {
+  const UseGroup *groups[MAX_GROUPS];
+  Gradient gradient = {.n = 0};
+  int n = autodiff_groups(graph, parameter, groups);
+  for (int i = 0; i < n; i++) {
+    gradient.in[gradient.n++] = groups[i]->gradient;
+    if (groups[i]->places != NO_VALUE) {
+      gradient.in[gradient.n++] = groups[i]->places;
+      gradient.is_rows = true;
+    }
+  }
+  return gradient;
+}
+
+static Status append_norm(Graph *graph, ValueId parameter, const Gradient *gradient) {
   NodeId node;
-  const char *name = graph_value(graph, parameter)->name;
-  const char *out_name = arena_format(graph->arena, "%s/squared_norm", name);
+  const Value *p = graph_value(graph, parameter);
+  const char *out_name = arena_format(graph->arena, "%s/squared_norm", p->name);
+  Attr shape = attr_ints("shape", p->shape.dim, p->shape.rank);
   if (!out_name)
     return status_code();
-  TRY(graph_add_node(graph, OP_SquaredNorm, name, gradients, n, NULL, 0, &out_name, 1, &node));
+  TRY(graph_add_node(graph, gradient->is_rows ? OP_SquaredNormRows : OP_SquaredNorm, p->name, gradient->in, gradient->n,
+                     &shape, gradient->is_rows, &out_name, 1, &node));
   graph_value(graph, graph_node(graph, node)->out[0])->role = ROLE_STEP;
   return OK;
 }
 
 static Status append_update(Graph *graph, const OptimizerSpec *spec, ValueId parameter) {
-  ValueId in[2 + 2 + MAX_GROUPS] = {parameter, graph->step_scalars}, gradients[MAX_GROUPS];
-  int n = 2, n_gradients = autodiff_gradients(graph, parameter, gradients);
-  if (!n_gradients)
+  ValueId in[2 + 2 + 2 * MAX_GROUPS] = {parameter, graph->step_scalars};
+  Gradient gradient = gradient_of(graph, parameter);
+  int n = 2;
+  if (!gradient.n)
     return OK;
-  TRY(append_norm(graph, parameter, gradients, n_gradients));
+  TRY(append_norm(graph, parameter, &gradient));
   bool adam = spec->kind != OPTIMIZER_SGD;
   if (adam) {
     TRY(add_state(graph, parameter, "m", &in[n++]));
@@ -60,22 +101,24 @@ static Status append_update(Graph *graph, const OptimizerSpec *spec, ValueId par
     TRY(add_state(graph, parameter, "momentum", &in[n++]));
   }
   int states = n - 2;
-  for (int i = 0; i < n_gradients; i++)
-    in[n++] = gradients[i];
+  for (int i = 0; i < gradient.n; i++)
+    in[n++] = gradient.in[i];
   NodeId node;
   const char *name = graph_value(graph, parameter)->name;
   if (adam) {
     Attr attrs[] = {attr_float("beta1", spec->beta1),
                     attr_float("beta2", spec->beta2),
                     attr_float("epsilon", spec->epsilon),
+                    attr_int("states", states),
                     attr_float("weight_decay", spec->weight_decay),
-                    attr_int("decoupled", spec->kind == OPTIMIZER_ADAMW),
-                    attr_int("states", states)};
-    return graph_add_node(graph, OP_AdamUpdate, name, in, n, attrs, 6, NULL, 0, &node);
+                    attr_int("decoupled", spec->kind == OPTIMIZER_ADAMW)};
+    return graph_add_node(graph, gradient.is_rows ? OP_SparseAdamUpdate : OP_AdamUpdate, name, in, n, attrs,
+                          gradient.is_rows ? 4 : 6, NULL, 0, &node);
   }
-  Attr attrs[] = {attr_float("momentum", spec->momentum), attr_int("nesterov", spec->nesterov),
-                  attr_float("weight_decay", spec->weight_decay), attr_int("states", states)};
-  return graph_add_node(graph, OP_SgdUpdate, name, in, n, attrs, 4, NULL, 0, &node);
+  Attr attrs[] = {attr_int("states", states), attr_float("momentum", spec->momentum),
+                  attr_int("nesterov", spec->nesterov), attr_float("weight_decay", spec->weight_decay)};
+  return graph_add_node(graph, gradient.is_rows ? OP_SgdUpdateRows : OP_SgdUpdate, name, in, n, attrs,
+                        gradient.is_rows ? 1 : 4, NULL, 0, &node);
 }
 
 /* What torch.optim refuses, too. The negations catch NaN. */
@@ -113,6 +156,10 @@ Status optimizer_append(Graph *graph, const OptimizerSpec *spec) {
       status = append_update(graph, spec, v);
   graph->building = PHASE_F;
   return status;
+}
+
+bool optimizer_is_norm(const Node *node) {
+  return node->op == OP_SquaredNorm || node->op == OP_SquaredNormRows;
 }
 
 void optimizer_scalars(const OptimizerSpec *spec, int64_t t, double learning_rate, double gradient_factor,

@@ -1,10 +1,10 @@
-/* Optimizers as update nodes, PyTorch's definitions and defaults (torch.optim.SGD, Adam, AdamW). */
+/* Optimizers as update nodes, PyTorch's definitions and defaults (torch.optim.SGD, Adam, AdamW, SparseAdam). */
 #ifndef GRAPH_OPTIMIZER_H
 #define GRAPH_OPTIMIZER_H
 
 #include "graph/graph.h"
 
-typedef enum { OPTIMIZER_SGD, OPTIMIZER_ADAM, OPTIMIZER_ADAMW, OPTIMIZER_COUNT } OptimizerKind;
+typedef enum { OPTIMIZER_SGD, OPTIMIZER_ADAM, OPTIMIZER_ADAMW, OPTIMIZER_SPARSE_ADAM, OPTIMIZER_COUNT } OptimizerKind;
 
 typedef struct {
   OptimizerKind kind;
@@ -31,14 +31,28 @@ OptimizerKind optimizer_find(const char *name);
 /* PyTorch's. */
 OptimizerSpec optimizer_defaults(OptimizerKind kind);
 
+/* Whether the update leaves rows of a table that no sample looked up as they are, in the bits of the one that goes over
+ * all of it (SGD without momentum and decay); or means to (SparseAdam). */
+Keep optimizer_keeps(const OptimizerSpec *spec);
+
+/* Before autodiff_append: what is kept of each parameter's gradient, over this many microbatches a step. `able`:
+ * whoever runs the graph has the nodes that update rows; where it has not, what means rows alone is asked for all the
+ * same. */
+void optimizer_choose(Graph *graph, const OptimizerSpec *spec, int64_t microbatches, bool able);
+
 /* Appends, for each trained parameter that has gradients (after autodiff_append), two nodes of PHASE_UPDATE with the
  * parameter's name, in this order:
  * SquaredNorm: inputs its accumulators in group order; output, of ROLE_STEP, the float64 scalar "NAME/squared_norm".
  * The global gradient norm (before SCALAR_GRADIENT_FACTOR) is the root of their sum in graph order.
  * The update: inputs parameter, step_scalars, its states (as many as the optimizer keeps), its accumulators in group
- * order, which the kernel adds up left to right; no outputs; attributes carry the constants. Fails E_USAGE on numbers
- * that torch.optim refuses. */
+ * order, which the kernel adds up left to right; no outputs; attributes carry the constants.
+ * Where a table's gradient is kept as rows (graph/rows.h) they are SquaredNormRows and SgdUpdateRows or
+ * SparseAdamUpdate, and rows and places stand in the place of each accumulator. SparseAdam updates other parameters as
+ * Adam does. Fails E_USAGE on numbers that torch.optim refuses. */
 Status optimizer_append(Graph *graph, const OptimizerSpec *spec);
+
+/* Whether it is a parameter's norm, of which each update node has one before it. */
+bool optimizer_is_norm(const Node *node);
 
 /* Fills STEP_SCALARS scalars for step t (from 1) at this learning rate. */
 void optimizer_scalars(const OptimizerSpec *spec, int64_t t, double learning_rate, double gradient_factor,

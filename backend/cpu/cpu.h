@@ -87,6 +87,9 @@ struct Stream {
   VISIT(Accumulate)                                                                                                    \
   VISIT(SgdUpdate)                                                                                                     \
   VISIT(AdamUpdate)                                                                                                    \
+  VISIT(SquaredNormRows)                                                                                               \
+  VISIT(SgdUpdateRows)                                                                                                 \
+  VISIT(SparseAdamUpdate)                                                                                              \
   VISIT(RecurrentSteps)                                                                                                \
   VISIT(RecurrentStepsGrad)                                                                                            \
   VISIT(Softmax)                                                                                                       \

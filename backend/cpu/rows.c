@@ -6,7 +6,7 @@
 #include "backend/reference/parts.h"
 #include "backend/reference/reference.h"
 
-enum { NORM_RUN = 65536, NORM_TASKS = 1024, LOSS_ROWS = 64 };
+enum { LOSS_ROWS = 64 };
 
 static bool last_axis(const Node *node, const Tensor *t) {
   return node_int(node, "axis", 0) == t->shape.rank - 1;
@@ -115,7 +115,7 @@ CPU_KERNEL(SquaredNorm, .accepts = takes_floats) {
   CPU_UNUSED;
   double sums[NORM_TASKS], sum = 0;
   Rows r = {.node = node, .in = in, .n = shape_elements(in->shape), .sums = sums};
-  r.of_task = r.n / NORM_TASKS < NORM_RUN ? NORM_RUN : r.n / NORM_TASKS + 1;
+  r.of_task = norm_of_task(r.n);
   int64_t tasks = (r.n + r.of_task - 1) / r.of_task;
   TRY(pool_run(stream->pool, tasks, norm_task, &r));
   for (int64_t i = 0; i < tasks; i++)

@@ -19,4 +19,10 @@ Status split_inputs(Stream *stream, const Node *node, const Tensor *in, const Te
 /* Tasks of at least one of n items that have `elements` elements each: items of one task. */
 int64_t items_of_task(int64_t n, int64_t elements);
 
+/* SquaredNorm's tasks: elements of one, of which there are at most NORM_TASKS. */
+enum { NORM_RUN = 65536, NORM_TASKS = 1024 };
+static inline int64_t norm_of_task(int64_t elements) {
+  return elements / NORM_TASKS < NORM_RUN ? NORM_RUN : elements / NORM_TASKS + 1;
+}
+
 #endif

@@ -1,19 +1,47 @@
 /* Accumulation over microbatches and the optimizer steps, PyTorch's formulas in the element type. Invariant: the
  * gradient of a parameter is the sum of its accumulators from the left, times the gradient factor. */
+#include <string.h>
 #include <tgmath.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
+#include "graph/op.h"
 #include "graph/optimizer.h"
+
+/* The first of a node's rows and places. */
+static int first_group(const Node *node) {
+  return op_def(node->op)->traits & OP_UPDATE ? 2 + (int)node_int(node, "states", 0) : 0;
+}
+
+/* One behind the lookups of the row of lookup i. */
+static int64_t row_end(const Lookup *lookups, int64_t n, int64_t i) {
+  int64_t row = lookups[i].row;
+  while (i < n && lookups[i].row == row)
+    i++;
+  return i;
+}
+
+/* The partial sums of LANE_SUM, pairwise; zeros are left. */
+static double fold_lanes(double lane[LANES]) {
+  for (int half = LANES / 2; half; half /= 2)
+    for (int l = 0; l < half; l++)
+      lane[l] += lane[l + half];
+  double sum = lane[0];
+  memset(lane, 0, LANES * sizeof *lane);
+  return sum;
+}
 
 #define T float
 #define S(name) name##_f32
 #include "backend/reference/optimizer.inc"
+#include "backend/reference/rows.inc"
 #undef T
 #undef S
 
 #define T double
 #define S(name) name##_f64
 #include "backend/reference/optimizer.inc"
+#include "backend/reference/rows.inc"
 #undef T
 #undef S
 
@@ -21,3 +49,119 @@ FLOAT_KERNEL(Accumulate)
 FLOAT_KERNEL(SquaredNorm)
 FLOAT_KERNEL(SgdUpdate)
 FLOAT_KERNEL(AdamUpdate)
+
+/* ---- rows and places ---- */
+
+KERNEL(AccumulateRows, .accepts = takes_floats) {
+  UNUSED;
+  (void)out;
+  int64_t microbatches = in[1].shape.dim[0], n = in[1].shape.dim[1], size = node_int(node, "rows", 0), m = 0;
+  int64_t *places = in[1].data;
+  size_t bytes = (size_t)shape_elements(in[2].shape) * dtype_bytes(in[2].dtype);
+  TRY(float_type(node, in[0].dtype));
+  while (m < microbatches && n && places[m * n])
+    m++;
+  m %= microbatches; /* full: a step is over */
+  for (int64_t i = 0; i < n; i++) {
+    int64_t row;
+    TRY(gather_index(node, &in[3], i, shape_of(1, &size), 0, &row));
+    places[m * n + i] = row + 1;
+  }
+  if (bytes)
+    memcpy((char *)in[0].data + (size_t)m * bytes, in[2].data, bytes);
+  return OK;
+}
+
+/* Room for every lookup, twice. */
+size_t lookups_workspace(const Graph *graph, const Node *node, size_t budget) {
+  int64_t n = 0;
+  (void)budget;
+  for (int i = first_group(node) + 1; i < node->n_in; i += 2)
+    n += shape_elements(graph_value(graph, node->in[i])->shape);
+  return (size_t)n * 2 * sizeof(Lookup);
+}
+
+/* Those that there are, and their largest row. */
+static int64_t list_lookups(const Node *node, const Tensor *in, Lookup *to, int64_t *largest) {
+  int64_t n = 0, at = 0;
+  *largest = 0;
+  for (int i = first_group(node) + 1; i < node->n_in; i += 2) {
+    const int64_t *places = in[i].data;
+    int64_t count = shape_elements(in[i].shape);
+    for (int64_t k = 0; k < count; k++, at++)
+      if (places[k] > 0) {
+        to[n++] = (Lookup){places[k] - 1, at};
+        *largest = places[k] - 1 > *largest ? places[k] - 1 : *largest;
+      }
+  }
+  return n;
+}
+
+/* Digit by digit from the lowest, which keeps what is equal in its order. */
+const Lookup *lookups_sort(const Node *node, const Tensor *in, void *workspace, int64_t *n) {
+  int64_t room = 0, largest;
+  for (int i = first_group(node) + 1; i < node->n_in; i += 2)
+    room += shape_elements(in[i].shape);
+  Lookup *from = workspace, *to = from + room;
+  *n = list_lookups(node, in, from, &largest);
+  for (int shift = 0; shift < 64 && largest >> shift; shift += 8) {
+    int64_t begin[257] = {0};
+    for (int64_t i = 0; i < *n; i++)
+      begin[(from[i].row >> shift & 255) + 1]++;
+    for (int d = 0; d < 256; d++)
+      begin[d + 1] += begin[d];
+    for (int64_t i = 0; i < *n; i++)
+      to[begin[from[i].row >> shift & 255]++] = from[i];
+    Lookup *sorted = to;
+    to = from;
+    from = sorted;
+  }
+  return from;
+}
+
+Status update_rows_part(const Node *node, const Tensor *in, const Lookup *lookups, int64_t n, int64_t first,
+                        int64_t end) {
+  switch (in[0].dtype) {
+    CASE(F32, update_rows_f32(node, in, lookups, n, first, end))
+    CASE(F64, update_rows_f64(node, in, lookups, n, first, end))
+  default:
+    return unsupported_type(node, in[0].dtype);
+  }
+}
+
+double norm_rows_part(const Node *node, const Tensor *in, const Lookup *lookups, int64_t n, int64_t first,
+                      int64_t end) {
+  return in[0].dtype == F32 ? norm_rows_f32(node, in, lookups, n, first, end)
+                            : norm_rows_f64(node, in, lookups, n, first, end);
+}
+
+KERNEL(SquaredNormRows, .accepts = takes_floats, .workspace = lookups_workspace) {
+  UNUSED;
+  int64_t n, elements = 1;
+  int rank;
+  const int64_t *dims = node_ints(node, "shape", &rank);
+  TRY(float_type(node, in[0].dtype));
+  const Lookup *lookups = lookups_sort(node, in, workspace, &n);
+  for (int i = 0; i < rank; i++)
+    elements *= dims[i];
+  *(double *)out->data = norm_rows_part(node, in, lookups, n, 0, elements);
+  return OK;
+}
+
+static Status update_rows(const Node *node, const Tensor *in, void *workspace) {
+  int64_t n;
+  const Lookup *lookups = lookups_sort(node, in, workspace, &n);
+  return update_rows_part(node, in, lookups, n, 0, n);
+}
+
+KERNEL(SgdUpdateRows, .accepts = takes_floats, .workspace = lookups_workspace) {
+  UNUSED;
+  (void)out;
+  return update_rows(node, in, workspace);
+}
+
+KERNEL(SparseAdamUpdate, .accepts = takes_floats, .workspace = lookups_workspace) {
+  UNUSED;
+  (void)out;
+  return update_rows(node, in, workspace);
+}

@@ -51,6 +51,21 @@ void put_begin(const Node *node, const Tensor *in, const Tensor *out);
 int64_t runs_that_meet(const Node *node, const Tensor *indices);
 Status scatter_elements_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
 
+/* Tables whose gradients are rows (graph/rows.h): a lookup of a node's, by its row of the table and its place among all
+ * of them, group after group. */
+typedef struct {
+  int64_t row, at;
+} Lookup;
+size_t lookups_workspace(const Graph *graph, const Node *node, size_t budget);
+/* Sorted by row, and by place where the row is one, in the node's workspace; *n: how many there are. */
+const Lookup *lookups_sort(const Node *node, const Tensor *in, void *workspace, int64_t *n);
+/* SgdUpdateRows and SparseAdamUpdate: of the rows whose first lookup is one of first … end-1. */
+Status update_rows_part(const Node *node, const Tensor *in, const Lookup *lookups, int64_t n, int64_t first,
+                        int64_t end);
+/* SquaredNormRows: elements first … end-1 of the table, in the order in which SquaredNorm would add so many of a whole
+ * accumulator. */
+double norm_rows_part(const Node *node, const Tensor *in, const Lookup *lookups, int64_t n, int64_t first, int64_t end);
+
 /* TopK: lines along its axis. */
 int64_t top_k_lines(const Node *node, const Tensor *out);
 Status top_k_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);

@@ -42,11 +42,15 @@ static Status drop_row(Graph *g, const Node *n, int64_t row, ValueId d_out, Valu
   return emit_where(g, is_row, zero, d_out, masked);
 }
 
-static Status gradient_gather(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+Status gather_cotangent(Graph *g, const Node *n, ValueId d_out, ValueId *rows) {
   int64_t row = n->op == OP_Gather ? node_int(n, "no_gradient_row", -1) : -1;
-  ValueId gradient = d_out[0];
-  if (row >= 0)
-    TRY(drop_row(g, n, row, gradient, &gradient));
+  *rows = d_out;
+  return row >= 0 ? drop_row(g, n, row, d_out, rows) : OK;
+}
+
+static Status gradient_gather(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId gradient;
+  TRY(gather_cotangent(g, n, d_out[0], &gradient));
   Attr shape = attr_ints("shape", rule_in(g, n, 0)->shape.dim, rule_in(g, n, 0)->shape.rank);
   OpKind op = n->op == OP_Gather ? OP_GatherGrad : OP_GatherNDGrad;
   return emit_like(g, n, op, (ValueId[]){gradient, n->in[1]}, 2, &shape, &d_in[0]);

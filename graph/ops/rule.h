@@ -66,6 +66,9 @@ Status emit_unbroadcast(Graph *g, ValueId a, Shape shape, ValueId *out);
 /* The op with the node's own attributes and perhaps one more. */
 Status emit_like(Graph *g, const Node *n, OpKind op, const ValueId *in, int n_in, const Attr *extra, ValueId *out);
 
+/* What a Gather's cotangent hands to the data: nothing in the row that gets no gradient. */
+Status gather_cotangent(Graph *g, const Node *n, ValueId d_out, ValueId *rows);
+
 /* Elementwise rules (graph/ops/elementwise.c), for entries of every file: Y as X, of floats; A and B of one type; the
  * cost of a transcendental function. */
 Status infer_float_unary(Graph *g, Node *n);

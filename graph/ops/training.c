@@ -80,6 +80,66 @@ static Status infer_update(Graph *g, Node *n) {
   return OK;
 }
 
+/* ---- tables whose gradients are rows: graph/rows.h ---- */
+
+/* Inputs i and i + 1: rows [microbatches, lookups, row…] of a table of this type and their places. */
+static Status check_rows(const Graph *g, const Node *n, int i, DType dtype, const int64_t *row, int row_rank) {
+  const Value *rows = rule_in(g, n, i), *places = rule_in(g, n, i + 1);
+  bool fits =
+      rows->dtype == dtype && places->dtype == I64 && places->shape.rank == 2 && rows->shape.rank == 2 + row_rank;
+  for (int k = 0; fits && k < rows->shape.rank; k++)
+    fits = rows->shape.dim[k] == (k < 2 ? places->shape.dim[k] : row[k - 2]);
+  return fits ? OK
+              : fail(E_SHAPE, "rows are %s %s, their places %s %s, a row %s %s", dtype_name(rows->dtype),
+                     SHAPE_STR(rows->shape), dtype_name(places->dtype), SHAPE_STR(places->shape), dtype_name(dtype),
+                     SHAPE_STR(shape_of(row_rank, row)));
+}
+
+/* Rows and places in turn, from input `first` on. */
+static Status check_groups(const Graph *g, const Node *n, int first, DType dtype, Shape table) {
+  if (table.rank < 1 || n->n_in - first < 2 || (n->n_in - first) % 2)
+    return fail(E_SHAPE, "%d inputs are no rows and places of a table %s", n->n_in - first, SHAPE_STR(table));
+  for (int i = first; i < n->n_in; i += 2)
+    TRY(check_rows(g, n, i, dtype, table.dim + 1, table.rank - 1));
+  return OK;
+}
+
+/* Rows, places, a microbatch's cotangents and indices. */
+static Status infer_accumulate_rows(Graph *g, Node *n) {
+  Shape rows = rule_in(g, n, 0)->shape, cotangent = rule_in(g, n, 2)->shape, indices = rule_in(g, n, 3)->shape;
+  TRY(rule_float(g, n, 0));
+  TRY(rule_integers(g, n, 3));
+  if (rows.rank < 2 || rows.dim[0] < 1)
+    return fail(E_SHAPE, "rows are %s", SHAPE_STR(rows));
+  TRY(check_rows(g, n, 0, rule_in(g, n, 2)->dtype, rows.dim + 2, rows.rank - 2));
+  bool fits = cotangent.rank == indices.rank + rows.rank - 2 && shape_elements(indices) == rows.dim[1];
+  for (int i = 0; fits && i < cotangent.rank; i++)
+    fits = cotangent.dim[i] == (i < indices.rank ? indices.dim[i] : rows.dim[i - indices.rank + 2]);
+  return fits ? OK
+              : fail(E_SHAPE, "rows are %s, cotangents %s, indices %s", SHAPE_STR(rows), SHAPE_STR(cotangent),
+                     SHAPE_STR(indices));
+}
+
+static Status infer_squared_norm_rows(Graph *g, Node *n) {
+  Shape table;
+  TRY(rule_float(g, n, 0));
+  TRY(rule_shape(g, n, "shape", &table));
+  TRY(check_groups(g, n, 0, rule_in(g, n, 0)->dtype, table));
+  rule_set(g, n, 0, F64, (Shape){0});
+  return OK;
+}
+
+/* Table, scalars, states, rows and places. */
+static Status infer_update_rows(Graph *g, Node *n) {
+  int64_t states = node_int(n, "states", 0);
+  TRY(rule_float(g, n, 0));
+  if (states != (n->op == OP_SparseAdamUpdate ? 2 : 0) || states > n->n_in - 4)
+    return fail(E_SHAPE, "%lld states and an accumulator in %d inputs", (long long)states, n->n_in);
+  for (int i = 2; i < 2 + states; i++)
+    TRY(check_like_first(g, n, i));
+  return check_groups(g, n, 2 + (int)states, rule_in(g, n, 0)->dtype, rule_in(g, n, 0)->shape);
+}
+
 static Cost cost_loss(const Graph *g, const Node *n) {
   return (Cost){.flops = 20.0 * (double)shape_elements(rule_in(g, n, 0)->shape),
                 .bytes = 2.0 * (double)graph_value_bytes(g, n->in[0])};
@@ -95,6 +155,23 @@ static Cost cost_update(const Graph *g, const Node *n) {
   return cost;
 }
 
+/* Copies the cotangents. */
+static Cost cost_accumulate_rows(const Graph *g, const Node *n) {
+  return (Cost){.bytes = 2.0 * (double)graph_value_bytes(g, n->in[2]) + (double)graph_value_bytes(g, n->in[3])};
+}
+
+/* Reads the rows, and reads and writes as many of the table and its states at most. */
+static Cost cost_rows(const Graph *g, const Node *n) {
+  Cost cost = {0, 0};
+  int states = (int)node_int(n, "states", 0), first = op_def(n->op)->traits & OP_UPDATE ? 2 + states : 0;
+  for (int i = first; i < n->n_in; i += 2) {
+    cost.bytes += (double)graph_value_bytes(g, n->in[i]) * (first ? 3 + 2 * states : 1);
+    cost.bytes += (double)graph_value_bytes(g, n->in[i + 1]);
+    cost.flops += 12.0 * (double)shape_elements(rule_in(g, n, i)->shape);
+  }
+  return cost;
+}
+
 ENTRY(CrossEntropy, 2, 2, 2, 2, 0, infer_cross_entropy, gradient_cross_entropy, cost_loss, batch_cross_entropy)
 ENTRY(CrossEntropyGrad, 4, 4, 1, 1, OP_IN_PLACE, rule_same, NULL, cost_loss, NULL)
 ENTRY(CountTargets, 1, 1, 1, 1, 0, infer_count_targets, NULL, NULL, NULL)
@@ -106,3 +183,7 @@ ENTRY(Accumulate, 2, 2, 0, 0, OP_MUTATES_FIRST, infer_accumulate, NULL, cost_upd
 ENTRY(SquaredNorm, 1, MAX_GROUPS, 1, 1, 0, infer_squared_norm, NULL, NULL, NULL)
 ENTRY(SgdUpdate, 3, INT_MAX, 0, 0, OP_UPDATE, infer_update, NULL, cost_update, NULL)
 ENTRY(AdamUpdate, 5, INT_MAX, 0, 0, OP_UPDATE, infer_update, NULL, cost_update, NULL)
+ENTRY(AccumulateRows, 4, 4, 0, 0, OP_MUTATES_FIRST, infer_accumulate_rows, NULL, cost_accumulate_rows, NULL)
+ENTRY(SquaredNormRows, 2, 2 * MAX_GROUPS, 1, 1, 0, infer_squared_norm_rows, NULL, cost_rows, NULL)
+ENTRY(SgdUpdateRows, 4, INT_MAX, 0, 0, OP_UPDATE, infer_update_rows, NULL, cost_rows, NULL)
+ENTRY(SparseAdamUpdate, 6, INT_MAX, 0, 0, OP_UPDATE, infer_update_rows, NULL, cost_rows, NULL)

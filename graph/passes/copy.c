@@ -145,6 +145,7 @@ static Status copy_groups(Copy *c) {
     UseGroup *copy = &c->to->groups[c->to->n_groups++];
     TRY(copy_source(c, group->parameter, &copy->parameter));
     TRY(copy_source(c, group->gradient, &copy->gradient));
+    TRY(copy_source(c, group->places, &copy->places));
     TRY(ARENA_NEW(c->to->arena, copy->nodes, group->n_nodes));
     for (int k = 0; k < group->n_nodes; k++)
       if (c->nodes[group->nodes[k]] != NO_NODE)
@@ -207,6 +208,7 @@ Status graph_copy(const Graph *from, const Instead *const *instead, Arena *arena
     TRY(ARENA_NEW(from->arena, c.values, from->n_values));
   TRY(graph_create(arena, from->name, &c.to));
   c.to->samples = from->samples;
+  c.to->microbatches = from->microbatches;
   TRY(copy_all(&c));
   *to = c.to;
   return OK;

@@ -129,9 +129,11 @@ static double update_seconds(const Plan *plan, const PlanItems *items, const Pla
   for (size_t i = 0; i < g->n_groups; i++) {
     ValueId gradient = g->groups[i].gradient;
     int from = plan->schedule.rank_of_stage[graph_node(g, g->groups[i].nodes[0])->stage];
-    if (gradient != NO_VALUE && memory->persistent_offset[gradient] != SIZE_MAX && from != rank)
-      seconds += plan->link.latency_seconds +
-                 link_seconds(plan_link_rate(request, from, rank), graph_value_bytes(g, gradient));
+    if (gradient == NO_VALUE || memory->persistent_offset[gradient] == SIZE_MAX || from == rank)
+      continue;
+    size_t places = g->groups[i].places == NO_VALUE ? 0 : graph_value_bytes(g, g->groups[i].places);
+    seconds += plan->link.latency_seconds +
+               link_seconds(plan_link_rate(request, from, rank), graph_value_bytes(g, gradient) + places);
   }
   return seconds;
 }

@@ -86,7 +86,7 @@ typedef struct {
 /* An update node of this rank. */
 typedef struct {
   Call call;
-  int index; /* of a SquaredNorm: counted over the whole graph's */
+  int index; /* of a norm: counted over the whole graph's */
 } Update;
 
 /* A call's state, to be released. */

@@ -154,24 +154,27 @@ static int rank_of_group(const Plan *plan, const UseGroup *group) {
   return plan->schedule.rank_of_stage[graph_node(plan->graph, group->nodes[0])->stage];
 }
 
-/* Each accumulator goes from the rank that fills it to the others that hold it, in the order of groups and ranks, which
- * is the same on both sides of every pair. */
-static Status make_exchanges(Executor *e) {
+/* A value of group i goes from the rank that fills it to the others that hold it. */
+static void exchange_value(Executor *e, size_t i, ValueId value) {
   const Plan *plan = e->spec.plan;
-  TRY(ARENA_NEW(e->arena, e->exchanges, e->graph->n_groups * (size_t)plan->ranks));
-  for (size_t i = 0; i < e->graph->n_groups; i++) {
-    const UseGroup *group = &e->graph->groups[i];
-    if (group->gradient == NO_VALUE || !holds(plan, e->spec.rank, group->gradient))
+  int owner = rank_of_group(plan, &e->graph->groups[i]);
+  if (value == NO_VALUE || !holds(plan, e->spec.rank, value))
+    return;
+  for (int r = 0; r < plan->ranks; r++) {
+    if (r == owner || !holds(plan, r, value) || (e->spec.rank != owner && e->spec.rank != r))
       continue;
-    int owner = rank_of_group(plan, group);
-    for (int r = 0; r < plan->ranks; r++) {
-      if (r == owner || !holds(plan, r, group->gradient) || (e->spec.rank != owner && e->spec.rank != r))
-        continue;
-      bool sends = e->spec.rank == owner;
-      int peer = sends ? r : owner;
-      e->exchanges[e->n_exchanges++] =
-          (Exchange){peer, sends, executor_way(e, peer), persistent_site(e, group->gradient), (int)i};
-    }
+    bool sends = e->spec.rank == owner;
+    int peer = sends ? r : owner;
+    e->exchanges[e->n_exchanges++] = (Exchange){peer, sends, executor_way(e, peer), persistent_site(e, value), (int)i};
+  }
+}
+
+/* Accumulators, in the order of groups and ranks, which is the same on both sides of every pair. */
+static Status make_exchanges(Executor *e) {
+  TRY(ARENA_NEW(e->arena, e->exchanges, 2 * e->graph->n_groups * (size_t)e->spec.plan->ranks));
+  for (size_t i = 0; i < e->graph->n_groups; i++) {
+    exchange_value(e, i, e->graph->groups[i].gradient);
+    exchange_value(e, i, e->graph->groups[i].places);
   }
   return OK;
 }
@@ -199,7 +202,7 @@ static Status make_updates(Executor *e) {
     if (node->phase != PHASE_UPDATE)
       continue;
     bool here = memory_updates(e->memory, g, node);
-    if (node->op == OP_SquaredNorm) {
+    if (optimizer_is_norm(node)) {
       Update norm = {.index = index++};
       if (!here || !owns(e, node->in[0]))
         continue;

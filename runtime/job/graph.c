@@ -321,6 +321,10 @@ const char *job_optimizer(const Job *job) {
 static Status refuse_idle_optimizer(const Job *job) {
   const Options *o = job->asked.options;
   bool sgd = job->decided.optimizer.kind == OPTIMIZER_SGD;
+  bool decays = job->decided.optimizer.kind != OPTIMIZER_SPARSE_ADAM || o->weight_decay == 0;
+  if (options_given(o, "weight-decay") && !decays)
+    return fail(E_USAGE, "--weight-decay does nothing with --optimizer %s: it is an option of sgd, adam and adamw",
+                job_optimizer(job));
   const char *idle = sgd ? (o->beta1 != 0.9     ? "beta1"
                             : o->beta2 != 0.999 ? "beta2"
                             : o->eps != 1e-8    ? "eps"
@@ -330,10 +334,20 @@ static Status refuse_idle_optimizer(const Job *job) {
                                              : NULL);
   return !idle ? OK
                : fail(E_USAGE, "--%s does nothing with --optimizer %s: it is an option of %s", idle, job_optimizer(job),
-                      sgd ? "adam and adamw" : "sgd");
+                      sgd ? "adam, adamw and sparse_adam" : "sgd");
 }
 
-static Status append_optimizer(Job *job) {
+/* Whether all devices update tables by the rows that were looked up. */
+static bool devices_take_rows(const JobDecisions *decided) {
+  static const OpKind ops[] = {OP_AccumulateRows, OP_SquaredNormRows, OP_SgdUpdateRows};
+  bool able = true;
+  for (int r = 0; r < decided->ranks; r++)
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
+      able &= decided->devices[r].backend->kernels[ops[i]] != NULL;
+  return able;
+}
+
+static Status choose_optimizer(Job *job) {
   const Options *o = job->asked.options;
   OptimizerSpec *spec = &job->decided.optimizer;
   *spec = optimizer_defaults(optimizer_find(job_optimizer(job)));
@@ -346,7 +360,8 @@ static Status append_optimizer(Job *job) {
   if (options_given(o, "weight-decay"))
     spec->weight_decay = o->weight_decay;
   TRY(refuse_idle_optimizer(job));
-  return optimizer_append(job->decided.graph, spec);
+  optimizer_choose(job->decided.graph, spec, job->decided.microbatches, devices_take_rows(&job->decided));
+  return OK;
 }
 
 static void count_trained(const Job *job, int64_t *tensors, int64_t *elements) {
@@ -391,11 +406,12 @@ Status job_differentiate(Job *job) {
   count_trained(job, &tensors, &elements);
   if (!tensors)
     return fail(E_MODEL, "%s: nothing in it trains (`onnxpipe inspect` says why; --train GLOB)", job->asked.path);
+  TRY(choose_optimizer(job));
   TRY(autodiff_append(graph, &n_unreached));
   if (n_unreached == (size_t)tensors)
     return fail(E_MODEL, "%s: no gradient of the loss reaches any of the %lld trained tensors", job->asked.path,
                 (long long)tensors);
-  TRY(append_optimizer(job));
+  TRY(optimizer_append(graph, &job->decided.optimizer));
   if (!job->asked.options->no_fuse)
     TRY(accumulate_products(job));
   graph = job->decided.graph;

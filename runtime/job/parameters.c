@@ -154,6 +154,25 @@ static Status tell_narrow(Job *job, const Initializer *table, int n) {
   return OK;
 }
 
+/* Whose updates go over rows, not over whole tables. */
+static Status tell_rows(Job *job) {
+  const Graph *graph = job->decided.graph;
+  bool wanted = optimizer_keeps(&job->decided.optimizer) == KEEP_ROWS;
+  Text names = {0};
+  int count = 0;
+  for (ValueId v = 0; v < graph->n_values; v++) {
+    const UseGroup *groups[MAX_GROUPS];
+    if (graph_value(graph, v)->role == ROLE_PARAMETER && autodiff_groups(graph, v, groups) &&
+        groups[0]->places != NO_VALUE && count++ < MOST_NAMES)
+      add_name(&names, graph_value(graph, v)->name);
+  }
+  if (count > MOST_NAMES)
+    text_add(&names, " and %d more", count - MOST_NAMES);
+  if (!count && wanted)
+    return job_decide(job, "note", "no table is looked up alone: all updates are adam's");
+  return decide_names(job, "rows", &names, ": gradients and updates of those alone that were looked up");
+}
+
 Status job_tell_parameters(Job *job) {
   int n;
   const Initializer *table = model_initializers(job->given.model, &n);
@@ -164,6 +183,7 @@ Status job_tell_parameters(Job *job) {
   TRY(tell_fixed(job, table, n));
   TRY(tell_frozen_rows(job, table));
   TRY(tell_narrow(job, table, n));
+  TRY(tell_rows(job));
   TRY(tell_doubts(job));
   return tell_without_gradient(job);
 }

@@ -286,9 +286,8 @@ void chrome_rank(Chrome *c, int rank, int process, const char *host, ClockFit fi
   put_metadata(c, "thread_sort_index", text);
 }
 
-/* Updates are those of whole batches, whatever the batch; their nodes have no stage. */
 static bool is_of_rest(const Chrome *c, const TraceEvent *e) {
-  return c->rest_due && (e->step + 1) % c->rest_due == 0 && (e->kind != TRACE_KERNEL || e->stage != UINT16_MAX);
+  return c->rest_due && (e->step + 1) % c->rest_due == 0;
 }
 
 void chrome_spans(Chrome *c, const TraceEvent *events, size_t n) {

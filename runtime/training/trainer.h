@@ -94,7 +94,7 @@ typedef struct {
   const Link *link; /* NULL with one rank */
   Watch *watch;     /* what it is at; outside of worker_… functions, at nothing that is known */
   Store *store;
-  Stepper whole, rest; /* rest: where the training has one. Accumulators and updates are the whole's */
+  Stepper whole, rest; /* rest: where the training has one. They share accumulators and states */
   Stepper *stepper;    /* of the step at hand */
   Sampler sampler;
   int64_t *next; /* [batch]: the samples of the step after the one at hand */

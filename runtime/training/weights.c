@@ -82,12 +82,60 @@ static Status read_parameter(Worker *w, ValueId parameter, void *data, size_t by
   return store_read(w->store, graph_value(w->training->job->decided.graph, parameter)->initializer, data, bytes);
 }
 
+static Status read_input(Worker *w, ValueId value, Arena *arena, Tensor *tensor) {
+  const Graph *graph = w->stepper->decided->graph;
+  size_t bytes = graph_value_bytes(graph, value);
+  *tensor = (Tensor){graph_value(graph, value)->dtype, graph_value(graph, value)->shape, arena_alloc(arena, bytes, 1)};
+  return tensor->data ? executor_read(w->stepper->executor, value, tensor->data, bytes) : status_code();
+}
+
+/* A gradient that is kept as rows, in full: what an update of zeros at rate 1 takes from them when the gradient counts
+ * -1 times. */
+static Status spread_rows(Worker *w, Arena *arena, const UseGroup *const *groups, int n, void *data, size_t bytes) {
+  const Value *parameter = graph_value(w->stepper->decided->graph, groups[0]->parameter);
+  double scalars[STEP_SCALARS] = {[SCALAR_LEARNING_RATE] = 1, [SCALAR_GRADIENT_FACTOR] = -1};
+  int64_t count = STEP_SCALARS;
+  ValueId ids[2 + 2 * MAX_GROUPS] = {0};
+  Tensor in[2 + 2 * MAX_GROUPS] = {{parameter->dtype, parameter->shape, data}, {F64, shape_of(1, &count), scalars}};
+  Node update = {.op = OP_SgdUpdateRows, .name = parameter->name, .in = ids, .n_in = 2 + 2 * n};
+  for (int k = 0; k < n; k++) {
+    TRY(read_input(w, groups[k]->gradient, arena, &in[2 + 2 * k]));
+    TRY(read_input(w, groups[k]->places, arena, &in[3 + 2 * k]));
+  }
+  memset(data, 0, bytes);
+  return backend_evaluate(NULL, &update, in, NULL);
+}
+
+static Status read_rows(Worker *w, const UseGroup *const *groups, int n, void *data, size_t bytes) {
+  Arena *arena = arena_create();
+  Status status = arena ? spread_rows(w, arena, groups, n, data, bytes) : status_code();
+  arena_destroy(arena);
+  return status;
+}
+
+/* What the training graph's parameter is in that of the step at hand. */
+static ValueId parameter_of_step(const Worker *w, ValueId parameter) {
+  int initializer = graph_value(w->training->job->decided.graph, parameter)->initializer;
+  const Graph *graph = w->stepper->decided->graph;
+  for (ValueId v = 0; v < graph->n_values; v++)
+    if (graph_value(graph, v)->role == ROLE_PARAMETER && graph_value(graph, v)->initializer == initializer)
+      return v;
+  return NO_VALUE;
+}
+
 /* The sum of a parameter's accumulators in group order, as its update will see it. */
 static Status read_gradient(Worker *w, ValueId parameter, void *data, size_t bytes) {
-  const Graph *graph = w->training->job->decided.graph;
-  ValueId gradients[MAX_GROUPS];
-  int n = autodiff_gradients(graph, parameter, gradients);
-  TRY(executor_read(w->whole.executor, gradients[0], data, bytes));
+  const Graph *graph = w->stepper->decided->graph;
+  const UseGroup *groups[MAX_GROUPS];
+  parameter = parameter_of_step(w, parameter);
+  int n = autodiff_groups(graph, parameter, groups);
+  if (!n) { /* the step does not reach it */
+    memset(data, 0, bytes);
+    return OK;
+  }
+  if (groups[0]->places != NO_VALUE)
+    return read_rows(w, groups, n, data, bytes);
+  TRY(executor_read(w->stepper->executor, groups[0]->gradient, data, bytes));
   if (n == 1)
     return OK;
   void *more = malloc(bytes ? bytes : 1);
@@ -95,7 +143,7 @@ static Status read_gradient(Worker *w, ValueId parameter, void *data, size_t byt
     return fail(E_MEMORY, "out of memory: %zu bytes", bytes);
   Status status = OK;
   for (int k = 1; k < n && status == OK; k++) {
-    status = executor_read(w->whole.executor, gradients[k], more, bytes);
+    status = executor_read(w->stepper->executor, groups[k]->gradient, more, bytes);
     if (graph_value(graph, parameter)->dtype == F64)
       for (size_t i = 0; i < bytes / sizeof(double); i++)
         ((double *)data)[i] += ((double *)more)[i];

@@ -206,7 +206,7 @@ static Status check_gradients(const Worker *w) {
   int at = 0;
   for (size_t i = 0; i < graph->n_nodes; i++) {
     const Node *node = graph->nodes[i];
-    if (node->op == OP_SquaredNorm && !isfinite(w->squares[at++]))
+    if (optimizer_is_norm(node) && !isfinite(w->squares[at++]))
       return blame_data(w, fail(E_MODEL, "the gradient of '%s' is not finite", node->name));
   }
   return OK;
@@ -239,12 +239,12 @@ static Status run_step(Worker *w) {
     TRY(weights_dump_gradients(w, o->dump_gradients));
   for (int i = 0; i < w->n_updates; i++)
     w->squares[i] = -1;
-  TRY(executor_squares(w->whole.executor, w->squares));
+  TRY(executor_squares(stepper->executor, w->squares));
   TRY(check_gradients(w));
   TRY(clip(w, &factor));
   double learning_rate = trainer_learning_rate(o, w->steps_done, training->steps);
   optimizer_scalars(&training->job->decided.optimizer, w->steps_done + 1, learning_rate, factor, scalars);
-  TRY(executor_update(w->whole.executor, scalars));
+  TRY(executor_update(stepper->executor, scalars));
   double ended = clock_seconds();
   TRY(report_post(w, w->steps_done, loss, learning_rate, ended - begun));
   if (trace_on(trace))

@@ -5,6 +5,7 @@
 #include "graph/autodiff.h"
 #include "graph/op.h"
 #include "graph/optimizer.h"
+#include "tests/graph/sparse_adam.inc"
 #include "tests/ops/cases.h"
 #include "tests/test.h"
 
@@ -152,6 +153,95 @@ static void adamw_is_pytorchs(void **state) {
   check_optimizer(spec);
 }
 
+/* The sum of what is looked up in a table times a weight each: rows of the table in the order of numbers that repeat.
+ */
+static Graph *lookup_graph(Arena *arena, const OptimizerSpec *spec, int64_t rows, int64_t microbatches, bool able,
+                           ValueId *table, ValueId *index, ValueId *weight) {
+  Graph *g;
+  size_t unreached;
+  NodeId node;
+  Attr sum[] = {attr_ints("axes", (int64_t[]){0, 1}, 2), attr_int("keepdims", 0)}, to = attr_int("to", F64);
+  ASSERT_OK(graph_create(arena, "lookup", &g));
+  ASSERT_OK(graph_add_value(g, "table", F32, (Shape){2, {rows, 3}}, ROLE_PARAMETER, table));
+  ASSERT_OK(graph_add_value(g, "index", I64, (Shape){1, {4}}, ROLE_INPUT, index));
+  ASSERT_OK(graph_add_value(g, "weight", F32, (Shape){2, {4, 3}}, ROLE_INPUT, weight));
+  ASSERT_OK(graph_add_node(g, OP_Gather, "rows", (ValueId[]){*table, *index}, 2, NULL, 0, NULL, 1, &node));
+  ValueId y = graph_node(g, node)->out[0];
+  ASSERT_OK(graph_add_node(g, OP_Mul, "product", (ValueId[]){y, *weight}, 2, NULL, 0, NULL, 1, &node));
+  ASSERT_OK(graph_add_node(g, OP_ReduceSum, "sum", graph_node(g, node)->out, 1, sum, 2, NULL, 1, &node));
+  ASSERT_OK(graph_add_node(g, OP_Cast, "loss", graph_node(g, node)->out, 1, &to, 1, NULL, 1, &node));
+  g->loss_sum = graph_node(g, node)->out[0];
+  ASSERT_OK(graph_add_value(g, "loss_scale", F64, (Shape){0}, ROLE_STEP, &g->loss_scale));
+  optimizer_choose(g, spec, microbatches, able);
+  ASSERT_OK(autodiff_append(g, &unreached));
+  ASSERT_OK(optimizer_append(g, spec));
+  return g;
+}
+
+static void sparse_adam_is_pytorchs(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  OptimizerSpec spec = optimizer_defaults(OPTIMIZER_SPARSE_ADAM);
+  spec.beta1 = 0.8;
+  spec.beta2 = 0.95;
+  spec.epsilon = 1e-3;
+  ValueId table, index, weight;
+  CaseGraph run = {.graph = lookup_graph(arena, &spec, 6, 1, true, &table, &index, &weight)};
+  Graph *g = run.graph;
+  const UseGroup *groups[MAX_GROUPS];
+  char where[256];
+  assert_int_equal(autodiff_groups(g, table, groups), 1);
+  assert_int_not_equal(groups[0]->places, NO_VALUE);
+  assert_int_equal(g->nodes[g->n_nodes - 1]->op, OP_SparseAdamUpdate);
+  ASSERT_OK(case_extend(&run));
+  memcpy(run.tensor[table].data, sparse_first, sizeof sparse_first);
+  *(double *)run.tensor[g->loss_scale].data = 1;
+  for (size_t t = 0; t < sizeof sparse_steps / sizeof *sparse_steps; t++) {
+    double expected[18];
+    for (int i = 0; i < 18; i++)
+      expected[i] = (double)sparse_steps[t].table[i];
+    memcpy(run.tensor[index].data, sparse_steps[t].index, sizeof sparse_steps[t].index);
+    memcpy(run.tensor[weight].data, sparse_steps[t].cotangent, sizeof sparse_steps[t].cotangent);
+    memset(run.tensor[groups[0]->places].data, 0, graph_value_bytes(g, groups[0]->places));
+    optimizer_scalars(&spec, (int64_t)t + 1, 0.05, 1, run.tensor[g->step_scalars].data);
+    ASSERT_OK(case_run(&run, &backend_cpu, 2, 0, (NodeId)g->n_nodes));
+    if (!case_close(&run.tensor[table], expected, 2e-7, where))
+      FAIL_TEST("step %zu: %s", t + 1, where);
+  }
+  assert_memory_equal((float *)run.tensor[table].data + 15, sparse_first + 15, 3 * sizeof(float)); /* never looked up */
+  case_release(&run);
+  arena_destroy(arena);
+}
+
+/* Who keeps rows: a table that is looked up alone, where they are smaller and its update leaves other rows. */
+static void tables_keep_rows(void **state) {
+  (void)state;
+  static const struct {
+    OptimizerKind kind;
+    double momentum, decay;
+    int64_t rows, microbatches; /* 4 lookups of 20 bytes each; a row of the table has 12 */
+    bool able, keeps;
+  } cases[] = {{OPTIMIZER_SGD, 0, 0, 7, 1, true, true},         {OPTIMIZER_SGD, 0, 0, 6, 1, true, false},
+               {OPTIMIZER_SGD, 0, 0, 7, 1, false, false},       {OPTIMIZER_SGD, 0.9, 0, 7, 1, true, false},
+               {OPTIMIZER_SGD, 0, 0.1, 7, 1, true, false},      {OPTIMIZER_SGD, 0, 0, 7, 2, true, false},
+               {OPTIMIZER_SGD, 0, 0, 14, 2, true, true},        {OPTIMIZER_ADAMW, 0, 0, 7, 1, true, false},
+               {OPTIMIZER_ADAM, 0, 0, 7, 1, true, false},       {OPTIMIZER_SPARSE_ADAM, 0, 0, 2, 2, true, true},
+               {OPTIMIZER_SPARSE_ADAM, 0, 0, 2, 2, false, true}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    Arena *arena = arena_create();
+    OptimizerSpec spec = optimizer_defaults(cases[i].kind);
+    spec.momentum = cases[i].momentum;
+    spec.weight_decay = cases[i].decay;
+    ValueId table, index, weight;
+    const UseGroup *groups[MAX_GROUPS];
+    const Graph *g =
+        lookup_graph(arena, &spec, cases[i].rows, cases[i].microbatches, cases[i].able, &table, &index, &weight);
+    assert_int_equal(autodiff_groups(g, table, groups), 1);
+    assert_int_equal(groups[0]->places != NO_VALUE, cases[i].keeps);
+    arena_destroy(arena);
+  }
+}
+
 static void update_nodes_read_as_documented(void **state) {
   (void)state;
   static const struct {
@@ -225,6 +315,8 @@ int main(void) {
       cmocka_unit_test(sgd_is_pytorchs),
       cmocka_unit_test(adam_is_pytorchs),
       cmocka_unit_test(adamw_is_pytorchs),
+      cmocka_unit_test(sparse_adam_is_pytorchs),
+      cmocka_unit_test(tables_keep_rows),
       cmocka_unit_test(update_nodes_read_as_documented),
       cmocka_unit_test(what_pytorch_refuses_is_refused),
   };

@@ -109,6 +109,12 @@
     REAL("beta1", 0.9), REAL("beta2", 0.999), REAL("epsilon", 1e-8), REAL("weight_decay", decay),                      \
         INT("decoupled", is_decoupled), INT("states", 2)                                                               \
   }
+#define PLACES(n, ...)                                                                                                 \
+  { .present = true, .dtype = I64, .shape = DIMS(__VA_ARGS__), .fill = FILL_CLASS, .limit = n + 1 }
+#define NUMBER_PLACES(x, ...)                                                                                          \
+  { .present = true, .dtype = I64, .shape = DIMS(__VA_ARGS__), .fill = FILL_LIMIT, .limit = x }
+#define SPARSE_ADAM                                                                                                    \
+  { REAL("beta1", 0.9), REAL("beta2", 0.999), REAL("epsilon", 1e-8), INT("states", 2) }
 #define SGD(mu, is_nesterov, decay, n_states)                                                                          \
   { REAL("momentum", mu), INT("nesterov", is_nesterov), REAL("weight_decay", decay), INT("states", n_states) }
 
@@ -408,6 +414,7 @@ const OpCase op_cases[] = {
 #include "tests/ops/rows/functions.inc"
 #include "tests/ops/rows/norm.inc"
 #include "tests/ops/rows/pool.inc"
+#include "tests/ops/rows/rows.inc"
 #include "tests/ops/rows/sample.inc"
 
 #include "tests/ops/rows/attention.inc"

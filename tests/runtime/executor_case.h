@@ -95,7 +95,7 @@ static inline void case_interpret_step(const Graph *g, int step, int microbatche
   for (size_t i = 0; i < g->n_nodes; i++)
     if (g->nodes[i]->phase == PHASE_UPDATE) {
       case_interpret_node(g, g->nodes[i], data);
-      if (g->nodes[i]->op == OP_SquaredNorm)
+      if (optimizer_is_norm(g->nodes[i]))
         result->squares[step] += *(double *)data[g->nodes[i]->out[0]];
     }
   for (ValueId v = 0; v < g->n_values; v++)

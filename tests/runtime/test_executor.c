@@ -94,9 +94,7 @@ static void check(const Plan *plan, const Backend *backend, uint64_t seed, const
 }
 
 /* Random cuts and the planner's, over every schedule, for ranks and stages a rank as there is room. */
-static void check_all(Graph *g, int microbatches, uint64_t seed, Seen *seen) {
-  Arena *arena = arena_create();
-  CaseResult expected = case_interpret(arena, g, microbatches);
+static void check_against(Graph *g, const CaseResult *expected, int microbatches, uint64_t seed, Seen *seen) {
   for (int s = 0; schedule_names[s]; s++)
     for (int ranks = 1; ranks <= MOST_RANKS; ranks++)
       for (int chunks = 1; chunks <= 3; chunks++) {
@@ -104,15 +102,21 @@ static void check_all(Graph *g, int microbatches, uint64_t seed, Seen *seen) {
         Arena *scratch = arena_create();
         if (case_plan(scratch, g, schedule_names[s], ranks, chunks, microbatches, seed + 10 * (uint64_t)ranks, &plan)) {
           look(&plan, seen);
-          check(&plan, &backend_reference, seed, &expected);
+          check(&plan, &backend_reference, seed, expected);
         }
         if (ranks > 1 && microbatches < 4 &&
             case_planned(scratch, g, schedule_names[s], ranks, chunks, microbatches, &plan)) {
           look(&plan, seen);
-          check(&plan, &backend_reference, seed, &expected);
+          check(&plan, &backend_reference, seed, expected);
         }
         arena_destroy(scratch);
       }
+}
+
+static void check_all(Graph *g, int microbatches, uint64_t seed, Seen *seen) {
+  Arena *arena = arena_create();
+  CaseResult expected = case_interpret(arena, g, microbatches);
+  check_against(g, &expected, microbatches, seed, seen);
   arena_destroy(arena);
 }
 
@@ -146,6 +150,90 @@ static void roles_do_not_depend_on_the_pipeline(void **state) {
     arena_destroy(arena);
   }
   assert_true(seen.plans > 100 && buffers >= 4 && counters >= 3);
+}
+
+/* A lookup of a table at numbers that repeat, some of them from its end: [ROWS, WIDTH]. */
+static ValueId look_up(RandomGraph *r, ValueId table, int column, const Attr *attrs, int n_attrs) {
+  int64_t at = column;
+  float three = 3;
+  ValueId place, factor, index;
+  Attr axis = attr_int("axis", 1), to = attr_int("to", I64);
+  ASSERT_OK(graph_add_constant(r->g, "column", I64, (Shape){0}, &at, &place));
+  ASSERT_OK(graph_add_constant(r->g, "three", F32, (Shape){0}, &three, &factor));
+  index = random_node(r, OP_Gather, (ValueId[]){r->g->inputs[1], place}, 2, &axis, 1, 1);
+  index = random_node(r, OP_Mul, (ValueId[]){index, factor}, 2, NULL, 0, 1);
+  index = random_node(r, OP_Cast, &index, 1, &to, 1, 1);
+  return random_node(r, OP_Gather, (ValueId[]){table, index}, 2, attrs, n_attrs, 1);
+}
+
+/* Tables that are looked up once; three times, stages apart; but for a padding row; bag by bag. One is a head, too. */
+static Graph *tables_graph(Arena *arena, Keep keep, OptimizerKind kind, int microbatches, int *n_kept) {
+  RandomGraph r = {0};
+  Shape shape = {2, {ROWS, WIDTH}}, square = {2, {WIDTH, WIDTH}};
+  Attr padding[] = {attr_int("axis", 0), attr_int("no_gradient_row", 1)};
+  OptimizerSpec optimizer = optimizer_defaults(kind);
+  LossSpec loss = {.kind = LOSS_MSE, .target_dtype = F32, .target_shape = shape};
+  int64_t bags[ROWS];
+  ValueId table[5], offsets, x;
+  size_t unreached;
+  ASSERT_OK(graph_create(arena, "tables", &r.g));
+  ASSERT_OK(graph_add_input(r.g, x = random_value(&r, "x", shape, ROLE_INPUT)));
+  ASSERT_OK(graph_add_input(r.g, random_value(&r, "limit", shape, ROLE_INPUT)));
+  for (int i = 0; i < 5; i++)
+    table[i] = random_value(&r, "table", square, ROLE_PARAMETER);
+  for (int i = 0; i < ROWS; i++)
+    bags[i] = i;
+  ASSERT_OK(graph_add_constant(r.g, "bags", I64, (Shape){1, {ROWS}}, bags, &offsets));
+  const int order[] = {0, 1, 2, 1, 3, 4, 1};
+  for (int i = 0; i < 7; i++) {
+    ValueId rows = look_up(&r, table[order[i]], i % WIDTH, padding, order[i] == 2 ? 2 : 1);
+    if (order[i] == 3)
+      rows = random_node(&r, OP_SegmentReduce, (ValueId[]){rows, offsets}, 2, NULL, 0, 1);
+    x = random_node(&r, OP_Add, (ValueId[]){x, rows}, 2, NULL, 0, 1);
+    ValueId weight = i == 4 ? table[4] : random_value(&r, "w", square, ROLE_PARAMETER);
+    x = random_node(&r, OP_MatMul, (ValueId[]){x, weight}, 2, NULL, 0, 1);
+  }
+  ASSERT_OK(graph_add_output(r.g, loss.output = x));
+  ASSERT_OK(loss_append(r.g, &loss));
+  r.g->microbatches = microbatches;
+  for (ValueId v = 0; v < r.g->n_values; v++)
+    graph_value(r.g, v)->keep = keep;
+  ASSERT_OK(autodiff_append(r.g, &unreached));
+  ASSERT_OK(optimizer_append(r.g, &optimizer));
+  *n_kept = 0;
+  for (size_t i = 0; i < r.g->n_groups; i++)
+    *n_kept += r.g->groups[i].places != NO_VALUE;
+  case_set_workspaces(r.g, &backend_reference);
+  return r.g;
+}
+
+/* What is kept as rows has the bits of dense accumulators, losses, norms and weights, on any ranks, by every schedule.
+ */
+static void rows_are_dense_gradients(void **state) {
+  (void)state;
+  Seen seen = {0};
+  for (int microbatches = 1; microbatches <= 3; microbatches += 2) {
+    Arena *arena = arena_create();
+    int n_kept;
+    Graph *dense = tables_graph(arena, KEEP_ALL, OPTIMIZER_SGD, microbatches, &n_kept);
+    assert_int_equal(n_kept, 0);
+    CaseResult expected = case_interpret(arena, dense, microbatches);
+    Graph *rows = tables_graph(arena, KEEP_ROWS, OPTIMIZER_SGD, microbatches, &n_kept);
+    assert_int_equal(n_kept, 6);
+    check_against(rows, &expected, microbatches, 3, &seen);
+    arena_destroy(arena);
+  }
+  assert_true(seen.plans > 100 && seen.shared > 20);
+}
+
+static void sparse_adam_does_not_depend_on_the_pipeline(void **state) {
+  (void)state;
+  Seen seen = {0};
+  Arena *arena = arena_create();
+  int n_kept;
+  check_all(tables_graph(arena, KEEP_ROWS, OPTIMIZER_SPARSE_ADAM, 3, &n_kept), 3, 3, &seen);
+  assert_int_equal(n_kept, 6);
+  arena_destroy(arena);
 }
 
 /* A buffer that several stages would have, or the backward pass. */
@@ -371,6 +459,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(bits_do_not_depend_on_the_pipeline),
       cmocka_unit_test(roles_do_not_depend_on_the_pipeline),
+      cmocka_unit_test(rows_are_dense_gradients),
+      cmocka_unit_test(sparse_adam_does_not_depend_on_the_pipeline),
       cmocka_unit_test(buffers_are_not_shared),
       cmocka_unit_test(memory_of_a_device_is_copied),
       cmocka_unit_test(kernels_are_prepared_once),

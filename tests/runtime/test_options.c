@@ -123,8 +123,8 @@ static void listed_values_are_those_there_are(void **state) {
   for (int kind = 0; kind < LOSS_COUNT; kind++)
     assert_true(in_list(options_find("loss")->values, loss_name((LossKind)kind)));
   assert_int_equal(words_of(options_find("optimizer")->values), OPTIMIZER_COUNT);
-  for (n = 0; n < 3; n++)
-    assert_int_not_equal(optimizer_find((const char *[]){"sgd", "adam", "adamw"}[n]), OPTIMIZER_COUNT);
+  for (n = 0; n < OPTIMIZER_COUNT; n++)
+    assert_int_not_equal(optimizer_find((const char *[]){"sgd", "adam", "adamw", "sparse_adam"}[n]), OPTIMIZER_COUNT);
 }
 
 int main(void) {

@@ -18,22 +18,24 @@ static const struct Case {
   const char *name, *microbatches;
   Way first, second;
   bool always;
+  const char *optimizer; /* NULL: the case's */
 } cases[] = {
-    {"nanogpt", "4", {"1", "naive", "cpu"}, {"3", "zb-h1", "cpu"}, true},
-    {"nanogpt", "2", {"4", "1f1b", "cpu"}, {"2", "gpipe", "cpu"}, true},
-    {"branches", "4", {"2", "gpipe", "reference"}, {"4", "zb-v", "reference"}, true},
-    {"dlrm", "2", {"3", "1f1b", "cpu"}, {"1", "naive", "cpu"}, true},
-    {"resnet", "1", {"2", "1f1b", "cpu"}, {"3", "gpipe", "cpu"}, true},
-    {"surrogate", "4", {"4", "interleaved-1f1b", "cpu"}, {"1", "naive", "cpu"}, false},
-    {"gpt2", "4", {"2", "zb-h1", "cpu"}, {"4", "1f1b", "cpu"}, false},
-    {"gpt2_default_export", "4", {"4", "gpipe", "cpu"}, {"2", "zb-v", "cpu"}, false},
-    {"gpt2_fixed_batch", "4", {"1", "naive", "cpu"}, {"4", "zb-h2", "cpu"}, false},
-    {"llama", "4", {"3", "1f1b", "cpu"}, {"2", "zb-h1", "cpu"}, false},
-    {"nanogpt_loss", "4", {"2", "gpipe", "cpu"}, {"4", "v-half", "cpu"}, false},
-    {"padded_bag", "4", {"1", "naive", "cpu"}, {"2", "1f1b", "cpu"}, false},
-    {"fresh_gpt2_default", "4", {"4", "1f1b", "cpu"}, {"1", "naive", "cpu"}, false},
-    {"fresh_surrogate_legacy", "4", {"2", "gpipe", "cpu"}, {"3", "v-min", "cpu"}, false},
-    {"unet3d", "2", {"1", "naive", "cpu"}, {"2", "1f1b", "cpu"}, false},
+    {"nanogpt", "4", {"1", "naive", "cpu"}, {"3", "zb-h1", "cpu"}, true, NULL},
+    {"nanogpt", "2", {"4", "1f1b", "cpu"}, {"2", "gpipe", "cpu"}, true, NULL},
+    {"branches", "4", {"2", "gpipe", "reference"}, {"4", "zb-v", "reference"}, true, NULL},
+    {"dlrm", "2", {"3", "1f1b", "cpu"}, {"1", "naive", "cpu"}, true, NULL},
+    {"dlrm", "2", {"1", "naive", "cpu"}, {"3", "zb-h1", "cpu"}, true, "sparse_adam"},
+    {"resnet", "1", {"2", "1f1b", "cpu"}, {"3", "gpipe", "cpu"}, true, NULL},
+    {"surrogate", "4", {"4", "interleaved-1f1b", "cpu"}, {"1", "naive", "cpu"}, false, NULL},
+    {"gpt2", "4", {"2", "zb-h1", "cpu"}, {"4", "1f1b", "cpu"}, false, NULL},
+    {"gpt2_default_export", "4", {"4", "gpipe", "cpu"}, {"2", "zb-v", "cpu"}, false, NULL},
+    {"gpt2_fixed_batch", "4", {"1", "naive", "cpu"}, {"4", "zb-h2", "cpu"}, false, NULL},
+    {"llama", "4", {"3", "1f1b", "cpu"}, {"2", "zb-h1", "cpu"}, false, NULL},
+    {"nanogpt_loss", "4", {"2", "gpipe", "cpu"}, {"4", "v-half", "cpu"}, false, NULL},
+    {"padded_bag", "4", {"1", "naive", "cpu"}, {"2", "1f1b", "cpu"}, false, NULL},
+    {"fresh_gpt2_default", "4", {"4", "1f1b", "cpu"}, {"1", "naive", "cpu"}, false, NULL},
+    {"fresh_surrogate_legacy", "4", {"2", "gpipe", "cpu"}, {"3", "v-min", "cpu"}, false, NULL},
+    {"unet3d", "2", {"1", "naive", "cpu"}, {"2", "1f1b", "cpu"}, false, NULL},
 };
 
 static char folder[64];
@@ -59,6 +61,8 @@ static OnnxpipeOptions *options_of(const struct Case *c, Way way) {
   OnnxpipeOptions *options = case_options(c->name, json);
   json_decref(json);
   set_number(options, "steps", STEPS);
+  if (c->optimizer)
+    set(options, "optimizer", c->optimizer);
   set(options, "microbatches", c->microbatches);
   set(options, "shuffle", "");
   set(options, "seed", "7");
