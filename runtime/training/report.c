@@ -108,9 +108,11 @@ Status report_validation(const Worker *w, bool with_step) {
   else if (training->metrics)
     status = write_validation(w, with_step, json);
   if (status == OK && training->out) {
+    uint64_t place = watch_leave(w->watch); /* as below */
     fprintf(training->out, "validation after step %lld: %s%s\n", (long long)w->validated.step, text,
             w->validated.is_best ? " (best)" : "");
     fflush(training->out);
+    watch_return(w->watch, place);
   }
   text_free(&fields);
   text_free(&line);
@@ -153,8 +155,10 @@ Status report_show(const Worker *w) {
     text_add_prose(&wrapped, whole, job_columns(), 0, 2);
     whole = text_whole(&wrapped);
   }
+  uint64_t place = watch_leave(w->watch);
   if (whole)
     fputs(whole, training->out);
+  watch_return(w->watch, place);
   text_free(&text);
   text_free(&wrapped);
   return whole ? OK : status_code();

@@ -153,6 +153,7 @@ static Status session_fail(Session *s, Status status) {
   snprintf(cause->message, sizeof cause->message, "%s", status_message());
   issue(s, COMMAND_QUIT);
   join_workers(s);
+  watch_phase(cause->worker.watch, WATCH_OUTSIDE, 0); /* the caller closes the session when they like */
   for (int r = 1; r < s->n_locals; r++)
     if (cause->status == E_COMM && s->locals[r].status != OK && s->locals[r].status != E_COMM)
       cause = &s->locals[r];

@@ -1,4 +1,5 @@
 /* Sessions in process: what steps, metrics, saving and closing promise, next to onnxpipe_train. */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -137,14 +138,23 @@ static void validating_in_between(void **state) {
   onnxpipe_options_destroy(options);
 }
 
-/* A rate that makes the loss infinite: the step fails, and so does all that follows, with the same line. */
+static void note_hang(void *context, const char *line) {
+  (void)line;
+  atomic_store((atomic_bool *)context, true);
+}
+
+/* A rate that makes the loss infinite: the step fails, and so does all that follows, with the same line. It may stay
+ * open for longer than the timeout. */
 static void a_failed_session_only_closes(void **state) {
   OnnxpipeOptions *options = branches_options();
   must(onnxpipe_options_set(options, "optimizer", "sgd"));
   must(onnxpipe_options_set(options, "lr", "1e30"));
   must(onnxpipe_options_set(options, "ranks", *state));
+  must(onnxpipe_options_set(options, "timeout", "1"));
   OnnxpipeModel *model = open_model(options);
   OnnxpipeSession *session;
+  atomic_bool hung = false;
+  onnxpipe_on_hang(note_hang, &hung);
   must(onnxpipe_session_open(model, NULL, &session));
   OnnxpipeStatus status = ONNXPIPE_OK;
   for (int step = 1; step <= 8 && status == ONNXPIPE_OK; step++)
@@ -158,6 +168,9 @@ static void a_failed_session_only_closes(void **state) {
   assert_int_equal(onnxpipe_session_metrics(session, &m), ONNXPIPE_FAILED);
   assert_int_equal(onnxpipe_session_save(session, in_folder("never.onnx")), ONNXPIPE_FAILED);
   assert_string_equal(onnxpipe_error(), line);
+  sleep(2);
+  assert_false(atomic_load(&hung));
+  onnxpipe_on_hang(NULL, NULL);
   must(onnxpipe_session_close(session));
   assert_string_equal(onnxpipe_error(), line);
   assert_int_equal(access(in_folder("never.onnx"), F_OK), -1);
