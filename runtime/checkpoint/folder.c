@@ -217,7 +217,8 @@ Status folder_commit(const char *folder, int64_t step) {
   TRY(folder_sync(aside));
   if (renameat2(AT_FDCWD, aside, AT_FDCWD, path, RENAME_EXCHANGE) == 0) {
     TRY(folder_sync(folder));
-    return remove_folder(aside);
+    (void)remove_folder(aside); /* what is left of the old one folder_take removes */
+    return OK;
   }
   if (access(path, F_OK) == 0) /* a file system that exchanges nothing */
     TRY(remove_step(folder, step));
