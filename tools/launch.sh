@@ -61,7 +61,9 @@ for word in "$@"; do
   --resume) resumed=$word ;;
   esac
   case $word in
-  --ranks | --plan) misused "$word fixes the number of ranks, which may have to fall: -n says it" ;;
+  --checkpoint=*) folder=${word#*=} ;;
+  --resume=*) resumed=${word#*=} ;;
+  --ranks | --plan | --ranks=* | --plan=*) misused "${word%%=*} fixes the number of ranks, which may have to fall: -n says it" ;;
   esac
   before=$word
 done
@@ -131,7 +133,7 @@ answers() {
 # Leaves the hosts that answer in $scratch/hostfile; slots: how many ranks they take; silent: those that do not.
 look_at_hosts() {
   slots=0 silent=''
-  sed 's/#.*//; /^[[:space:]]*$/d' "$hostfile" >"$scratch/lines"
+  { cat "$hostfile" && echo; } | sed 's/#.*//; /^[[:space:]]*$/d' >"$scratch/lines" # its last line may have no end
   each=$(((asked + $(wc -l <"$scratch/lines") - 1) / $(wc -l <"$scratch/lines"))) # where the file does not say
   : >"$scratch/hostfile"
   while read -r host rest; do

@@ -118,9 +118,16 @@ class Policy(CommandLineTest):
                          [f" goes on with {n} rank(s) from {self.path('c')}/step-000000010" for n in (2, 1)])
         self.assertIn("gives up", said[2])
 
+    def test_words_with_an_equals_sign(self):
+        status, calls, said = self.launch("-n", 2, "--retries", 1, "--", "p", f"--checkpoint={self.path('c')}",
+                                          does="mkdir -p c/step-000000010; echo 'onnxpipe: rank 1 died: so' >&2; exit 137")
+        self.assertEqual(calls, [f"-n 2 p --checkpoint={self.path('c')}",
+                                 f"-n 1 p --checkpoint={self.path('c')} --resume {self.path('c')}"])
+        self.assertEqual((status, len(said)), (137, 2))
+
     def test_what_is_left_of_the_hosts(self):
         with open(self.path("hostfile"), "w") as file:
-            file.write("# mine\nlocalhost slots=2\nfar slots=2 # down\n\nnear slots=1\n")
+            file.write("# mine\nlocalhost slots=2\nfar slots=2 # down\n\nnear slots=1")  # without an end of its line
         agent = self.path("agent")
         with open(agent, "w") as file:
             file.write('#!/bin/sh\n[ "$1" = near ]\n')
@@ -134,7 +141,8 @@ class Policy(CommandLineTest):
 
     def test_words_that_cannot_be(self):
         for words in ([], ["-n", 2], ["-n", "x", "--", "p"], ["-n", 2, "--", "p"], ["-n", 2, "--retries", "x", "--", "p"],
-                      ["-n", 2, "--hostfile", self.path("none"), "--", "p"], ["-n", 2, "--", "p", "--checkpoint", "c", "--ranks", 2]):
+                      ["-n", 2, "--hostfile", self.path("none"), "--", "p"], ["-n", 2, "--", "p", "--checkpoint", "c", "--ranks", 2],
+                      ["-n", 2, "--", "p", "--checkpoint=c", "--ranks=2"]):
             status, calls, said = self.launch(*words)
             self.assertEqual((status, calls, len(said)), (2, [], 1), words)
 
