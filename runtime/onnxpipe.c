@@ -118,6 +118,7 @@ OnnxpipeStatus onnxpipe_start(OnnxpipeReport *report, void *context, int *rank, 
   if (under_mpirun()) {
     transport_mpi_on_death(report, context);
     transport_mpi_on_term(heed_term);
+    transport_mpi_on_hang(world.hangs, world.hangs_context);
     Status status = transport_mpi_open(&world.link);
     if (status != OK)
       return result(status);

@@ -83,8 +83,9 @@ ONNXPIPE_API void onnxpipe_start_timeout(const OnnxpipeOptions *options);
 /* Has `end` called with one line, once, from a thread of its own, when all ranks of a training are threads of this
  * process and none has moved for as long as the option "timeout" says, while a function here was at work. A thread that
  * hangs cannot be taken back and may use its memory at any time: `end` ends the process, and nothing else. Before a
- * session is opened; without it nobody watches. Under mpirun the run ends by itself, and the line is the report of
- * onnxpipe_start. */
+ * session is opened; without it nobody watches. Under mpirun (then before onnxpipe_start) the ranks fail by themselves,
+ * and the line is its report; `end` is called with "" on those that do not, and with the line where MPI does not start.
+ */
 ONNXPIPE_API void onnxpipe_on_hang(OnnxpipeReport *end, void *context);
 
 /* Opens a model without its weights. Collective. The options "train", "freeze", "no-tie" and "dim" say what trains and

@@ -220,7 +220,8 @@ static void report_death(void *context, const char *message) {
 
 static void end_hanging(void *context, const char *message) {
   (void)context;
-  complain("", message, "");
+  if (*message) /* else it was reported */
+    complain("", message, "");
   _exit(ONNXPIPE_FAILED);
 }
 
@@ -296,6 +297,7 @@ int main(int argc, char **argv) {
     return ONNXPIPE_USAGE;
   }
   int rank = 0, size = 1, collective = strcmp(subcommand, "train") == 0;
+  onnxpipe_on_hang(end_hanging, NULL);
   if (collective)
     heed_timeout(subcommand, argv + 2, argc - 2);
   if (collective && onnxpipe_start(report_death, NULL, &rank, &size) != ONNXPIPE_OK) {
@@ -304,7 +306,6 @@ int main(int argc, char **argv) {
     return ONNXPIPE_FAILED;
   }
   heed_signals(rank);
-  onnxpipe_on_hang(end_hanging, NULL);
   OnnxpipeStatus status = run(subcommand, argv + 2, argc - 2, rank);
   if (collective)
     onnxpipe_finish(status != ONNXPIPE_OK);

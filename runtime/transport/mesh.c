@@ -68,9 +68,7 @@ struct Mesh {
   int origin, reporter; /* origin: of the failure; of HANGS: who found it */
   double decided_at;
   char message[TEXT_BYTES + 64];
-  MeshReport *report;
-  void *context;
-  bool (*heed_term)(void);
+  MeshCalls calls;
   atomic_bool failed;
 };
 
@@ -89,7 +87,7 @@ static bool is_loss(Kind kind) {
 
 bool mesh_reported(Mesh *mesh) {
   pthread_mutex_lock(&mesh->mutex); /* another rank becomes the reporter where that one dies */
-  bool by_watcher = mesh->report && mesh->kind != GAVE_UP;
+  bool by_watcher = mesh->calls.report && mesh->kind != GAVE_UP;
   bool elsewhere = mesh->decided && (mesh->reporter != mesh->rank || by_watcher);
   pthread_mutex_unlock(&mesh->mutex);
   return elsewhere;
@@ -127,15 +125,15 @@ static int reporter_of(const Mesh *mesh, Kind kind, int origin) {
 
 /* Says why this rank ends: its own thread may be inside a long kernel until the signal does its work, or may hang. */
 static void report_end(Mesh *mesh) {
-  if ((mesh->kind == ENDED || mesh->kind == HANGS) && mesh->report && mesh->reporter == mesh->rank)
-    mesh->report(mesh->context, mesh->message);
+  if ((mesh->kind == ENDED || mesh->kind == HANGS) && mesh->calls.report && mesh->reporter == mesh->rank)
+    mesh->calls.report(mesh->calls.report_context, mesh->message);
 }
 
 /* Prints that a peer is lost where it is this rank's turn, and tells the others that it was done. */
 static void report_loss(Mesh *mesh) {
-  if (!is_loss(mesh->kind) || !mesh->report || mesh->reporter != mesh->rank)
+  if (!is_loss(mesh->kind) || !mesh->calls.report || mesh->reporter != mesh->rank)
     return;
-  mesh->report(mesh->context, mesh->message);
+  mesh->calls.report(mesh->calls.report_context, mesh->message);
   mesh->printed = true;
   tell_all(mesh, REPORTED, mesh->rank, "");
 }
@@ -233,7 +231,7 @@ static void close_peer(Mesh *mesh, int r, int error) {
   snprintf(text, sizeof text, "at %s does not answer rank %d any more: %s", peer->address, mesh->rank, strerror(error));
   if (!peer->goodbye)
     decide(mesh, error && error != ECONNRESET ? LOST : DIED, r, text);
-  if (mesh->decided && is_loss(mesh->kind) && mesh->report && mesh->reporter == r && !mesh->printed) {
+  if (mesh->decided && is_loss(mesh->kind) && mesh->calls.report && mesh->reporter == r && !mesh->printed) {
     mesh->reporter = reporter_of(mesh, mesh->kind, mesh->origin); /* it was lost before it could print */
     report_loss(mesh);
   }
@@ -273,12 +271,12 @@ static void hear_peer(Mesh *mesh, int r) {
  * mpirun says so), the rank may heed it by itself. */
 static bool heed_first(Mesh *mesh, double at) {
   pthread_mutex_lock(&mesh->mutex);
-  bool ask = !mesh->decided && !mesh->leaving && mesh->heed_term;
+  bool ask = !mesh->decided && !mesh->leaving && mesh->calls.heed_term;
   pthread_mutex_unlock(&mesh->mutex);
   if (clock_seconds() - at < 0.1)
     return false;
-  bool heeded = ask && mesh->heed_term();
-  mesh->heed_term = NULL;
+  bool heeded = ask && mesh->calls.heed_term();
+  mesh->calls.heed_term = NULL;
   return heeded;
 }
 
@@ -320,8 +318,8 @@ static int beat(Mesh *mesh) {
     if (!mesh->decided && watcher_hangs(mesh->watcher, mesh->rank, line, sizeof line))
       decide(mesh, HANGS, mesh->rank, line);
   }
-  if (mesh->decided && mesh->kind == HANGS && clock_seconds() - mesh->decided_at > END_SECONDS)
-    _exit(EXIT_FAILURE);
+  if (mesh->calls.end && mesh->decided && mesh->kind == HANGS && clock_seconds() - mesh->decided_at > END_SECONDS)
+    mesh->calls.end(mesh->calls.end_context, "");
   return (int)(1e3 * watcher_due(mesh->watcher)) + 1;
 }
 
@@ -351,7 +349,7 @@ static void *watch(void *argument) {
         hear_peer(mesh, r);
     due = beat(mesh);
     pthread_mutex_unlock(&mesh->mutex);
-    if (signal_at > 0 && mesh->heed_term && heed_first(mesh, signal_at))
+    if (signal_at > 0 && mesh->calls.heed_term && heed_first(mesh, signal_at))
       signal_at = 0;
     if (signal_at > 0)
       heed_signal(mesh, signal_at);
@@ -392,8 +390,7 @@ void mesh_timeout(Mesh *mesh, double seconds) {
   pthread_mutex_unlock(&mesh->mutex);
 }
 
-Status mesh_connect(Mesh *mesh, const MeshAddress *all, Watch *own, MeshReport *report, void *context,
-                    bool (*heed_term)(void)) {
+Status mesh_connect(Mesh *mesh, const MeshAddress *all, Watch *own, const MeshCalls *calls) {
   int *fds = calloc((size_t)mesh->size, sizeof *fds);
   if (!fds)
     return fail(E_MEMORY, "out of memory");
@@ -408,9 +405,7 @@ Status mesh_connect(Mesh *mesh, const MeshAddress *all, Watch *own, MeshReport *
   free(fds);
   TRY(status);
   watcher_add(mesh->watcher, mesh->rank, own);
-  mesh->report = report;
-  mesh->context = context;
-  mesh->heed_term = heed_term;
+  mesh->calls = *calls;
   sigset_t term;
   sigemptyset(&term);
   sigaddset(&term, SIGTERM);

@@ -24,16 +24,19 @@ typedef struct {
   uint8_t secret[16]; /* rank 0's counts: who does not know it is not let in */
 } MeshAddress;
 
-/* Called as transport_mpi_on_death says. */
+/* Called as transport_mpi_on_… says; each may be NULL. */
 typedef void MeshReport(void *context, const char *message);
+typedef struct {
+  MeshReport *report, *end;
+  void *report_context, *end_context;
+  bool (*heed_term)(void);
+} MeshCalls;
 
 /* Listens, and fills in where. */
 Status mesh_listen(int rank, int size, Mesh **mesh, MeshAddress *own);
 /* Connects to every peer (all: [size]) and starts to watch, over this rank by its `own`, too, which outlives the mesh.
- * SIGTERM is blocked in the calling thread and in all others. `heed_term` (may be NULL): as transport_mpi_on_term says.
- * Fails E_COMM naming the peer that it cannot reach. */
-Status mesh_connect(Mesh *mesh, const MeshAddress *all, Watch *own, MeshReport *report, void *context,
-                    bool (*heed_term)(void));
+ * SIGTERM is blocked in the calling thread and in all others. Fails E_COMM naming the peer that it cannot reach. */
+Status mesh_connect(Mesh *mesh, const MeshAddress *all, Watch *own, const MeshCalls *calls);
 /* As transport_mpi_timeout says. */
 void mesh_timeout(Mesh *mesh, double seconds);
 

@@ -46,9 +46,7 @@ static struct {
   double timeout;
   Endpoint endpoints[CHANNELS];
   sigset_t mask_before;
-  MeshReport *report;
-  void *context;
-  bool (*heed_term)(void);
+  MeshCalls calls;
 } world;
 
 static Status fail_mpi(int code, const char *what) {
@@ -226,9 +224,8 @@ static Status open_mesh(void) {
   if (status == OK) {
     mesh_timeout(world.mesh, world.timeout);
     int code = MPI_Allgather(&own, sizeof own, MPI_BYTE, all, sizeof own, MPI_BYTE, world.endpoints[0].comm);
-    status = code == MPI_SUCCESS
-                 ? mesh_connect(world.mesh, all, &world.watch, world.report, world.context, world.heed_term)
-                 : fail_mpi(code, "exchanging addresses");
+    status = code == MPI_SUCCESS ? mesh_connect(world.mesh, all, &world.watch, &world.calls)
+                                 : fail_mpi(code, "exchanging addresses");
   }
   free(all);
   return status;
@@ -269,7 +266,7 @@ Status transport_mpi_open(Link *link) {
   pthread_sigmask(SIG_BLOCK, &term, &world.mask_before);
   world.open = true;
   watch_begin(&world.watch);
-  StartGuard *guard = start_guard_begin(world.timeout, world.report, world.context);
+  StartGuard *guard = start_guard_begin(world.timeout, world.calls.end, world.calls.end_context);
   Status status = start_mpi();
   if (status == OK)
     status = open_mesh();
@@ -345,12 +342,17 @@ void transport_mpi_library(char *text, size_t room) {
 }
 
 void transport_mpi_on_death(MeshReport *report, void *context) {
-  world.report = report;
-  world.context = context;
+  world.calls.report = report;
+  world.calls.report_context = context;
 }
 
 void transport_mpi_on_term(bool (*heed)(void)) {
-  world.heed_term = heed;
+  world.calls.heed_term = heed;
+}
+
+void transport_mpi_on_hang(MeshReport *end, void *context) {
+  world.calls.end = end;
+  world.calls.end_context = context;
 }
 
 void transport_mpi_timeout(double seconds) {
@@ -389,6 +391,11 @@ void transport_mpi_on_death(void (*report)(void *context, const char *message), 
 
 void transport_mpi_on_term(bool (*heed)(void)) {
   (void)heed;
+}
+
+void transport_mpi_on_hang(void (*end)(void *context, const char *line), void *context) {
+  (void)end;
+  (void)context;
 }
 
 void transport_mpi_timeout(double seconds) {

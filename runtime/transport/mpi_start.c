@@ -3,28 +3,24 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <math.h>
-#include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "runtime/transport/ticker.h"
 
-/* seconds from look to look */
-static const double LOOK = 0.25;
+/* seconds: from look to look; for which a rank leaves it to a lower one that was there to say it */
+static const double LOOK = 0.25, TURN = 2;
 
 struct StartGuard {
   double seconds;
-  void (*report)(void *context, const char *message);
+  void (*end_process)(void *context, const char *line);
   void *context;
-  pthread_t thread;
-  /* under the lock: */
-  pthread_mutex_t lock;
-  pthread_cond_t changed;
-  bool end;
+  Ticker ticker;
 };
 
 /* What launchers call a process's rank. */
@@ -78,19 +74,10 @@ static void look_around(int *stopped, int *first) {
     closedir(processes);
 }
 
-/* Until the next look, or the end: whether it is that. */
-static bool rest(StartGuard *g) {
-  struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
-  until.tv_nsec += (long)(1e9 * LOOK);
-  until.tv_sec += until.tv_nsec / 1000000000;
-  until.tv_nsec %= 1000000000;
-  pthread_mutex_lock(&g->lock);
-  if (!g->end)
-    pthread_cond_timedwait(&g->changed, &g->lock, &until);
-  bool end = g->end;
-  pthread_mutex_unlock(&g->lock);
-  return end;
+/* SIGTERM is blocked: by it mpirun ends ranks when the first one, which has said why, has ended. */
+static bool is_told_to_end(void) {
+  sigset_t pending;
+  return sigpending(&pending) == 0 && sigismember(&pending, SIGTERM) == 1;
 }
 
 static void *guard_start(void *argument) {
@@ -99,36 +86,33 @@ static void *guard_start(void *argument) {
   snprintf(own, sizeof own, "%d", (int)getpid());
   int rank = rank_of(own), stopped, first, last = -1;
   double since = 0; /* seconds that `last` is stopped; in which this process was, too, count little */
-  for (double looked = clock_seconds(); !rest(g);) {
+  double due = g->seconds, looked = clock_seconds();
+  while (!ticker_rest(&g->ticker, LOOK)) {
     double now = clock_seconds(), passed = fmin(now - looked, 4 * LOOK);
     looked = now;
     look_around(&stopped, &first);
     since = stopped >= 0 && stopped == last ? since + passed : 0;
     last = stopped;
-    if (since < g->seconds || first != rank)
+    due = first != rank ? fmax(g->seconds, since + TURN) : since > 0 ? due : g->seconds;
+    if (since < due)
       continue;
     snprintf(
         line, sizeof line,
         "rank %d waits since %.0f s for rank %d (start-up), which does not answer: its process is stopped (--timeout)",
         rank, since, stopped);
-    if (g->report)
-      g->report(g->context, line);
-    _exit(EXIT_FAILURE);
+    g->end_process(g->context, is_told_to_end() ? "" : line);
+    break;
   }
   return NULL;
 }
 
-StartGuard *start_guard_begin(double seconds, void (*report)(void *, const char *), void *context) {
-  StartGuard *g = seconds > 0 ? calloc(1, sizeof *g) : NULL;
+StartGuard *start_guard_begin(double seconds, void (*end)(void *, const char *), void *context) {
+  StartGuard *g = seconds > 0 && end ? calloc(1, sizeof *g) : NULL;
   if (!g)
     return NULL;
-  *g = (StartGuard){.seconds = seconds, .report = report, .context = context};
-  pthread_mutex_init(&g->lock, NULL);
-  pthread_cond_init(&g->changed, NULL);
-  if (pthread_create(&g->thread, NULL, guard_start, g) == 0)
+  *g = (StartGuard){.seconds = seconds, .end_process = end, .context = context};
+  if (ticker_start(&g->ticker, "the watch over MPI's start", guard_start, g) == OK)
     return g;
-  pthread_cond_destroy(&g->changed);
-  pthread_mutex_destroy(&g->lock);
   free(g);
   return NULL;
 }
@@ -136,12 +120,6 @@ StartGuard *start_guard_begin(double seconds, void (*report)(void *, const char 
 void start_guard_end(StartGuard *g) {
   if (!g)
     return;
-  pthread_mutex_lock(&g->lock);
-  g->end = true;
-  pthread_cond_broadcast(&g->changed);
-  pthread_mutex_unlock(&g->lock);
-  pthread_join(g->thread, NULL);
-  pthread_cond_destroy(&g->changed);
-  pthread_mutex_destroy(&g->lock);
+  ticker_end(&g->ticker);
   free(g);
 }

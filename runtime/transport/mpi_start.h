@@ -5,10 +5,10 @@
 
 typedef struct StartGuard StartGuard;
 
-/* From now on: where one of them was stopped for so many seconds without end, the lowest rank here that is not says so
- * to `report` (may be NULL) and ends its process with status 1, and by it the run: it is inside MPI, which waits. NULL
- * where seconds is 0 or nothing can watch. */
-StartGuard *start_guard_begin(double seconds, void (*report)(void *context, const char *message), void *context);
+/* From now on: where one of them was stopped for so many seconds without end, the lowest rank here that is not calls
+ * `end` with a line that says so. That ends its process, and by it the run: it is inside MPI, which waits. NULL where
+ * seconds is 0, `end` NULL, or nothing can watch. */
+StartGuard *start_guard_begin(double seconds, void (*end)(void *context, const char *line), void *context);
 /* NULL is fine. */
 void start_guard_end(StartGuard *guard);
 

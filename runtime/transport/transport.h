@@ -79,10 +79,12 @@ void transport_mpi_on_death(void (*report)(void *context, const char *message), 
  * the rank will end by itself, nothing more happens until a second one. */
 void transport_mpi_on_term(bool (*heed)(void));
 /* When no rank of those that share this number has moved for so many seconds (watcher.h), they fail with
- * the line that names who waits for whom, and it is reported as a death is. A rank whose thread does not end by itself
- * then ends all the same. Set before `open`, it is heeded from there on (mpi_start.h), anew at any time. 0, at first:
- * never. */
+ * the line that names who waits for whom, and it is reported as a death is. Set before `open`, it is heeded from there
+ * on (mpi_start.h), anew at any time. 0, at first: never. */
 void transport_mpi_timeout(double seconds);
+/* Set before `open`: `end` ends the process, and nothing else. It is called from a thread of its own where the rank's
+ * is inside MPI or elsewhere and does not come back: with the line where it was not reported, else with "". */
+void transport_mpi_on_hang(void (*end)(void *context, const char *line), void *context);
 /* Whether the failure that this rank knows of is printed elsewhere: by the rank that it began on, or by `report`. */
 bool transport_mpi_reported(void);
 

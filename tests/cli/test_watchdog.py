@@ -118,16 +118,19 @@ class Stopped(CommandLineTest):
 class Hanging(CommandLineTest):
     def test_threads_of_one_process(self):
         """The metrics go to where nobody reads any more: rank 0 hangs in a step, and others, if any, wait for it."""
-        for ranks, line in ((1, "rank 0 does not move: it hangs in step [0-9]+"),
-                            (2, r"rank 1 waits since [123] s .*rank 0 \(.*\), which does not move: it hangs in step [0-9]+")):
-            with self.subTest(ranks=ranks):
-                pipe = self.path(f"pipe{ranks}")
+        for ranks, mpi, line in (
+                (1, 0, "rank 0 does not move: it hangs in step [0-9]+"), (1, 1, "rank 0 does not move: it hangs in step [0-9]+"),
+                (2, 0, r"rank 1 waits since [123] s .*rank 0 \(.*\), which does not move: it hangs in step [0-9]+")):
+            with self.subTest(ranks=ranks, mpi=mpi):
+                if mpi and not HAS_MPI:
+                    continue
+                pipe = self.path(f"pipe{ranks}{mpi}")
                 os.mkfifo(pipe)
                 reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
                 try:
                     self.refused(1, re.compile(f"^{line}; no rank moved for 1 s \\(--timeout\\)$"), "train", model_path("branches"),
                                  "--data", model_path("branches", "data.npz"), "--quiet", "--steps", LAST, "--timeout", 1,
-                                 "--ranks", ranks, "--metrics", pipe)
+                                 "--ranks", ranks, "--metrics", pipe, mpi=mpi)
                 finally:
                     os.close(reader)
 
