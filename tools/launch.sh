@@ -50,7 +50,7 @@ done
 [ $# -gt 1 ] || misused "what is to run comes behind --: $me --help"
 shift
 case $ranks in '' | *[!0-9]* | 0*) misused "-n needs a number of ranks: $me --help" ;; esac
-case $retries in '' | *[!0-9]*) misused "--retries needs a number: $me --help" ;; esac
+case $retries in '' | *[!0-9]* | ???????*) misused "--retries needs a number: $me --help" ;; esac
 [ -z "$hostfile" ] || [ -r "$hostfile" ] || misused "$hostfile: cannot be read"
 
 # Where checkpoints go: --checkpoint's folder, else --resume's.

@@ -142,7 +142,7 @@ class Policy(CommandLineTest):
     def test_words_that_cannot_be(self):
         for words in ([], ["-n", 2], ["-n", "x", "--", "p"], ["-n", 2, "--", "p"], ["-n", 2, "--retries", "x", "--", "p"],
                       ["-n", 2, "--hostfile", self.path("none"), "--", "p"], ["-n", 2, "--", "p", "--checkpoint", "c", "--ranks", 2],
-                      ["-n", 2, "--", "p", "--checkpoint=c", "--ranks=2"]):
+                      ["-n", 2, "--", "p", "--checkpoint=c", "--ranks=2"], ["-n", 2, "--retries", 10**9, "--", "p", "--checkpoint", "c"]):
             status, calls, said = self.launch(*words)
             self.assertEqual((status, calls, len(said)), (2, [], 1), words)
 
