@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -15,6 +16,8 @@
 
 /* seconds: from look to look; for which a rank leaves it to a lower one that was there to say it */
 static const double LOOK = 0.25, TURN = 2;
+/* seconds in which mpirun ends the others when one has said why it ends; that one rank waits for all to see it */
+static const double SPOKEN = 3, SEEN = 0.4;
 
 struct StartGuard {
   double seconds;
@@ -80,21 +83,36 @@ static bool is_told_to_end(void) {
   return sigpending(&pending) == 0 && sigismember(&pending, SIGTERM) == 1;
 }
 
+/* mpirun also sends SIGTERM where a rank's MPI_Init failed: that ends the rank's process with status 1 and no word of
+ * ours. */
+static void end_by_term(const StartGuard *g, int rank, bool speaks) {
+  char line[128];
+  snprintf(line, sizeof line, "rank %d: ended by SIGTERM in start-up; mpirun sends it where MPI failed on a rank",
+           rank);
+  nanosleep(&(struct timespec){.tv_nsec = (long)(1e9 * SEEN)}, NULL);
+  g->end_process(g->context, speaks ? line : "");
+}
+
 static void *guard_start(void *argument) {
   StartGuard *g = argument;
   char line[256], own[24];
   snprintf(own, sizeof own, "%d", (int)getpid());
   int rank = rank_of(own), stopped, first, last = -1;
-  double since = 0; /* seconds that `last` is stopped; in which this process was, too, count little */
+  double since = 0;      /* seconds that `last` is stopped; in which this process was, too, count little */
+  double seen = -SPOKEN; /* when a rank was stopped, this one included: another may have said so */
   double due = g->seconds, looked = clock_seconds();
   while (!ticker_rest(&g->ticker, LOOK)) {
     double now = clock_seconds(), passed = fmin(now - looked, 4 * LOOK);
-    looked = now;
     look_around(&stopped, &first);
+    if (stopped >= 0 || now - looked > passed)
+      seen = now;
+    looked = now;
+    if (is_told_to_end())
+      end_by_term(g, rank, first == rank && now - seen > SPOKEN);
     since = stopped >= 0 && stopped == last ? since + passed : 0;
     last = stopped;
     due = first != rank ? fmax(g->seconds, since + TURN) : since > 0 ? due : g->seconds;
-    if (since < due)
+    if (g->seconds <= 0 || since < due)
       continue;
     snprintf(
         line, sizeof line,
@@ -107,7 +125,7 @@ static void *guard_start(void *argument) {
 }
 
 StartGuard *start_guard_begin(double seconds, void (*end)(void *, const char *), void *context) {
-  StartGuard *g = seconds > 0 && end ? calloc(1, sizeof *g) : NULL;
+  StartGuard *g = end ? calloc(1, sizeof *g) : NULL;
   if (!g)
     return NULL;
   *g = (StartGuard){.seconds = seconds, .end_process = end, .context = context};

@@ -92,6 +92,33 @@ class Stopped(CommandLineTest):
         self.expect_end(run, processes, 10, r"^rank 1 waits since .*rank 0 \((start-up|planning)\), which does not answer: "
                         "its process")
 
+    def test_mpi_fails_on_a_rank(self):
+        """Its MPI_Init ends its process without a word to us: another one speaks."""
+        if not HAS_MPI:
+            self.skipTest("this machine has no mpirun")
+        train = f"exec {ONNXPIPE} train {model_path('branches')} --data {model_path('branches', 'data.npz')} --quiet --steps 2"
+        breaks = "for name in $(env | grep -o '^PMIX_SERVER_URI[0-9]*'); do export $name='x;tcp4://127.0.0.1:1'; done"
+        result = self.run_words(["sh", "-c", f'if [ $OMPI_COMM_WORLD_RANK = 1 ]; then {breaks}; fi; {train}'], mpi=3)
+        self.assertEqual([line for line in result.stderr.splitlines() if line.startswith("onnxpipe: ")],
+                         ["onnxpipe: rank 0: ended by SIGTERM in start-up; mpirun sends it where MPI failed on a rank"])
+        self.assertEqual(result.returncode, 1)
+
+    def test_signals_before_mpi_starts(self):
+        """SIGUSR1 has nothing to save yet, and ends nothing."""
+        run = self.start("--steps", 2)
+        self.until(run, lambda: len(self.processes(run.pid)) == 3)
+        processes = self.processes(run.pid)
+        self.until(run, lambda: all(self.catches(process, signal.SIGUSR1) for process in processes.values()))
+        for process in processes.values():
+            os.kill(process, signal.SIGUSR1)
+        _, stderr = run.communicate(timeout=60)
+        self.assertEqual(run.returncode, 0, stderr)
+
+    def catches(self, process, number):
+        with open(f"/proc/{process}/status") as status:
+            caught = next(line for line in status if line.startswith("SigCgt:"))
+        return int(caught.split()[1], 16) >> (number - 1) & 1
+
     def test_what_goes_on_in_time(self):
         """A rank that is stopped for a while, and all of them, change nothing: the same bits come of it."""
         steps = 40
