@@ -4,15 +4,48 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+/* Paths that are being written aside, for a signal's handler: whoever takes one out of its slot owns it. What finds no
+ * slot free is not removed there. */
+enum { ASIDE = 64 };
+static _Atomic(char *) aside_paths[ASIDE];
+
+static void remember(char *aside) {
+  for (int i = 0; i < ASIDE; i++) {
+    char *none = NULL;
+    if (atomic_compare_exchange_strong(&aside_paths[i], &none, aside))
+      return;
+  }
+}
+
+/* Whether it is the caller's to free: a handler that has it ends the process. */
+static bool forget(char *aside) {
+  for (int i = 0; i < ASIDE; i++) {
+    char *own = aside;
+    if (atomic_load(&aside_paths[i]) == aside)
+      return atomic_compare_exchange_strong(&aside_paths[i], &own, NULL);
+  }
+  return true;
+}
+
+void file_replace_abandon_all(void) {
+  for (int i = 0; i < ASIDE; i++) {
+    char *aside = atomic_exchange(&aside_paths[i], NULL);
+    if (aside)
+      unlink(aside);
+  }
+}
+
 static void release(FileReplace *file) {
   free(file->path);
-  free(file->aside);
+  if (file->aside && forget(file->aside))
+    free(file->aside);
   *file = (FileReplace){0};
 }
 
@@ -40,6 +73,18 @@ Status file_open(const char *path, int *descriptor, size_t *bytes) {
 bool file_same(const char *path, const char *other) {
   struct stat a, b;
   return stat(path, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+bool file_same_place(const char *path, const char *other) {
+  const char *slash = strrchr(path, '/'), *other_slash = strrchr(other, '/');
+  if (strcmp(slash ? slash + 1 : path, other_slash ? other_slash + 1 : other) != 0)
+    return false;
+  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+  char *other_folder = other_slash ? strndup(other, (size_t)(other_slash - other) + 1) : strdup(".");
+  bool same = folder && other_folder && file_same(folder, other_folder);
+  free(folder);
+  free(other_folder);
+  return same || strcmp(path, other) == 0;
 }
 
 Status file_check_space(const char *path, uint64_t bytes) {
@@ -72,6 +117,7 @@ Status file_replace_begin(const char *path, FileReplace *file) {
   }
   int descriptor = mkstemp(file->aside);
   if (descriptor >= 0) {
+    remember(file->aside);
     mode_t mask = umask(0);
     umask(mask);
     fchmod(descriptor, 0666 & ~mask); /* mkstemp's 0600 would surprise whoever reads the result */

@@ -24,6 +24,8 @@ Status file_read_text(Arena *arena, const char *path, const char **text);
 
 /* Whether both paths lead to one file that is there. */
 bool file_same(const char *path, const char *other);
+/* Whether both say one name in one folder, whatever lies there. */
+bool file_same_place(const char *path, const char *other);
 
 /* Fails E_IO, with both numbers, where the file system of `path` has less than so many bytes left for this user. */
 Status file_check_space(const char *path, uint64_t bytes);
@@ -35,5 +37,7 @@ Status file_replace_begin(const char *path, FileReplace *file);
 Status file_replace_commit(FileReplace *file);
 /* Removes what was written aside; the old file stands. */
 void file_replace_abandon(FileReplace *file);
+/* For a signal's handler that ends the process: removes whatever is being written aside just now. */
+void file_replace_abandon_all(void);
 
 #endif

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <zip.h>
 
+#include "base/file.h"
 #include "base/nearest.h"
 #include "runtime/checkpoint/origin.h"
 #include "runtime/edit.h"
@@ -104,6 +105,10 @@ static bool under_mpirun(void) {
 
 int onnxpipe_request(OnnxpipeRequest request) {
   return request_make(request);
+}
+
+void onnxpipe_remove_unfinished(void) {
+  file_replace_abandon_all();
 }
 
 /* From the transport's thread. */

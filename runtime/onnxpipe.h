@@ -162,6 +162,8 @@ typedef enum { ONNXPIPE_CHECKPOINT = 1, ONNXPIPE_INTERRUPT = 2, ONNXPIPE_TERMINA
 /* Whether a training of this process will heed it. Under mpirun one rank's is every rank's; all end after the same
  * step, at most two later. May be called from any thread and from a signal's handler. */
 ONNXPIPE_API int onnxpipe_request(OnnxpipeRequest request);
+/* For a signal's handler that ends the process: removes the files that are being written aside. */
+ONNXPIPE_API void onnxpipe_remove_unfinished(void);
 
 /* A whole session: all steps, then the file of the option "save". With the option "dry-run" it stops before the first
  * step. `progress` may be NULL. Collective. ONNXPIPE_UNSAVED where all was trained and a file could not be written

@@ -42,14 +42,20 @@ static void complain(const char *before, const char *word, const char *after) {
 
 static int silent_rank; /* another rank says what all were told */
 
+/* Where the library has said why. */
+static void end_silently(int number) {
+  onnxpipe_remove_unfinished();
+  signal(number, SIG_DFL);
+  raise(number); /* what it does without us, when we return */
+}
+
 static void end_by(int number) {
   const char *line = number == SIGINT    ? "onnxpipe: ended by SIGINT\n"
                      : number == SIGTERM ? "onnxpipe: ended by SIGTERM\n"
                                          : "onnxpipe: ended by SIGHUP\n";
   ssize_t wrote = write(STDERR_FILENO, line, strlen(line));
   (void)wrote;
-  signal(number, SIG_DFL);
-  raise(number); /* what it does without us, when we return */
+  end_silently(number);
 }
 
 /* The first one ends a training after its step; what does not train, or is asked again, ends at once. */
@@ -74,23 +80,26 @@ static void save_by(int number) {
   onnxpipe_request(ONNXPIPE_CHECKPOINT);
 }
 
-/* A run that is ended says so. Nothing is half written then: files take their place whole. Under mpirun SIGTERM is the
- * library's. */
-static void heed_signals(int rank) {
-  static const struct {
-    int number;
-    void (*handler)(int);
-  } heeded[] = {{SIGINT, stop_by}, {SIGTERM, stop_by}, {SIGHUP, end_by}, {SIGUSR1, save_by}};
+/* A run that is ended says so. Nothing is half written then: files take their place whole. */
+static void heed_signal(int number, void (*handler)(int)) {
+  struct sigaction before, action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+  if (sigaction(number, NULL, &before) == 0 && before.sa_handler == SIG_DFL)
+    sigaction(number, &action, NULL);
+}
+
+/* MPI takes its time to start: what can come meanwhile is heeded before. */
+static void heed_signals(void) {
+  heed_signal(SIGINT, stop_by);
+  heed_signal(SIGHUP, end_by);
+  heed_signal(SIGUSR1, save_by);
+}
+
+/* Under mpirun, where it is blocked, SIGTERM is the library's, which speaks of it, and then lets it through. */
+static void heed_term(void) {
   sigset_t blocked;
   sigemptyset(&blocked);
-  silent_rank = rank != 0;
   pthread_sigmask(SIG_BLOCK, NULL, &blocked);
-  for (size_t i = 0; i < sizeof heeded / sizeof *heeded; i++) {
-    struct sigaction before, action = {.sa_handler = heeded[i].handler, .sa_flags = SA_RESTART};
-    if (!sigismember(&blocked, heeded[i].number) && sigaction(heeded[i].number, NULL, &before) == 0 &&
-        before.sa_handler == SIG_DFL)
-      sigaction(heeded[i].number, &action, NULL);
-  }
+  heed_signal(SIGTERM, sigismember(&blocked, SIGTERM) ? end_silently : stop_by);
 }
 
 static OnnxpipeStatus wrong(const CommandLine *line, const char *before, const char *word, const char *after) {
@@ -297,6 +306,7 @@ int main(int argc, char **argv) {
     return ONNXPIPE_USAGE;
   }
   int rank = 0, size = 1, collective = strcmp(subcommand, "train") == 0;
+  heed_signals();
   onnxpipe_on_hang(end_hanging, NULL);
   if (collective)
     heed_timeout(subcommand, argv + 2, argc - 2);
@@ -305,7 +315,8 @@ int main(int argc, char **argv) {
     onnxpipe_finish(1);
     return ONNXPIPE_FAILED;
   }
-  heed_signals(rank);
+  silent_rank = rank != 0;
+  heed_term();
   OnnxpipeStatus status = run(subcommand, argv + 2, argc - 2, rank);
   if (collective)
     onnxpipe_finish(status != ONNXPIPE_OK);

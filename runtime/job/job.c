@@ -235,7 +235,7 @@ static Status check_outputs(const Job *job) {
         return fail(E_USAGE, "%s %s would overwrite %s, which is read", outputs[i].option, outputs[i].path,
                     inputs[k].option);
     for (size_t k = 0; k < i; k++)
-      if (outputs[k].path && strcmp(outputs[i].path, outputs[k].path) == 0)
+      if (outputs[k].path && file_same_place(outputs[i].path, outputs[k].path))
         return fail(E_USAGE, "%s and %s both write %s", outputs[k].option, outputs[i].option, outputs[i].path);
   }
   return OK;

@@ -215,6 +215,11 @@ static void files_are_replaced_whole(void **state) {
   ASSERT_OK(file_replace_begin(path, &file));
   fputs("second", file.stream);
   read_back(path, "first");
+  char *aside = strdup(file.aside);
+  assert_int_equal(access(aside, F_OK), 0);
+  file_replace_abandon_all(); /* as when a signal ends all */
+  assert_int_not_equal(access(aside, F_OK), 0);
+  free(aside);
   file_replace_abandon(&file);
   read_back(path, "first");
   assert_int_equal(unlink(path), 0);

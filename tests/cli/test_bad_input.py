@@ -168,6 +168,8 @@ class BadData(CommandLineTest):
             self.assertEqual(open(path, "rb").read(), whole)
         both = self.path("both")
         self.refused(2, f"--save and --metrics both write {both}", *train, data, "--save", both, "--metrics", both)
+        again = os.path.join(os.path.dirname(both), ".", os.path.basename(both))
+        self.refused(2, f"--save and --metrics both write {again}", *train, data, "--save", both, "--metrics", again)
         self.done(*train, data, "--save", model)
 
     def test_the_last_good_step_is_reported(self):

@@ -113,6 +113,16 @@ class Signals(Running):
         self.assertRegex(said[-1], "ended by SIG(INT|TERM)")
         self.assertFalse(os.path.exists(self.path("saved.onnx")))
 
+    def test_nothing_is_left_aside(self):
+        """The second comes while the trace, which is long, is written."""
+        run = self.start("--trace", self.path("t.json"), "--trace-kernels")
+        self.until(run, lambda: len(read_metrics(self.path("m.jsonl"))) > 3000, "no steps")
+        run.send_signal(signal.SIGINT)
+        self.until(run, lambda: [name for name in os.listdir(self.folder) if name.startswith("t.json.tmp")], "no trace")
+        run.send_signal(signal.SIGINT)
+        self.assertEqual(self.end(run)[-1], "ended by SIGINT")
+        self.assertEqual(os.listdir(self.folder), ["m.jsonl"])
+
     def test_saving_now(self):
         for mpi in (0, 2):
             with self.subTest(mpi=mpi):
