@@ -17,7 +17,7 @@
 /* seconds: from look to look; for which a rank leaves it to a lower one that was there to say it */
 static const double LOOK = 0.25, TURN = 2;
 /* seconds in which mpirun ends the others when one has said why it ends; that one rank waits for all to see it */
-static const double SPOKEN = 3, SEEN = 0.4;
+static const double SPOKEN = 3, SEEN = 0.26;
 
 struct StartGuard {
   double seconds;
