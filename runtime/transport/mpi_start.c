@@ -77,6 +77,20 @@ static void look_around(int *stopped, int *first) {
     closedir(processes);
 }
 
+/* Seconds since this process began, those in which it was stopped included. */
+static double age(void) {
+  char text[512];
+  unsigned long long ticks = 0; /* since the machine's start */
+  struct timespec now;
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  read_whole("/proc/self/stat", text, sizeof text);
+  const char *behind = strrchr(text, ')');
+  if (!behind ||
+      sscanf(behind, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ticks) != 1)
+    return 0;
+  return (double)now.tv_sec - (double)ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
 /* SIGTERM is blocked: by it mpirun ends ranks when the first one, which has said why, has ended. */
 static bool is_told_to_end(void) {
   sigset_t pending;
@@ -98,8 +112,9 @@ static void *guard_start(void *argument) {
   char line[256], own[24];
   snprintf(own, sizeof own, "%d", (int)getpid());
   int rank = rank_of(own), stopped, first, last = -1;
-  double since = 0;      /* seconds that `last` is stopped; in which this process was, too, count little */
-  double seen = -SPOKEN; /* when a rank was stopped, this one included: another may have said so */
+  double since = 0; /* seconds that `last` is stopped; in which this process was, too, count little */
+  /* when a rank was stopped, this one included, perhaps before it came here: another may have said so */
+  double seen = age() > SPOKEN ? clock_seconds() : -SPOKEN;
   double due = g->seconds, looked = clock_seconds();
   while (!ticker_rest(&g->ticker, LOOK)) {
     double now = clock_seconds(), passed = fmin(now - looked, 4 * LOOK);

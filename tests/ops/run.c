@@ -255,6 +255,8 @@ static Status run_away(const CaseGraph *built, Tensor *away, const Backend *back
     size_t bytes = graph_value_bytes(built->graph, (ValueId)v);
     away[v] = built->tensor[v];
     away[v].data = NULL;
+    if (built->over && (ValueId)v == built->node->out[0])
+      continue;
     TRY(backend->alloc(stream, bytes, &away[v].data));
     TRY(backend->copy(stream, away[v].data, built->tensor[v].data, bytes, COPY_HOST_TO_DEVICE));
   }
