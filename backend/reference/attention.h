@@ -12,6 +12,7 @@ typedef struct {
   int64_t step[4];
 } AttentionMask;
 
+/* The node's, if it has one. */
 AttentionMask attention_mask(const Node *node, const Tensor *in);
 
 /* Of a node as the graph has it. */

@@ -34,6 +34,7 @@ bool watch_judge(const WatchedRank *ranks, int n, double timeout, char *line, si
 
 typedef struct Watcher Watcher;
 
+/* Over ranks of which nothing is known yet: watcher_add those of this process, watcher_hear the others. */
 Status watcher_create(int ranks, Watcher **watcher);
 void watcher_destroy(Watcher *watcher);
 /* `watch` is that of a rank of this process; it outlives the watcher. */
