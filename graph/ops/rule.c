@@ -2,6 +2,7 @@
 #include "graph/ops/rule.h"
 
 #include <assert.h>
+#include <math.h>
 
 void rule_set(Graph *g, Node *n, int i, DType dtype, Shape shape) {
   if (i >= n->n_out || n->out[i] == NO_VALUE)
@@ -67,9 +68,12 @@ Status emit2(Graph *g, OpKind op, ValueId a, ValueId b, ValueId *out) {
 
 Status emit_scalar(Graph *g, ValueId like, double value, ValueId *out) {
   DType dtype = graph_value(g, like)->dtype;
+  double most = dtype == I64 ? 0x1p63 : dtype == I32 ? 0x1p31 : INFINITY;
+  if (isfinite(most) && !(value >= -most && value < most))
+    return fail(E_UNSUPPORTED, "%g is no number of %s", value, dtype_name(dtype));
   float narrow = (float)value;
-  int64_t whole = (int64_t)value;
-  int32_t small = (int32_t)value;
+  int64_t whole = dtype == I64 ? (int64_t)value : 0;
+  int32_t small = dtype == I32 ? (int32_t)value : 0;
   const void *data = dtype == F64   ? (const void *)&value
                      : dtype == I64 ? (const void *)&whole
                      : dtype == I32 ? (const void *)&small
