@@ -163,29 +163,11 @@ static Status prove_source(Graph *graph, const Node *node, ValueId id, const Gra
   return OK;
 }
 
-static bool attribute_equal(const Attr *a, const Attr *b) {
-  if (strcmp(a->name, b->name) != 0 || a->kind != b->kind || a->n != b->n)
-    return false;
-  switch (a->kind) {
-  case ATTR_INT:
-    return a->i == b->i;
-  case ATTR_FLOAT:
-    return memcmp(&a->f, &b->f, sizeof a->f) == 0;
-  case ATTR_STRING:
-    return strcmp(a->s, b->s) == 0;
-  case ATTR_INTS:
-    return a->n == 0 || memcmp(a->ints, b->ints, (size_t)a->n * sizeof *a->ints) == 0;
-  case ATTR_FLOATS:
-    return a->n == 0 || memcmp(a->floats, b->floats, (size_t)a->n * sizeof *a->floats) == 0;
-  }
-  return false;
-}
-
 /* Whether both compute the same but for shapes, which are compared elsewhere. */
 static bool attributes_equal(const Node *a, const Node *b) {
   for (int i = 0; i < a->n_attrs; i++) {
     bool is_shape = strcmp(a->attrs[i].name, "shape") == 0;
-    if (is_shape ? strcmp(b->attrs[i].name, "shape") != 0 : !attribute_equal(&a->attrs[i], &b->attrs[i]))
+    if (is_shape ? strcmp(b->attrs[i].name, "shape") != 0 : !attr_equal(&a->attrs[i], &b->attrs[i]))
       return false;
   }
   return true;

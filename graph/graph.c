@@ -210,6 +210,24 @@ const Attr *node_attr(const Node *node, const char *name) {
   return NULL;
 }
 
+bool attr_equal(const Attr *a, const Attr *b) {
+  if (strcmp(a->name, b->name) != 0 || a->kind != b->kind || a->n != b->n)
+    return false;
+  switch (a->kind) {
+  case ATTR_INT:
+    return a->i == b->i;
+  case ATTR_FLOAT:
+    return memcmp(&a->f, &b->f, sizeof a->f) == 0;
+  case ATTR_STRING:
+    return strcmp(a->s, b->s) == 0;
+  case ATTR_INTS:
+    return a->n == 0 || memcmp(a->ints, b->ints, (size_t)a->n * sizeof *a->ints) == 0;
+  case ATTR_FLOATS:
+    return a->n == 0 || memcmp(a->floats, b->floats, (size_t)a->n * sizeof *a->floats) == 0;
+  }
+  return false;
+}
+
 int64_t node_int(const Node *node, const char *name, int64_t absent) {
   const Attr *a = node_attr(node, name);
   return a && a->kind == ATTR_INT ? a->i : absent;

@@ -206,6 +206,8 @@ size_t graph_value_bytes(const Graph *graph, ValueId id);
 /* What a node's workspace takes on this rank; -1: on the one where it takes most. */
 size_t node_workspace_bytes(const Graph *graph, const Node *node, int rank);
 
+/* Of the same name, kind and value, bit for bit. */
+bool attr_equal(const Attr *a, const Attr *b);
 /* Attribute access: the default when absent. An attribute of another kind counts as absent. */
 const Attr *node_attr(const Node *node, const char *name);
 int64_t node_int(const Node *node, const char *name, int64_t absent);

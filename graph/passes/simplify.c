@@ -100,24 +100,6 @@ typedef struct {
   size_t n_slots;
 } Twice;
 
-static bool same_attr(const Attr *a, const Attr *b) {
-  if (strcmp(a->name, b->name) != 0 || a->kind != b->kind || a->n != b->n)
-    return false;
-  switch (a->kind) {
-  case ATTR_INT:
-    return a->i == b->i;
-  case ATTR_FLOAT:
-    return memcmp(&a->f, &b->f, sizeof a->f) == 0;
-  case ATTR_STRING:
-    return strcmp(a->s, b->s) == 0;
-  case ATTR_INTS:
-    return a->n == 0 || memcmp(a->ints, b->ints, (size_t)a->n * sizeof *a->ints) == 0;
-  case ATTR_FLOATS:
-    return a->n == 0 || memcmp(a->floats, b->floats, (size_t)a->n * sizeof *a->floats) == 0;
-  }
-  return false;
-}
-
 static ValueId stands_for(const Twice *t, ValueId id) {
   return id == NO_VALUE ? NO_VALUE : t->stands[id];
 }
@@ -129,7 +111,7 @@ static bool same_node(const Twice *t, const Node *a, const Node *b) {
     if (stands_for(t, a->in[i]) != stands_for(t, b->in[i]))
       return false;
   for (int i = 0; i < a->n_attrs; i++)
-    if (!same_attr(&a->attrs[i], &b->attrs[i]))
+    if (!attr_equal(&a->attrs[i], &b->attrs[i]))
       return false;
   return true;
 }
