@@ -2,11 +2,13 @@
  * was no regular file is neither read nor replaced. */
 #include "base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -42,6 +44,61 @@ void file_replace_abandon_all(void) {
   }
 }
 
+/* How the name of what is written aside goes on, behind the path that it is for. */
+static const char aside_mark[] = ".onnxpipe.tmp";
+enum { RANDOM = 6 };
+
+static bool is_same(const struct stat *a, const struct stat *b) {
+  return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Removes it where whoever wrote it has ended, in whichever way: a writer has it locked. */
+static void remove_stale(int folder, const char *name) {
+  struct stat own, there;
+  int descriptor = openat(folder, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  if (descriptor < 0)
+    return;
+  if (fstat(descriptor, &own) == 0 && S_ISREG(own.st_mode) && flock(descriptor, LOCK_EX | LOCK_NB) == 0 &&
+      fstatat(folder, name, &there, AT_SYMLINK_NOFOLLOW) == 0 && is_same(&own, &there))
+    unlinkat(folder, name, 0);
+  close(descriptor);
+}
+
+/* What was written aside for this path, and never took its place. */
+static void sweep(const char *path) {
+  const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+  char *folder = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+  DIR *dir = folder ? opendir(folder) : NULL;
+  const struct dirent *entry;
+  size_t n = strlen(name), mark = strlen(aside_mark);
+  while (dir && (entry = readdir(dir)))
+    if (strncmp(entry->d_name, name, n) == 0 && strncmp(entry->d_name + n, aside_mark, mark) == 0 &&
+        strlen(entry->d_name) == n + mark + RANDOM)
+      remove_stale(dirfd(dir), entry->d_name);
+  if (dir)
+    closedir(dir);
+  free(folder);
+}
+
+/* A new file that is locked; -1: there is none, by errno, or *aside is NULL for want of memory. One that a sweep takes
+ * for stale before it is locked is made again. */
+static int make_aside(const char *path, char **aside) {
+  for (;;) {
+    struct stat own, there;
+    if (asprintf(aside, "%s%sXXXXXX", path, aside_mark) < 0) {
+      *aside = NULL;
+      return -1;
+    }
+    int descriptor = mkostemp(*aside, O_CLOEXEC);
+    bool locked = descriptor >= 0 && flock(descriptor, LOCK_EX) == 0; /* where there are no locks, none are seen */
+    if (descriptor < 0 || !locked ||
+        (fstat(descriptor, &own) == 0 && stat(*aside, &there) == 0 && is_same(&own, &there)))
+      return descriptor;
+    close(descriptor);
+    free(*aside);
+  }
+}
+
 static void release(FileReplace *file) {
   free(file->path);
   if (file->aside && forget(file->aside))
@@ -72,7 +129,7 @@ Status file_open(const char *path, int *descriptor, size_t *bytes) {
 
 bool file_same(const char *path, const char *other) {
   struct stat a, b;
-  return stat(path, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  return stat(path, &a) == 0 && stat(other, &b) == 0 && is_same(&a, &b);
 }
 
 bool file_same_place(const char *path, const char *other) {
@@ -110,12 +167,14 @@ Status file_replace_begin(const char *path, FileReplace *file) {
     return status_code();
   }
   *file = (FileReplace){.path = strdup(path)};
-  if (!file->path || asprintf(&file->aside, "%s.tmpXXXXXX", path) < 0) {
-    file->aside = NULL;
+  if (!file->path)
+    return fail(E_MEMORY, "out of memory");
+  sweep(path);
+  int descriptor = make_aside(path, &file->aside);
+  if (!file->aside) {
     release(file);
     return fail(E_MEMORY, "out of memory");
   }
-  int descriptor = mkstemp(file->aside);
   if (descriptor >= 0) {
     remember(file->aside);
     mode_t mask = umask(0);
@@ -136,15 +195,17 @@ Status file_replace_begin(const char *path, FileReplace *file) {
 }
 
 Status file_replace_commit(FileReplace *file) {
-  int failed = ferror(file->stream);
+  int failed = ferror(file->stream), lock = dup(fileno(file->stream)); /* until it has its name */
   failed |= fflush(file->stream) || fsync(fileno(file->stream));
   failed |= fclose(file->stream);
   if (failed || rename(file->aside, file->path)) {
     Status status = fail(E_IO, "%s: cannot be written: %s", file->path, strerror(errno));
     unlink(file->aside);
+    close(lock);
     release(file);
     return status;
   }
+  close(lock);
   release(file);
   return OK;
 }

@@ -30,8 +30,8 @@ bool file_same_place(const char *path, const char *other);
 /* Fails E_IO, with both numbers, where the file system of `path` has less than so many bytes left for this user. */
 Status file_check_space(const char *path, uint64_t bytes);
 
-/* Opens a new file in the folder of `path`, where nothing but a regular file may stand: a device would be lost. Fails
- * E_IO naming the path and the reason. */
+/* Opens a new file in the folder of `path`, where nothing but a regular file may stand: a device would be lost. What
+ * writers that were killed left there of this path is removed. Fails E_IO naming the path and the reason. */
 Status file_replace_begin(const char *path, FileReplace *file);
 /* Flushes, syncs and renames over `path`. On failure the old file stands and the new one is removed. */
 Status file_replace_commit(FileReplace *file);

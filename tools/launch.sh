@@ -49,9 +49,14 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
 done
 [ $# -gt 1 ] || misused "what is to run comes behind --: $me --help"
 shift
-case $ranks in '' | *[!0-9]* | 0*) misused "-n needs a number of ranks: $me --help" ;; esac
+case $ranks in '' | *[!0-9]* | 0* | ?????*) misused "-n needs a number of ranks, 9999 at most: $me --help" ;; esac
 case $retries in '' | *[!0-9]* | ???????*) misused "--retries needs a number: $me --help" ;; esac
 [ -z "$hostfile" ] || [ -r "$hostfile" ] || misused "$hostfile: cannot be read"
+# On other hosts it may be where it is not here.
+if [ -z "$hostfile" ] && ! command -v "$1" >/dev/null; then
+  say "$1: there is no such program"
+  exit 127
+fi
 
 # Where checkpoints go: --checkpoint's folder, else --resume's.
 folder='' resumed='' before=''

@@ -3,6 +3,7 @@
  * 143 ended by a signal after saving. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -227,10 +228,21 @@ static void report_death(void *context, const char *message) {
   complain("", message, "");
 }
 
+/* What was printed until then, where nobody must be waited for: the thread that prints may be what hangs, and a pipe
+ * that takes anything takes a buffer whole. */
+static void flush_output(void) {
+  struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
+  if (poll(&out, 1, 0) != 1 || !(out.revents & POLLOUT) || ftrylockfile(stdout) != 0)
+    return;
+  fflush(stdout);
+  funlockfile(stdout);
+}
+
 static void end_hanging(void *context, const char *message) {
   (void)context;
   if (*message) /* else it was reported */
     complain("", message, "");
+  flush_output();
   _exit(ONNXPIPE_FAILED);
 }
 

@@ -156,12 +156,17 @@ static Status make_folders(const char *folder) {
   return OK;
 }
 
-Status folder_take(const char *folder, int *lock) {
+/* folder/name into path [FOLDER_PATH]. */
+static Status join_name(char *path, const char *folder, const char *name) {
+  return snprintf(path, FOLDER_PATH, "%s/%s", folder, name) < FOLDER_PATH
+             ? OK
+             : fail(E_IO, "%s: the path is longer than %d", folder, FOLDER_PATH);
+}
+
+/* The lock's file, with who has it. */
+static Status take_lock(const char *folder, int *lock) {
   char path[FOLDER_PATH], who[256] = "";
-  *lock = -1;
-  TRY(make_folders(folder));
-  if (snprintf(path, sizeof path, "%s/%s", folder, lock_name) >= FOLDER_PATH)
-    return fail(E_IO, "%s: the path is longer than %d", folder, FOLDER_PATH);
+  TRY(join_name(path, folder, lock_name));
   int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor < 0)
     return fail_path(folder, "cannot be written");
@@ -182,11 +187,37 @@ Status folder_take(const char *folder, int *lock) {
     close(descriptor);
     return status;
   }
+  *lock = descriptor;
+  return OK;
+}
+
+Status folder_take(const char *folder, int *lock) {
+  *lock = -1;
+  TRY(make_folders(folder));
+  TRY(take_lock(folder, lock));
   Status status = sweep(folder);
-  if (status != OK)
-    close(descriptor);
-  else
-    *lock = descriptor;
+  if (status != OK) {
+    close(*lock);
+    *lock = -1;
+  }
+  return status;
+}
+
+Status folder_hold(const char *folder, int lock) {
+  char path[FOLDER_PATH];
+  struct stat own, there;
+  int fresh;
+  TRY(join_name(path, folder, lock_name));
+  if (fstat(lock, &own) == 0 && stat(path, &there) == 0 && own.st_dev == there.st_dev && own.st_ino == there.st_ino)
+    return OK;
+  Status status = take_lock(folder, &fresh);
+  if (status != OK) {
+    status_context("the lock that this run had was removed: ");
+    return status;
+  }
+  if (dup3(fresh, lock, O_CLOEXEC) < 0)
+    status = fail_path(path, "cannot be locked");
+  close(fresh);
   return status;
 }
 
@@ -231,13 +262,6 @@ void folder_abandon(const char *folder, int64_t step) {
   char aside[FOLDER_PATH];
   if (join(aside, folder, ".", step, ".part") == OK)
     (void)remove_folder(aside);
-}
-
-/* folder/name into path [FOLDER_PATH]. */
-static Status join_name(char *path, const char *folder, const char *name) {
-  return snprintf(path, FOLDER_PATH, "%s/%s", folder, name) < FOLDER_PATH
-             ? OK
-             : fail(E_IO, "%s: the path is longer than %d", folder, FOLDER_PATH);
 }
 
 Status folder_mark_best(const char *folder, int64_t step) {

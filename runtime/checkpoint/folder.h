@@ -25,6 +25,10 @@ Status folder_list(Arena *arena, const char *folder, int64_t **steps, int *n);
  * whichever way. E_USAGE where another run has it, naming that; what ended runs left aside is removed. */
 Status folder_take(const char *folder, int *lock);
 
+/* The lock that folder_take gave is the folder's still. One that is not there any more is made anew where nobody else
+ * has it by now; else E_USAGE, naming who does. */
+Status folder_hold(const char *folder, int lock);
+
 /* A new folder aside, for files of so many bytes. What was aside for this step is removed. E_IO, with both numbers,
  * where the file system has less left. */
 Status folder_begin(const char *folder, int64_t step, uint64_t bytes);

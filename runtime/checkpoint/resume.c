@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/json.h"
 
@@ -177,12 +178,33 @@ static void set_number(json_t *json, const char *name, int64_t value) {
   json_object_set_new(json, name, json_string(text));
 }
 
+/* A pattern that finds the same from any folder; what is special in a pattern is itself in the folder's name. */
+static bool absolute_pattern(const char *pattern, char absolute[PATH_MAX]) {
+  char folder[PATH_MAX];
+  size_t n = 0;
+  if (*pattern == '/' || !getcwd(folder, sizeof folder))
+    return false;
+  for (const char *c = folder; *c && n + 2 < PATH_MAX; c++) {
+    if (strchr("*?[]\\", *c))
+      absolute[n++] = '\\';
+    absolute[n++] = *c;
+  }
+  int more = snprintf(absolute + n, PATH_MAX - n, "/%s", pattern);
+  return more > 0 && (size_t)more < PATH_MAX - n;
+}
+
+/* Wherever the run goes on. */
+static void set_path(json_t *json, const char *name, const char *path) {
+  char absolute[PATH_MAX];
+  if (path && (realpath(path, absolute) || absolute_pattern(path, absolute)))
+    json_object_set_new(json, name, json_string(absolute)); /* not UTF-8: left out */
+}
+
 /* What was given, and what was decided in place of what determines the run. */
 static Status options_json(const Job *job, json_t *json) {
   const JobDecisions *decided = &job->decided;
   const Options *o = job->asked.options;
   const OptionEntry *entry;
-  char absolute[PATH_MAX];
   for (int i = 0; (entry = options_entry(i)); i++) {
     json_t *value = is_job_option(entry) && options_given(o, entry->name) ? value_json(o, entry) : NULL;
     if (value && json_object_set_new(json, entry->name, value))
@@ -193,12 +215,9 @@ static Status options_json(const Job *job, json_t *json) {
   json_object_set_new(json, "loss", json_string(loss_name(decided->loss.kind)));
   json_object_set_new(json, "optimizer", json_string(job_optimizer(job)));
   json_object_set_new(json, "precision", json_string(decided->precision_text));
-  if (o->data && realpath(o->data, absolute))
-    json_object_set_new(json, "data", json_string(absolute)); /* not UTF-8: left out */
-  if (o->tokens && realpath(o->tokens, absolute))
-    json_object_set_new(json, "tokens", json_string(absolute));
-  if (o->validate && realpath(o->validate, absolute))
-    json_object_set_new(json, "validate", json_string(absolute));
+  set_path(json, "data", o->data);
+  set_path(json, "tokens", o->tokens);
+  set_path(json, "validate", o->validate);
   return OK;
 }
 

@@ -80,7 +80,8 @@ typedef struct {
   bool is_send;
   Way way;
   Site site;
-  int group; /* of graph->groups */
+  int group;   /* of graph->groups */
+  bool places; /* which rows it has, and not these */
 } Exchange;
 
 /* An update node of this rank. */

@@ -154,9 +154,10 @@ static int rank_of_group(const Plan *plan, const UseGroup *group) {
   return plan->schedule.rank_of_stage[graph_node(plan->graph, group->nodes[0])->stage];
 }
 
-/* A value of group i goes from the rank that fills it to the others that hold it. */
-static void exchange_value(Executor *e, size_t i, ValueId value) {
+/* The gradient of group i, or the places of its rows, goes from the rank that fills it to the others that hold it. */
+static void exchange_value(Executor *e, size_t i, bool places) {
   const Plan *plan = e->spec.plan;
+  ValueId value = places ? e->graph->groups[i].places : e->graph->groups[i].gradient;
   int owner = rank_of_group(plan, &e->graph->groups[i]);
   if (value == NO_VALUE || !holds(plan, e->spec.rank, value))
     return;
@@ -165,7 +166,8 @@ static void exchange_value(Executor *e, size_t i, ValueId value) {
       continue;
     bool sends = e->spec.rank == owner;
     int peer = sends ? r : owner;
-    e->exchanges[e->n_exchanges++] = (Exchange){peer, sends, executor_way(e, peer), persistent_site(e, value), (int)i};
+    e->exchanges[e->n_exchanges++] =
+        (Exchange){peer, sends, executor_way(e, peer), persistent_site(e, value), (int)i, places};
   }
 }
 
@@ -173,8 +175,8 @@ static void exchange_value(Executor *e, size_t i, ValueId value) {
 static Status make_exchanges(Executor *e) {
   TRY(ARENA_NEW(e->arena, e->exchanges, 2 * e->graph->n_groups * (size_t)e->spec.plan->ranks));
   for (size_t i = 0; i < e->graph->n_groups; i++) {
-    exchange_value(e, i, e->graph->groups[i].gradient);
-    exchange_value(e, i, e->graph->groups[i].places);
+    exchange_value(e, i, false);
+    exchange_value(e, i, true);
   }
   return OK;
 }

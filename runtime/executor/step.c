@@ -275,7 +275,7 @@ static TraceEvent exchange_event(const Executor *e, const Exchange *x, bool wait
                       .of = (uint8_t)kind,
                       .stage = (uint16_t)graph_node(e->graph, first)->stage,
                       .peer = x->peer,
-                      .about = x->group};
+                      .about = 2 * x->group + x->places};
 }
 
 static Status post_exchange(Executor *e, const Exchange *x, Ticket *ticket) {

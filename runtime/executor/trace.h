@@ -44,7 +44,7 @@ typedef struct {
   int64_t step;      /* from 0 */
   uint16_t stage, microbatch;
   int32_t peer;  /* rank, of a transfer and of waiting for one */
-  int32_t about; /* node of a kernel, group of an accumulator */
+  int32_t about; /* node of a kernel; of an accumulator 2 · group, one more: the places of its rows */
   uint8_t kind, of;
 } TraceEvent;
 

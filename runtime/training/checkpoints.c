@@ -16,17 +16,23 @@ static bool lies_in(Arena *arena, const Checkpoint *checkpoint, const char *fold
   return same && file_same(same, checkpoint->path);
 }
 
-/* Whether no later one is whole: another run may have written it since this one looked. */
-static Status check_newest(Arena *arena, const char *folder, int64_t step) {
-  Checkpoint newest;
-  TRY(checkpoint_find(arena, folder, true, NULL, &newest));
-  int64_t found = newest.step;
-  checkpoint_close(&newest);
-  return found == step ? OK
-                       : fail(E_USAGE,
-                              "%s holds a checkpoint of step %lld by now: another run has gone on from step %lld "
-                              "meanwhile",
-                              folder, (long long)found, (long long)step);
+/* Whether none of the later ones is whole: another run may have written it since this one looked. */
+static Status check_later(Arena *arena, const char *folder, const int64_t *steps, int n, int64_t step) {
+  while (n-- > 0 && steps[n] > step) {
+    Checkpoint later;
+    const char *path = folder_step_path(arena, folder, steps[n]);
+    Status status = path ? checkpoint_find(arena, path, true, NULL, &later) : status_code();
+    if (status == E_MEMORY)
+      return status;
+    if (status != OK)
+      continue;
+    checkpoint_close(&later);
+    return fail(E_USAGE,
+                "%s holds a checkpoint of step %lld by now: another run has gone on from step %lld "
+                "meanwhile",
+                folder, (long long)steps[n], (long long)step);
+  }
+  return OK;
 }
 
 /* What lies in the folder is this run's past, or nothing. Later steps than the newest whole one are damaged. */
@@ -49,7 +55,7 @@ static Status check_past(const Training *training) {
   if (file_same(o->resume, resumed->path)) /* it was asked for, and not the newest */
     return fail(E_USAGE, "%s holds checkpoints up to step %lld, later than %s: --checkpoint takes another folder",
                 o->checkpoint, (long long)steps[n - 1], resumed->path);
-  TRY(check_newest(job->arena, o->checkpoint, resumed->step));
+  TRY(check_later(job->arena, o->checkpoint, steps, n, resumed->step));
   return folder_set_aside_after(o->checkpoint, resumed->step);
 }
 
@@ -116,13 +122,15 @@ static Status report_part(Worker *w) {
 }
 
 /* Rank 0, whatever is printed else. */
-static void say_written(const Worker *w, const CheckpointResult *result) {
-  const Job *job = w->training->job;
-  const char *note = writer_note(w->writer);
+static void say_lost(const Worker *w, const CheckpointResult *result) {
   if (result->code != OK)
-    job_report(job, "the checkpoint of step %lld was not written: %s", (long long)result->step, result->message);
-  else if (*note)
-    job_report(job, "the checkpoint of step %lld is written, but %s", (long long)result->step, note);
+    job_report(w->training->job, CHECKPOINT_LOST "%s", (long long)result->step, result->message);
+}
+
+static void say_note(const Worker *w, const CheckpointResult *result) {
+  const char *note = writer_note(w->writer);
+  if (result->code == OK && *note)
+    job_report(w->training->job, "the checkpoint of step %lld is written, but %s", (long long)result->step, note);
 }
 
 Status checkpoints_wait(Worker *w) {
@@ -132,16 +140,21 @@ Status checkpoints_wait(Worker *w) {
   TRY(w->rank ? report_part(w) : gather(w, &w->written));
   w->checkpoint = -1;
   if (w->rank == 0)
-    say_written(w, &w->written);
+    say_note(w, &w->written);
   return tell(w, &w->written, sizeof w->written);
 }
 
 void checkpoints_finish(Worker *const *workers, int ranks) {
   Worker *first = workers[0];
   CheckpointResult result = {.step = first->checkpoint};
-  for (int r = 0; r < ranks; r++)
-    if (!workers[r]->writer || workers[r]->checkpoint < 0 || workers[r]->checkpoint != first->checkpoint)
+  if (!first->writer || first->checkpoint < 0)
+    return;
+  for (int r = 1; r < ranks; r++)
+    if (!workers[r]->writer || workers[r]->checkpoint != first->checkpoint) {
+      job_report(first->training->job, CHECKPOINT_LOST "the run ended before rank %d had begun it",
+                 (long long)result.step, r);
       return;
+    }
   for (int r = 1; r < ranks; r++) {
     double part[PART_NUMBERS];
     (void)writer_wait(workers[r]->writer); /* its part says how it went */
@@ -151,7 +164,8 @@ void checkpoints_finish(Worker *const *workers, int ranks) {
   result.code = (int32_t)writer_finish(first->writer);
   if (result.code != OK)
     snprintf(result.message, sizeof result.message, "%s", status_message());
-  say_written(first, &result);
+  say_lost(first, &result);
+  say_note(first, &result);
 }
 
 static CheckpointValidation validation_so_far(const Worker *w) {
@@ -179,18 +193,37 @@ void checkpoints_recall(Worker *w) {
                                       .reference_loss = v->reference_loss};
 }
 
+/* Rank 0: the folder is this run's still, and has a place for what is written. */
+static Status prepare(Worker *w) {
+  Job *job = w->training->job;
+  const char *folder = job->asked.options->checkpoint;
+  int64_t *steps;
+  int n;
+  TRY(folder_hold(folder, w->training->checkpoint_lock));
+  Arena *arena = arena_create();
+  Status status = arena ? folder_list(arena, folder, &steps, &n) : status_code();
+  if (status == OK && n && steps[n - 1] > w->steps_done)
+    status = fail(E_USAGE, "%s holds a checkpoint of step %lld by now: another run has gone on there", folder,
+                  (long long)steps[n - 1]);
+  arena_destroy(arena);
+  return status == OK ? writer_prepare(w->writer, w->steps_done) : status;
+}
+
 Status checkpoints_begin(Worker *w) {
   Trace *trace = w->timeline.trace;
   int32_t prepared = OK;
   bool waits = w->checkpoint >= 0;
   double begun = trace_begin(trace);
   TRY(checkpoints_wait(w));
-  if (waits)
+  if (waits) {
     trace_waited(trace, begun, TRACE_WRITING);
+    if (w->rank == 0)
+      say_lost(w, &w->written);
+  }
   if (w->written.code == OK && w->written.step == w->steps_done && w->steps_done)
     return OK; /* it lies there */
   if (w->rank == 0)
-    prepared = (int32_t)writer_prepare(w->writer, w->steps_done);
+    prepared = (int32_t)prepare(w);
   TRY(tell(w, &prepared, sizeof prepared));
   if (w->rank && prepared != OK)
     status_adopt((Status)prepared, "");

@@ -63,8 +63,8 @@ struct Chrome {
   bool begun; /* something stands in the list */
   int rank, process;
   ClockFit fit;
-  size_t groups; /* of either plan, at most */
-  bool *pending; /* [groups]: received by the rank, and not used yet */
+  size_t sums;   /* two of each group, of either plan, at most */
+  bool *pending; /* [sums]: received by the rank, and not used yet */
 };
 
 static void put_string(FILE *stream, const char *text) {
@@ -112,8 +112,10 @@ static void put_name(const Chrome *c, const TraceEvent *e, int kind) {
 }
 
 static size_t bytes_of(const Chrome *c, const TraceEvent *e, int kind) {
-  if (kinds[kind].has & HAS_SUM)
-    return graph_value_bytes(c->at->graph, c->at->graph->groups[e->about].gradient);
+  if (kinds[kind].has & HAS_SUM) {
+    const UseGroup *group = &c->at->graph->groups[e->about / 2];
+    return graph_value_bytes(c->at->graph, e->about % 2 ? group->places : group->gradient);
+  }
   bool above = kind == ACTION_SEND_F || kind == ACTION_RECV_B, forward = kind == ACTION_SEND_F || kind == ACTION_RECV_F;
   const Cut *cut = &c->at->plan->cuts.cuts[above ? e->stage : e->stage - 1];
   const ValueId *values = forward ? cut->forward : cut->backward;
@@ -138,7 +140,7 @@ static void put_arguments(const Chrome *c, const TraceEvent *e) {
     fprintf(c->stream, ",\"peer\":%d,\"bytes\":%zu", e->peer, bytes_of(c, e, kind));
   if (has & HAS_SUM) {
     fputs(",\"parameter\":", c->stream);
-    put_string(c->stream, graph_value(c->at->graph, c->at->graph->groups[e->about].parameter)->name);
+    put_string(c->stream, graph_value(c->at->graph, c->at->graph->groups[e->about / 2].parameter)->name);
   }
   if (node && node->name) {
     fputs(",\"node\":", c->stream);
@@ -164,7 +166,7 @@ static void put_span(Chrome *c, const TraceEvent *e) {
 /* One end of a message; both have its number, which no other message of the file has. */
 static void put_flow(Chrome *c, const TraceEvent *e, bool sent, uint64_t message) {
   uint64_t messages = (uint64_t)c->whole.plan->stages * 2 * (uint64_t)c->whole.plan->microbatches +
-                      c->groups * (uint64_t)c->whole.plan->ranks;
+                      c->sums * (uint64_t)c->whole.plan->ranks;
   begin_event(c, sent ? "s" : "f");
   put_time(c, "ts", nanoseconds(c, e->begin));
   fprintf(c->stream, ",\"id\":%llu,\"name\":\"transfer\",\"cat\":\"transfer\"%s}",
@@ -176,10 +178,10 @@ static uint64_t crossing(const Chrome *c, int stage, bool forward, int microbatc
   return ((uint64_t)stage * 2 + !forward) * (uint64_t)c->whole.plan->microbatches + (uint64_t)microbatch;
 }
 
-/* Of an accumulator on its way to a rank. */
-static uint64_t sum_message(const Chrome *c, int group, int rank) {
+/* Of an accumulator on its way to a rank; sum: as a span is about it. */
+static uint64_t sum_message(const Chrome *c, int sum, int rank) {
   return (uint64_t)c->whole.plan->stages * 2 * (uint64_t)c->whole.plan->microbatches +
-         (uint64_t)group * (uint64_t)c->whole.plan->ranks + (uint64_t)rank;
+         (uint64_t)sum * (uint64_t)c->whole.plan->ranks + (uint64_t)rank;
 }
 
 /* The ends of messages that the span stands for. */
@@ -198,10 +200,10 @@ static void put_flows(Chrome *c, const TraceEvent *e) {
     c->pending[e->about] = true;
     break;
   case TRACE_NORMS: /* the first that needs accumulators */
-    for (int g = 0; g < (int)c->groups; g++)
-      if (c->pending[g]) {
-        put_flow(c, e, false, sum_message(c, g, c->rank));
-        c->pending[g] = false;
+    for (int k = 0; k < (int)c->sums; k++)
+      if (c->pending[k]) {
+        put_flow(c, e, false, sum_message(c, k, c->rank));
+        c->pending[k] = false;
       }
     break;
   case ACTION_F:
@@ -229,10 +231,10 @@ Status chrome_begin(Arena *arena, const Plan *plan, const Plan *rest, int64_t ep
   TRY(look_at(arena, plan, &c->whole));
   if (rest)
     TRY(look_at(arena, rest, &c->rest));
-  c->groups = plan->graph->n_groups;
-  if (rest && rest->graph->n_groups > c->groups)
-    c->groups = rest->graph->n_groups;
-  TRY(ARENA_NEW(arena, c->pending, c->groups));
+  c->sums = 2 * plan->graph->n_groups;
+  if (rest && 2 * rest->graph->n_groups > c->sums)
+    c->sums = 2 * rest->graph->n_groups;
+  TRY(ARENA_NEW(arena, c->pending, c->sums));
   fprintf(stream,
           "{\"displayTimeUnit\":\"ms\",\n\"otherData\":{\"program\":\"onnxpipe\",\"ranks\":%d,\"stages\":%d,"
           "\"microbatches\":%d,\"first_step\":%lld,\"last_step\":%lld,\"dropped_steps\":%lld,\"complete\":%s,"

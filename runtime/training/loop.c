@@ -22,8 +22,12 @@ static Status end(Session *session, Outcome *outcome) {
   Status written = session_checkpoint_wait(session, outcome);
   Outcome lost = *outcome;
   snprintf(why, sizeof why, "%s", status_message());
-  if (save && session_steps(session) && !session_failed(session))
-    TRY(session_save(session, save, outcome));
+  Status saved = save && session_steps(session) && !session_failed(session) ? session_save(session, save, outcome) : OK;
+  if (saved != OK) {
+    if (written != OK && !session_failed(session)) /* two lines, for two things are lost */
+      session_tell(session, why);
+    return saved;
+  }
   if (written == OK)
     return OK;
   *outcome = lost;

@@ -362,7 +362,9 @@ Status session_checkpoint_wait(Session *s, Outcome *outcome) {
   if (w->written.code == OK)
     return OK;
   *outcome = (Outcome){.agreed = true, .elsewhere = w->rank != 0};
-  return status_adopt((Status)w->written.code, w->written.message);
+  Status status = status_adopt((Status)w->written.code, w->written.message);
+  status_context(CHECKPOINT_LOST, (long long)w->written.step);
+  return status;
 }
 
 /* What a run that failed did until then. Its failure stays what there is to say. */

@@ -60,6 +60,9 @@ typedef struct {
   char message[1024];
 } CheckpointResult;
 
+/* What is said of one that failed, before its message. */
+#define CHECKPOINT_LOST "the checkpoint of step %lld was not written: "
+
 /* What one rank has for --trace. */
 typedef struct RankPart RankPart;
 typedef struct {
@@ -161,7 +164,8 @@ Status worker_save(Worker *worker, const char *path, Outcome *outcome);
 /* Collective: begins a checkpoint of what the last step left, when the one before is written; training goes on
  * meanwhile. What cannot be written is no failure of it. */
 Status worker_checkpoint(Worker *worker);
-/* Collective: until the one that is under way is written; worker->written says how it went. */
+/* Collective: until the one that is under way is written; worker->written says how it went, for the caller to say where
+ * that is a failure. */
 Status worker_checkpoint_wait(Worker *worker);
 /* Collective: every rank is done in good order. */
 Status worker_end(Worker *worker, Outcome *outcome);

@@ -3,8 +3,8 @@
  * begins after both ranks' streams have come to their posts, and both streams wait for it where their ranks do. */
 #include <pthread.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "runtime/transport/pool.h"
 #include "runtime/transport/wire.h"
 
@@ -139,13 +139,7 @@ static Status copy_post(WireEnd *end, const Transfer *transfers, int n, Ticket *
 static Status wait_for_peer(WireEnd *end, const Request *r) {
   while (r->state == WAITING) {
     TRY(copy_check(end));
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 5000000;
-    if (until.tv_nsec >= 1000000000) {
-      until.tv_nsec -= 1000000000;
-      until.tv_sec++;
-    }
+    struct timespec until = clock_until(0.005);
     pthread_cond_timedwait(&end->copies->changed, &end->copies->mutex, &until);
   }
   return r->state == ENQUEUED ? OK
@@ -233,7 +227,7 @@ Status copies_open(int ranks, Copies **out) {
   for (size_t i = 0; i < n_queues; i++)
     copies->queues[i].tail = &copies->queues[i].head;
   pthread_mutex_init(&copies->mutex, NULL);
-  pthread_cond_init(&copies->changed, NULL);
+  clock_condition(&copies->changed);
   *out = copies;
   return OK;
 }

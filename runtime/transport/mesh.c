@@ -14,7 +14,6 @@
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -178,9 +177,7 @@ void mesh_goodbye(Mesh *mesh) {
 }
 
 bool mesh_part(Mesh *mesh, double seconds) {
-  struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
-  until.tv_sec += (time_t)seconds;
+  struct timespec until = clock_until(seconds);
   pthread_mutex_lock(&mesh->mutex);
   bool all = mesh->decided && mesh->kind == GAVE_UP;
   int error = 0;
@@ -372,7 +369,7 @@ Status mesh_listen(int rank, int size, Mesh **out, MeshAddress *own) {
   for (int r = 0; r < size; r++)
     mesh->peers[r].fd = -1;
   pthread_mutex_init(&mesh->mutex, NULL);
-  pthread_cond_init(&mesh->changed, NULL);
+  clock_condition(&mesh->changed);
   Status status = watcher_create(size, &mesh->watcher);
   if (status == OK)
     status = mesh_connect_listen(rank, size, &mesh->listener, own);
@@ -421,9 +418,7 @@ Status mesh_connect(Mesh *mesh, const MeshAddress *all, Watch *own, const MeshCa
 }
 
 void mesh_wait_reporter(Mesh *mesh, double seconds) {
-  struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
-  until.tv_sec += (time_t)seconds;
+  struct timespec until = clock_until(seconds);
   pthread_mutex_lock(&mesh->mutex);
   int error = 0;
   while (!error && mesh->decided && mesh->reporter != mesh->rank && mesh->peers[mesh->reporter].fd >= 0)

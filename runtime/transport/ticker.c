@@ -1,7 +1,8 @@
 #include "runtime/transport/ticker.h"
 
 #include <string.h>
-#include <time.h>
+
+#include "base/clock.h"
 
 static void destroy(Ticker *t) {
   pthread_cond_destroy(&t->changed);
@@ -9,13 +10,9 @@ static void destroy(Ticker *t) {
 }
 
 Status ticker_start(Ticker *t, const char *what, void *(*look)(void *), void *argument) {
-  pthread_condattr_t monotonic;
   t->end = false;
   pthread_mutex_init(&t->lock, NULL);
-  pthread_condattr_init(&monotonic);
-  pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-  pthread_cond_init(&t->changed, &monotonic);
-  pthread_condattr_destroy(&monotonic);
+  clock_condition(&t->changed);
   int error = pthread_create(&t->thread, NULL, look, argument);
   if (!error)
     return OK;
@@ -24,11 +21,7 @@ Status ticker_start(Ticker *t, const char *what, void *(*look)(void *), void *ar
 }
 
 bool ticker_rest(Ticker *t, double seconds) {
-  struct timespec until;
-  clock_gettime(CLOCK_MONOTONIC, &until);
-  long nanoseconds = until.tv_nsec + (long)(1e9 * (seconds - (double)(time_t)seconds));
-  until.tv_sec += (time_t)seconds + nanoseconds / 1000000000;
-  until.tv_nsec = nanoseconds % 1000000000;
+  struct timespec until = clock_until(seconds);
   pthread_mutex_lock(&t->lock);
   int error = 0;
   while (!t->end && !error)

@@ -227,6 +227,34 @@ static void files_are_replaced_whole(void **state) {
   assert_int_equal(file_replace_begin("/nonexistent/folder/a", &file), E_IO);
 }
 
+/* What a writer left that was killed goes with the next one; what is being written, and what has another name, stays.
+ */
+static void what_was_left_aside_goes(void **state) {
+  (void)state;
+  char folder[] = "/tmp/onnxpipe_base_XXXXXX", path[PATH_MAX], stale[PATH_MAX + 32], other[PATH_MAX + 32];
+  assert_non_null(mkdtemp(folder));
+  snprintf(path, sizeof path, "%s/a", folder);
+  snprintf(stale, sizeof stale, "%s.onnxpipe.tmpx7Y2zQ", path);
+  snprintf(other, sizeof other, "%s.onnxpipe.tmpbackups", path);
+  FileReplace first, second;
+  ASSERT_OK(file_replace_begin(path, &first));
+  fputs("first", first.stream);
+  fclose(fopen(stale, "w"));
+  fclose(fopen(other, "w"));
+  ASSERT_OK(file_replace_begin(path, &second));
+  assert_int_not_equal(access(stale, F_OK), 0);
+  assert_int_equal(access(other, F_OK), 0);
+  assert_int_equal(access(first.aside, F_OK), 0);
+  fputs("second", second.stream);
+  ASSERT_OK(file_replace_commit(&second));
+  read_back(path, "second");
+  ASSERT_OK(file_replace_commit(&first));
+  read_back(path, "first");
+  assert_int_equal(unlink(path), 0);
+  assert_int_equal(unlink(other), 0);
+  assert_int_equal(rmdir(folder), 0);
+}
+
 /* Devices and pipes are neither waited for nor replaced: renaming over /dev/null would harm the whole machine. */
 static void only_regular_files_are_opened_and_replaced(void **state) {
   (void)state;
@@ -263,6 +291,7 @@ int main(void) {
       cmocka_unit_test(a_text_without_memory_is_not_whole),
       cmocka_unit_test(overflow_is_seen),
       cmocka_unit_test(files_are_replaced_whole),
+      cmocka_unit_test(what_was_left_aside_goes),
       cmocka_unit_test(only_regular_files_are_opened_and_replaced),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

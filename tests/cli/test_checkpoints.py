@@ -131,6 +131,26 @@ class Checkpoints(CommandLineTest):
         self.done("train", model_path("nanogpt"), "--resume", self.path("c"), "--steps", 3, "--quiet", "--validate", other)
         self.assertEqual(os.readlink(os.path.join(self.path("c"), "best")), "step-000000003")
 
+    def test_data_that_was_named_from_another_folder(self):
+        """A pattern, relative to where the first run began."""
+        with np.load(model_path("nanogpt", "data.npz")) as file:
+            arrays = dict(file)
+        os.makedirs(self.path("here [1]/parts"))
+        os.makedirs(self.path("there"))
+        for i in range(2):
+            self.write_arrays(f"here [1]/parts/p{i}.npz", **{name: a[i::2] for name, a in arrays.items()})
+        words = "--batch", 8, "--every", 2, "--quiet", "--metrics", self.path("m.jsonl"), "--shuffle"
+        model = model_path("nanogpt")
+        before = os.getcwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.path("here [1]"))
+        self.done("train", model, "--data", "parts/p?.npz", "--steps", 4, *words)
+        expected = [m["loss"] for m in read_metrics(self.path("m.jsonl"))]
+        self.done("train", model, "--data", "parts/p?.npz", "--validate", "parts/p0.npz", "--steps", 2, "--checkpoint", "../c", *words)
+        os.chdir(self.path("there"))
+        self.done("train", model, "--resume", "../c", "--steps", 4, "--quiet", "--metrics", self.path("m.jsonl"))
+        self.assertEqual([m["loss"] for m in read_metrics(self.path("m.jsonl"))], expected)
+
     def test_refusals(self):
         self.refused(2, "--every: 0 is less than 1", "train", model_path("nanogpt"), "--data",
                      model_path("nanogpt", "data.npz"), "--every", 0)

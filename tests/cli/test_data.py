@@ -176,6 +176,12 @@ class Tokens(CommandLineTest):
             np.testing.assert_allclose(losses, expected, rtol=1e-5)
         self.refused(2, "--tokens needs --sequence T: the model's input 'input_ids' takes any number of tokens", "train",
                      self.path("m.onnx"), "--tokens", file)
+        graph.input[1].CopyFrom(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["T", "N"]))
+        graph.node[1].input[1] = "turned"
+        graph.node.insert(0, helper.make_node("Transpose", ["position_ids"], ["turned"]))
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), self.path("m.onnx"))
+        self.refused(1, f"{file}: input 'position_ids' has its samples along axis 1: of tokens they are along axis 0", "train",
+                     self.path("m.onnx"), "--tokens", file, "--sequence", 32, "--batch-axis", "input_ids=0")
 
     def test_what_is_wrong_is_named(self):
         model = model_path("nanogpt")

@@ -16,6 +16,7 @@
     two runs       x         x       x      x         x
     cut data       x         x       x      x         x
 """
+import fcntl
 import glob
 import os
 import re
@@ -200,7 +201,7 @@ class Faults(CommandLineTest):
         self.assertEqual(self.steps(), before if newest == STEPS else [STEPS - 1, STEPS])
         names = set(os.listdir(self.path("c"))) - {os.path.basename(self.step(s)[:-1]) for s in self.steps()}
         self.assertEqual(names, {".lock", *(f"damaged-step-{step:09d}" for step in damaged)})
-        self.assertEqual(glob.glob(self.path("c/*/rank-*")), [])
+        self.assertEqual(glob.glob(self.path("c/*/rank-*")) + glob.glob(self.path("*.tmp*")), [])
 
 
 class Killed(Faults):
@@ -224,12 +225,13 @@ class Killed(Faults):
     def test_with_all_ranks(self):
         for phase, fault in (("start-up", "start - kill"), ("load", "open model-00001-of kill"), ("planning", "open .lock kill"),
                              ("step", "write m.jsonl kill"), ("checkpoint", "fsync model-00002 kill"),
-                             ("checkpoint", "rename step- kill")):
+                             ("checkpoint", "rename step- kill"), ("after the last", "fsync saved.onnx kill")):
             with self.subTest(phase=phase, fault=fault):
                 self.begin()
                 run = self.start(fault)
                 self.assertEqual(self.end(run), [])
                 self.assertEqual(run.returncode, -signal.SIGKILL)
+                self.assertEqual(len(glob.glob(self.path("saved.onnx.onnxpipe.tmp*"))), phase == "after the last")
                 self.next_start()
 
     def test_before_there_is_a_world(self):
@@ -329,7 +331,7 @@ class FullDisk(Faults):
                 ("checkpoint", 0, "fsync model-00001 full", [], 0, [not_written]),
                 ("checkpoint", 0, "fsync checkpoint.json full", [], 0, [not_written]),
                 ("checkpoint", 2, "rename step- full", [], 0, [not_written]),
-                ("checkpoint", 0, "fsync checkpoint.json full", ["--every", STEPS], 3, ["step 6 was not written: .*", no_space]),
+                ("checkpoint", 0, "fsync checkpoint.json full", ["--every", STEPS], 3, ["the checkpoint of step 6 was not written: .*" + no_space]),
                 ("after the last", 0, "fsync saved.onnx full", [], 3, ["saved.onnx: cannot be written: " + no_space]),
                 ("after the last", 2, "fsync trace.json full", ["--trace", self.path("trace.json")], 3, ["trace.json: cannot be written: .*"])):
             with self.subTest(phase=phase, mpi=mpi, fault=fault, words=words):
@@ -511,6 +513,49 @@ class TwoRuns(Faults):
                 self.go_on()
                 self.assertEqual((self.end(run), run.returncode), ([], 0))
                 self.next_start()
+
+    def test_a_lock_that_was_removed(self):
+        """Who has it by then is named, and nothing is written there; where nobody has, it is made anew."""
+        for others in False, True:
+            for mpi in 0, 2:
+                with self.subTest(others=others, mpi=mpi):
+                    self.begin()
+                    run = self.start("write m.jsonl wait", mpi=mpi, rank=0 if mpi else None)
+                    self.hold(run)
+                    os.remove(self.path("c/.lock"))
+                    if others:
+                        with open(self.path("c/.lock"), "w") as lock:
+                            lock.write("process 7 on moon")
+                            lock.flush()
+                            fcntl.flock(lock, fcntl.LOCK_EX)
+                            self.go_on()
+                            said = self.end(run)
+                    else:
+                        self.go_on()
+                        said = self.end(run)
+                    self.assertEqual(run.returncode, 3 if others else 0, self.said_all)
+                    lines = [f"the checkpoint of step {step} was not written: the lock that this run had was removed: {self.path('c')}: "
+                             "another run writes its checkpoints there: process 7 on moon" for step in range(FIRST + 1, STEPS + 1)]
+                    self.assertEqual(said, lines if others else [])
+                    self.assertEqual(self.steps(), [FIRST] if others else [STEPS - 1, STEPS])
+                    self.next_start()
+
+    def test_one_that_went_on_without_a_lock(self):
+        """What it wrote stays."""
+        run = self.start("write m.jsonl wait")
+        self.hold(run)
+        os.remove(self.path("c/.lock"))
+        first, self.mark = self.mark, self.path("other")
+        other = self.start("", "--metrics", self.path("other.jsonl"), "--save", self.path("other.onnx"))
+        self.assertEqual((self.end(other), other.returncode), ([], 0))
+        self.mark = first
+        self.go_on()
+        said = self.end(run)
+        self.assertEqual((run.returncode, len(said)), (0, STEPS - FIRST - 1), said)
+        for line in said:
+            self.assertRegex(line, "was not written: .*c holds a checkpoint of step 6 by now: another run has gone on there")
+        self.assertEqual(self.steps(), [STEPS - 1, STEPS])
+        self.next_start()
 
     def test_one_that_comes_later(self):
         """A run that found its checkpoint, and takes the folder when another one has gone on from there, loses nothing of it."""

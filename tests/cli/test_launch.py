@@ -72,7 +72,10 @@ class Policy(CommandLineTest):
         os.mkdir(self.path("bin"))
         with open(self.path("bin/mpirun"), "w") as file:
             file.write('#!/bin/sh\ncd "${0%/*}/.."\necho "$*" >>calls\n. ./next\n')
-        os.chmod(self.path("bin/mpirun"), 0o755)
+        with open(self.path("bin/p"), "w"):
+            pass
+        for program in "mpirun", "p":
+            os.chmod(self.path(f"bin/{program}"), 0o755)
         os.mkdir(self.path("c"))
 
     def launch(self, *words, does="exit 0", agent="false"):
@@ -142,9 +145,15 @@ class Policy(CommandLineTest):
     def test_words_that_cannot_be(self):
         for words in ([], ["-n", 2], ["-n", "x", "--", "p"], ["-n", 2, "--", "p"], ["-n", 2, "--retries", "x", "--", "p"],
                       ["-n", 2, "--hostfile", self.path("none"), "--", "p"], ["-n", 2, "--", "p", "--checkpoint", "c", "--ranks", 2],
-                      ["-n", 2, "--", "p", "--checkpoint=c", "--ranks=2"], ["-n", 2, "--retries", 10**9, "--", "p", "--checkpoint", "c"]):
+                      ["-n", 2, "--", "p", "--checkpoint=c", "--ranks=2"],
+                      ["-n", 10**5, "--", "p", "--checkpoint", "c"], ["-n", 2, "--retries", 10**9, "--", "p", "--checkpoint", "c"]):
             status, calls, said = self.launch(*words)
             self.assertEqual((status, calls, len(said)), (2, [], 1), words)
+
+    def test_no_such_program(self):
+        for program in "/nosuch", "nosuch":
+            status, calls, said = self.launch("-n", 2, "--", program, "--checkpoint", "c")
+            self.assertEqual((status, calls, said), (127, [], [f"launch.sh: {program}: there is no such program"]))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ class Signals(Running):
         run = self.start("--trace", self.path("t.json"), "--trace-kernels")
         self.until(run, lambda: len(read_metrics(self.path("m.jsonl"))) > 3000, "no steps")
         run.send_signal(signal.SIGINT)
-        self.until(run, lambda: [name for name in os.listdir(self.folder) if name.startswith("t.json.tmp")], "no trace")
+        self.until(run, lambda: [name for name in os.listdir(self.folder) if name.startswith("t.json.onnxpipe.tmp")], "no trace")
         run.send_signal(signal.SIGINT)
         self.assertEqual(self.end(run)[-1], "ended by SIGINT")
         self.assertEqual(os.listdir(self.folder), ["m.jsonl"])

@@ -6,6 +6,10 @@ from collections import Counter, defaultdict
 from decimal import Decimal
 
 import common
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from common import CommandLineTest, case_options, model_path, read_case, read_metrics
 
 COLOURS = {"thread_state_running", "thread_state_iowait", "rail_response", "rail_animation", "yellow", "grey", "startup",
@@ -161,6 +165,29 @@ class Trace(CommandLineTest):
                 self.check_messages(head, lines)
                 self.check_sums(lines, metrics, out)
                 self.assertIn(f"t.json has steps 1 to {len(metrics)}\n", out)
+
+    def test_rows_of_a_table_on_several_ranks(self):
+        """Their gradients and their places are two messages."""
+        rng = np.random.default_rng(1)
+        shapes = {"table": (50, 64), "w0": (64, 64), "w1": (64, 64), "w2": (64, 64), "w3": (64, 64), "head": (64, 1)}
+        weights = [numpy_helper.from_array(0.1 * rng.normal(size=shape).astype(np.float32), name) for name, shape in shapes.items()]
+        nodes = [helper.make_node("Gather", ["table", "first"], ["a"]), helper.make_node("MatMul", ["a", "w0"], ["b"]),
+                 helper.make_node("MatMul", ["b", "w1"], ["c"]), helper.make_node("MatMul", ["c", "w2"], ["d"]),
+                 helper.make_node("Gather", ["table", "second"], ["e"]), helper.make_node("Add", ["d", "e"], ["f"]),
+                 helper.make_node("MatMul", ["f", "w3"], ["g"]), helper.make_node("MatMul", ["g", "head"], ["y"])]
+        graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(n, TensorProto.INT64, ["N"]) for n in ("first", "second")],
+                                  [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])], weights)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), self.path("rows.onnx"))
+        data = self.write_arrays("d.npz", first=rng.integers(0, 50, 32), second=rng.integers(0, 50, 32),
+                                 target=rng.normal(size=(32, 1)).astype(np.float32))
+        said = self.done("train", self.path("rows.onnx"), "--data", data, "--batch", 8, "--steps", 3, "--ranks", 2, "--microbatches", 2, "--optimizer", "sgd",
+                         "--trace", self.path("t.json"))
+        self.assertRegex(" ".join(said.split()), "rows table: gradients and updates of those alone")
+        head, lines = self.read(self.path("t.json"))
+        self.check_messages(head, lines)
+        sums = [s for line in lines for s in line.spans if s["name"] == "SEND_SUM"]
+        self.assertEqual(len(sums), 3 * 2 * 2)
+        self.assertEqual({s["args"]["bytes"] for s in sums}, {8 * 64 * 4, 8 * 8})
 
     def test_clocks_that_are_apart(self):
         """Rank 1 lives in a time namespace, whose clock is 5000 s ahead."""
