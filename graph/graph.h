@@ -136,6 +136,12 @@ typedef struct {
   ValueId total, count;
 } Denominator;
 
+/* What a pass over the graph found. */
+typedef struct {
+  const char *name;
+  int times;
+} PassDone;
+
 typedef struct Graph {
   Arena *arena;
   const char *name;
@@ -157,6 +163,8 @@ typedef struct Graph {
   size_t n_groups, groups_capacity;
   Denominator *denominators; /* set by the loss, where it is the model's own */
   size_t n_denominators, denominators_capacity;
+  PassDone *passes; /* that found something, in their order */
+  size_t n_passes, passes_capacity;
   const uint8_t *backend_of_rank; /* [ranks]: which of the run's backends; NULL: all have the first */
   Phase building;                 /* phase and origin that graph_add_node gives to new nodes */
   NodeId origin;                  /* NO_NODE while building forward nodes: each is its own origin */

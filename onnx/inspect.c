@@ -158,6 +158,15 @@ static Status list_coupled(Report *r, Graph *graph) {
   return OK;
 }
 
+/* What passes made one node of, and how often. */
+static Status list_passes(Report *r, const Graph *graph) {
+  json_t *passes = json_object();
+  TRY(set(r->report, "passes", passes));
+  for (size_t i = 0; i < graph->n_passes; i++)
+    TRY(set(passes, graph->passes[i].name, json_integer(graph->passes[i].times)));
+  return OK;
+}
+
 /* Binds once, with few samples: what fails there would fail any run. Dimensions that only the data knows are no fault
  * of the file. */
 static Status try_binding(Report *r, const BindOptions *options) {
@@ -166,8 +175,10 @@ static Status try_binding(Report *r, const BindOptions *options) {
   if (!bind.batch)
     bind.batch = r->model->fixed_batch ? r->model->fixed_batch : 2;
   Status status = model_bind(r->model, &bind, r->arena, &graph);
-  if (status == OK)
+  if (status == OK) {
+    TRY(list_passes(r, graph));
     return list_coupled(r, graph);
+  }
   if (status == E_USAGE)
     return OK;
   r->path_is_named = status == E_MEMORY || status == E_LIMIT;

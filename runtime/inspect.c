@@ -37,12 +37,15 @@ static void print_ends(const json_t *report, const char *key, FILE *out) {
   }
 }
 
-static void print_operators(const json_t *report, FILE *out) {
+/* Names, and how often each. */
+static void print_counts(const json_t *report, const char *key, const char *title, FILE *out) {
   const char *name;
   json_t *count;
   int column = 0;
-  fprintf(out, "\noperators\n ");
-  json_object_foreach(json_object_get(report, "operators"), name, count) {
+  if (!json_object_size(json_object_get(report, key)))
+    return;
+  fprintf(out, "\n%s\n ", title);
+  json_object_foreach(json_object_get(report, key), name, count) {
     if (column > 80) {
       fprintf(out, "\n ");
       column = 0;
@@ -83,7 +86,8 @@ static void print_report(const json_t *report, const char *path, FILE *out) {
   fprintf(out, "%s\n", path);
   print_ends(report, "inputs", out);
   print_ends(report, "outputs", out);
-  print_operators(report, out);
+  print_counts(report, "operators", "operators", out);
+  print_counts(report, "passes", "passes that make fewer nodes of them, and how often (--no-fuse)", out);
   print_parameters(report, out);
   json_array_foreach(json_object_get(report, "unsupported"), i, entry)
       fprintf(out, "%sunsupported: node '%s' (%s): %s\n", i ? "" : "\n", text_of(entry, "node"),

@@ -13,6 +13,7 @@ typedef struct {
   bool *value_needed, *node_needed;
   ValueId *values; /* of `from`: their copies */
   NodeId *nodes;
+  int replaced; /* nodes for which something stands */
 } Copy;
 
 static const Instead *instead_of(const Copy *c, size_t i) {
@@ -124,6 +125,7 @@ static Status copy_node(Copy *c, size_t i) {
   c->to->building = made->phase;
   c->to->unrolling = made->unrolled;
   c->to->origin = made->origin == NO_NODE || made->origin == made->id ? NO_NODE : c->nodes[made->origin];
+  c->replaced += instead != NULL;
   if (instead)
     return emit_instead(c, made, instead);
   TRY(copy_inputs(c, made->in, made->n_in, &in));
@@ -199,7 +201,19 @@ static Status copy_all(Copy *c) {
   return copy_training(c);
 }
 
-Status graph_copy(const Graph *from, const Instead *const *instead, Arena *arena, ValueId *map, Graph **to) {
+/* What earlier passes found, and this one. */
+static Status copy_passes(const Copy *c, const char *pass) {
+  Graph *to = c->to;
+  TRY(ARENA_RESERVE(to->arena, to->passes, 0, to->passes_capacity, c->from->n_passes + 1));
+  for (size_t i = 0; i < c->from->n_passes; i++)
+    to->passes[to->n_passes++] = c->from->passes[i];
+  if (c->replaced)
+    to->passes[to->n_passes++] = (PassDone){pass, c->replaced};
+  return OK;
+}
+
+Status graph_replace(const Graph *from, const char *pass, const Instead *const *instead, Arena *arena, ValueId *map,
+                     Graph **to) {
   Copy c = {.from = from, .instead = instead, .values = map};
   TRY(ARENA_NEW(from->arena, c.value_needed, from->n_values));
   TRY(ARENA_NEW(from->arena, c.node_needed, from->n_nodes));
@@ -210,6 +224,11 @@ Status graph_copy(const Graph *from, const Instead *const *instead, Arena *arena
   c.to->samples = from->samples;
   c.to->microbatches = from->microbatches;
   TRY(copy_all(&c));
+  TRY(copy_passes(&c, pass));
   *to = c.to;
   return OK;
+}
+
+Status graph_copy(const Graph *from, Arena *arena, ValueId *map, Graph **to) {
+  return graph_replace(from, NULL, NULL, arena, map, to);
 }

@@ -19,10 +19,17 @@ typedef struct Instead {
 } Instead;
 
 /* What the outputs need, in order, in a fresh graph; of a training graph also what the loss, the accumulators and the
- * updates need, and its groups, phases and denominators. instead [n_nodes]: NULL for a node that stays what it is, else
- * what stands for it; NULL: all stay. map [n_values], from's values to their copies, NO_VALUE where there is none;
- * NULL: not asked for. */
-Status graph_copy(const Graph *from, const Instead *const *instead, Arena *arena, ValueId *map, Graph **to);
+ * updates need, and its groups, phases and denominators. map [n_values], from's values to their copies, NO_VALUE where
+ * there is none; NULL: not asked for. */
+Status graph_copy(const Graph *from, Arena *arena, ValueId *map, Graph **to);
+
+/* The same, where something stands for some nodes: instead [n_nodes], NULL for a node that stays what it is. How many
+ * they are is kept in to->passes under the pass's name. */
+Status graph_replace(const Graph *from, const char *pass, const Instead *const *instead, Arena *arena, ValueId *map,
+                     Graph **to);
+
+/* "gelu 8, attention 8": what passes found, and how often; "nothing". */
+Status graph_passes_text(const Graph *graph, Arena *arena, const char **text);
 
 /* Emits what stands for a node. */
 Status instead_emit(Graph *graph, const Instead *instead, const ValueId *in, ValueId *out);

@@ -142,7 +142,7 @@ Status graph_rewrite(const Graph *from, const Pass *pass, Takes *takes, const vo
                      Graph **to) {
   const Instead **instead;
   TRY(find_all(from, pass, takes, context, &instead));
-  return graph_copy(from, instead, arena, map, to);
+  return graph_replace(from, pass->name, instead, arena, map, to);
 }
 
 Status graph_fuse(const Graph *from, Takes *takes, const void *context, Settle *settle, void *settle_context,
@@ -155,8 +155,18 @@ Status graph_fuse(const Graph *from, Takes *takes, const void *context, Settle *
       TRY(settle(settle_context, instead[k] != NULL, &does));
       instead[k] = does ? instead[k] : NULL;
     }
-    TRY(graph_copy(from, instead, fusing_passes[i + 1] ? from->arena : arena, NULL, to));
+    TRY(graph_replace(from, fusing_passes[i]->name, instead, fusing_passes[i + 1] ? from->arena : arena, NULL, to));
     from = *to;
+  }
+  return OK;
+}
+
+Status graph_passes_text(const Graph *graph, Arena *arena, const char **text) {
+  *text = graph->n_passes ? "" : "nothing";
+  for (size_t i = 0; i < graph->n_passes; i++) {
+    *text = arena_format(arena, "%s%s%s %d", *text, i ? ", " : "", graph->passes[i].name, graph->passes[i].times);
+    if (!*text)
+      return status_code();
   }
   return OK;
 }

@@ -405,7 +405,7 @@ Status bind_graph(Model *model, const BindOptions *options, Replay *replay, Aren
   arena_limit(scratch, lower.budget.arena_bytes, "importing a file of this size");
   TRY(lower_model(&lower));
   return options->no_fuse
-             ? graph_copy(lower.graph, NULL, result, NULL, graph)
+             ? graph_copy(lower.graph, result, NULL, graph)
              : graph_fuse(lower.graph, options->takes, options->takes_context, replay_settle, replay, result, graph);
 }
 

@@ -397,6 +397,14 @@ static Status accumulate_products(Job *job) {
   return OK;
 }
 
+static Status tell_passes(Job *job) {
+  const char *text;
+  if (!job->asked.options->verbose)
+    return OK;
+  TRY(graph_passes_text(job->decided.graph, job->arena, &text));
+  return job_decide(job, "passes", "%s (--no-fuse)", text);
+}
+
 Status job_differentiate(Job *job) {
   Graph *graph = job->decided.graph;
   size_t n_unreached = 0;
@@ -422,6 +430,7 @@ Status job_differentiate(Job *job) {
   }
   TRY(job_decide(job, "trains", "%s tensors of %s elements", COUNT_STR(tensors), COUNT_STR(elements)));
   TRY(tell_mode(job));
+  TRY(tell_passes(job));
   TRY(job_tell_parameters(job));
   const char *why = strcmp(job->asked.options->loss, "auto") != 0  ? ""
                     : planned_loss(job) != LOSS_AUTO               ? ", as the plan has"

@@ -46,7 +46,7 @@ static Status bind(Validation *v, const Job *trained, int64_t size) {
     return fail(E_UNSUPPORTED, "the model that evaluates has no output '%s'", name);
   graph->outputs[0] = graph->outputs[i];
   graph->n_outputs = 1;
-  TRY(graph_copy(graph, NULL, job->arena, NULL, &job->decided.graph));
+  TRY(graph_copy(graph, job->arena, NULL, &job->decided.graph));
   v->output = job->decided.graph->outputs[0];
   return OK;
 }

@@ -28,6 +28,20 @@ class Inspect(CommandLineTest):
             self.assertIn(name, text)
         self.assertIn("5,923", text)
 
+    def test_what_passes_found(self):
+        """The same numbers as text, as JSON, and of a training run, which adds what only a gradient has."""
+        report = json.loads(self.done("inspect", model_path("gpt2"), "--json"))
+        layers = report["operators"]["Softmax"]
+        self.assertEqual(report["passes"]["attention"], layers)
+        self.assertEqual(report["passes"]["gelu"], report["operators"]["Tanh"])
+        self.assertIn(f" attention {layers}\n", self.done("inspect", model_path("gpt2")))
+        train = ["train", model_path("gpt2"), "--data", model_path("gpt2", "data.npz"), "--batch", 2, "--dry-run", "--verbose"]
+        line = [l for l in self.done(*train).splitlines() if l.startswith("passes ")][0]
+        for name, count in report["passes"].items():
+            self.assertIn(f" {name} {count}", line)
+        self.assertIn(", accumulate ", line)
+        self.assertIn("passes        nothing", self.done(*train, "--no-fuse"))
+
     def test_findings(self):
         fixed = json.loads(self.done("inspect", model_path("gpt2_fixed_batch"), "--json"))
         self.assertEqual([f["id"] for f in fixed["findings"]], ["fixed_batch", "dropout_absent"])

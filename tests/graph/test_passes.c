@@ -252,9 +252,9 @@ static void training_graphs_are_copied(void **state) {
     Graph *g = random_training(arena, seed, 20), *copy, *again;
     ValueId *map;
     ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
-    ASSERT_OK(graph_copy(g, NULL, arena, NULL, &copy)); /* without what nothing needs */
+    ASSERT_OK(graph_copy(g, arena, NULL, &copy)); /* without what nothing needs */
     g = copy;
-    ASSERT_OK(graph_copy(g, NULL, other, map, &again));
+    ASSERT_OK(graph_copy(g, other, map, &again));
     assert_int_equal(again->n_nodes, g->n_nodes);
     for (size_t i = 0; i < g->n_nodes; i++) {
       const Node *a = g->nodes[i], *b = again->nodes[i];
