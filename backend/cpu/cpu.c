@@ -6,21 +6,6 @@
 
 #include "backend/reference/reference.h"
 
-extern const Isa isa_plain;
-#if defined(__x86_64__)
-extern const Isa isa_avx512, isa_avx2;
-const Isa *const isas[] = {&isa_avx512, &isa_avx2, &isa_plain, NULL};
-#else
-const Isa *const isas[] = {&isa_plain, NULL};
-#endif
-
-const Isa *isa_best(void) {
-  int i = 0;
-  while (!isas[i]->runs())
-    i++;
-  return isas[i];
-}
-
 /* The reference's, and over them the ones that are faster here. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Woverride-init"
@@ -50,7 +35,9 @@ Status cpu_stream_open(int threads, const Isa *isa, Stream **out) {
 
 static Status stream_open(int device, int threads, Stream **stream) {
   (void)device;
-  return cpu_stream_open(threads, isa_best(), stream);
+  const Isa *isa;
+  TRY(isa_choose(&isa));
+  return cpu_stream_open(threads, isa, stream);
 }
 
 static void stream_close(Stream *stream) {
@@ -61,10 +48,12 @@ static void stream_close(Stream *stream) {
 /* One core at some 3 GHz, products near their peak. */
 static Status describe(int device, DeviceSpec *spec) {
   (void)device;
+  const Isa *isa;
+  TRY(isa_choose(&isa));
   long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
   *spec = (DeviceSpec){.name = "cpu",
                        .memory_bytes = (size_t)pages * (size_t)page,
-                       .flops_per_second = 2.5e9 * isa_best()->vector_bytes,
+                       .flops_per_second = 2.5e9 * isa->vector_bytes,
                        .bytes_per_second = 1e10,
                        .node_overhead_seconds = 1e-6};
   return OK;

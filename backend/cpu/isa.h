@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/status.h"
+
 /* y[i] of x[i]; and of d[i] and x[i]. */
 typedef void Map(const float *x, float *y, int64_t n);
 typedef void Map2(const float *d, const float *x, float *y, int64_t n);
@@ -105,7 +107,8 @@ typedef struct {
 /* Best first, NULL at the end. */
 extern const Isa *const isas[];
 
-/* The best that runs here. */
-const Isa *isa_best(void);
+/* The one that ONNXPIPE_ISA names, else the best that runs here. E_USAGE where this processor lacks what is asked for.
+ */
+Status isa_choose(const Isa **isa);
 
 #endif

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import time
+import unittest.mock
 
 import numpy as np
 import onnx
@@ -283,6 +284,11 @@ class BadCommandLines(CommandLineTest):
         ]:
             with self.subTest(line):
                 self.refused(2, line, *words)
+
+    def test_instruction_set(self):
+        words = ["train", model_path("branches"), "--data", model_path("branches", "data.npz"), "--device", "cpu"]
+        with unittest.mock.patch.dict(os.environ, {"ONNXPIPE_ISA": "sse9"}):
+            self.refused(2, re.compile("^ONNXPIPE_ISA: this build knows no instruction set 'sse9'; it has .*plain$"), *words)
 
     def test_under_mpirun(self):
         train = ["train", model_path("branches"), "--data", model_path("branches", "data.npz")]
