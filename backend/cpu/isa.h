@@ -81,6 +81,21 @@ typedef struct {
   void (*slope)(const double *p, double *s, int64_t n, const double *common);
 } AttendF64;
 
+/* Products of bfloat16, summed in float32: C's tile [rows, columns] (rows `row` elements apart) = or += A's packed
+ * strip times B's. What packs takes float32, too (`wide`), and rounds it; strips hold k in whole multiples of `depth`,
+ * the rest zeros, `bytes` an element. */
+typedef void TileBf16(int64_t k, const void *a, const void *b, float *c, int64_t row, bool add);
+typedef void PackBf16(bool wide, const void *from, int64_t row, int64_t column, int64_t n, int64_t k, void *to);
+enum { MOST_BF16_WIDTH = 32, MOST_BF16_DEPTH = 32 };
+typedef struct {
+  int rows, columns, depth, bytes;
+  void (*begin)(void), (*end)(void); /* around a thread's tiles; NULL: nothing to do */
+  TileBf16 *tile;
+  PackBf16 *pack_a, *pack_b;
+  void (*widen)(const uint16_t *x, float *y, int64_t n);
+  void (*narrow)(const float *x, uint16_t *y, int64_t n);
+} LoopsBf16;
+
 typedef struct {
   const char *name;
   bool (*runs)(void); /* on this processor */
@@ -97,6 +112,7 @@ typedef struct {
   TurnF64 *turn_f64;
   AttendF32 attend_f32;
   AttendF64 attend_f64;
+  LoopsBf16 bf16;
   Map *exp, *tanh, *sigmoid, *erf, *gelu_erf, *gelu_tanh;
   Map2 *gelu_erf_grad, *gelu_tanh_grad;                                              /* d times the slope at x */
   void (*softmax)(const float *x, float *y, int64_t n);                              /* of one row */

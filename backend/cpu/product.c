@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cpu/cpu.h"
-#include "backend/reference/product.h"
+#include "backend/cpu/product_bf16.h"
 
 enum {
   M_BLOCK = 120, /* a multiple of every tile's rows; with K_BLOCK half of a second-level cache */
@@ -50,6 +49,8 @@ typedef struct {
 static size_t packed_bytes(const Graph *graph, const Node *node, int first) {
   Tensor in[] = {kernel_input(graph, node, first), kernel_input(graph, node, first + 1)};
   Product p = product_of(node, in);
+  if (product_is_bf16(in))
+    return product_bf16_workspace(&p, first ? F32 : graph_value(graph, node->out[0])->dtype);
   size_t size = dtype_bytes(in->dtype);
   int64_t n = round_up(least(p.n, N_BLOCK), WIDEST / (int64_t)size);
   return (size_t)(n * least(p.k, K_BLOCK)) * size;
@@ -85,6 +86,10 @@ static Status accumulate_prepare(Stream *stream, const Node *node, const Tensor 
 /* in: A and B; row: NULL, or what each row of one product begins with. */
 static Status multiply(Stream *stream, const Node *node, const Product *p, const Tensor *in, const Tensor *out,
                        bool adds, const void *row, void *workspace) {
+  if (product_is_bf16(in))
+    return product_bf16(stream,
+                        &(ProductBf16){.p = p, .in = in, .out = out, .adds = adds, .alpha = 1, .beta = 1, .d = NULL},
+                        workspace);
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
   Job job = {.p = p, .isa = stream->isa, .packed = workspace, .in = in, .out = out, .adds = adds, .row = row};
@@ -119,7 +124,20 @@ static const void *row_of(const Node *node, const Product *p, const Tensor *in) 
   return is_row ? c->data : NULL;
 }
 
+static Status gemm_bf16(Stream *stream, const Node *node, const Product *p, const Tensor *in, const Tensor *out,
+                        void *workspace) {
+  ProductBf16 call = {.p = p,
+                      .in = in,
+                      .out = out,
+                      .alpha = (float)node_float(node, "alpha", 1),
+                      .beta = (float)node_float(node, "beta", 1),
+                      .d = node->n_in > 2 && in[2].data ? &in[2] : NULL};
+  return product_bf16(stream, &call, workspace);
+}
+
 CPU_KERNEL(Gemm, PRODUCT) {
+  if (product_is_bf16(in))
+    return gemm_bf16(stream, node, state, in, out, workspace);
   const void *row = row_of(node, state, in);
   if (row)
     return multiply(stream, node, state, in, out, false, row, workspace);

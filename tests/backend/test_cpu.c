@@ -9,7 +9,7 @@
 #include "tests/ops/cases.h"
 #include "tests/test.h"
 
-enum { ISAS = 3, MOST_THREADS = 3 };
+enum { ISAS = 8, MOST_THREADS = 3 };
 
 static const Isa *chosen;
 

@@ -1,0 +1,20 @@
+/* The loops for AVX-512 with products of bfloat16; the build gives this file its flags. */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <stdbool.h>
+
+static bool runs(void) {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bf16");
+}
+
+#define ISA isa_avx512_bf16
+#define ISA_NAME "avx512_bf16"
+#define VECTOR_BYTES 64
+#define TILE_ROWS 12
+#define PAIRS
+#include "backend/cpu/isa.inc"
+#else
+typedef int NothingHere;
+#endif

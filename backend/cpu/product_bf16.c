@@ -1,0 +1,286 @@
+/* Products of bfloat16 over threads. Invariant: an element is the sum, block by block of K_BLOCK along k, of each
+ * block's own sum, which the instruction set orders; then it is scaled, D is added, and it is rounded once. Bits depend
+ * on k and the instruction set.
+ *
+ * Blocks and tasks are those of product.c. What is bfloat16 at the end stands in float32 until its last block: in the
+ * workspace, whole tiles. */
+#include "backend/cpu/product_bf16.h"
+
+#include <string.h>
+
+enum {
+  M_BLOCK = 128,  /* rows of a task at most */
+  K_BLOCK = 1024, /* a multiple of every depth */
+  N_BLOCK = 2048,
+  N_LEAST = 256,           /* columns of a block at least, where sums are kept: */
+  SUMS_BYTES = 8 << 20,    /* as much of them, else */
+  N_TASK = 256,            /* columns of a task at least */
+  TASKS = 24,              /* tasks of a block at least, where it is large enough */
+  PACK_TASK = 128,         /* columns that one task packs; a multiple of every tile's */
+  WIDEST = MOST_BF16_WIDTH /* of tiles, both ways */
+};
+
+typedef struct {
+  const ProductBf16 *call;
+  const Product *p;
+  const LoopsBf16 *loops;
+  const Tensor *a, *b, *c;
+  int64_t a_at, b_at, c_at; /* the first element of the product's matrices */
+  char *packed;
+  float *sums;             /* [m, n of the block] as whole tiles; NULL: none are needed */
+  int64_t n_block, j, n;   /* the block along n */
+  int64_t l, k;            /* and along k */
+  int64_t m_task, n_task;  /* rows and columns of a task */
+  int64_t d_row, d_column; /* elements between D's; 0 where it is broadcast */
+} Job;
+
+static int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+bool product_is_bf16(const Tensor *in) {
+  return in[0].dtype == BF16 || in[1].dtype == BF16;
+}
+
+static bool keeps_sums(const Product *p, DType out) {
+  return out == BF16 && p->k > K_BLOCK;
+}
+
+/* Columns of a block. */
+static int64_t block_of(const Product *p, bool sums) {
+  int64_t most = N_BLOCK, fit = SUMS_BYTES / (int64_t)sizeof(float) / round_up(p->m, WIDEST);
+  if (sums && fit < most)
+    most = fit < N_LEAST ? N_LEAST : fit - fit % PACK_TASK;
+  return least(p->n, most);
+}
+
+static size_t packed_bytes(const Product *p, int64_t n) {
+  return (size_t)(round_up(n, WIDEST) * round_up(least(p->k, K_BLOCK), MOST_BF16_DEPTH)) * sizeof(float);
+}
+
+static size_t sums_bytes(const Product *p, int64_t n) {
+  return (size_t)(round_up(p->m, WIDEST) * round_up(n, WIDEST)) * sizeof(float);
+}
+
+/* One of many small products lies in a thread's scratch: B's block, A's, and sums. */
+static bool fits_scratch(const Product *p, bool sums) {
+  int64_t rows = (M_BLOCK + WIDEST) * round_up(least(p->k, K_BLOCK), MOST_BF16_DEPTH) * (int64_t)sizeof(float);
+  return packed_bytes(p, p->n) + (size_t)rows + (sums ? sums_bytes(p, p->n) : 0) <= POOL_SCRATCH_BYTES;
+}
+
+size_t product_bf16_workspace(const Product *p, DType out) {
+  bool sums = keeps_sums(p, out);
+  int64_t n = block_of(p, sums);
+  return packed_bytes(p, n) + (sums ? sums_bytes(p, n) : 0);
+}
+
+static const void *element(const Tensor *t, int64_t i) {
+  return (const char *)t->data + (size_t)i * dtype_bytes(t->dtype);
+}
+
+/* Bytes of a packed strip's column, or row. */
+static int64_t line_bytes(const Job *job) {
+  return round_up(job->k, job->loops->depth) * job->loops->bytes;
+}
+
+/* Element (row, column + i) of D times beta, for i = 0 … n - 1, is added to the sums. */
+static void add_d(const Job *job, int64_t row, int64_t column, int64_t n, float *sum) {
+  const Tensor *d = job->call->d;
+  float beta = job->call->beta, wide[WIDEST];
+  int64_t at = row * job->d_row + column * job->d_column;
+  if (d->dtype == BF16)
+    job->loops->widen(element(d, at), wide, job->d_column ? n : 1);
+  const float *from = d->dtype == BF16 ? wide : (const float *)d->data + at;
+  for (int64_t i = 0; i < n; i++)
+    sum[i] += beta * from[i * job->d_column];
+}
+
+/* A tile of the last block is done: what stood in `before` (NULL: nothing), scale, D, rounding. */
+static void finish_tile(const Job *job, int64_t row, int64_t column, int64_t height, int64_t width, float *tile,
+                        const float *before, int64_t before_row) {
+  const ProductBf16 *call = job->call;
+  int64_t columns = job->loops->columns;
+  for (int64_t r = 0; r < height; r++, tile += columns) {
+    for (int64_t i = 0; before && i < width; i++)
+      tile[i] = before[r * before_row + i] + tile[i];
+    for (int64_t i = 0; call->alpha != 1 && i < width; i++)
+      tile[i] *= call->alpha;
+    if (call->d)
+      add_d(job, row + r, column, width, tile);
+    int64_t at = job->c_at + (row + r) * job->p->n + column;
+    if (job->c->dtype == BF16)
+      job->loops->narrow(tile, (uint16_t *)job->c->data + at, width);
+    else
+      memcpy((float *)job->c->data + at, tile, (size_t)width * sizeof *tile);
+  }
+}
+
+/* Packed rows times packed columns, from (row, column) of C on; `column` counts within the block. */
+static void multiply(const Job *job, int64_t row, int64_t m, int64_t column, int64_t n, const char *a, const char *b) {
+  const LoopsBf16 *loops = job->loops;
+  _Alignas(64) float edge[WIDEST * WIDEST];
+  int64_t rows = loops->rows, columns = loops->columns, line = line_bytes(job), wide = round_up(job->n, columns);
+  bool first = job->l == 0, last = job->l + job->k == job->p->k, kept = job->sums;
+  bool plain = job->c->dtype == F32 && !(last && (job->call->d || job->call->alpha != 1));
+  for (int64_t j = 0; j < n; j += columns)
+    for (int64_t i = 0; i < m; i += rows) {
+      int64_t height = least(m - i, rows), width = least(n - j, columns), to = column + j;
+      const char *left = a + i * line, *right = b + j * line;
+      float *c = kept ? job->sums + (row + i) * wide + to
+                      : (float *)job->c->data + job->c_at + (row + i) * job->p->n + job->j + to;
+      bool whole = height == rows && width == columns, stays = kept && !last;
+      if (stays || (plain && whole)) {
+        loops->tile(job->k, left, right, c, kept ? wide : job->p->n, !first || (!kept && job->call->adds));
+        continue;
+      }
+      loops->tile(job->k, left, right, edge, columns, false);
+      if (last || !plain) {
+        bool begun = !first || job->call->adds;
+        finish_tile(job, row + i, job->j + to, height, width, edge, begun ? c : NULL, kept ? wide : job->p->n);
+        continue;
+      }
+      for (int64_t r = 0; r < height; r++)
+        for (int64_t s = 0; s < width; s++)
+          c[r * job->p->n + s] = (first && !job->call->adds ? 0 : c[r * job->p->n + s]) + edge[r * columns + s];
+    }
+}
+
+static void pack_columns(const Job *job, int64_t column, int64_t n, char *to) {
+  const Layout *l = &job->p->b;
+  job->loops->pack_b(job->b->dtype == F32, element(job->b, job->b_at + job->l * l->row + column * l->column), l->row,
+                     l->column, n, job->k, to);
+}
+
+static void pack_rows(const Job *job, int64_t row, int64_t m, char *to) {
+  const Layout *l = &job->p->a;
+  job->loops->pack_a(job->a->dtype == F32, element(job->a, job->a_at + row * l->row + job->l * l->column), l->row,
+                     l->column, m, job->k, to);
+}
+
+static Status pack_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Job *job = context;
+  int64_t j = i * PACK_TASK;
+  pack_columns(job, job->j + j, least(job->n - j, PACK_TASK), job->packed + j * line_bytes(job));
+  return OK;
+}
+
+static Status multiply_task(void *context, int64_t i, void *scratch) {
+  const Job *job = context;
+  int64_t across = divide_up(job->n, job->n_task);
+  int64_t row = i / across * job->m_task, column = i % across * job->n_task;
+  int64_t m = least(job->p->m - row, job->m_task), n = least(job->n - column, job->n_task);
+  pack_rows(job, row, m, scratch);
+  if (job->loops->begin)
+    job->loops->begin();
+  multiply(job, row, m, column, n, scratch, job->packed + column * line_bytes(job));
+  if (job->loops->end)
+    job->loops->end();
+  return OK;
+}
+
+/* Enough tasks for many threads, by shape alone: first the columns are shared, then the rows of a block are fewer. */
+static void plan(Job *job) {
+  int64_t rows = job->loops->rows, most = M_BLOCK - M_BLOCK % rows, tall = divide_up(job->p->m, most);
+  job->m_task = most;
+  job->n_task = tall < TASKS ? round_up(job->n * tall / TASKS, job->loops->columns) : job->n;
+  job->n_task = job->n_task < N_TASK ? N_TASK : job->n_task;
+  int64_t across = divide_up(job->n, job->n_task);
+  if (tall * across < TASKS)
+    job->m_task = round_up(job->p->m * across / TASKS, rows);
+  job->m_task = job->m_task > most ? most : job->m_task < rows ? rows : job->m_task;
+}
+
+static Status one_product(Job *job, Pool *pool) {
+  const Product *p = job->p;
+  for (job->j = 0; job->j < p->n; job->j += job->n_block)
+    for (job->l = 0; job->l < p->k; job->l += K_BLOCK) {
+      job->n = least(p->n - job->j, job->n_block);
+      job->k = least(p->k - job->l, K_BLOCK);
+      plan(job);
+      TRY(pool_run(pool, divide_up(job->n, PACK_TASK), pack_task, job));
+      TRY(pool_run(pool, divide_up(p->m, job->m_task) * divide_up(job->n, job->n_task), multiply_task, job));
+    }
+  return OK;
+}
+
+/* The job of the i-th of many products. */
+static Job batch_of(const Job *all, int64_t i) {
+  Job job = *all;
+  const Product *p = job.p;
+  int64_t a, b;
+  product_batch(p, i, &a, &b);
+  job.a_at = a * p->m * p->k;
+  job.b_at = b * p->k * p->n;
+  job.c_at = i * p->m * p->n;
+  return job;
+}
+
+/* One of many small products. */
+static Status batch_task(void *context, int64_t i, void *scratch) {
+  Job job = batch_of(context, i);
+  const Product *p = job.p;
+  int64_t most = M_BLOCK - M_BLOCK % job.loops->rows;
+  char *rows = (char *)scratch + packed_bytes(p, p->n);
+  job.n = p->n;
+  if (job.sums)
+    job.sums = (float *)(rows + (M_BLOCK + WIDEST) * round_up(least(p->k, K_BLOCK), MOST_BF16_DEPTH) * sizeof(float));
+  if (job.loops->begin)
+    job.loops->begin();
+  for (job.l = 0; job.l < p->k; job.l += K_BLOCK) {
+    job.k = least(p->k - job.l, K_BLOCK);
+    pack_columns(&job, 0, p->n, scratch);
+    for (int64_t row = 0; row < p->m; row += most) {
+      int64_t m = least(p->m - row, most);
+      pack_rows(&job, row, m, rows);
+      multiply(&job, row, m, 0, p->n, rows, scratch);
+    }
+  }
+  if (job.loops->end)
+    job.loops->end();
+  return OK;
+}
+
+/* Nothing is summed: C is beta D, or as it is. */
+static void without_terms(const Job *job) {
+  const Product *p = job->p;
+  _Alignas(64) float zeros[WIDEST * WIDEST];
+  for (int64_t i = 0; i < p->m * p->batches && !job->call->adds; i++)
+    for (int64_t j = 0; j < p->n; j += job->loops->columns) {
+      memset(zeros, 0, sizeof zeros);
+      finish_tile(job, i, j, 1, least(p->n - j, job->loops->columns), zeros, NULL, 0);
+    }
+}
+
+Status product_bf16(Stream *stream, const ProductBf16 *call, void *workspace) {
+  const Product *p = call->p;
+  bool sums = keeps_sums(p, call->out->dtype);
+  Job job = {.call = call,
+             .p = p,
+             .loops = &stream->isa->bf16,
+             .a = &call->in[0],
+             .b = &call->in[1],
+             .c = call->out,
+             .packed = workspace,
+             .n_block = block_of(p, sums)};
+  if (call->d) {
+    const Shape *d = &call->d->shape;
+    job.d_column = d->rank && d->dim[d->rank - 1] > 1;
+    job.d_row = d->rank > 1 && d->dim[d->rank - 2] > 1 ? d->dim[d->rank - 1] : 0;
+  }
+  if (p->m * p->n * p->batches == 0)
+    return OK;
+  if (p->k == 0) {
+    without_terms(&job);
+    return OK;
+  }
+  if (sums)
+    job.sums = (float *)((char *)workspace + packed_bytes(p, job.n_block));
+  if (p->batches > 1 && fits_scratch(p, sums))
+    return pool_run(stream->pool, p->batches, batch_task, &job);
+  for (int64_t i = 0; i < p->batches; i++) {
+    Job one = batch_of(&job, i);
+    TRY(one_product(&one, stream->pool));
+  }
+  return OK;
+}

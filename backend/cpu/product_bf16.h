@@ -1,0 +1,25 @@
+/* Products of which an operand is bfloat16: both are rounded to it, sums are float32. */
+#ifndef BACKEND_CPU_PRODUCT_BF16_H
+#define BACKEND_CPU_PRODUCT_BF16_H
+
+#include "backend/cpu/cpu.h"
+#include "backend/reference/product.h"
+
+/* C [m,n] = alpha A [m,k] B [k,n] + beta D, D broadcast to C; or, where it adds, C += A B, C float32. */
+typedef struct {
+  const Product *p;
+  const Tensor *in, *out; /* A and B, float32 or bfloat16; C, either */
+  bool adds;
+  float alpha, beta;
+  const Tensor *d; /* float32 or bfloat16; NULL: none */
+} ProductBf16;
+
+/* Whether this product is one of these. */
+bool product_is_bf16(const Tensor *in);
+
+/* For any instruction set and number of threads. */
+size_t product_bf16_workspace(const Product *p, DType out);
+
+Status product_bf16(Stream *stream, const ProductBf16 *call, void *workspace);
+
+#endif
