@@ -47,7 +47,8 @@ typedef struct Backend {
   Status (*stream_open)(int device, int threads, Stream **stream);
   void (*stream_close)(Stream *stream);
   Status (*stream_wait)(Stream *stream); /* until all that was enqueued is done; reports its errors */
-  Status (*alloc)(Stream *stream, size_t bytes, void **memory); /* 64-byte aligned; E_MEMORY with need and limit */
+  /* 64-byte aligned; zeros where is_host. E_MEMORY with need and limit. */
+  Status (*alloc)(Stream *stream, size_t bytes, void **memory);
   void (*release)(Stream *stream, void *memory);
   /* Host memory that copies are only enqueued from and to; with other memory of the host, they may wait. NULL where
    * is_host. */

@@ -1,7 +1,6 @@
 /* The reference backend's table and its device, the host. */
 #include "backend/reference/reference.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -155,21 +154,6 @@ static void stream_close(Stream *stream) {
 Status host_wait(Stream *stream) {
   (void)stream;
   return OK;
-}
-
-Status host_alloc(Stream *stream, size_t bytes, void **memory) {
-  (void)stream;
-  size_t rounded = (bytes + 63) & ~(size_t)63;
-  *memory = aligned_alloc(64, rounded ? rounded : 64);
-  if (!*memory)
-    return fail(E_MEMORY, "out of memory: an arena of %zu bytes", bytes);
-  memset(*memory, 0, rounded);
-  return OK;
-}
-
-void host_release(Stream *stream, void *memory) {
-  (void)stream;
-  free(memory);
 }
 
 Status host_copy(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind) {

@@ -46,15 +46,18 @@ Status executor_write(Executor *e, ValueId value, const void *data, size_t bytes
   return executor_from_host(e, executor_persistent(e, value), data, bytes);
 }
 
-/* The graph's own persistent values, and accumulators, to which warming up has added. */
+/* The graph's own persistent values, and accumulators, to which warming up has added. The host's are zero since they
+ * were allocated. */
 static Status set_values(Executor *e) {
   for (ValueId v = 0; v < e->graph->n_values; v++) {
     const Value *value = graph_value(e->graph, v);
     size_t bytes = graph_value_bytes(e->graph, v);
     if (!executor_holds(e, v) || (e->entries[v] >= 0 && value->role != ROLE_GRADIENT))
       continue;
-    TRY(value->role == ROLE_CONSTANT ? executor_write(e, v, value->data, bytes)
-                                     : e->backend->zero(e->stream, executor_persistent(e, v), bytes));
+    if (value->role == ROLE_CONSTANT)
+      TRY(executor_write(e, v, value->data, bytes));
+    else if (!e->backend->is_host)
+      TRY(e->backend->zero(e->stream, executor_persistent(e, v), bytes));
   }
   return e->backend->stream_wait(e->stream);
 }

@@ -132,7 +132,7 @@ static Status give_memory(Store *store, size_t first) {
     store->entries[i].data = at;
     at += memory_units(entry_bytes(&store->entries[i]));
   }
-  return store->backend->zero(store->stream, slab->memory, bytes);
+  return store->backend->is_host ? OK : store->backend->zero(store->stream, slab->memory, bytes);
 }
 
 static Status take(Store *store, const Graph *g, const RankMemory *memory, int *entries, int *states) {
@@ -188,8 +188,10 @@ Status store_fill(Store *store, const Graph *graph, const int *entries, bool loa
     if (!entry || entry->filled)
       continue;
     bool is_zero = entry->state < 0 || (entry->state && !loads_states);
-    TRY(is_zero ? store->backend->zero(store->stream, entry->data, entry_bytes(entry))
-                : load_entry(store, entry, graph, v, load, context));
+    if (!is_zero)
+      TRY(load_entry(store, entry, graph, v, load, context));
+    else if (!store->backend->is_host) /* warming up has written there */
+      TRY(store->backend->zero(store->stream, entry->data, entry_bytes(entry)));
     entry->filled = true;
   }
   return OK;

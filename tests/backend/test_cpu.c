@@ -192,8 +192,37 @@ static void pools_run_every_task_once(void **state) {
   }
 }
 
+/* Below a huge page and above; what was written to before, too. */
+static void memory_is_zero_and_aligned(void **state) {
+  (void)state;
+  static const size_t sizes[] = {0, 1, 63, 4096, (2 << 20) - 64, 2 << 20, (5 << 20) + 1};
+  for (int round = 0; round < 3; round++)
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+      void *memory;
+      ASSERT_OK(backend_cpu.alloc(NULL, sizes[s], &memory));
+      assert_int_equal((uintptr_t)memory % 64, 0);
+      for (size_t i = 0; i < sizes[s]; i++)
+        assert_int_equal(((char *)memory)[i], 0);
+      memset(memory, 255, sizes[s]);
+      backend_cpu.release(NULL, memory);
+    }
+  backend_cpu.release(NULL, NULL);
+}
+
+static void memory_that_no_machine_has_is_refused(void **state) {
+  (void)state;
+  static const size_t sizes[] = {SIZE_MAX, SIZE_MAX / 2, SIZE_MAX / 4};
+  for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+    void *memory = state;
+    assert_int_equal(backend_cpu.alloc(NULL, sizes[s], &memory), E_MEMORY);
+    assert_non_null(strstr(status_message(), "an arena of "));
+    assert_null(memory);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(memory_is_zero_and_aligned),      cmocka_unit_test(memory_that_no_machine_has_is_refused),
       cmocka_unit_test(pools_run_every_task_once),       cmocka_unit_test(rows_agree_with_oracles),
       cmocka_unit_test(random_cases_agree_with_oracles), cmocka_unit_test(large_tensors_agree),
       cmocka_unit_test(functions_hold_at_their_ends),    cmocka_unit_test(large_products_agree),
