@@ -24,7 +24,7 @@ typedef struct {
   bool *live;         /* [n_forward] a parameter reaches the loss through the node */
   Uses *uses;         /* [n_values] of each parameter and buffer */
   ValueId *cotangent; /* [n_values] */
-  bool *keeps_rows;   /* [n_values] of parameters: of the gradient the rows that are looked up */
+  bool *keeps_rows;   /* [n_forward] of lookups: the rows are what their group keeps of the gradient */
 } Walk;
 
 void autodiff_wants(const Graph *g, bool *wants) {
@@ -140,13 +140,21 @@ static Status form_groups(Walk *w) {
   return OK;
 }
 
-/* Tables that are looked up alone, each use a group of its own: then the rows of one group are one node's. */
+/* Tables that are looked up alone, each use a group of its own: then the rows of one group are one node's. Or, of
+ * others than mean rows alone, such groups. */
 static void choose_rows(Walk *w) {
   Graph *g = w->graph;
   for (size_t v = 0; v < w->n_values; v++) {
     const Uses *uses = &w->uses[v];
-    if (graph_value(g, (ValueId)v)->keep != KEEP_ALL && uses->n && (size_t)uses->n_groups == uses->n)
-      w->keeps_rows[v] = rows_fit(g, (ValueId)v, uses->nodes, uses->n);
+    Keep keep = graph_value(g, (ValueId)v)->keep;
+    if (keep == KEEP_ALL || !uses->n)
+      continue;
+    bool all = (size_t)uses->n_groups == uses->n && rows_fit(g, (ValueId)v, uses->nodes, uses->n);
+    for (int k = 0; k < uses->n_groups; k++) {
+      const UseGroup *group = &g->groups[uses->first_group + (size_t)k];
+      w->keeps_rows[group->nodes[0]] =
+          all || (keep == KEEP_LESS && group->n_nodes == 1 && rows_fit(g, (ValueId)v, group->nodes, 1));
+    }
   }
 }
 
@@ -183,12 +191,12 @@ static Status close_group(Walk *w, const Node *node, ValueId parameter) {
 /* What a lookup hands to a table that keeps rows. */
 static Status keep_rows(Walk *w, const Node *gather) {
   const Uses *uses = &w->uses[gather->in[0]];
+  UseGroup *groups = &w->graph->groups[uses->first_group];
   int k = 0;
-  while (uses->nodes[k] != gather->id)
+  while (groups[k].nodes[0] != gather->id)
     k++;
   w->graph->origin = gather->id;
-  return rows_accumulate(w->graph, gather, w->cotangent[gather->out[0]], k,
-                         &w->graph->groups[uses->first_group + (size_t)k]);
+  return rows_accumulate(w->graph, gather, w->cotangent[gather->out[0]], k, &groups[k]);
 }
 
 /* Adds what one use gives to what later uses gave. */
@@ -205,7 +213,7 @@ static Status contribute(Walk *w, ValueId v, ValueId d) {
 static Status differentiate(Walk *w, const Node *node) {
   Graph *g = w->graph;
   ValueId *d_out, *d_in;
-  if (node->op == OP_Gather && w->keeps_rows[node->in[0]])
+  if (w->keeps_rows[node->id])
     return keep_rows(w, node);
   TRY(ARENA_NEW(g->arena, d_out, node->n_out));
   TRY(ARENA_NEW(g->arena, d_in, node->n_in));
@@ -247,7 +255,7 @@ Status autodiff_append(Graph *g, size_t *n_unreached) {
   TRY(ARENA_NEW(g->arena, w.live, w.n_forward));
   TRY(ARENA_NEW(g->arena, w.uses, w.n_values));
   TRY(ARENA_NEW(g->arena, w.cotangent, w.n_values));
-  TRY(ARENA_NEW(g->arena, w.keeps_rows, w.n_values));
+  TRY(ARENA_NEW(g->arena, w.keeps_rows, w.n_forward));
   TRY(mark_needs(&w));
   TRY(mark_live(&w));
   TRY(check_differentiable(&w));

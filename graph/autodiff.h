@@ -22,9 +22,9 @@ void autodiff_wants(const Graph *graph, bool *wants);
 /* Appends the backward pass of graph->loss_sum, whose cotangent is graph->loss_scale, for every value of
  * ROLE_PARAMETER. Each use of a parameter on the way to the loss belongs to one of at most MAX_GROUPS groups
  * (consecutive uses, in graph order, set down in graph->groups); each group gets one ROLE_GRADIENT value and one
- * Accumulate node (named after the parameter, with the origin of the group's first use) a microbatch. A parameter whose
- * `keep` allows it, and that lookups alone use, has rows and AccumulateRows in their stead (graph/rows.h). Nodes are
- * appended with descending origins. Frozen inputs get no gradient nodes.
+ * Accumulate node (named after the parameter, with the origin of the group's first use) a microbatch. A group that is
+ * one lookup has rows and AccumulateRows in their stead (graph/rows.h), where the parameter's `keep` allows it. Nodes
+ * are appended with descending origins. Frozen inputs get no gradient nodes.
  * *n_unreached counts the parameters that no gradient reaches: they keep role PARAMETER and get no accumulator.
  * Fails E_UNSUPPORTED naming every operator on the way that has no gradient. */
 Status autodiff_append(Graph *graph, size_t *n_unreached);

@@ -59,8 +59,8 @@ typedef struct {
 /* The numbers of a ROLE_COUNTER: the same whoever computes. */
 enum { COUNTER_SEED, COUNTER_STEP, COUNTER_SAMPLE /* the microbatch's first, in the step */, COUNTER_NUMBERS };
 
-/* What of a gradient is kept: all of it; the rows of a table that were looked up (graph/rows.h), where that is less; or
- * these wherever they are known, since the update means those rows alone. */
+/* What of a gradient is kept: all of it; in groups that are a lookup the rows (graph/rows.h), where that is less; or
+ * these wherever nothing but lookups use the table, since the update means those rows alone. */
 typedef enum { KEEP_ALL, KEEP_LESS, KEEP_ROWS } Keep;
 
 typedef struct {

@@ -36,10 +36,12 @@ static Status add_state(Graph *graph, ValueId parameter, const char *what, Value
 }
 
 Keep optimizer_keeps(const OptimizerSpec *spec) {
-  if (spec->kind == OPTIMIZER_SPARSE_ADAM)
-    return KEEP_ROWS;
-  bool plain = spec->kind == OPTIMIZER_SGD && spec->momentum == 0 && spec->weight_decay == 0;
-  return plain ? KEEP_LESS : KEEP_ALL;
+  return spec->kind == OPTIMIZER_SPARSE_ADAM ? KEEP_ROWS : KEEP_LESS;
+}
+
+bool optimizer_updates_rows(const OptimizerSpec *spec) {
+  bool plain = spec->momentum == 0 && spec->weight_decay == 0;
+  return spec->kind == OPTIMIZER_SPARSE_ADAM || (spec->kind == OPTIMIZER_SGD && plain);
 }
 
 void optimizer_choose(Graph *graph, const OptimizerSpec *spec, int64_t microbatches, bool able) {
@@ -52,22 +54,21 @@ void optimizer_choose(Graph *graph, const OptimizerSpec *spec, int64_t microbatc
       graph_value(graph, v)->keep = keep;
 }
 
-/* A parameter's gradient as the inputs of its nodes: accumulators, or rows and places in turn. */
+/* A parameter's gradient as the inputs of its nodes: accumulators, or rows and places in their stead. */
 typedef struct {
   ValueId in[2 * MAX_GROUPS];
-  int n;
-  bool is_rows;
+  int n, n_groups, n_rows; /* inputs; groups, and those with rows */
 } Gradient;
 
 static Gradient gradient_of(const Graph *graph, ValueId parameter) {
   const UseGroup *groups[MAX_GROUPS];
   Gradient gradient = {.n = 0};
-  int n = autodiff_groups(graph, parameter, groups);
-  for (int i = 0; i < n; i++) {
+  gradient.n_groups = autodiff_groups(graph, parameter, groups);
+  for (int i = 0; i < gradient.n_groups; i++) {
     gradient.in[gradient.n++] = groups[i]->gradient;
     if (groups[i]->places != NO_VALUE) {
       gradient.in[gradient.n++] = groups[i]->places;
-      gradient.is_rows = true;
+      gradient.n_rows++;
     }
   }
   return gradient;
@@ -80,8 +81,9 @@ static Status append_norm(Graph *graph, ValueId parameter, const Gradient *gradi
   Attr shape = attr_ints("shape", p->shape.dim, p->shape.rank);
   if (!out_name)
     return status_code();
-  TRY(graph_add_node(graph, gradient->is_rows ? OP_SquaredNormRows : OP_SquaredNorm, p->name, gradient->in, gradient->n,
-                     &shape, gradient->is_rows, &out_name, 1, &node));
+  bool rows = gradient->n_rows > 0;
+  TRY(graph_add_node(graph, rows ? OP_SquaredNormRows : OP_SquaredNorm, p->name, gradient->in, gradient->n, &shape,
+                     rows, &out_name, 1, &node));
   graph_value(graph, graph_node(graph, node)->out[0])->role = ROLE_STEP;
   return OK;
 }
@@ -112,13 +114,14 @@ static Status append_update(Graph *graph, const OptimizerSpec *spec, ValueId par
                     attr_int("states", states),
                     attr_float("weight_decay", spec->weight_decay),
                     attr_int("decoupled", spec->kind == OPTIMIZER_ADAMW)};
-    return graph_add_node(graph, gradient.is_rows ? OP_SparseAdamUpdate : OP_AdamUpdate, name, in, n, attrs,
-                          gradient.is_rows ? 4 : 6, NULL, 0, &node);
+    bool sparse = spec->kind == OPTIMIZER_SPARSE_ADAM && gradient.n_rows == gradient.n_groups;
+    OpKind op = sparse ? OP_SparseAdamUpdate : gradient.n_rows ? OP_AdamUpdateRows : OP_AdamUpdate;
+    return graph_add_node(graph, op, name, in, n, attrs, sparse ? 4 : 6, NULL, 0, &node);
   }
   Attr attrs[] = {attr_int("states", states), attr_float("momentum", spec->momentum),
                   attr_int("nesterov", spec->nesterov), attr_float("weight_decay", spec->weight_decay)};
-  return graph_add_node(graph, gradient.is_rows ? OP_SgdUpdateRows : OP_SgdUpdate, name, in, n, attrs,
-                        gradient.is_rows ? 1 : 4, NULL, 0, &node);
+  return graph_add_node(graph, gradient.n_rows ? OP_SgdUpdateRows : OP_SgdUpdate, name, in, n, attrs, 4, NULL, 0,
+                        &node);
 }
 
 /* What torch.optim refuses, too. The negations catch NaN. */

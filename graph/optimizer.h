@@ -31,9 +31,13 @@ OptimizerKind optimizer_find(const char *name);
 /* PyTorch's. */
 OptimizerSpec optimizer_defaults(OptimizerKind kind);
 
-/* Whether the update leaves rows of a table that no sample looked up as they are, in the bits of the one that goes over
- * all of it (SGD without momentum and decay); or means to (SparseAdam). */
+/* What is kept of gradients: rows where that is less; or, since the update means rows alone (SparseAdam), wherever they
+ * are known. */
 Keep optimizer_keeps(const OptimizerSpec *spec);
+
+/* Whether the update of a table that is looked up alone goes over the rows that were, not over all of it: SparseAdam;
+ * SGD without momentum and decay, with the bits of the other. */
+bool optimizer_updates_rows(const OptimizerSpec *spec);
 
 /* Before autodiff_append: what is kept of each parameter's gradient, over this many microbatches a step. `able`:
  * whoever runs the graph has the nodes that update rows; where it has not, what means rows alone is asked for all the
@@ -46,9 +50,9 @@ void optimizer_choose(Graph *graph, const OptimizerSpec *spec, int64_t microbatc
  * The global gradient norm (before SCALAR_GRADIENT_FACTOR) is the root of their sum in graph order.
  * The update: inputs parameter, step_scalars, its states (as many as the optimizer keeps), its accumulators in group
  * order, which the kernel adds up left to right; no outputs; attributes carry the constants.
- * Where a table's gradient is kept as rows (graph/rows.h) they are SquaredNormRows and SgdUpdateRows or
- * SparseAdamUpdate, and rows and places stand in the place of each accumulator. SparseAdam updates other parameters as
- * Adam does. Fails E_USAGE on numbers that torch.optim refuses. */
+ * Where a group's gradient is kept as rows (graph/rows.h) they are SquaredNormRows and SgdUpdateRows or AdamUpdateRows,
+ * with the same attributes, or SparseAdamUpdate, and rows and places stand in the place of that accumulator. SparseAdam
+ * updates parameters that have other gradients as Adam does. Fails E_USAGE on numbers that torch.optim refuses. */
 Status optimizer_append(Graph *graph, const OptimizerSpec *spec);
 
 /* Whether it is a parameter's norm, of which each update node has one before it. */

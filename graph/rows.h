@@ -9,9 +9,9 @@
 
 #include "graph/graph.h"
 
-/* Whether the parameter's gradient is kept so, where these nodes [n] use it: they have to be lookups along axis 0, and,
- * as its `keep` may ask, the rows and places smaller than dense accumulators. Follows from shapes and
- * graph->microbatches. */
+/* Whether the parameter's gradient is kept so, as far as these nodes [n], each a group, give it: they have to be
+ * lookups along axis 0, and, as its `keep` may ask, the rows and places smaller than dense accumulators. Follows from
+ * shapes and graph->microbatches. */
 bool rows_fit(const Graph *graph, ValueId parameter, const NodeId *uses, size_t n);
 
 /* Makes the rows and places of the parameter's k-th group, whose only use is this Gather, and the AccumulateRows that

@@ -89,6 +89,7 @@ struct Stream {
   VISIT(AdamUpdate)                                                                                                    \
   VISIT(SquaredNormRows)                                                                                               \
   VISIT(SgdUpdateRows)                                                                                                 \
+  VISIT(AdamUpdateRows)                                                                                                \
   VISIT(SparseAdamUpdate)                                                                                              \
   VISIT(RecurrentSteps)                                                                                                \
   VISIT(RecurrentStepsGrad)                                                                                            \

@@ -1,4 +1,5 @@
-/* Updates and norms of tables whose gradients are rows, over threads: a row is one task's. */
+/* Updates and norms of tables whose gradients are rows, over threads: a row, or an element where all of the table is
+ * updated, is one task's. */
 #include "backend/cpu/split.h"
 #include "backend/reference/parts.h"
 
@@ -23,14 +24,20 @@ static Status update(Stream *stream, const Node *node, const Tensor *in, void *w
   if (in[0].dtype != F32 && in[0].dtype != F64)
     return unsupported_type(node, in[0].dtype);
   r.lookups = lookups_sort(node, in, workspace, &r.n);
-  if (!r.n)
+  bool whole = updates_whole(node, in);
+  r.whole = whole ? shape_elements(table) : r.n;
+  if (!r.whole)
     return OK;
-  r.whole = r.n;
-  r.of_task = items_of_task(r.n, shape_elements(shape_of(table.rank - 1, table.dim + 1)));
-  return pool_run(stream->pool, (r.n + r.of_task - 1) / r.of_task, update_task, &r);
+  r.of_task = items_of_task(r.whole, whole ? 1 : shape_elements(shape_of(table.rank - 1, table.dim + 1)));
+  return pool_run(stream->pool, (r.whole + r.of_task - 1) / r.of_task, update_task, &r);
 }
 
 CPU_KERNEL(SgdUpdateRows, .accepts = takes_floats, .workspace = lookups_workspace) {
+  (void)out, (void)state;
+  return update(stream, node, in, workspace);
+}
+
+CPU_KERNEL(AdamUpdateRows, .accepts = takes_floats, .workspace = lookups_workspace) {
   (void)out, (void)state;
   return update(stream, node, in, workspace);
 }

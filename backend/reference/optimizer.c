@@ -21,6 +21,27 @@ static int64_t row_end(const Lookup *lookups, int64_t n, int64_t i) {
   return i;
 }
 
+/* Whether input i, an accumulator of its group or the rows in its stead, is followed by places. */
+static bool has_places(const Node *node, const Tensor *in, int i) {
+  return i + 1 < node->n_in && in[i + 1].dtype == I64;
+}
+
+/* The first lookup of this row, or of one behind it. */
+static int64_t first_lookup(const Lookup *lookups, int64_t n, int64_t row) {
+  int64_t low = 0, high = n;
+  while (low < high) {
+    int64_t middle = (low + high) / 2;
+    if (lookups[middle].row < row)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
+/* What an update makes of a row whose gradient and states are zeros. */
+typedef enum { ZEROS_COUNT, ZEROS_DECAY, ZEROS_STAY } Zeros;
+
 /* The partial sums of LANE_SUM, pairwise; zeros are left. */
 static double fold_lanes(double lane[LANES]) {
   for (int half = LANES / 2; half; half /= 2)
@@ -76,8 +97,9 @@ KERNEL(AccumulateRows, .accepts = takes_floats) {
 size_t lookups_workspace(const Graph *graph, const Node *node, size_t budget) {
   int64_t n = 0;
   (void)budget;
-  for (int i = first_group(node) + 1; i < node->n_in; i += 2)
-    n += shape_elements(graph_value(graph, node->in[i])->shape);
+  for (int i = first_group(node); i < node->n_in; i++)
+    if (graph_value(graph, node->in[i])->dtype == I64)
+      n += shape_elements(graph_value(graph, node->in[i])->shape);
   return (size_t)n * 2 * sizeof(Lookup);
 }
 
@@ -85,9 +107,9 @@ size_t lookups_workspace(const Graph *graph, const Node *node, size_t budget) {
 static int64_t list_lookups(const Node *node, const Tensor *in, Lookup *to, int64_t *largest) {
   int64_t n = 0, at = 0;
   *largest = 0;
-  for (int i = first_group(node) + 1; i < node->n_in; i += 2) {
+  for (int i = first_group(node); i < node->n_in; i++) {
     const int64_t *places = in[i].data;
-    int64_t count = shape_elements(in[i].shape);
+    int64_t count = in[i].dtype == I64 ? shape_elements(in[i].shape) : 0;
     for (int64_t k = 0; k < count; k++, at++)
       if (places[k] > 0) {
         to[n++] = (Lookup){places[k] - 1, at};
@@ -100,8 +122,8 @@ static int64_t list_lookups(const Node *node, const Tensor *in, Lookup *to, int6
 /* Digit by digit from the lowest, which keeps what is equal in its order. */
 const Lookup *lookups_sort(const Node *node, const Tensor *in, void *workspace, int64_t *n) {
   int64_t room = 0, largest;
-  for (int i = first_group(node) + 1; i < node->n_in; i += 2)
-    room += shape_elements(in[i].shape);
+  for (int i = first_group(node); i < node->n_in; i++)
+    room += in[i].dtype == I64 ? shape_elements(in[i].shape) : 0;
   Lookup *from = workspace, *to = from + room;
   *n = list_lookups(node, in, from, &largest);
   for (int shift = 0; shift < 64 && largest >> shift; shift += 8) {
@@ -119,11 +141,19 @@ const Lookup *lookups_sort(const Node *node, const Tensor *in, void *workspace, 
   return from;
 }
 
+bool updates_whole(const Node *node, const Tensor *in) {
+  bool whole = node->op == OP_AdamUpdateRows || node_int(node, "states", 0) || node_float(node, "weight_decay", 0) != 0;
+  for (int i = first_group(node); i < node->n_in; i += 2)
+    whole |= !has_places(node, in, i); /* up to the first that has none, each takes two */
+  return whole && node->op != OP_SparseAdamUpdate;
+}
+
 Status update_rows_part(const Node *node, const Tensor *in, const Lookup *lookups, int64_t n, int64_t first,
                         int64_t end) {
+  bool whole = updates_whole(node, in);
   switch (in[0].dtype) {
-    CASE(F32, update_rows_f32(node, in, lookups, n, first, end))
-    CASE(F64, update_rows_f64(node, in, lookups, n, first, end))
+    CASE(F32, (whole ? update_whole_f32 : update_rows_f32)(node, in, lookups, n, first, end))
+    CASE(F64, (whole ? update_whole_f64 : update_rows_f64)(node, in, lookups, n, first, end))
   default:
     return unsupported_type(node, in[0].dtype);
   }
@@ -151,17 +181,15 @@ KERNEL(SquaredNormRows, .accepts = takes_floats, .workspace = lookups_workspace)
 static Status update_rows(const Node *node, const Tensor *in, void *workspace) {
   int64_t n;
   const Lookup *lookups = lookups_sort(node, in, workspace, &n);
-  return update_rows_part(node, in, lookups, n, 0, n);
+  return update_rows_part(node, in, lookups, n, 0, updates_whole(node, in) ? shape_elements(in[0].shape) : n);
 }
 
-KERNEL(SgdUpdateRows, .accepts = takes_floats, .workspace = lookups_workspace) {
-  UNUSED;
-  (void)out;
-  return update_rows(node, in, workspace);
-}
-
-KERNEL(SparseAdamUpdate, .accepts = takes_floats, .workspace = lookups_workspace) {
-  UNUSED;
-  (void)out;
-  return update_rows(node, in, workspace);
-}
+#define UPDATE_ROWS_KERNEL(op_name)                                                                                    \
+  KERNEL(op_name, .accepts = takes_floats, .workspace = lookups_workspace) {                                           \
+    UNUSED;                                                                                                            \
+    (void)out;                                                                                                         \
+    return update_rows(node, in, workspace);                                                                           \
+  }
+UPDATE_ROWS_KERNEL(SgdUpdateRows)
+UPDATE_ROWS_KERNEL(AdamUpdateRows)
+UPDATE_ROWS_KERNEL(SparseAdamUpdate)

@@ -59,7 +59,9 @@ typedef struct {
 size_t lookups_workspace(const Graph *graph, const Node *node, size_t budget);
 /* Sorted by row, and by place where the row is one, in the node's workspace; *n: how many there are. */
 const Lookup *lookups_sort(const Node *node, const Tensor *in, void *workspace, int64_t *n);
-/* SgdUpdateRows and SparseAdamUpdate: of the rows whose first lookup is one of first … end-1. */
+/* Whether SgdUpdateRows, AdamUpdateRows or SparseAdamUpdate goes over all of the table. */
+bool updates_whole(const Node *node, const Tensor *in);
+/* These: elements first … end-1 of the table; otherwise the rows whose first lookup is one of first … end-1. */
 Status update_rows_part(const Node *node, const Tensor *in, const Lookup *lookups, int64_t n, int64_t first,
                         int64_t end);
 /* SquaredNormRows: elements first … end-1 of the table, in the order in which SquaredNorm would add so many of a whole

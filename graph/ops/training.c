@@ -95,13 +95,22 @@ static Status check_rows(const Graph *g, const Node *n, int i, DType dtype, cons
                      SHAPE_STR(shape_of(row_rank, row)));
 }
 
-/* Rows and places in turn, from input `first` on. */
+/* Groups from input `first` on: rows and places, of which there are some, or an accumulator. */
 static Status check_groups(const Graph *g, const Node *n, int first, DType dtype, Shape table) {
-  if (table.rank < 1 || n->n_in - first < 2 || (n->n_in - first) % 2)
-    return fail(E_SHAPE, "%d inputs are no rows and places of a table %s", n->n_in - first, SHAPE_STR(table));
-  for (int i = first; i < n->n_in; i += 2)
+  int found = 0;
+  for (int i = first; i < n->n_in; i++) {
+    const Value *value = rule_in(g, n, i);
+    if (value->dtype == dtype && shape_equal(value->shape, table))
+      continue;
+    if (table.rank < 1 || i + 1 == n->n_in)
+      return fail(E_SHAPE, "'%s' %s is no gradient of a table %s", value->name, SHAPE_STR(value->shape),
+                  SHAPE_STR(table));
     TRY(check_rows(g, n, i, dtype, table.dim + 1, table.rank - 1));
-  return OK;
+    found++;
+    i++;
+  }
+  return found ? OK
+               : fail(E_SHAPE, "%d inputs are no rows and places of a table %s", n->n_in - first, SHAPE_STR(table));
 }
 
 /* Rows, places, a microbatch's cotangents and indices. */
@@ -129,15 +138,24 @@ static Status infer_squared_norm_rows(Graph *g, Node *n) {
   return OK;
 }
 
-/* Table, scalars, states, rows and places. */
+static bool is_sparse_adam(const Node *n) {
+  return n->op == OP_SparseAdamUpdate;
+}
+
+/* Table, scalars, states, groups. */
 static Status infer_update_rows(Graph *g, Node *n) {
   int64_t states = node_int(n, "states", 0);
   TRY(rule_float(g, n, 0));
-  if (states != (n->op == OP_SparseAdamUpdate ? 2 : 0) || states > n->n_in - 4)
+  if ((n->op == OP_SgdUpdateRows ? states < 0 || states > 1 : states != 2) || states > n->n_in - 4)
     return fail(E_SHAPE, "%lld states and an accumulator in %d inputs", (long long)states, n->n_in);
   for (int i = 2; i < 2 + states; i++)
     TRY(check_like_first(g, n, i));
-  return check_groups(g, n, 2 + (int)states, rule_in(g, n, 0)->dtype, rule_in(g, n, 0)->shape);
+  TRY(check_groups(g, n, 2 + (int)states, rule_in(g, n, 0)->dtype, rule_in(g, n, 0)->shape));
+  for (int i = 2 + (int)states; is_sparse_adam(n) && i < n->n_in; i += 2)
+    if (rule_in(g, n, i)->shape.rank == rule_in(g, n, 0)->shape.rank)
+      return fail(E_SHAPE, "'%s' %s is an accumulator, not rows", rule_in(g, n, i)->name,
+                  SHAPE_STR(rule_in(g, n, i)->shape));
+  return OK;
 }
 
 static Cost cost_loss(const Graph *g, const Node *n) {
@@ -160,15 +178,23 @@ static Cost cost_accumulate_rows(const Graph *g, const Node *n) {
   return (Cost){.bytes = 2.0 * (double)graph_value_bytes(g, n->in[2]) + (double)graph_value_bytes(g, n->in[3])};
 }
 
-/* Reads the rows, and reads and writes as many of the table and its states at most. */
+/* Reads the gradient, and reads and writes the table and its states: all of them, or as many rows as there are at most.
+ */
 static Cost cost_rows(const Graph *g, const Node *n) {
   Cost cost = {0, 0};
   int states = (int)node_int(n, "states", 0), first = op_def(n->op)->traits & OP_UPDATE ? 2 + states : 0;
-  for (int i = first; i < n->n_in; i += 2) {
-    cost.bytes += (double)graph_value_bytes(g, n->in[i]) * (first ? 3 + 2 * states : 1);
-    cost.bytes += (double)graph_value_bytes(g, n->in[i + 1]);
-    cost.flops += 12.0 * (double)shape_elements(rule_in(g, n, i)->shape);
+  bool whole = n->op == OP_AdamUpdateRows || states == 1 || node_float(n, "weight_decay", 0) != 0;
+  double elements = 0;
+  for (int i = first; i < n->n_in; i++) {
+    whole |= first && rule_in(g, n, i)->dtype != I64 && rule_in(g, n, i)->shape.rank == rule_in(g, n, 0)->shape.rank;
+    cost.bytes += (double)graph_value_bytes(g, n->in[i]);
+    elements += rule_in(g, n, i)->dtype == I64 ? 0 : (double)shape_elements(rule_in(g, n, i)->shape);
   }
+  if (whole && first)
+    elements = (double)shape_elements(rule_in(g, n, 0)->shape);
+  if (first)
+    cost.bytes += elements * (double)dtype_bytes(rule_in(g, n, 0)->dtype) * (2 + 2 * states);
+  cost.flops = 12.0 * elements;
   return cost;
 }
 
@@ -186,4 +212,5 @@ ENTRY(AdamUpdate, 5, INT_MAX, 0, 0, OP_UPDATE, infer_update, NULL, cost_update, 
 ENTRY(AccumulateRows, 4, 4, 0, 0, OP_MUTATES_FIRST, infer_accumulate_rows, NULL, cost_accumulate_rows, NULL)
 ENTRY(SquaredNormRows, 2, 2 * MAX_GROUPS, 1, 1, 0, infer_squared_norm_rows, NULL, cost_rows, NULL)
 ENTRY(SgdUpdateRows, 4, INT_MAX, 0, 0, OP_UPDATE, infer_update_rows, NULL, cost_rows, NULL)
+ENTRY(AdamUpdateRows, 6, INT_MAX, 0, 0, OP_UPDATE, infer_update_rows, NULL, cost_rows, NULL)
 ENTRY(SparseAdamUpdate, 6, INT_MAX, 0, 0, OP_UPDATE, infer_update_rows, NULL, cost_rows, NULL)

@@ -339,7 +339,7 @@ static Status refuse_idle_optimizer(const Job *job) {
 
 /* Whether all devices update tables by the rows that were looked up. */
 static bool devices_take_rows(const JobDecisions *decided) {
-  static const OpKind ops[] = {OP_AccumulateRows, OP_SquaredNormRows, OP_SgdUpdateRows};
+  static const OpKind ops[] = {OP_AccumulateRows, OP_SquaredNormRows, OP_SgdUpdateRows, OP_AdamUpdateRows};
   bool able = true;
   for (int r = 0; r < decided->ranks; r++)
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)

@@ -154,23 +154,28 @@ static Status tell_narrow(Job *job, const Initializer *table, int n) {
   return OK;
 }
 
-/* Whose updates go over rows, not over whole tables. */
+/* Whose gradients are rows, and whether updates go over them, not over whole tables. */
 static Status tell_rows(Job *job) {
   const Graph *graph = job->decided.graph;
-  bool wanted = optimizer_keeps(&job->decided.optimizer) == KEEP_ROWS;
-  Text names = {0};
-  int count = 0;
+  const OptimizerSpec *spec = &job->decided.optimizer;
+  Text names[2] = {{0}};
+  int count[2] = {0};
   for (ValueId v = 0; v < graph->n_values; v++) {
     const UseGroup *groups[MAX_GROUPS];
-    if (graph_value(graph, v)->role == ROLE_PARAMETER && autodiff_groups(graph, v, groups) &&
-        groups[0]->places != NO_VALUE && count++ < MOST_NAMES)
-      add_name(&names, graph_value(graph, v)->name);
+    int n = graph_value(graph, v)->role == ROLE_PARAMETER ? autodiff_groups(graph, v, groups) : 0, rows = 0;
+    for (int k = 0; k < n; k++)
+      rows += groups[k]->places != NO_VALUE;
+    bool alone = rows == n && optimizer_updates_rows(spec);
+    if (rows && count[alone]++ < MOST_NAMES)
+      add_name(&names[alone], graph_value(graph, v)->name);
   }
-  if (count > MOST_NAMES)
-    text_add(&names, " and %d more", count - MOST_NAMES);
-  if (!count && wanted)
+  for (int i = 0; i < 2; i++)
+    if (count[i] > MOST_NAMES)
+      text_add(&names[i], " and %d more", count[i] - MOST_NAMES);
+  if (!count[1] && optimizer_keeps(spec) == KEEP_ROWS)
     return job_decide(job, "note", "no table is looked up alone: all updates are adam's");
-  return decide_names(job, "rows", &names, ": gradients and updates of those alone that were looked up");
+  TRY(decide_names(job, "rows", &names[1], ": gradients and updates of those alone that were looked up"));
+  return decide_names(job, "rows", &names[0], ": gradients of those alone that were looked up");
 }
 
 Status job_tell_parameters(Job *job) {

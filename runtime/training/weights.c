@@ -89,18 +89,19 @@ static Status read_input(Worker *w, ValueId value, Arena *arena, Tensor *tensor)
   return tensor->data ? executor_read(w->stepper->executor, value, tensor->data, bytes) : status_code();
 }
 
-/* A gradient that is kept as rows, in full: what an update of zeros at rate 1 takes from them when the gradient counts
- * -1 times. */
+/* A gradient of which rows are kept, in full: what an update of zeros at rate 1 takes from them when the gradient
+ * counts -1 times. */
 static Status spread_rows(Worker *w, Arena *arena, const UseGroup *const *groups, int n, void *data, size_t bytes) {
   const Value *parameter = graph_value(w->stepper->decided->graph, groups[0]->parameter);
   double scalars[STEP_SCALARS] = {[SCALAR_LEARNING_RATE] = 1, [SCALAR_GRADIENT_FACTOR] = -1};
   int64_t count = STEP_SCALARS;
   ValueId ids[2 + 2 * MAX_GROUPS] = {0};
   Tensor in[2 + 2 * MAX_GROUPS] = {{parameter->dtype, parameter->shape, data}, {F64, shape_of(1, &count), scalars}};
-  Node update = {.op = OP_SgdUpdateRows, .name = parameter->name, .in = ids, .n_in = 2 + 2 * n};
+  Node update = {.op = OP_SgdUpdateRows, .name = parameter->name, .in = ids, .n_in = 2};
   for (int k = 0; k < n; k++) {
-    TRY(read_input(w, groups[k]->gradient, arena, &in[2 + 2 * k]));
-    TRY(read_input(w, groups[k]->places, arena, &in[3 + 2 * k]));
+    TRY(read_input(w, groups[k]->gradient, arena, &in[update.n_in++]));
+    if (groups[k]->places != NO_VALUE)
+      TRY(read_input(w, groups[k]->places, arena, &in[update.n_in++]));
   }
   memset(data, 0, bytes);
   return backend_evaluate(NULL, &update, in, NULL);
@@ -133,7 +134,10 @@ static Status read_gradient(Worker *w, ValueId parameter, void *data, size_t byt
     memset(data, 0, bytes);
     return OK;
   }
-  if (groups[0]->places != NO_VALUE)
+  bool has_rows = false;
+  for (int k = 0; k < n; k++)
+    has_rows |= groups[k]->places != NO_VALUE;
+  if (has_rows)
     return read_rows(w, groups, n, data, bytes);
   TRY(executor_read(w->stepper->executor, groups[0]->gradient, data, bytes));
   if (n == 1)

@@ -213,7 +213,7 @@ static void sparse_adam_is_pytorchs(void **state) {
   arena_destroy(arena);
 }
 
-/* Who keeps rows: a table that is looked up alone, where they are smaller and its update leaves other rows. */
+/* Who keeps rows: a table that is looked up, where they are smaller or mean the rows alone. */
 static void tables_keep_rows(void **state) {
   (void)state;
   static const struct {
@@ -222,10 +222,11 @@ static void tables_keep_rows(void **state) {
     int64_t rows, microbatches; /* 4 lookups of 20 bytes each; a row of the table has 12 */
     bool able, keeps;
   } cases[] = {{OPTIMIZER_SGD, 0, 0, 7, 1, true, true},         {OPTIMIZER_SGD, 0, 0, 6, 1, true, false},
-               {OPTIMIZER_SGD, 0, 0, 7, 1, false, false},       {OPTIMIZER_SGD, 0.9, 0, 7, 1, true, false},
-               {OPTIMIZER_SGD, 0, 0.1, 7, 1, true, false},      {OPTIMIZER_SGD, 0, 0, 7, 2, true, false},
-               {OPTIMIZER_SGD, 0, 0, 14, 2, true, true},        {OPTIMIZER_ADAMW, 0, 0, 7, 1, true, false},
-               {OPTIMIZER_ADAM, 0, 0, 7, 1, true, false},       {OPTIMIZER_SPARSE_ADAM, 0, 0, 2, 2, true, true},
+               {OPTIMIZER_SGD, 0, 0, 7, 1, false, false},       {OPTIMIZER_SGD, 0.9, 0, 7, 1, true, true},
+               {OPTIMIZER_SGD, 0, 0.1, 7, 1, true, true},       {OPTIMIZER_SGD, 0, 0, 7, 2, true, false},
+               {OPTIMIZER_SGD, 0, 0, 14, 2, true, true},        {OPTIMIZER_ADAMW, 0, 0, 7, 1, true, true},
+               {OPTIMIZER_ADAMW, 0, 0, 7, 1, false, false},     {OPTIMIZER_ADAMW, 0, 0, 6, 1, true, false},
+               {OPTIMIZER_ADAM, 0, 0, 7, 1, true, true},        {OPTIMIZER_SPARSE_ADAM, 0, 0, 2, 2, true, true},
                {OPTIMIZER_SPARSE_ADAM, 0, 0, 2, 2, false, true}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     Arena *arena = arena_create();

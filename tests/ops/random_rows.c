@@ -30,14 +30,16 @@ static void draw_accumulate(Draw *d, Shape table, int64_t microbatches) {
 bool draw_rows(Draw *d, OpKind op) {
   Shape table = any_shape(d, 1, 3, 20);
   int64_t microbatches = between(d, 1, 4);
-  int states = op == OP_SparseAdamUpdate ? 2 : 0, groups = op == OP_SquaredNormRows ? (int)between(d, 1, 4) : 2;
+  bool adam = op == OP_SparseAdamUpdate || op == OP_AdamUpdateRows, sgd = op == OP_SgdUpdateRows;
+  int states = adam ? 2 : sgd ? (int)between(d, 0, 1) : 0, groups = (int)between(d, 1, adam || sgd ? 2 : 4);
+  int whole = op == OP_SparseAdamUpdate ? groups : (int)between(d, 0, groups); /* that one is an accumulator */
   table.dim[0] = between(d, 1, 300);
   d->c->types = TYPES_FLOAT;
   if (op == OP_AccumulateRows) {
     draw_accumulate(d, table, microbatches);
     return true;
   }
-  if (op != OP_SquaredNormRows && op != OP_SgdUpdateRows && op != OP_SparseAdamUpdate)
+  if (op != OP_SquaredNormRows && !sgd && !adam)
     return false;
   if (op == OP_SquaredNormRows) {
     put_ints(d, "shape", table.dim, table.rank);
@@ -51,11 +53,18 @@ bool draw_rows(Draw *d, OpKind op) {
   for (int i = 0; i < states; i++)
     input(d, table)->fill = i == 1 ? FILL_POSITIVE : FILL_ANY;
   for (int i = 0; i < groups; i++)
-    draw_group(d, table, microbatches);
-  if (op == OP_SparseAdamUpdate) {
+    if (groups > 1 && i == whole)
+      input(d, table);
+    else
+      draw_group(d, table, microbatches);
+  if (states == 1)
+    d->c->attrs[d->n_attrs++] = attr_float("momentum", 0.9);
+  if (adam) {
     d->c->attrs[d->n_attrs++] = attr_float("beta1", 0.9);
     d->c->attrs[d->n_attrs++] = attr_float("beta2", 0.999);
     d->c->attrs[d->n_attrs++] = attr_float("epsilon", 1e-8);
   }
+  if (op != OP_SquaredNormRows && op != OP_SparseAdamUpdate && between(d, 0, 1))
+    d->c->attrs[d->n_attrs++] = attr_float("weight_decay", 0.1);
   return true;
 }
