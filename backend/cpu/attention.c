@@ -14,10 +14,11 @@
 enum {
   KEYS = 240, /* of a block; a multiple of every tile's rows, as the next */
   KEYS_BACK = 96,
-  QUERIES = 128,    /* of a task, forward, and at most of a block, backward; whole strips */
-  LEAST_TASKS = 24, /* backward: queries of a group are shared by tasks until there are as many */
-  WAVE_TASKS = 64,  /* in a wave, where the workspace allows */
-  LANE_ROWS = 8,    /* for numbers lane by lane */
+  QUERIES = 128,               /* of a task, forward, and at most of a block, backward; whole strips */
+  LEAST_TASKS = 24,            /* backward: queries of a group are shared by tasks until there are as many */
+  WAVE_TASKS = 64,             /* in a wave, where the workspace allows */
+  LANE_ROWS = 8,               /* for numbers lane by lane */
+  PUT_AT_ONCE = 2 * KEYS_BACK, /* numbers of each query of a strip that go to memory together */
   WIDEST = 2 * MOST_VECTOR_BYTES
 };
 
@@ -88,7 +89,7 @@ static bool plan(Job *job, bool backward, int64_t size, size_t budget) {
 static size_t workspace(const Graph *graph, const Node *node, size_t budget, bool backward,
                         const KernelDef *reference) {
   int64_t size = (int64_t)dtype_bytes(graph_value(graph, node->in[0])->dtype);
-  Job job = {.a = attention_of_node(graph, node)};
+  Job job = {.a = attention_in(graph, node)};
   if (!plan(&job, backward, size, budget))
     return reference->workspace(graph, node, budget);
   return (size_t)(job.wave * sizes_of(&job.a, MOST_TILE_ROWS, WIDEST / size, job.parts).all * size);
@@ -139,7 +140,7 @@ static Status attend(Stream *stream, const Node *node, const Tensor *in, const T
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
   int64_t size = (int64_t)dtype_bytes(in->dtype);
-  Job job = {.a = attention_of(node, in[0].shape, in[1].shape, in[2].shape),
+  Job job = {.a = attention_of_tensors(node, in),
              .mask = attention_mask(node, in),
              .isa = stream->isa,
              .in = in,

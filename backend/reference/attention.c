@@ -24,9 +24,9 @@ AttentionMask attention_mask(const Node *node, const Tensor *in) {
   return m;
 }
 
-Attention attention_of_node(const Graph *g, const Node *n) {
-  return attention_of(n, graph_value(g, n->in[ATTENTION_Q])->shape, graph_value(g, n->in[ATTENTION_K])->shape,
-                      graph_value(g, n->in[ATTENTION_V])->shape);
+Attention attention_of_tensors(const Node *node, const Tensor *in) {
+  Shape shapes[3] = {in[0].shape, in[1].shape, in[2].shape};
+  return attention_of(node, shapes);
 }
 
 #define T float
@@ -44,14 +44,14 @@ Attention attention_of_node(const Graph *g, const Node *n) {
 /* A query's weights and its sums. */
 static size_t forward_workspace(const Graph *graph, const Node *node, size_t budget) {
   (void)budget;
-  Attention a = attention_of_node(graph, node);
+  Attention a = attention_in(graph, node);
   return (size_t)(a.keys + a.value_size) * sizeof(double);
 }
 
 /* A query's weights and its sums; a group's sums. */
 static size_t backward_workspace(const Graph *graph, const Node *node, size_t budget) {
   (void)budget;
-  Attention a = attention_of_node(graph, node);
+  Attention a = attention_in(graph, node);
   return (size_t)(a.keys * (1 + a.size + a.value_size) + a.size) * sizeof(double);
 }
 

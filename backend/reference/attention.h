@@ -15,7 +15,12 @@ typedef struct {
 /* The node's, if it has one. */
 AttentionMask attention_mask(const Node *node, const Tensor *in);
 
-/* Of a node as the graph has it. */
-Attention attention_of_node(const Graph *graph, const Node *node);
+/* Of a node with its inputs. */
+Attention attention_of_tensors(const Node *node, const Tensor *in);
+
+/* Elements to row t of head h of sample b of what lies there. */
+static inline int64_t attention_at(const AttentionPlace *p, int64_t b, int64_t h, int64_t t) {
+  return p->offset + b * p->batch + h * p->head + t * p->row;
+}
 
 #endif

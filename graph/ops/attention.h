@@ -9,11 +9,21 @@ enum { ATTENTION_Q, ATTENTION_K, ATTENTION_V };
 enum { ATTENTION_MASK = 3 };
 enum { ATTENTION_GRAD_Y = 3, ATTENTION_GRAD_MOST, ATTENTION_GRAD_LOG_SUM, ATTENTION_GRAD_DY, ATTENTION_GRAD_MASK };
 
+/* Where an operand or the result lies: element d of row t of head h of sample b is at
+ * offset + b batch + h head + t row + d of its tensor. */
+typedef struct {
+  int input;     /* of operands: Q's, K's or V's input, which holds it */
+  int cotangent; /* the gradient's output that its slope goes to, at the same place */
+  int64_t offset, batch, head, row;
+} AttentionPlace;
+
 typedef struct {
   int64_t batch, heads, groups; /* groups: heads of K and V, each for heads / groups heads of Q that stand together */
   int64_t queries, keys, size, value_size;
   double scale;
-  int64_t left, right; /* the query at t sees the keys t - left … t + right */
+  int64_t left, right;       /* the query at t sees the keys t - left … t + right */
+  AttentionPlace operand[3]; /* Q, K, V */
+  AttentionPlace result;     /* Y, and its cotangent */
 } Attention;
 
 /* Which input is the node's mask. */
@@ -21,8 +31,15 @@ static inline int attention_mask_input(const Node *node) {
   return node->op == OP_Attention ? ATTENTION_MASK : ATTENTION_GRAD_MASK;
 }
 
-/* Of a node that passed its shape rule; the shapes of Q, K and V. */
-Attention attention_of(const Node *node, Shape q, Shape k, Shape v);
+/* Of a node that passed its shape rule; the shapes of the inputs for Q, K and V, whatever stands for absent ones.
+ *
+ * Operands are [B,heads,rows,D] each, unless attributes say otherwise: with `q_rows`, `k_rows`, `v_rows` [offset, step]
+ * an operand's input is [B,rows,W], and head h of it has the elements offset + h step … of each row. K's input may be
+ * absent then: K is in Q's; and V's: V is in K's. What operands share they cover, each element once. The result is
+ * [B,T,heads Dv] with `y_rows` 1. `heads`, `groups`, `size`, `value_size` are given with any of these. */
+Attention attention_of(const Node *node, const Shape in[3]);
+/* The same in a graph. */
+Attention attention_in(const Graph *graph, const Node *node);
 
 /* The keys first … end-1 that the query at t sees by its place; none where end <= first. */
 static inline int64_t attention_first(const Attention *a, int64_t t) {

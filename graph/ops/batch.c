@@ -4,6 +4,7 @@
 
 #include "base/checked.h"
 #include "graph/batch.h"
+#include "graph/ops/attention.h"
 #include "graph/ops/rule.h"
 
 static const Batch mixed = {.kind = BATCH_MIXED};
@@ -516,11 +517,30 @@ void batch_recurrent(const Graph *g, const Node *n, const Batch *in, Batch *out)
     out[i] = at_axis(found, rule_out(g, n, i)->shape.rank - 2);
 }
 
+/* Whether an input of Attention is [B,rows,W]. */
+static bool in_rows(const Graph *g, const Node *n, int i) {
+  return i < ATTENTION_MASK && rule_in(g, n, i)->shape.rank == 3;
+}
+
 /* Q, K, V and the mask [B,H,..] broadcast along the axes of samples and heads; where heads share keys, these are no
- * place for samples. */
+ * place for samples, and neither are they where heads lie within rows. */
 void batch_attention(const Graph *g, const Node *n, const Batch *in, Batch *out) {
-  Batch found = counts_samples(n, in) ? mixed : broadcast(g, n, in, 4);
-  bool own_keys = rule_in(g, n, 0)->shape.dim[1] == rule_in(g, n, 1)->shape.dim[1];
-  bool apart = found.kind == BATCH_AXIS && (found.axis == 0 || (found.axis == 1 && own_keys));
+  Batch found = {0};
+  Attention a = attention_in(g, n);
+  bool one_axis = a.heads != a.groups || rule_out(g, n, 0)->shape.rank == 3, strange = counts_samples(n, in);
+  for (int last = 0; last < 2; last++) /* what lies anywhere follows the others */
+    for (int i = 0; i < n->n_in; i++) {
+      if (n->in[i] == NO_VALUE)
+        continue;
+      bool rows = in_rows(g, n, i);
+      one_axis |= rows;
+      strange |= rows && in[i].kind == BATCH_AXIS && in[i].axis != 0;
+      if (lies_anywhere(g, rule_in(g, n, i), &in[i]) == last)
+        found = meet(g, found, rule_in(g, n, i), in[i], rows ? 3 : 4);
+    }
+  for (int i = 0; i < n->n_in && found.kind == BATCH_AXIS; i++)
+    strange |= n->in[i] != NO_VALUE && in[i].kind == BATCH_NONE &&
+               !is_one_for_all(g, rule_in(g, n, i), in_rows(g, n, i) ? 3 : 4, found.axis);
+  bool apart = !strange && found.kind == BATCH_AXIS && (found.axis == 0 || (found.axis == 1 && !one_axis));
   out[0] = out[1] = out[2] = apart ? found : mixed;
 }

@@ -52,8 +52,8 @@ extern const Pass pass_swish;
 /* Layer and root-mean-square normalisations that are spelled out; the scale, the bias behind one. */
 extern const Pass pass_norm, pass_norm_scale, pass_norm_bias;
 
-/* Attention that is spelled out. */
-extern const Pass pass_attention;
+/* Attention that is spelled out; what it reads and writes where products have it. */
+extern const Pass pass_attention, pass_attention_rows;
 
 /* Vectors that are added to products. */
 extern const Pass pass_bias;

@@ -1,5 +1,6 @@
 /* Graphs as lines of text, for tests of passes: "y = ReduceMean x axes:1 keepdims:1". What stands there as a number is
- * a constant scalar; attributes are integers, several apart by commas. The last line makes the output. */
+ * a constant scalar; attributes are integers, several apart by commas; so are names of several outputs. The last line
+ * makes the output. */
 #ifndef TESTS_GRAPH_SPELLED_H
 #define TESTS_GRAPH_SPELLED_H
 
@@ -40,7 +41,8 @@ static inline ValueId spelled_find(Spelled *s, const char *word) {
   return id;
 }
 
-static inline void spelled_line(Spelled *s, const char *line) {
+/* One line, which may fail. */
+static inline Status spelled_try(Spelled *s, const char *line) {
   enum { MOST = 8 };
   static int64_t ints[MOST][MOST];
   char text[128], *at, *name, *op;
@@ -62,16 +64,24 @@ static inline void spelled_line(Spelled *s, const char *line) {
     for (char *number = colon + 1; *number; number += *number == ',')
       ints[n_attrs][n++] = strtoll(number, &number, 10);
     bool one = strcmp(word, "keepdims") == 0 || strcmp(word, "axis") == 0 || strncmp(word, "trans", 5) == 0 ||
-               strcmp(word, "to") == 0;
+               strcmp(word, "to") == 0 || strcmp(word, "heads") == 0 || strcmp(word, "groups") == 0 ||
+               strcmp(word, "size") == 0 || strcmp(word, "value_size") == 0;
     attrs[n_attrs] = one ? attr_int(word, ints[n_attrs][0]) : attr_ints(word, ints[n_attrs], n);
     n_attrs++;
   }
   OpKind kind = op_find(op);
   if (kind == OP_COUNT)
     FAIL_TEST("'%s' is no operator", op);
-  ASSERT_OK(graph_add_node(s->g, kind, name, in, n_in, attrs, n_attrs, NULL, op_def(kind)->min_out, &node));
-  ValueId out = graph_node(s->g, node)->out[0];
-  s->name[out] = graph_node(s->g, node)->name;
+  int n_out = op_def(kind)->min_out, named = 1;
+  for (const char *comma = name; (comma = strchr(comma, ',')); comma++)
+    named++;
+  TRY(graph_add_node(s->g, kind, name, in, n_in, attrs, n_attrs, NULL, named > n_out ? named : n_out, &node));
+  for (int i = 0; i < named; i++) {
+    size_t length = strcspn(name, ",");
+    assert_non_null(s->name[graph_node(s->g, node)->out[i]] = arena_format(s->g->arena, "%.*s", (int)length, name));
+    name += length + 1;
+  }
+  return OK;
 }
 
 static inline Spelled spelled_begin(Arena *arena) {
@@ -83,7 +93,7 @@ static inline Spelled spelled_begin(Arena *arena) {
 /* Lines up to NULL. */
 static inline void spelled_end(Spelled *s, const char *const *lines) {
   for (; *lines; lines++)
-    spelled_line(s, *lines);
+    ASSERT_OK(spelled_try(s, *lines));
   ASSERT_OK(graph_add_output(s->g, (ValueId)s->g->n_values - 1));
 }
 
@@ -103,9 +113,10 @@ static inline float *spelled_evaluate(Arena *arena, const Graph *g) {
   }
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *n = g->nodes[i];
-    Tensor in[8], out[8];
+    Tensor in[8] = {{0}}, out[8] = {{0}};
     for (int k = 0; k < n->n_in; k++)
-      in[k] = (Tensor){graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, data[n->in[k]]};
+      if (n->in[k] != NO_VALUE)
+        in[k] = (Tensor){graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, data[n->in[k]]};
     for (int k = 0; k < n->n_out; k++)
       out[k] = (Tensor){graph_value(g, n->out[k])->dtype, graph_value(g, n->out[k])->shape, data[n->out[k]]};
     ASSERT_OK(backend_evaluate(NULL, n, in, out));

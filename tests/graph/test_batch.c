@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "graph/batch.h"
+#include "graph/ops/rule.h"
 #include "tests/test.h"
 
 enum { LENGTH = 2, WIDTH = 3 };
@@ -187,6 +188,33 @@ static ValueId attention_between_samples(Model *m) {
   return attend(m, q, q);
 }
 
+/* Q, K and V beside one another in rows of x. */
+static ValueId attend_rows(Model *m, ValueId x) {
+  NodeId node;
+  int64_t places[3][2] = {{0, 1}, {1, 1}, {2, 1}};
+  Attr attrs[] = {attr_int("heads", 1),
+                  attr_int("groups", 1),
+                  attr_int("size", 1),
+                  attr_int("value_size", 1),
+                  attr_ints("q_rows", places[0], 2),
+                  attr_ints("k_rows", places[1], 2),
+                  attr_ints("v_rows", places[2], 2),
+                  attr_int("y_rows", 1)};
+  ASSERT_OK(
+      graph_add_node(m->g, OP_Attention, "attention", (ValueId[]){x, NO_VALUE, NO_VALUE}, 3, attrs, 8, NULL, 3, &node));
+  return graph_node(m->g, node)->out[0];
+}
+
+static ValueId attention_in_rows(Model *m) {
+  return attend_rows(m, m->x);
+}
+
+static ValueId attention_in_columns(Model *m) {
+  ValueId out;
+  ASSERT_OK(emit_transpose(m->g, m->x, (int64_t[]){1, 0, 2}, 3, &out));
+  return attend_rows(m, out);
+}
+
 static ValueId pairs(Model *m) { /* 2 samples a row, where they are even */
   return m->n % 2 ? m->x : reshape(m, m->x, 2, (int64_t[]){m->n / 2, 2 * LENGTH * WIDTH});
 }
@@ -212,6 +240,8 @@ static const Case cases[] = {
     {"picked the other way", picked_the_other_way, {.kind = BATCH_MIXED}},
     {"attention", attention, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
     {"attention of heads", attention_of_heads, {.kind = BATCH_AXIS, .axis = 1, .outer = 1, .inner = 1}},
+    {"attention in rows", attention_in_rows, {.kind = BATCH_AXIS, .axis = 0, .outer = 1, .inner = 1}},
+    {"attention in columns", attention_in_columns, {.kind = BATCH_MIXED}},
     {"attention to shared keys", attention_to_shared_keys, {.kind = BATCH_MIXED}},
     {"attention between samples", attention_between_samples, {.kind = BATCH_MIXED}},
     {"centred", centred, {.kind = BATCH_MIXED}},
