@@ -44,6 +44,7 @@ typedef struct Backend {
   bool reduces_precision;          /* products heed Node.precision */
   const KernelDef *const *kernels; /* [OP_COUNT]; NULL where it has none */
   Status (*describe)(int device, DeviceSpec *spec);
+  const char *(*instructions)(void); /* the set that its bits depend on; NULL: on none, or on the device */
   Status (*stream_open)(int device, int threads, Stream **stream);
   void (*stream_close)(Stream *stream);
   Status (*stream_wait)(Stream *stream); /* until all that was enqueued is done; reports its errors */

@@ -228,10 +228,8 @@ OnnxpipeStatus onnxpipe_edit(OnnxpipeModel *model, FILE *out) {
 static Status make_plan(Job *job, Validation *validation, FILE *out) {
   const Options *o = job->asked.options;
   Rest *rest;
-  TRY(job_choose(job));
-  TRY(rest_plan(job, &rest));
-  if (validation)
-    TRY(validation_plan(validation, job, rest ? rest->beside : NULL, 0));
+  TRY(trainer_choose(job, validation));
+  TRY(trainer_plan_beside(job, validation, 0, &rest));
   TRY(job_show(job, o->quiet ? NULL : out));
   return o->output_plan ? plan_write(&job->decided.plan, o->output_plan) : OK;
 }

@@ -59,8 +59,13 @@ static Status describe(int device, DeviceSpec *spec) {
   return OK;
 }
 
+static const char *instructions(void) {
+  return isa_best()->name;
+}
+
 const Backend backend_cpu = {
     .name = "cpu",
+    .instructions = instructions,
     HOST_BACKEND,
     .kernels = cpu_kernels,
     .describe = describe,

@@ -74,12 +74,13 @@ static Status read_fields(Checkpoint *c, json_t *json) {
   c->model_path = copy_string(c->arena, json_object_get(model, "path"));
   c->model_hash = copy_string(c->arena, json_object_get(model, "hash"));
   c->device = copy_string(c->arena, json_object_get(json, "device"));
+  c->bits = copy_string(c->arena, json_object_get(json, "bits"));
   c->ranks = json_integer_value(json_object_get(json, "ranks"));
   c->samples = json_integer_value(json_object_get(data, "samples"));
   c->epoch_length = json_integer_value(json_object_get(data, "epoch_length"));
   c->validation = read_validation(json_object_get(json, "validation"));
   c->options = json_incref(json_object_get(json, "options"));
-  if (!json_is_integer(step) || c->step < 0 || !c->model_path || !c->model_hash || !c->device ||
+  if (!json_is_integer(step) || c->step < 0 || !c->model_path || !c->model_hash || !c->device || !c->bits ||
       !json_is_object(c->options) || c->epoch_length < 1)
     return fail(E_MODEL, "lacks step, model, data, device or options");
   return read_files(c, json_object_get(json, "files"));

@@ -45,6 +45,7 @@ typedef struct Checkpoint {
   int64_t step;
   const char *model_path, *model_hash; /* the path absolute, as it was when it was written */
   const char *device;                  /* as a plan names it */
+  const char *bits;                    /* devices_bits of its run */
   int64_t ranks, samples, epoch_length;
   CheckpointValidation validation;
   json_t *options; /* option → text, or a list of texts: what determined the run */

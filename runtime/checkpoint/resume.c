@@ -225,16 +225,19 @@ Status resume_about(const Job *job, int64_t epoch_length, const char **about) {
   char absolute[PATH_MAX];
   const JobDecisions *decided = &job->decided;
   json_t *options = json_object(), *json = NULL;
+  const char *bits = "";
   Status status = options ? options_json(job, options) : fail(E_MEMORY, "out of memory");
+  if (status == OK)
+    status = devices_bits(job->arena, decided->devices, decided->ranks, &bits);
   const char *path = realpath(job->asked.path, absolute) ? absolute : job->asked.path;
   json_t *name = json_string(path);
   if (!name) /* no UTF-8: whoever exports names the model */
     name = json_string("");
   if (status == OK)
-    json = json_pack("{s:i, s:s, s:{s:O, s:s}, s:{s:I, s:I}, s:s, s:i, s:O}", "format", 1, "onnxpipe", ONNXPIPE_VERSION,
-                     "model", "path", name, "hash", model_hash(job->given.model), "data", "samples",
+    json = json_pack("{s:i, s:s, s:{s:O, s:s}, s:{s:I, s:I}, s:s, s:s, s:i, s:O}", "format", 1, "onnxpipe",
+                     ONNXPIPE_VERSION, "model", "path", name, "hash", model_hash(job->given.model), "data", "samples",
                      (json_int_t)job->given.data.samples, "epoch_length", (json_int_t)epoch_length, "device",
-                     decided->device_text, "ranks", decided->ranks, "options", options);
+                     decided->device_text, "bits", bits, "ranks", decided->ranks, "options", options);
   Text text = {0};
   if (status == OK)
     text_add_json(&text, json, JSON_INDENT(1));
@@ -250,6 +253,15 @@ Status resume_about(const Job *job, int64_t epoch_length, const char **about) {
   json_decref(name);
   json_decref(options);
   return status;
+}
+
+Status resume_tell_bits(Job *job, const Checkpoint *c) {
+  const char *bits;
+  TRY(devices_bits(job->arena, job->decided.devices, job->decided.ranks, &bits));
+  return strcmp(bits, c->bits) == 0
+             ? OK
+             : job_decide(job, "note", "this run computes on %s, that of %s did on %s: its bits differ", bits, c->path,
+                          c->bits);
 }
 
 Status resume_check(const Job *job, const Checkpoint *c, int64_t epoch_length) {

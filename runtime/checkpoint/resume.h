@@ -17,4 +17,7 @@ Status resume_about(const Job *job, int64_t epoch_length, const char **about);
 /* What else must be the checkpoint's: E_USAGE where the model is another one, or the data have other samples. */
 Status resume_check(const Job *job, const Checkpoint *checkpoint, int64_t epoch_length);
 
+/* Adds a line where the devices have other bits than those of the checkpoint's run. */
+Status resume_tell_bits(Job *job, const Checkpoint *checkpoint);
+
 #endif

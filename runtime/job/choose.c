@@ -183,8 +183,9 @@ static Status tell_statistics(Job *job, bool chosen) {
       n, n == 1 ? "" : "s", (long long)job->decided.microbatch_size);
 }
 
-Status job_choose(Job *job) {
-  int microbatches[MOST_MICROBATCHES], chunks[MOST_CHUNKS], n_chunks, n = list_microbatches(job, microbatches);
+/* With one of these numbers of microbatches, `of` them; *of: among how many there was a choice. */
+static Status choose_among(Job *job, const int *microbatches, int *of) {
+  int chunks[MOST_CHUNKS], n_chunks, n = *of;
   Search search = {0};
   const char *coupled = NULL;
   int statistics = 0;
@@ -200,6 +201,7 @@ Status job_choose(Job *job) {
     status_context("%s: ", job->asked.path);
     return status;
   }
+  *of = n;
   if (n > 1 || n_chunks > 1) {
     TRY(search_all(job, microbatches, n, chunks, n_chunks, &search));
     job->decided.microbatches = search.microbatches;
@@ -224,4 +226,29 @@ Status job_choose(Job *job) {
     TRY(tell_statistics(job, statistics > 0 && job->decided.microbatches_open));
   TRY(job_differentiate(job));
   return n_chunks > 1 ? plan_chunks(job, chunks, n_chunks) : job_plan(job, NULL);
+}
+
+Status job_choose(Job *job, JobBeside *beside, void *context) {
+  int microbatches[MOST_MICROBATCHES], n = list_microbatches(job, microbatches), all = n;
+  Status status = OK;
+  char why[1024];
+  for (;;) {
+    size_t n_lines = job->decided.n_lines;
+    int open = n, kept = 0;
+    TRY(choose_among(job, microbatches, &open));
+    if (n < all && status != OK)
+      TRY(job_decide(job, "note", "with other numbers of microbatches this would not fit: %s", why));
+    if (!beside || open == 1)
+      return OK;
+    size_t planned = job->decided.n_lines;
+    status = beside(context, job);
+    job->decided.n_lines = status == OK ? planned : n_lines; /* what lies there is told when it stays */
+    for (int i = 0; i < n; i++)
+      if (microbatches[i] != job->decided.microbatches)
+        microbatches[kept++] = microbatches[i];
+    if (status != E_LIMIT || !kept)
+      return status;
+    snprintf(why, sizeof why, "%s", status_message());
+    n = kept;
+  }
 }

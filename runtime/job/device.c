@@ -98,6 +98,29 @@ Status devices_text(Arena *arena, const RankDevice *devices, int ranks, const ch
   return OK;
 }
 
+static int compare_texts(const void *a, const void *b) {
+  return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+Status devices_bits(Arena *arena, const RankDevice *devices, int ranks, const char **text) {
+  char **kinds;
+  DeviceSpec spec;
+  TRY(ARENA_NEW(arena, kinds, ranks));
+  for (int r = 0; r < ranks; r++) {
+    const Backend *backend = devices[r].backend;
+    TRY(backend->describe(devices[r].device, &spec));
+    const char *what = backend->instructions ? backend->instructions() : backend->is_host ? "" : spec.name;
+    if (!(kinds[r] = arena_format(arena, "%s%s%s", backend->name, *what ? " " : "", what)))
+      return status_code();
+  }
+  qsort(kinds, (size_t)ranks, sizeof *kinds, compare_texts);
+  *text = kinds[0];
+  for (int r = 1; r < ranks; r++)
+    if (strcmp(kinds[r], kinds[r - 1]) != 0 && !(*text = arena_format(arena, "%s, %s", *text, kinds[r])))
+      return status_code();
+  return OK;
+}
+
 Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision) {
   static const char *const names[] = {
       [PRECISION_FLOAT32] = "float32", [PRECISION_TF32] = "tf32", [PRECISION_BF16] = "bf16"};

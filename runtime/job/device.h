@@ -17,6 +17,10 @@ Status devices_parse(Arena *arena, const char *text, int ranks, RankDevice **dev
 /* What devices_parse makes these devices of, by the names of backends: for `asked` "auto" it is "cpu". */
 Status devices_text(Arena *arena, const RankDevice *devices, int ranks, const char *asked, const char **text);
 
+/* What decides the bits of these devices: "cpu avx2, cuda NVIDIA H200", each kind once, in alphabetical order. Of other
+ * machines' instruction sets nothing is known: they count as this one's. */
+Status devices_bits(Arena *arena, const RankDevice *devices, int ranks, const char **text);
+
 /* The precision of this name. E_USAGE for another name, and where no rank's device can reduce it. */
 Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision);
 

@@ -123,8 +123,11 @@ int job_coupled(const Job *job);
 Status job_tell_parameters(Job *job);
 /* Loss, backward pass and update appended; checked against the backend; workspaces known. */
 Status job_differentiate(Job *job);
-/* Settles microbatches and stages a rank, where they are open, then binds, differentiates and plans (rank 0). */
-Status job_choose(Job *job);
+/* Whether what lies beside the plan of the job fits, too: E_LIMIT where it does not. */
+typedef Status JobBeside(void *context, Job *job);
+/* Settles microbatches and stages a rank, where they are open, then binds, differentiates and plans (rank 0). Numbers
+ * of microbatches beside which `beside` (NULL: nothing is) does not fit are left out. */
+Status job_choose(Job *job, JobBeside *beside, void *context);
 /* Measures the graph's nodes on the ranks' devices, one of each kind, for about so long in all, and says so: *profiles
  * [ranks]. Ranks of one kind share their numbers. */
 Status job_measure(Job *job, double budget_seconds, Profile **profiles);

@@ -95,6 +95,8 @@ static Status settle_steps(Training *training) {
   training->first_step = job->asked.resumed ? job->asked.resumed->step : 0;
   if (job->asked.resumed)
     TRY(resume_check(job, job->asked.resumed, training->epoch_length));
+  if (job->asked.resumed)
+    TRY(resume_tell_bits(job, job->asked.resumed));
   TRY(job_decide(job, "steps", "%s%s%s", COUNT_STR(training->steps),
                  o->steps    ? ""
                  : o->epochs ? ", as --epochs makes"
@@ -219,12 +221,22 @@ static Status show_convolutions(Job *job) {
   return who ? job_decide(job, "convolution", "%s", who) : OK;
 }
 
-/* The graphs beside the one of whole batches. */
+Status trainer_plan_beside(Job *job, Validation *validation, int64_t every, Rest **rest) {
+  TRY(rest_plan(job, rest));
+  return validation ? validation_plan(validation, job, *rest ? (*rest)->beside : NULL, every) : OK;
+}
+
 static Status plan_beside(Training *training) {
-  TRY(rest_plan(training->job, &training->rest));
-  return training->validation ? validation_plan(training->validation, training->job,
-                                                training->rest ? training->rest->beside : NULL, training->every)
-                              : OK;
+  return trainer_plan_beside(training->job, training->validation, training->every, &training->rest);
+}
+
+static Status fits_beside(void *validation, Job *job) {
+  Rest *rest;
+  return trainer_plan_beside(job, validation, 0, &rest);
+}
+
+Status trainer_choose(Job *job, Validation *validation) {
+  return job_choose(job, validation || rest_samples(job) ? fits_beside : NULL, validation);
 }
 
 /* Rank 0's part. */
@@ -233,7 +245,7 @@ static Status prepare(Training *training) {
   JobDecisions *decided = &job->decided;
   if (job->asked.world->rank)
     return OK;
-  TRY(job_choose(job));
+  TRY(trainer_choose(job, training->validation));
   TRY(open_files(training));
   if (decided->plan.step_seconds * (double)training->steps > WORTH_MEASURING_SECONDS && !job->asked.options->plan) {
     Profile *profiles;

@@ -137,6 +137,11 @@ Status trainer_agree(const Link *link, Status status, Outcome *outcome);
 /* Settles everything before the executors: steps, data, plan (made by rank 0, and printed to training->out there),
  * files. Collective. Fails E_USAGE, or as what it opens does. */
 Status trainer_prepare(Training *training, Outcome *outcome);
+/* The graphs beside that of whole batches: *rest, NULL where there is none, and the validation's (NULL: none), every so
+ * many steps. Fails as rest_plan and validation_plan. */
+Status trainer_plan_beside(Job *job, Validation *validation, int64_t every, Rest **rest);
+/* job_choose, with what will lie beside. */
+Status trainer_choose(Job *job, Validation *validation);
 /* The learning rate of step k, from 0; past `steps` that of their end. */
 double trainer_learning_rate(const Options *options, int64_t step, int64_t steps);
 

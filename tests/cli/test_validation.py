@@ -1,4 +1,5 @@
 """Validation during training: the model as it evaluates, with the weights of the step, cut as training is."""
+import json
 import re
 
 import numpy as np
@@ -246,6 +247,22 @@ class Validation(CommandLineTest):
         for split in (["--validate", self.path("v.npz")], ["--validation-split", 0.1]):
             self.refused(1, re.compile("for validation beside"), *plan, least, *split)
         self.refused(2, "--validate does nothing without --data or --tokens", "plan", model, "--validate", self.path("v.npz"))
+
+    def test_microbatches_that_leave_room(self):
+        """The number is chosen so that what lies beside training fits, too: validation's graph, an epoch's rest."""
+        model, data = model_path("nanogpt"), model_path("nanogpt", "data.npz")
+        for batch, beside, what in ((8, ["--validate", data], "validation"), (24, ["--epochs", 1, "--last-batch", "exact"], "the last")):
+            base = ["train", model, "--data", data, "--batch", batch, "--dry-run"]
+            self.done("plan", *base[1:-1], "--microbatches", 1, "--ranks", 1, "--quiet", "-o", self.path("plan.json"))
+            with open(self.path("plan.json")) as file:
+                limit = ["--memory-limit", json.load(file)["memory"][0]["total_bytes"]]
+            self.refused(1, re.compile(f"^{what} .*a limit of [0-9]+ would do"), *base, *limit, *beside, "--microbatches", 1)
+            self.assertIn(f"{batch} samples a step: 1 microbatch of", " ".join(self.done(*base, *limit).split()))
+            said = " ".join(self.done(*base, *limit, *beside).split())
+            self.assertRegex(said, f"{batch} samples a step: [2-9][0-9]* microbatches of")
+            self.assertRegex(said, f"note with other numbers of microbatches this would not fit: {what} ")
+            plan = ["plan", *base[1:-1], *limit, *beside[:2 if what == "validation" else 0]]
+            self.assertRegex(" ".join(self.done(*plan).split()), f"{batch} samples a step: ")
 
     def training_bytes(self, base):
         said = self.refused(1, re.compile("would do"), *base, "--memory-limit", "1K")
