@@ -21,8 +21,9 @@
 #include "runtime/transport/mpi_start.h"
 #include "runtime/transport/pool.h"
 
-/* MPI counts in int: larger transfers go in pieces of this size. Tests set it lower. */
-size_t transport_mpi_piece_bytes = (size_t)1 << 30;
+/* MPI counts in int, and each piece of a large transfer that arrives is a movement, also on a slow network: larger ones
+ * go in pieces of this size. Tests set it lower. */
+size_t transport_mpi_piece_bytes = (size_t)64 << 20;
 
 typedef struct Request {
   struct Request *next; /* the transfer's next piece */

@@ -26,9 +26,27 @@ static void conforms(void **state) {
 }
 
 static void conforms_in_small_pieces(void **state) {
+  size_t before = transport_mpi_piece_bytes;
   transport_mpi_piece_bytes = 3000;
   conforms(state);
-  transport_mpi_piece_bytes = (size_t)1 << 30;
+  transport_mpi_piece_bytes = before;
+}
+
+/* Whoever waits for a large message on a slow network moves. */
+static void pieces_are_movements(void **state) {
+  (void)state;
+  int rank = transport_mpi.rank(link_of_world.endpoints[0]), size = transport_mpi.size(link_of_world.endpoints[0]);
+  size_t before = transport_mpi_piece_bytes;
+  char data[9000] = "";
+  transport_mpi_piece_bytes = 1000;
+  uint64_t moved = atomic_load(&link_of_world.watch->moved);
+  if (rank == 0 && size > 1)
+    ASSERT_OK(link_receive(&link_of_world, 1, data, sizeof data));
+  if (rank == 1)
+    ASSERT_OK(link_send(&link_of_world, 0, data, sizeof data));
+  if (rank < 2 && size > 1)
+    assert_true(atomic_load(&link_of_world.watch->moved) - moved >= 9);
+  transport_mpi_piece_bytes = before;
 }
 
 /* The last one: it ends the transport for all, so it begins when rank 0 knows that all others are done. */
@@ -56,6 +74,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(conforms),
       cmocka_unit_test(conforms_in_small_pieces),
+      cmocka_unit_test(pieces_are_movements),
       cmocka_unit_test(receiver_refuses_other_sizes),
   };
   int failures = cmocka_run_group_tests(tests, NULL, NULL);
