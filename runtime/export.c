@@ -32,17 +32,19 @@ static Status contents(void *context, int initializer, void *data, size_t bytes)
   return OK;
 }
 
-/* The model takes every tensor of the checkpoint. */
-static Status check_names(const Checkpoint *c, const Model *model) {
+/* The model takes every tensor of the checkpoint; *also [initializers]: those that do not train. */
+static Status check_names(const Checkpoint *c, const Model *model, bool **also) {
   int n;
   const Initializer *table = model_initializers(model, &n);
+  TRY(ARENA_NEW(c->arena, *also, n));
   for (size_t t = 0; t < c->n_tensors[TENSOR_MODEL]; t++) {
     const char *name = c->tensors[TENSOR_MODEL][t]->name;
     int i = 0;
-    while (i < n && ((!table[i].trains && !table[i].is_buffer) || table[i].tied_to >= 0 || strcmp(table[i].name, name)))
+    while (i < n && (table[i].tied_to >= 0 || strcmp(table[i].name, name) != 0))
       i++;
     if (i == n)
-      return fail(E_MODEL, "%s: the model has no '%s' that trains", c->path, name);
+      return fail(E_MODEL, "%s: the model has no '%s'", c->path, name);
+    (*also)[i] = true;
   }
   return OK;
 }
@@ -50,6 +52,7 @@ static Status check_names(const Checkpoint *c, const Model *model) {
 static Status export_model(const Checkpoint *c, const char *path, const Options *given) {
   Options *completed;
   Model *model = NULL;
+  bool *also;
   const char *from = path ? path : c->model_path;
   if (!*from)
     return fail(E_USAGE, "%s does not say where its model lies: give it behind the checkpoint", c->path);
@@ -62,9 +65,9 @@ static Status export_model(const Checkpoint *c, const char *path, const Options 
     status = fail(E_USAGE, "%s (hash %s) is not the model of %s, which was %s (hash %s)", from, model_hash(model),
                   c->path, c->model_path, c->model_hash);
   if (status == OK)
-    status = check_names(c, model);
+    status = check_names(c, model, &also);
   if (status == OK)
-    status = model_save(model, given->output_model, contents, &(Export){c, model});
+    status = model_save(model, given->output_model, also, contents, &(Export){c, model});
   if (model)
     model_close(model);
   options_destroy(completed);

@@ -76,13 +76,18 @@ Status model_read_initializer(const Model *model, int initializer, void *data, s
  * that is not. */
 Status model_unchanged(const Model *model);
 
+/* Whether contents that another file has under its name may stand for those of an initializer that does not train: not
+ * where an exporter made the name up, and not for what may be a size or an axis. */
+bool model_takes_contents(const Model *model, int initializer);
+
 /* Contents to write for initializer i (bytes of its dense tensor) into `data`; called in table order, only for
- * initializers that train and buffers. */
+ * initializers that train, buffers, and those that are asked for. */
 typedef Status WeightSource(void *context, int initializer, void *data, size_t bytes);
 
-/* Writes the imported file again with the weights that `source` gives, all else byte for byte as it was (external
+/* Writes the imported file again with the weights that `source` gives, of initializers that do not train where `also`
+ * [initializers] (NULL: of none) says so, too, all else byte for byte as it was (external
  * data goes beside it, to PATH.data or PATH.1.data …, the first name that is free). Written aside, synced, renamed, the
  * model last: an existing model is whole at any moment, with its own data, which goes when nothing refers to it. */
-Status model_save(const Model *model, const char *path, WeightSource *source, void *context);
+Status model_save(const Model *model, const char *path, const bool *also, WeightSource *source, void *context);
 
 #endif

@@ -42,6 +42,7 @@ typedef struct {
 typedef struct {
   const Model *model;
   Arena *arena;
+  const bool *also;     /* see model_save */
   const char *path;     /* of the new file */
   const char *location; /* of external data, as the new file says it */
   Place *places;        /* [n_initializers] */
@@ -56,8 +57,9 @@ typedef struct {
 } Rewriter;
 
 /* Whether its contents are the run's and not the file's. */
-static bool is_written(const Initializer *initializer) {
-  return initializer->trains || initializer->is_buffer;
+static bool is_written(const Rewriter *w, int i) {
+  const Initializer *initializer = &w->model->initializers[i];
+  return initializer->trains || initializer->is_buffer || (w->also && w->also[i]);
 }
 
 static Status fail_write(const Rewriter *w) {
@@ -120,7 +122,7 @@ static Status put_external(Rewriter *w, const TensorSource *source, int initiali
   TRY(put_property(w, "offset", offset_text));
   TRY(put_property(w, "length", length_text));
   w->data_bytes = offset + source->bytes;
-  if (initializer >= 0 && is_written(&w->model->initializers[initializer])) {
+  if (initializer >= 0 && is_written(w, initializer)) {
     w->places[initializer] = (Place){.stream = w->data, .offset = offset, .next_tied = -1};
     return OK;
   }
@@ -168,7 +170,7 @@ static bool is_external(const uint8_t *file, const WireField *field) {
 static Status rewrite_tensor(Rewriter *w, size_t begin, size_t end, int initializer) {
   const char *type = "TensorProto";
   const uint8_t *file = w->model->file;
-  bool trains = initializer >= 0 && is_written(&w->model->initializers[initializer]), external = false, done = false;
+  bool trains = initializer >= 0 && is_written(w, initializer), external = false, done = false;
   WireField field;
   for (size_t at = begin; at < end;) {
     TRY(wire_next(file, end, type, &at, &field));
@@ -283,7 +285,7 @@ static Status put_new_tensor(Rewriter *w, int initializer) {
   TRY(put_number(w, TENSOR_TYPE, (uint64_t)source->proto->data_type));
   TRY(put_text(w, TENSOR_NAME, what->name));
   if (!source->external)
-    return is_written(what) ? put_trained(w, TENSOR_RAW_DATA, initializer) : put_contents(w, initializer);
+    return is_written(w, initializer) ? put_trained(w, TENSOR_RAW_DATA, initializer) : put_contents(w, initializer);
   TRY(put_external(w, source, initializer));
   return put_number(w, DATA_LOCATION, ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL);
 }
@@ -346,7 +348,7 @@ static Status rewrite_message(Rewriter *w, const ProtobufCMessageDescriptor *typ
   bool is_graph = depth == 1 && type == &onnx__graph_proto__descriptor; /* the main one */
   uint32_t seen[MOST_FIELDS] = {0};
   int weights = type == &onnx__attribute_proto__descriptor ? initializer_at_path(w->model, &w->place) : -1;
-  bool trains = weights >= 0 && is_written(&w->model->initializers[weights]);
+  bool trains = weights >= 0 && is_written(w, weights);
   if (changed)
     TRY(put_inputs(w, changed));
   for (size_t at = begin; at < end;) {
@@ -445,7 +447,7 @@ static Status write_both(Rewriter *w, FILE *out, FILE *data, WeightSource *sourc
     }
   }
   for (int i = 0; i < w->model->n_initializers; i++)
-    if (is_written(&w->model->initializers[i]) && w->model->initializers[i].tied_to < 0)
+    if (is_written(w, i) && w->model->initializers[i].tied_to < 0)
       TRY(fill_parameter(w, i, source, context));
   return OK;
 }
@@ -500,8 +502,9 @@ static void remove_replaced(const Model *model, Arena *arena, const char *path, 
   beside_remove(arena, path, name);
 }
 
-static Status save(const Model *model, Arena *arena, const char *path, WeightSource *source, void *context) {
-  Rewriter w = {.model = model, .arena = arena, .path = path};
+static Status save(const Model *model, Arena *arena, const char *path, const bool *also, WeightSource *source,
+                   void *context) {
+  Rewriter w = {.model = model, .arena = arena, .also = also, .path = path};
   const char *data_path, **replaced;
   int n_replaced;
   TRY(beside_choose(arena, path, &w.location));
@@ -518,11 +521,11 @@ static Status save(const Model *model, Arena *arena, const char *path, WeightSou
   return OK;
 }
 
-Status model_save(const Model *model, const char *path, WeightSource *source, void *context) {
+Status model_save(const Model *model, const char *path, const bool *also, WeightSource *source, void *context) {
   Arena *arena = arena_create();
   if (!arena)
     return status_code();
-  Status status = save(model, arena, path, source, context);
+  Status status = save(model, arena, path, also, source, context);
   arena_destroy(arena);
   return status;
 }

@@ -38,6 +38,15 @@ bool name_is_given(const Model *model, const char *name) {
   return !model->is_dynamo || strchr(name, '.');
 }
 
+bool model_takes_contents(const Model *model, int i) {
+  const Initializer *what = &model->initializers[i];
+  bool is_size = (what->dtype == I64 || what->dtype == I32) && what->shape.rank < 2;
+  bool is_recorded = strcmp(what->rule, "1") == 0 && !what->constant && strncmp(what->name, "lifted_tensor_", 14) != 0;
+  bool is_named = is_recorded || strcmp(what->rule, "--freeze") == 0 || name_is_given(model, what->name);
+  return is_named && !is_size && what->tied_to < 0 && what->dtype != DTYPE_NONE &&
+         !tensor_packed_bits(model->sources[i].proto);
+}
+
 /* What decisions are taken from. */
 typedef struct {
   const Model *model;

@@ -16,6 +16,7 @@ typedef struct BatchProof {
   DimBinding *dims; /* that it holds for */
   int n_dims;
   bool training, updates, live; /* and these */
+  const void *const *replaced;
   Graph *proved, *other;
   Replay replay;     /* of `proved` */
   const char *doubt; /* NULL: proved */
@@ -33,7 +34,8 @@ static BatchProof *find_proof(const Model *model, const BindOptions *options) {
   BatchProof *proof = model->proofs;
   for (; proof; proof = proof->next) {
     bool same = proof->n_dims == options->n_dims && proof->training == options->training &&
-                proof->updates == options->updates && proof->live == options->live;
+                proof->updates == options->updates && proof->live == options->live &&
+                proof->replaced == options->replaced;
     for (int i = 0; i < options->n_dims && same; i++)
       same = proof->dims[i].value == options->dims[i].value && strcmp(proof->dims[i].name, options->dims[i].name) == 0;
     if (same)
@@ -70,6 +72,7 @@ static Status prove(Model *model, const BindOptions *options, BatchProof *proof)
   proof->training = options->training;
   proof->updates = options->updates;
   proof->live = options->live;
+  proof->replaced = options->replaced;
   proof->replay.arena = proof->arena;
   TRY(bind_at(model, *options, COUNT_A, proof, &proof->proved));
   proof->replay.replaying = true;

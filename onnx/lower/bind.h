@@ -5,6 +5,9 @@
 #include "graph/op.h"
 #include "onnx/file/contents.h"
 
+/* Binding looks at contents of initializers of so many bytes at most. */
+enum { BIND_READ_BYTES = 16 << 20 };
+
 /* Evaluates one node whose inputs are known; handed in because onnx/ knows no backend. */
 typedef Status Evaluate(void *context, const Node *node, const Tensor *in, const Tensor *out);
 
@@ -25,8 +28,10 @@ typedef struct {
   void *evaluate_context;
   InputContents *contents; /* asked where structure depends on an input (a shape, axes); NULL: none is given */
   void *contents_context;
-  bool no_fuse; /* leave the passes out that make one node of several */
-  Takes *takes; /* else: what they may make; NULL: whatever they can */
+  const void *const *replaced; /* [initializers]: dense contents in place of the file's, each NULL where it has its own;
+                                  NULL: all have */
+  bool no_fuse;                /* leave the passes out that make one node of several */
+  Takes *takes;                /* else: what they may make; NULL: whatever they can */
   const void *takes_context;
   bool training; /* batch normalisation by the microbatch's own statistics, and Dropout drops */
   bool updates;  /* then running statistics are buffers, and the graph writes them */

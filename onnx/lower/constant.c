@@ -6,7 +6,7 @@
 
 #include "onnx/lower/lower.h"
 
-enum { SHARED_BYTES = 4096, READ_BYTES = 16 << 20 };
+enum { SHARED_BYTES = 4096 };
 
 /* Copies elements of `dim` (row-major) from steps in `from`, counted in elements. */
 static void strided_copy(size_t element, int rank, const int64_t *dim, const int64_t *step, const char *from,
@@ -121,7 +121,7 @@ bool term_readable(const Lower *lower, const Term *term) {
     return term->kind == TERM_TENSOR && term->constant;
   const Initializer *init = &lower->model->initializers[term->initializer];
   return !init->trains && init->tied_to < 0 && !(init->is_buffer && lower->options->live) &&
-         (size_t)shape_elements(term->shape) <= READ_BYTES / dtype_bytes(term->dtype);
+         (size_t)shape_elements(term->shape) <= BIND_READ_BYTES / dtype_bytes(term->dtype);
 }
 
 Status term_known(Lower *lower, Term *term, bool *known) {
@@ -132,6 +132,12 @@ Status term_known(Lower *lower, Term *term, bool *known) {
   DType dtype;
   Shape shape;
   const void *data;
+  const void *const *replaced = lower->options->replaced;
+  if (replaced && replaced[term->initializer]) {
+    TRY(constant_make(lower, init->name, init->dtype, init->shape, replaced[term->initializer], &term->constant));
+    *known = true;
+    return OK;
+  }
   Status status =
       tensor_read(lower->model, lower->model->sources[term->initializer].proto, lower->arena, &dtype, &shape, &data);
   if (status == E_IO) /* weights that are not there: the node stays a node */

@@ -79,6 +79,7 @@ static Status read_fields(Checkpoint *c, json_t *json) {
   c->samples = json_integer_value(json_object_get(data, "samples"));
   c->epoch_length = json_integer_value(json_object_get(data, "epoch_length"));
   c->validation = read_validation(json_object_get(json, "validation"));
+  c->replaced = json_incref(json_object_get(json, "replaced"));
   c->options = json_incref(json_object_get(json, "options"));
   if (!json_is_integer(step) || c->step < 0 || !c->model_path || !c->model_hash || !c->device || !c->bits ||
       !json_is_object(c->options) || c->epoch_length < 1)
@@ -268,5 +269,6 @@ void checkpoint_unmap(Checkpoint *c) {
 void checkpoint_close(Checkpoint *c) {
   checkpoint_unmap(c);
   json_decref(c->options);
+  json_decref(c->replaced);
   *c = (Checkpoint){0};
 }

@@ -48,7 +48,8 @@ typedef struct Checkpoint {
   const char *bits;                    /* devices_bits of its run */
   int64_t ranks, samples, epoch_length;
   CheckpointValidation validation;
-  json_t *options; /* option → text, or a list of texts: what determined the run */
+  json_t *replaced; /* names of tensors that do not train, and have other contents than the model's file; NULL: none */
+  json_t *options;  /* option → text, or a list of texts: what determined the run */
   CheckpointFile *files;
   int n_files;
   ArrayFile *shards; /* once mapped */

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/replaced.h"
 #include "runtime/data/safetensors.h"
 
 typedef enum { FROM_SAFETENSORS, FROM_ONNX, FROM_CHECKPOINT } OriginKind;
@@ -132,6 +133,8 @@ static bool fits(const OriginTensor *from, const Initializer *to) {
   return shape_equal(from->shape, to->shape) && (from->dtype == to->dtype || floats);
 }
 
+enum { MOST_NAMES = 16 }; /* of a list */
+
 /* Lists of names that grow. */
 typedef struct {
   Text text;
@@ -139,60 +142,119 @@ typedef struct {
 } Names;
 
 static void add(Names *names, const char *name) {
-  text_add(&names->text, "%s%s", names->n++ ? ", " : "", name);
+  if (names->n++ < MOST_NAMES)
+    text_add(&names->text, "%s%s", names->text.length ? ", " : "", name);
 }
 
-static Status say(Job *job, const char *before, Names *names, const char *after) {
+static Status say(Job *job, const char *before, Names *names) {
+  if (names->n > MOST_NAMES)
+    text_add(&names->text, " and %d more", names->n - MOST_NAMES);
   const char *text = text_whole(&names->text);
-  Status status = !text ? status_code() : names->n ? job_decide(job, "note", "%s%s%s", before, text, after) : OK;
+  Status status = !text ? status_code() : names->n ? job_decide(job, "note", "%s%s", before, text) : OK;
   text_free(&names->text);
   return status;
 }
 
-static Status match(Origin *s, Job *job) {
-  const Options *o = job->asked.options;
-  int n, matched = 0, wanted = 0;
+static bool is_changed(const Initializer *what) {
+  return what->trains || what->is_buffer;
+}
+
+/* What came of the model's tensors. */
+typedef struct {
+  int matched, wanted; /* of those that train, and statistics */
+  int fixed;           /* of the others, taken */
+  Names absent, other, absent_fixed, unused;
+} Matches;
+
+static Status match_one(Origin *s, Job *job, int i, Matches *m) {
+  const Initializer *what = &model_initializers(job->given.model, &(int){0})[i];
+  OriginTensor key;
+  TRY(name_in_file(s->arena, job->asked.options, what->name, &key.name));
+  OriginTensor *found = bsearch(&key, s->tensors, s->n_tensors, sizeof key, compare_names);
+  m->wanted += is_changed(what);
+  if (!found) {
+    add(is_changed(what) ? &m->absent : &m->absent_fixed, what->name);
+    return OK;
+  }
+  if (!fits(found, what)) {
+    char *text = arena_format(s->arena, "%s %s (%s %s there)", what->name, SHAPE_STR(what->shape),
+                              dtype_name(found->dtype), SHAPE_STR(found->shape));
+    if (!text)
+      return status_code();
+    add(&m->other, text);
+    return OK;
+  }
+  s->of[i] = found;
+  found->used = true;
+  m->matched += is_changed(what);
+  m->fixed += !is_changed(what);
+  return OK;
+}
+
+static Status match_all(Origin *s, Job *job, Matches *m) {
+  int n;
   const Initializer *table = model_initializers(job->given.model, &n);
-  Names absent = {0}, other = {0}, unused = {0};
-  Status status = ARENA_NEW(s->arena, s->of, n);
-  for (int i = 0; i < n && status == OK; i++) {
-    OriginTensor key;
-    if ((!table[i].trains && !table[i].is_buffer) || table[i].tied_to >= 0)
-      continue;
-    wanted++;
-    if ((status = name_in_file(s->arena, o, table[i].name, &key.name)) != OK)
-      break;
-    OriginTensor *found = bsearch(&key, s->tensors, s->n_tensors, sizeof key, compare_names);
-    if (found && fits(found, &table[i])) {
-      s->of[i] = found;
-      found->used = true;
-      matched++;
-    } else if (found) {
-      text_add(&other.text, "%s%s %s (%s %s there)", other.n++ ? ", " : "", table[i].name, SHAPE_STR(table[i].shape),
-               dtype_name(found->dtype), SHAPE_STR(found->shape));
-    } else {
-      add(&absent, table[i].name);
-    }
-  }
-  for (size_t i = 0; i < s->n_tensors && status == OK; i++)
+  TRY(ARENA_NEW(s->arena, s->of, n));
+  for (int i = 0; i < n; i++)
+    if (is_changed(&table[i]) ? table[i].tied_to < 0 : model_takes_contents(job->given.model, i))
+      TRY(match_one(s, job, i, m));
+  for (size_t i = 0; i < s->n_tensors; i++)
     if (!s->tensors[i].used && (s->kind != FROM_ONNX || dtype_is_float(s->tensors[i].dtype)))
-      add(&unused, s->tensors[i].name);
-  if (status == OK && !matched)
-    status = fail(E_USAGE, "--init-from %s: none of its %zu tensors has name, shape and type of one that trains",
-                  s->path, s->n_tensors);
-  if (status == OK)
-    status = job_decide(job, "init-from", "%s: %d of %d tensors%s", s->path, matched, wanted,
-                        matched < wanted ? job->asked.options->init ? "; the others as --init draws them"
-                                                                    : "; the others as the model has them"
-                                         : "");
-  Names *const lists[] = {&absent, &other, &unused};
-  static const char *const before[] = {"not there: ", "of another shape or type: ", "there, and not taken: "};
-  for (int k = 0; k < 3; k++) {
-    Status said = status == OK ? say(job, before[k], lists[k], "") : OK;
-    text_free(&lists[k]->text);
-    status = status == OK ? said : status;
-  }
+      add(&m->unused, s->tensors[i].name);
+  if (!m->matched && !m->fixed)
+    return fail(E_USAGE, "--init-from %s: none of its %zu tensors has name, shape and type of one of the model's",
+                s->path, s->n_tensors);
+  return OK;
+}
+
+static Status tell(const Origin *s, Job *job, Matches *m) {
+  char fixed[64] = "";
+  if (m->fixed)
+    snprintf(fixed, sizeof fixed, ", and %d that %s fixed", m->fixed, m->fixed == 1 ? "is" : "are");
+  TRY(job_decide(job, "init-from", "%s: %d of %d tensors%s%s", s->path, m->matched, m->wanted, fixed,
+                 m->matched == m->wanted    ? ""
+                 : job->asked.options->init ? "; the others as --init draws them"
+                                            : "; the others as the model has them"));
+  TRY(say(job, "not there: ", &m->absent));
+  TRY(say(job, "of another shape or type: ", &m->other));
+  TRY(say(job, "held fixed, and not there: ", &m->absent_fixed));
+  return say(job, "there, and not taken: ", &m->unused);
+}
+
+/* First contents of a tensor, `bytes` of them, as `dtype`. */
+static Status read_tensor(const Origin *s, const OriginTensor *from, DType dtype, void *data, size_t bytes) {
+  Status status = from->array ? array_convert(from->array, 0, shape_elements(from->shape), dtype, data)
+                              : model_read_initializer(s->model, from->index, data, bytes);
+  if (status != OK && from->array)
+    status_context("%s: ", s->path);
   return status;
+}
+
+/* What the steps do not write is the other file's from binding on. */
+static Status replace(const Origin *s, Job *job) {
+  int n;
+  const Initializer *table = model_initializers(job->given.model, &n);
+  for (int i = 0; i < n; i++) {
+    void *contents;
+    if (!s->of[i] || table[i].trains)
+      continue;
+    TRY(replaced_add(job, i, &contents));
+    if (contents)
+      TRY(read_tensor(s, s->of[i], table[i].dtype, contents,
+                      (size_t)shape_elements(table[i].shape) * dtype_bytes(table[i].dtype)));
+  }
+  return OK;
+}
+
+static Status match(Origin *s, Job *job) {
+  Matches m = {0};
+  Names *const lists[] = {&m.absent, &m.other, &m.absent_fixed, &m.unused};
+  Status status = match_all(s, job, &m);
+  if (status == OK)
+    status = tell(s, job, &m);
+  for (int k = 0; k < 4; k++)
+    text_free(&lists[k]->text);
+  return status == OK ? replace(s, job) : status;
 }
 
 Status origin_open(Job *job, Origin **origin) {
@@ -237,16 +299,10 @@ void origin_close(Origin *s) {
 
 Status origin_load(const Origin *s, const Job *job, ValueId v, void *data, size_t bytes, bool *found) {
   const Value *value = graph_value(job->decided.graph, v);
-  bool is_filled = value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER;
+  bool is_filled = value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER || replaced_is_stored(job, value);
   const OriginTensor *from = is_filled && value->initializer >= 0 ? s->of[value->initializer] : NULL;
   *found = from != NULL;
-  if (!from)
-    return OK;
-  Status status = from->array ? array_convert(from->array, 0, shape_elements(from->shape), value->dtype, data)
-                              : model_read_initializer(s->model, from->index, data, bytes);
-  if (status != OK && from->array)
-    status_context("%s: ", s->path);
-  return status;
+  return from ? read_tensor(s, from, value->dtype, data, bytes) : OK;
 }
 
 Status origin_unchanged(const Origin *s) {

@@ -7,9 +7,9 @@
 
 typedef struct Origin Origin;
 
-/* With the options `init-from` and `init-names`, opens FILE.safetensors, FILE.onnx or a checkpoint and finds what
- * trains in it, and running statistics, by name: *origin (NULL without). Lines of the job say what did not match.
- * E_USAGE where nothing does. Not for two threads at once. */
+/* With the options `init-from` and `init-names`, opens FILE.safetensors, FILE.onnx or a checkpoint and finds the
+ * model's tensors in it by name: *origin (NULL without). Those that do not train are replaced from then on. Lines of
+ * the job say what did not match. E_USAGE where nothing does. Not for two threads at once. */
 Status origin_open(Job *job, Origin **origin);
 void origin_close(Origin *origin);
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "runtime/checkpoint/replaced.h"
 
 /* Of one process's run: no part of the job. */
 static const char own[] =
@@ -221,6 +222,16 @@ static Status options_json(const Job *job, json_t *json) {
   return OK;
 }
 
+static json_t *list_replaced(const Job *job) {
+  int n;
+  const Initializer *table = model_initializers(job->given.model, &n);
+  json_t *list = json_array();
+  for (int i = 0; list && i < n; i++)
+    if (replaced_stays(job, i))
+      json_array_append_new(list, json_string(table[i].name));
+  return list;
+}
+
 Status resume_about(const Job *job, int64_t epoch_length, const char **about) {
   char absolute[PATH_MAX];
   const JobDecisions *decided = &job->decided;
@@ -234,10 +245,11 @@ Status resume_about(const Job *job, int64_t epoch_length, const char **about) {
   if (!name) /* no UTF-8: whoever exports names the model */
     name = json_string("");
   if (status == OK)
-    json = json_pack("{s:i, s:s, s:{s:O, s:s}, s:{s:I, s:I}, s:s, s:s, s:i, s:O}", "format", 1, "onnxpipe",
+    json = json_pack("{s:i, s:s, s:{s:O, s:s}, s:{s:I, s:I}, s:s, s:s, s:i, s:o, s:O}", "format", 1, "onnxpipe",
                      ONNXPIPE_VERSION, "model", "path", name, "hash", model_hash(job->given.model), "data", "samples",
                      (json_int_t)job->given.data.samples, "epoch_length", (json_int_t)epoch_length, "device",
-                     decided->device_text, "bits", bits, "ranks", decided->ranks, "options", options);
+                     decided->device_text, "bits", bits, "ranks", decided->ranks, "replaced", list_replaced(job),
+                     "options", options);
   Text text = {0};
   if (status == OK)
     text_add_json(&text, json, JSON_INDENT(1));

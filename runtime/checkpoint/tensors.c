@@ -6,10 +6,33 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "runtime/checkpoint/replaced.h"
 #include "runtime/data/safetensors.h"
 
-static bool is_kept(const Value *value) {
-  return value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER || value->role == ROLE_STATE;
+static bool is_kept(const Job *job, const Value *value) {
+  return value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER || value->role == ROLE_STATE ||
+         replaced_is_stored(job, value);
+}
+
+/* Whether a tensor of the graph is in the list already: a constant may have several values. */
+static bool is_listed(const KeptTensor *tensors, int n, int initializer) {
+  while (n-- > 0)
+    if (tensors[n].initializer == initializer && tensors[n].kind == TENSOR_MODEL)
+      return true;
+  return false;
+}
+
+/* What is in memory alone. */
+static Status add_replaced(Arena *arena, const Job *job, int initializer, KeptTensor *t) {
+  const Initializer *what = &model_initializers(job->given.model, &(int){0})[initializer];
+  *t = (KeptTensor){.name = arena_string(arena, what->name),
+                    .kind = TENSOR_MODEL,
+                    .initializer = initializer,
+                    .dtype = what->dtype,
+                    .shape = what->shape,
+                    .bytes = (size_t)shape_elements(what->shape) * dtype_bytes(what->dtype),
+                    .contents = job->asked.replaced.contents[initializer]};
+  return t->name ? safetensors_check_name(t->name) : status_code();
 }
 
 /* Of a parameter or buffer, or of the parameter whose state it is. */
@@ -32,16 +55,17 @@ static int owner_of(const Job *job, ValueId v) {
 
 Status tensors_list(Arena *arena, const Job *job, KeptTensor **tensors, int *n) {
   const Graph *g = job->decided.graph;
-  const Initializer *table = model_initializers(job->given.model, &(int){0});
-  int *states;
+  int *states, n_initializers;
+  const Initializer *table = model_initializers(job->given.model, &n_initializers);
   *n = 0;
-  TRY(ARENA_NEW(arena, *tensors, g->n_values));
+  TRY(ARENA_NEW(arena, *tensors, g->n_values + (size_t)n_initializers));
   TRY(ARENA_NEW(arena, states, g->n_values));
   for (ValueId v = 0; v < g->n_values; v++) {
     const Value *value = graph_value(g, v);
     bool is_state = value->role == ROLE_STATE;
     int state = is_state ? ++states[value->parameter] : 0, initializer = initializer_of(g, value);
-    if (!is_kept(value) || initializer < 0)
+    if (!is_kept(job, value) || initializer < 0 ||
+        (value->role == ROLE_CONSTANT && is_listed(*tensors, *n, initializer)))
       continue;
     KeptTensor *t = &(*tensors)[(*n)++];
     *t = (KeptTensor){arena_format(arena, "%s%s", table[initializer].name, state_name(g, value)),
@@ -51,9 +75,13 @@ Status tensors_list(Arena *arena, const Job *job, KeptTensor **tensors, int *n) 
                       owner_of(job, v),
                       value->dtype,
                       value->shape,
-                      graph_value_bytes(g, v)};
+                      graph_value_bytes(g, v),
+                      NULL};
     TRY(t->name ? safetensors_check_name(t->name) : status_code());
   }
+  for (int i = 0; i < n_initializers; i++)
+    if (replaced_stays(job, i) && job->asked.replaced.contents[i])
+      TRY(add_replaced(arena, job, i, &(*tensors)[(*n)++]));
   return OK;
 }
 
@@ -96,7 +124,7 @@ Status tensors_load(const Job *job, const Checkpoint *c, ValueId v, void *data, 
   const Graph *g = job->decided.graph;
   const Value *value = graph_value(g, v);
   char *name;
-  *found = is_kept(value);
+  *found = is_kept(job, value);
   if (!*found)
     return OK;
   const Initializer *table = model_initializers(job->given.model, &(int){0});

@@ -115,6 +115,7 @@ Status job_bind(Job *job) {
                       .evaluate = backend_evaluate,
                       .contents = job->given.data.samples ? input_contents : NULL,
                       .contents_context = job,
+                      .replaced = job->asked.replaced.contents,
                       .no_fuse = o->no_fuse,
                       .takes = devices_take,
                       .takes_context = &job->decided,

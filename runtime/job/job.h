@@ -29,6 +29,13 @@ typedef struct {
   const char *what, *text;
 } Decision;
 
+/* Initializers that do not train, and have other contents than the model's file says: another file's, or those of the
+ * checkpoint that a run goes on from. The same on every rank. */
+typedef struct {
+  bool *is;              /* [initializers]; NULL: there are none */
+  const void **contents; /* [initializers]: dense; NULL: of BIND_READ_BYTES or more, which lie in the store alone */
+} Replaced;
+
 /* What was asked: the command line, what its files say, the world that stands behind it. */
 typedef struct {
   const Options *options;
@@ -38,7 +45,8 @@ typedef struct {
   Schedule *schedule;         /* of --schedule-file; NULL: none */
   struct Checkpoint *resumed; /* from which the run goes on; NULL: it begins */
   struct Origin *origin;      /* of --init-from: first contents; NULL: the model's file has them */
-  Options *completed;         /* then: `options` are these, the job's own */
+  Replaced replaced;
+  Options *completed; /* then: `options` are these, the job's own */
 } JobRequest;
 
 /* What is given. */

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "runtime/checkpoint/folder.h"
+#include "runtime/checkpoint/replaced.h"
 
 Status resume_model_options(const Options *given, bool alone, Options **completed) {
   Checkpoint checkpoint;
@@ -80,6 +81,7 @@ static Status take(Job *job, const Options *opened, const char *path) {
   TRY(checkpoint_find(job->arena, path, false, NULL, checkpoint));
   job->asked.resumed = checkpoint;
   TRY(checkpoint_map(checkpoint));
+  TRY(replaced_resume(job, checkpoint));
   TRY(resume_options(given, checkpoint, !job->asked.world->mpi, &options));
   job->asked.completed = options;
   job->asked.options = options;

@@ -6,10 +6,19 @@
 #include "base/file.h"
 #include "graph/autodiff.h"
 #include "runtime/checkpoint/origin.h"
+#include "runtime/checkpoint/replaced.h"
 #include "runtime/training/trainer.h"
 
 Status weights_load(void *context, ValueId value, void *data, size_t bytes) {
   const Job *job = context;
+  const Value *what = graph_value(job->decided.graph, value);
+  const void *replaced = job->asked.replaced.is && what->role == ROLE_CONSTANT && what->initializer >= 0
+                             ? job->asked.replaced.contents[what->initializer]
+                             : NULL;
+  if (replaced) {
+    memcpy(data, replaced, bytes);
+    return OK;
+  }
   if (job->asked.resumed) {
     bool found;
     TRY(tensors_load(job, job->asked.resumed, value, data, bytes, &found));
@@ -39,10 +48,11 @@ static Holding find_holding(const Job *job, int initializer) {
   const Initializer *table = model_initializers(job->given.model, &n), *this = &table[initializer];
   int root = this->tied_to >= 0 ? this->tied_to : initializer;
   Holding holding = {.parameter = NO_VALUE, .transposed = this->tied_to >= 0 && this->tied_transposed, .owner = -1};
-  bool is_written = this->trains || this->is_buffer;
+  bool is_written = this->trains || this->is_buffer || replaced_stays(job, initializer);
   for (size_t v = 0; is_written && v < job->decided.graph->n_values && holding.parameter == NO_VALUE; v++) {
     const Value *value = job->decided.graph->values[v];
-    if ((value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER) && value->initializer == root)
+    if ((value->role == ROLE_PARAMETER || value->role == ROLE_BUFFER || replaced_is_stored(job, value)) &&
+        value->initializer == root)
       holding.parameter = (ValueId)v;
   }
   if (holding.parameter == NO_VALUE)
@@ -245,6 +255,10 @@ static Status trained_contents(void *context, int initializer, void *data, size_
   const Job *job = saving->worker->training->job;
   Holding holding = find_holding(job, initializer);
   saving->next = initializer + 1;
+  if (holding.owner < 0 && replaced_stays(job, initializer) && job->asked.replaced.contents[initializer]) {
+    memcpy(data, job->asked.replaced.contents[initializer], bytes);
+    return OK;
+  }
   if (holding.owner < 0)
     return model_read_initializer(job->given.model, initializer, data, bytes);
   return fetch(saving->worker, holding, read_parameter, data, bytes);
@@ -292,7 +306,8 @@ static Status check_space(const Job *job, const char *path) {
   const Initializer *table = model_initializers(job->given.model, &n);
   uint64_t bytes = 0;
   for (int i = 0; i < n; i++)
-    if (table[i].trains || table[i].is_buffer) /* others may stay where the model's file says that they are */
+    if (table[i].trains || table[i].is_buffer ||
+        replaced_stays(job, i)) /* others may stay where the model's file says that they are */
       bytes += (uint64_t)shape_elements(table[i].shape) * dtype_bytes(table[i].dtype);
   return file_check_space(path, bytes);
 }
@@ -300,7 +315,7 @@ static Status check_space(const Job *job, const char *path) {
 static Status write_model(Worker *w, const char *path, Saving *saving) {
   const Job *job = w->training->job;
   TRY(check_space(job, path));
-  Status status = model_save(job->given.model, path, trained_contents, saving);
+  Status status = model_save(job->given.model, path, job->asked.replaced.is, trained_contents, saving);
   if (status == OK || saving->next)
     return status;
   char message[1024];

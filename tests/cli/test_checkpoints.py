@@ -262,9 +262,60 @@ class Exports(CommandLineTest):
         self.assertRegex(said, f"note there, and not taken: .*{re.escape(second)}")
         self.assertRegex(said, "note there, and not taken: .*other")
 
+    def same_as_that_model(self, model, other, data, *options):
+        """Training that begins with the other model's tensors is training of the other model: losses, what is saved, checkpoints."""
+        words = ["--data", data, "--quiet", "--metrics", self.path("m.jsonl"), *options]
+
+        def run(*more, mpi=0):
+            self.done("train", *more, "--save", self.path("s.onnx"), mpi=mpi)
+            return [m["loss"] for m in read_metrics(self.path("m.jsonl"))], self.read("s.onnx")
+
+        def same(one):
+            self.assertEqual(one[0], expected[0])
+            self.assertTrue(one[1] == expected[1])
+
+        expected = run(other, *words, "--steps", 3)
+        for mpi, ranks in (0, 1), (0, 2), (2, 2):
+            same(run(model, *words, "--steps", 3, "--init-from", other, "--ranks", ranks, mpi=mpi))
+        shutil.rmtree(self.path("k"), ignore_errors=True)
+        run(model, *words, "--steps", 2, "--init-from", other, "--ranks", 2, "--checkpoint", self.path("k"))
+        same(run(model, "--resume", self.path("k"), "--steps", 3, "--quiet", "--metrics", self.path("m.jsonl"), "--ranks", 1))
+        self.done("export", self.path("k"), "-o", self.path("s.onnx"), "--quiet")
+        self.assertTrue(self.read("s.onnx") == expected[1])
+
+    def test_what_is_held_fixed_comes_from_there_too(self):
+        options = "--freeze", "blocks.0.*", "--batch", 8, "--microbatches", 2
+        said = " ".join(self.done("train", model_path("nanogpt"), "--data", self.data, "--dry-run", "--init-from", self.path("saved.onnx"),
+                                  *options).split())
+        self.assertRegex(said, r"saved.onnx: (\d+) of \1 tensors, and \d+ that are fixed")
+        self.same_as_that_model(model_path("nanogpt"), self.path("saved.onnx"), self.data, *options)
+
+    def test_statistics_that_stay(self):
+        """--eval-mode: no step writes them."""
+        data = model_path("resnet", "data.npz")
+        self.done("train", model_path("resnet"), "--data", data, "--steps", 2, "--batch", 8, "--quiet", "--save", self.path("r.onnx"))
+        self.same_as_that_model(model_path("resnet"), self.path("r.onnx"), data, "--eval-mode", "--batch", 8, "--microbatches", 2)
+
+    def test_a_large_tensor_that_is_held_fixed(self):
+        """Too large to be looked at while the model is bound."""
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+        rng = np.random.default_rng(2)
+        for name in "one.onnx", "other.onnx":
+            weights = [numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), w)
+                       for w, shape in (("table", (70000, 64)), ("body", (64, 64)), ("scale", (1, 64)), ("head", (64, 1)))]
+            nodes = [helper.make_node("Gather", ["table", "ids"], ["a"]), helper.make_node("MatMul", ["a", "body"], ["b"]),
+                     helper.make_node("Neg", ["scale"], ["n"]), helper.make_node("Mul", ["b", "n"], ["c"]),
+                     helper.make_node("MatMul", ["c", "head"], ["y"])]
+            graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N"])],
+                                      [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])], weights)
+            onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), self.path(name))
+        data = self.write_arrays("ids.npz", ids=rng.integers(0, 70000, 32), target=rng.normal(size=(32, 1)).astype(np.float32))
+        self.same_as_that_model(self.path("one.onnx"), self.path("other.onnx"), data, "--freeze", "table", "--freeze", "scale", "--batch", 8)
+
     def test_beginning_refuses(self):
         model, from_it = model_path("nanogpt"), ["--init-from", self.path("c")]
-        self.refused(2, re.compile("^--init-from .*: none of its [0-9]+ tensors has name, shape and type of one that trains$"), "train",
+        self.refused(2, re.compile("^--init-from .*: none of its [0-9]+ tensors has name, shape and type of one of the model's$"), "train",
                      model_path("branches"), "--data", model_path("branches", "data.npz"), *from_it)
         self.refused(2, "--init-names takes HERE=THERE, with one * in both or in neither, not 'a*=b'", "train", model, "--data", self.data,
                      *from_it, "--init-names", "a*=b")

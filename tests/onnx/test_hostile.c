@@ -80,7 +80,7 @@ static void saves(const Model *model, const char *path) {
   Model *saved;
   snprintf(saved_path, sizeof saved_path, "%s.saved", path);
   unlink(saved_path);
-  if (model_save(model, saved_path, give_nothing, NULL) != OK) {
+  if (model_save(model, saved_path, NULL, give_nothing, NULL) != OK) {
     assert_non_null(strstr(status_message(), "external data")); /* of which there is none here */
     return;
   }

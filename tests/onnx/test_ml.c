@@ -58,7 +58,7 @@ static void weights_in_attributes_train(void **state) {
   assert_true(list[0].trains && list[1].trains);
   bind(&b);
   GIVES(&b, 0, (2, 2), 8 + 10, 17 + 20, 26 + 10, 62 + 20);
-  ASSERT_OK(model_save(b.model, saved, give, NULL));
+  ASSERT_OK(model_save(b.model, saved, NULL, give, NULL));
   bound_end(&b);
   ASSERT_OK(model_open(saved, NULL, &b.model));
   bind(&b);

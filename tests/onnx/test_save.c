@@ -106,7 +106,7 @@ static void buffers_are_saved(void **state) {
     assert_true(i < model->n_initializers);
     model->initializers[i].trains = false;
     model->initializers[i].is_buffer = is_buffer;
-    ASSERT_OK(model_save(model, path, give_any, NULL));
+    ASSERT_OK(model_save(model, path, NULL, give_any, NULL));
     ASSERT_OK(model_open(path, NULL, &saved));
     float *was = contents(model, i, &bytes), *is = contents(saved, i, &bytes);
     assert_true(bytes >= sizeof(float));
@@ -132,7 +132,7 @@ static void reference_models_are_saved(void **state) {
     ASSERT_OK(model_open(reference_path(c, "model.onnx"), NULL, &model));
     for (int round = 0; round < 2; round++) { /* the second time over the first */
       Source source = source_of(model);
-      ASSERT_OK(model_save(model, path, give, &source));
+      ASSERT_OK(model_save(model, path, NULL, give, &source));
     }
     ASSERT_OK(model_open(path, NULL, &saved));
     has_new_weights(model, saved);
@@ -184,7 +184,7 @@ static void others_accept_them(void **state) {
     snprintf(path, sizeof path, "%s/%s.onnx", folder, reference_cases[c]);
     ASSERT_OK(model_open(reference_path(c, "model.onnx"), NULL, &model));
     Source source = source_of(model);
-    ASSERT_OK(model_save(model, path, give, &source));
+    ASSERT_OK(model_save(model, path, NULL, give, &source));
     model_close(model);
   }
   snprintf(command, sizeof command, "%s " SOURCE_DIR "/tests/onnx/accept.py %s/*.onnx", python ? python : "python3",
@@ -264,7 +264,7 @@ static void every_encoding_is_saved(void **state) {
   Model *model, *saved;
   ASSERT_OK(model_open(path, NULL, &model));
   Source source = source_of(model);
-  ASSERT_OK(model_save(model, new_path, give, &source));
+  ASSERT_OK(model_save(model, new_path, NULL, give, &source));
   assert_int_equal(source.calls, 5);
   unlink(in_folder(folder, "weights"));
   ASSERT_OK(model_open(new_path, NULL, &saved));
@@ -317,10 +317,10 @@ static void failures_leave_the_old_files(void **state) {
   ASSERT_OK(model_open(path, NULL, &model));
   Source source = source_of(model);
   source.fail_at = 2;
-  ASSERT_FAILS(E_COMM, "rank 2 is gone", model_save(model, kept, give, &source));
+  ASSERT_FAILS(E_COMM, "rank 2 is gone", model_save(model, kept, NULL, give, &source));
   source = source_of(model);
   assert_int_equal(truncate(in_folder(folder, "weights"), 10), 0); /* fixed weights became unreadable */
-  assert_int_equal(model_save(model, kept, give, &source), E_MODEL);
+  assert_int_equal(model_save(model, kept, NULL, give, &source), E_MODEL);
   assert_int_equal(truncate(in_folder(folder, "weights"), 90000), 0);
   size_t bytes;
   uint8_t *old = read_file(kept, &bytes), *older = read_file(in_folder(folder, "kept.onnx.data"), &bytes);
@@ -330,11 +330,11 @@ static void failures_leave_the_old_files(void **state) {
   free(older);
   source = source_of(model);
   mkdir(in_folder(folder, "d.onnx"), 0700);
-  assert_int_equal(model_save(model, in_folder(folder, "d.onnx"), give, &source), E_IO);
+  assert_int_equal(model_save(model, in_folder(folder, "d.onnx"), NULL, give, &source), E_IO);
   assert_non_null(strstr(status_message(), "d.onnx: is a directory"));
   assert_int_not_equal(access(in_folder(folder, "d.onnx.data"), F_OK), 0);
   source = source_of(model);
-  assert_int_equal(model_save(model, in_folder(folder, "none/m.onnx"), give, &source), E_IO);
+  assert_int_equal(model_save(model, in_folder(folder, "none/m.onnx"), NULL, give, &source), E_IO);
   snprintf(command, sizeof command, "test $(ls %s | wc -l) = 5", folder);
   assert_int_equal(system(command), 0);
   model_close(model);
@@ -351,7 +351,7 @@ static void a_model_saves_over_itself(void **state) {
     Model *model;
     ASSERT_OK(model_open(path, NULL, &model));
     Source source = source_of(model);
-    ASSERT_OK(model_save(model, path, give, &source));
+    ASSERT_OK(model_save(model, path, NULL, give, &source));
     model_close(model);
   }
   Model *model;
@@ -444,7 +444,7 @@ static void a_save_that_ends_anywhere_leaves_one_model(void **state) {
     int news = 0, olds = 0;
     bool went_through = false;
     for (int step = 1; !went_through; step++) {
-      ASSERT_OK(model_save(model, path, give_old, NULL));
+      ASSERT_OK(model_save(model, path, NULL, give_old, NULL));
       assert_false(is_new(model, path));
       int status;
       pid_t child = fork();
@@ -453,7 +453,7 @@ static void a_save_that_ends_anywhere_leaves_one_model(void **state) {
         Source source = source_of(model);
         fate = how;
         fated_step = step;
-        Status saved = model_save(model, path, give, &source);
+        Status saved = model_save(model, path, NULL, give, &source);
         _exit(steps_taken < step ? 0 : saved == OK ? 1 : 2);
       }
       assert_int_equal(waitpid(child, &status, 0), child);
@@ -498,7 +498,7 @@ static void only_weights_that_nobody_needs_go(void **state) {
   ASSERT_OK(model_open(path, NULL, &model));
   for (int round = 0; round < 3; round++) {
     Source source = source_of(model);
-    ASSERT_OK(model_save(model, path, give, &source));
+    ASSERT_OK(model_save(model, path, NULL, give, &source));
     assert_true(is_new(model, path));
     assert_int_equal(count_files(folder), 3); /* model.onnx.data is the exporter's */
   }
@@ -506,13 +506,13 @@ static void only_weights_that_nobody_needs_go(void **state) {
   ASSERT_OK(model_open(path, NULL, &model)); /* its weights are ours now, and are replaced while it reads them */
   for (int round = 0; round < 3; round++) {
     Source source = source_of(model);
-    ASSERT_OK(model_save(model, path, give, &source));
+    ASSERT_OK(model_save(model, path, NULL, give, &source));
     assert_true(is_new(model, path));
     assert_int_equal(count_files(folder), 3);
   }
   snprintf(command, sizeof command, "cp %s %s", path, copy);
   assert_int_equal(system(command), 0);
-  ASSERT_OK(model_save(model, path, give_old, NULL));
+  ASSERT_OK(model_save(model, path, NULL, give_old, NULL));
   assert_false(is_new(model, path));
   assert_true(is_new(model, copy));
   model_close(model);

@@ -44,7 +44,7 @@ static Model *opened(Bytes bytes, const char *trained) {
     assert_int_equal(k && model[k]->n_initializers != model[k]->n_file_initializers, 0); /* nothing to do again */
     if (k < 2) {
       snprintf(path[k + 1], sizeof path[k + 1], "%s/%d.onnx", folder, k + 1);
-      ASSERT_OK(model_save(model[k], path[k + 1], give_eights, NULL));
+      ASSERT_OK(model_save(model[k], path[k + 1], NULL, give_eights, NULL));
     }
   }
   for (int i = 0; i < model[1]->n_initializers; i++) { /* by name: the order is the saved file's */
