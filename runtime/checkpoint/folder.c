@@ -211,10 +211,9 @@ Status folder_hold(const char *folder, int lock) {
   if (fstat(lock, &own) == 0 && stat(path, &there) == 0 && own.st_dev == there.st_dev && own.st_ino == there.st_ino)
     return OK;
   Status status = take_lock(folder, &fresh);
-  if (status != OK) {
+  if (status == E_USAGE)
     status_context("the lock that this run had was removed: ");
-    return status;
-  }
+  TRY(status);
   if (dup3(fresh, lock, O_CLOEXEC) < 0)
     status = fail_path(path, "cannot be locked");
   close(fresh);
