@@ -60,7 +60,8 @@ static Status describe(int device, DeviceSpec *spec) {
 }
 
 static const char *instructions(void) {
-  return isa_best()->name;
+  const Isa *isa;
+  return isa_choose(&isa) == OK ? isa->name : "";
 }
 
 const Backend backend_cpu = {
