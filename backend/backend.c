@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend/reference/reference.h"
+#include "backend/wide.h"
 #include "graph/op.h"
 
 #ifndef ONNXPIPE_CUDA
@@ -38,29 +39,24 @@ static const char *input_types(const Graph *graph, const Node *node, char text[6
 
 bool backend_accepts(const Backend *backend, const Graph *graph, const Node *node) {
   const KernelDef *kernel = backend->kernels[node->op];
-  return kernel && kernel->accepts(graph, node);
+  return kernel && wide_accepts(kernel, backend->is_host, graph, node);
 }
 
 size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const Node *node) {
-  const KernelDef *kernel = backend->kernels[node->op];
-  return kernel->workspace ? kernel->workspace(graph, node, WORKSPACE_BUDGET) : 0;
+  return wide_workspace(backend->kernels[node->op], graph, node, WORKSPACE_BUDGET);
 }
 
 Status backend_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                       size_t workspace_bytes, void **state) {
-  const KernelDef *kernel = backend->kernels[node->op];
-  *state = NULL;
-  if (!kernel->prepare)
-    return OK;
-  Status status = kernel->prepare(stream, node, in, out, workspace_bytes, state);
+                       size_t workspace_bytes, NodeKernel *kernel) {
+  Status status = wide_prepare(backend->kernels[node->op], stream, node, in, out, workspace_bytes, kernel);
   if (status != OK)
     node_context(node);
   return status;
 }
 
-void backend_forget(const Backend *backend, const Node *node, void *state) {
-  if (state)
-    backend->kernels[node->op]->release(state);
+void backend_forget(const NodeKernel *kernel) {
+  if (kernel->state)
+    kernel->release(kernel->state);
 }
 
 Status backend_check(const Backend *backend, const Graph *graph) {

@@ -19,11 +19,23 @@ typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const 
 /* What a kernel may take beside its operands where it could do with less. It is one number: bits may depend on it. */
 #define WORKSPACE_BUDGET ((size_t)32 << 20)
 
-/* One operator on one backend. */
+/* One operator on one backend.
+ *
+ * What is stored in bfloat16. A pass (graph/passes/types.c) makes values that were float32 bfloat16, so that a node's
+ * float operands and results are any mix of the two: in[i].dtype and out[j].dtype say which. A kernel computes as over
+ * float32 and rounds a bfloat16 result once, to the nearest, ties to even. A product (OP_PRODUCT) of operands of which
+ * one is bfloat16 is one of bfloat16 numbers: it rounds the other one, too, sums up in float32, adds in float32 and
+ * rounds its result once where that is bfloat16; its accumulator stays float32. Kernels of operators that move elements
+ * as they are (OP_ANY_TYPE) run where all float operands and results have one type. Others say which mixes they take;
+ * what they do not take, a host backend runs on copies in float32 (backend/wide.c), and another one refuses. */
 typedef struct {
   Kernel *run;
-  /* Whether it has a node that passed its shape rule: types, attributes. */
+  /* Whether it has a node that passed its shape rule: types, attributes. What is stored in bfloat16 is float32 to it.
+   */
   bool (*accepts)(const Graph *graph, const Node *node);
+  /* Whether it takes these operands and results, some of them bfloat16, as they are; then `workspace`, `prepare` and
+   * `run` see their types. NULL: none. */
+  bool (*narrow)(const Node *node, const Tensor *in, const Tensor *out);
   /* Bytes beside the operands, part of the arena: what it cannot do without, and what helps within the budget.
    * NULL: none. */
   size_t (*workspace)(const Graph *graph, const Node *node, size_t budget);
@@ -90,11 +102,18 @@ bool backend_accepts(const Backend *backend, const Graph *graph, const Node *nod
 /* What a node that the backend accepts takes beside its operands. */
 size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const Node *node);
 
-/* A node's state; NULL where its entry prepares none. Fails with the node's name in front. */
+/* How a node is run: run(stream, node, in, out, workspace, state). */
+typedef struct {
+  Kernel *run;
+  void *state;
+  void (*release)(void *state); /* NULL: there is no state */
+} NodeKernel;
+
+/* What runs a node over these operands, its entry's `prepare` done. in, out, workspace_bytes: as prepare's. Fails with
+ * the node's name in front; then there is nothing to forget. */
 Status backend_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                       size_t workspace_bytes, void **state);
-/* state: of backend_prepare, or NULL. */
-void backend_forget(const Backend *backend, const Node *node, void *state);
+                       size_t workspace_bytes, NodeKernel *kernel);
+void backend_forget(const NodeKernel *kernel);
 
 /* Runs one node on the host with the reference kernels: what the importer folds constants with. */
 Status backend_evaluate(void *unused, const Node *node, const Tensor *in, const Tensor *out);

@@ -47,8 +47,9 @@ static const OptionEntry table[] = {
     {"device", "NAME", "auto", " plan train run profile ", DEVICE_HELP, OPTION_TEXT, AT(device), NAMES(DEVICES)},
     {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), RANGE(1, 1024)},
     {"precision", "NAME", "float32", " plan train run profile ",
-     "float32, tf32 or bf16: operands of matrix products on GPUs; weights, sums and all else stay float32", OPTION_NAME,
-     AT(precision), NAMES("float32 tf32 bf16")},
+     "float32, tf32 or bf16: operands of matrix products on GPUs; on CPUs bf16 stores activations, too; weights and "
+     "sums stay float32",
+     OPTION_NAME, AT(precision), NAMES("float32 tf32 bf16")},
     {"memory-limit", "BYTES", NULL, " plan train run ", "of a rank's arena: 64M, 2G", OPTION_BYTES, AT(memory_limit),
      RANGE(1, INT64_MAX)},
     {"dim", "NAME=N", NULL, MODEL, "size of a symbolic dimension that the data does not give; may be repeated",

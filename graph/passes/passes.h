@@ -67,6 +67,13 @@ extern const Pass pass_unchanged, pass_twice;
 /* Of a training graph: products into accumulators. */
 extern const Pass pass_accumulate;
 
+/* Stores in bfloat16 what is float32 and follows from samples and parameters: activations, the products, norms, lookups
+ * and what is made of them, and cotangents. Parameters, their gradients, statistics, sums over axes, what leads from
+ * the last product to the loss, outputs of a graph without a loss, and what no parameter reaches (masks, positions)
+ * stay float32. Sets the values' types, the last pass over a graph. All of it or nothing, where `takes` refuses a node:
+ * *stored. */
+Status graph_store_narrow(Graph *graph, Takes *takes, const void *context, bool *stored);
+
 /* How often each value is read, or is an output: uses [n_values], of the graph's arena. */
 Status graph_uses(const Graph *graph, int **uses);
 

@@ -187,7 +187,7 @@ void executor_close(Executor *e) {
     return;
   executor_disconnect(e, false);
   for (const Prepared *p = e->prepared; p; p = p->next)
-    backend_forget(e->backend, p->node, p->state);
+    backend_forget(&p->kernel);
   if (e->base)
     e->backend->release(e->stream, e->base);
   if (e->pinned)

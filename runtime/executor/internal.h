@@ -27,8 +27,7 @@ static inline char *site_host(const Site *site, int microbatch) {
 /* One kernel call: operands n_in + n_out, in before out; their addresses are set for each microbatch. */
 typedef struct {
   const Node *node;
-  Kernel *kernel;
-  void *state; /* of the kernel's prepare */
+  NodeKernel kernel;
   Tensor *operands;
   Site *sites;
   void *workspace;
@@ -92,8 +91,7 @@ typedef struct {
 
 /* A call's state, to be released. */
 typedef struct Prepared {
-  const Node *node;
-  void *state;
+  NodeKernel kernel;
   struct Prepared *next;
 } Prepared;
 

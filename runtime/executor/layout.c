@@ -34,9 +34,9 @@ static Status prepare_call(Executor *e, Call *call) {
   Prepared *prepared;
   TRY(ARENA_NEW(e->arena, prepared, 1));
   TRY(backend_prepare(e->backend, e->stream, node, call->operands, call->operands + node->n_in,
-                      node_workspace_bytes(e->graph, node, e->spec.rank), &call->state));
-  if (call->state) {
-    *prepared = (Prepared){node, call->state, e->prepared};
+                      node_workspace_bytes(e->graph, node, e->spec.rank), &call->kernel));
+  if (call->kernel.state) {
+    *prepared = (Prepared){call->kernel, e->prepared};
     e->prepared = prepared;
   }
   return OK;
@@ -44,7 +44,7 @@ static Status prepare_call(Executor *e, Call *call) {
 
 /* stage -1: an update node. */
 static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
-  *call = (Call){.node = node, .kernel = e->backend->kernels[node->op]->run};
+  *call = (Call){.node = node};
   TRY(ARENA_NEW(e->arena, call->operands, node->n_in + node->n_out));
   TRY(ARENA_NEW(e->arena, call->sites, node->n_in + node->n_out));
   for (int i = 0; i < node->n_in + node->n_out; i++) {

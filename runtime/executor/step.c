@@ -40,7 +40,8 @@ Status executor_call(Executor *e, Call *call, int microbatch) {
   Trace *trace = e->spec.trace;
   bool traced = trace_on(trace) && trace->kernels;
   double begun = traced ? clock_seconds() : 0;
-  TRY(call->kernel(e->stream, node, call->operands, call->operands + node->n_in, call->workspace, call->state));
+  TRY(call->kernel.run(e->stream, node, call->operands, call->operands + node->n_in, call->workspace,
+                       call->kernel.state));
   if (traced)
     trace_end(trace, begun,
               (TraceEvent){.kind = TRACE_KERNEL,

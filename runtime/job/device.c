@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/nearest.h"
+#include "graph/passes/passes.h"
 
 static Status unknown(const char *name) {
   char have[256] = "", hint[NEAREST_BYTES];
@@ -132,8 +133,8 @@ Status devices_precision(const char *name, const RankDevice *devices, int ranks,
     return fail(E_USAGE, "--precision: '%s' is none of float32, tf32, bf16", name);
   for (int r = 0; r < ranks; r++)
     able |= devices[r].backend->reduces_precision;
-  if (found != PRECISION_FLOAT32 && !able)
-    return fail(E_USAGE, "--precision %s needs a GPU (--device cuda): %s computes in float32", name,
+  if (found == PRECISION_TF32 && !able)
+    return fail(E_USAGE, "--precision tf32 needs a GPU (--device cuda): %s has float32 and bf16",
                 devices[0].backend->name);
   *precision = (Precision)found;
   return OK;
@@ -154,18 +155,37 @@ static int list_backends(const RankDevice *devices, int ranks, const Backend *li
   return n;
 }
 
-Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph) {
+/* The backends of a run. */
+typedef struct {
   const Backend *list[RUN_BACKENDS];
+  int n;
+} Used;
+
+/* Takes: all of them. */
+static bool used_take(const void *context, const Graph *graph, const Node *node) {
+  const Used *used = context;
+  for (int k = 0; k < used->n; k++)
+    if (!backend_accepts(used->list[k], graph, node))
+      return false;
+  return true;
+}
+
+Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph) {
+  Used used;
   uint8_t *of_rank;
+  bool stored;
   TRY(ARENA_NEW(graph->arena, of_rank, ranks));
-  int n = list_backends(devices, ranks, list, of_rank);
+  used.n = list_backends(devices, ranks, used.list, of_rank);
   graph->backend_of_rank = of_rank;
   for (size_t i = 0; i < graph->n_nodes; i++)
     graph->nodes[i]->precision = precision;
-  for (int k = 0; k < n; k++) {
-    TRY(backend_check(list[k], graph));
+  for (int k = 0; k < used.n; k++)
+    TRY(backend_check(used.list[k], graph));
+  if (precision == PRECISION_BF16)
+    TRY(graph_store_narrow(graph, used_take, &used, &stored));
+  for (int k = 0; k < used.n; k++) {
     for (size_t i = 0; i < graph->n_nodes; i++)
-      graph->nodes[i]->workspace_bytes[k] = backend_workspace_bytes(list[k], graph, graph->nodes[i]);
+      graph->nodes[i]->workspace_bytes[k] = backend_workspace_bytes(used.list[k], graph, graph->nodes[i]);
   }
   return OK;
 }

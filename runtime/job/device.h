@@ -21,10 +21,10 @@ Status devices_text(Arena *arena, const RankDevice *devices, int ranks, const ch
  * machines' instruction sets nothing is known: they count as this one's. */
 Status devices_bits(Arena *arena, const RankDevice *devices, int ranks, const char **text);
 
-/* The precision of this name. E_USAGE for another name, and where no rank's device can reduce it. */
+/* The precision of this name. E_USAGE for another name, and for tf32 where no rank's device has it. */
 Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision);
 
-/* Sets the precision of products, and what each node's workspace takes on each of the ranks' backends;
+/* Sets the precision of products, with bf16 what is stored in bfloat16 where all backends take it, and what each node's workspace takes on each of the ranks' backends;
  * E_UNSUPPORTED where one of their backends cannot run a node. */
 Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph);
 

@@ -75,17 +75,23 @@ static Status choose_devices(Job *job) {
   return devices_text(job->arena, decided->devices, decided->ranks, text, &decided->device_text);
 }
 
-/* Whose products are not in full. */
+/* Whose products are not in full; in bf16, without a GPU, what is stored. */
 static Status choose_precision(Job *job) {
   JobDecisions *decided = &job->decided;
-  bool planned = job->asked.planned.precision && !options_given(job->asked.options, "precision"), all = true;
+  bool planned = job->asked.planned.precision && !options_given(job->asked.options, "precision");
+  bool all = true, none = true;
   const char *name = decided->precision_text = planned ? job->asked.planned.precision : job->asked.options->precision;
   Status status = devices_precision(name, decided->devices, decided->ranks, &decided->precision);
   TRY(planned ? refuse_plan(job, status) : status);
   if (decided->precision == PRECISION_FLOAT32)
     return OK;
-  for (int r = 0; r < decided->ranks; r++)
+  for (int r = 0; r < decided->ranks; r++) {
     all &= decided->devices[r].backend->reduces_precision;
+    none &= !decided->devices[r].backend->reduces_precision;
+  }
+  if (none)
+    return job_decide(job, "precision", "%s activations and operands of products; weights, sums and losses float32",
+                      name);
   return job_decide(job, "precision", "%s operands of products%s; weights, sums and all else float32", name,
                     all ? "" : " on GPUs, float32 ones on the other ranks");
 }

@@ -7,6 +7,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "graph/memory.h"
+#include "graph/narrow.h"
 #include "graph/op.h"
 
 /* A kind of node, by its first. */
@@ -105,6 +106,8 @@ static void make_up(const Node *node, int input, Tensor *tensor, char *data, siz
   memset(data, 0, bytes);
   for (size_t i = 0; i < n && tensor->dtype == F32; i++)
     ((float *)data)[i] = 0.5f + (float)(i % 61) / 61;
+  for (size_t i = 0; i < n && tensor->dtype == BF16; i++)
+    ((uint16_t *)data)[i] = bf16_bits(0.5f + (float)(i % 61) / 61);
   for (size_t i = 0; i < n && tensor->dtype == F64; i++)
     ((double *)data)[i] = 0.5 + (double)(i % 61) / 61;
   for (size_t i = 0; i < n && divides && !dtype_is_float(tensor->dtype); i++)
@@ -117,7 +120,7 @@ typedef struct {
   size_t *offset;   /* of each; SIZE_MAX: absent */
   size_t workspace; /* offset */
   size_t bytes;
-  void *state; /* of the kernel's prepare */
+  NodeKernel kernel;
 } Bench;
 
 static Status take(size_t *total, size_t bytes, size_t *offset) {
@@ -165,8 +168,8 @@ static Status fill(const Profiler *p, Arena *arena, const Node *node, Bench *ben
 
 static Status call(const Profiler *p, const Node *node, const Bench *bench, char *base, double *seconds) {
   double begin = clock_seconds();
-  TRY(p->backend->kernels[node->op]->run(p->stream, node, bench->tensors, bench->tensors + node->n_in,
-                                         base + bench->workspace, bench->state));
+  TRY(bench->kernel.run(p->stream, node, bench->tensors, bench->tensors + node->n_in, base + bench->workspace,
+                        bench->kernel.state));
   TRY(p->backend->stream_wait(p->stream));
   *seconds = clock_seconds() - begin;
   return OK;
@@ -183,14 +186,14 @@ static Status measure(const Profiler *p, Arena *arena, Kind *kind, double until)
   double seconds, best = -1;
   if (status == OK)
     status = backend_prepare(p->backend, p->stream, node, bench.tensors, bench.tensors + node->n_in,
-                             node_workspace_bytes(p->graph, node, -1), &bench.state);
+                             node_workspace_bytes(p->graph, node, -1), &bench.kernel);
   if (status == OK)
     status = call(p, node, &bench, memory, &best);
   for (int i = 0; i < MOST_CALLS && status == OK && clock_seconds() + best < until; i++) {
     status = call(p, node, &bench, memory, &seconds);
     best = i == 0 || seconds < best ? seconds : best;
   }
-  backend_forget(p->backend, node, bench.state);
+  backend_forget(&bench.kernel);
   p->backend->release(p->stream, memory);
   kind->seconds = status == OK ? best : -1;
   return status;

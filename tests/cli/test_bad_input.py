@@ -276,7 +276,7 @@ class BadCommandLines(CommandLineTest):
             (re.compile("^--device: this build has no 'abacus', only "), [*train, "--device", "abacus"]),
             (re.compile(r"^--device: this build has no 'referense', only .* \(did you mean reference\?\)$"), [*train, "--device", "referense"]),
             ("--precision: 'half' is none of float32, tf32, bf16", [*train, "--precision", "half"]),
-            ("--precision bf16 needs a GPU (--device cuda): cpu computes in float32", [*train, "--precision", "bf16"]),
+            ("--precision tf32 needs a GPU (--device cuda): cpu has float32 and bf16", [*train, "--precision", "tf32"]),
             ("3 stages need 2 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 3]),
             ("4096 stages need 4095 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 4096]),
             ("--dim: 'T' is not NAME=N with a size of at least 0", [*train, "--dim", "T"]),

@@ -201,7 +201,7 @@ class Train(CommandLineTest):
                 ("microbatch_size", 2**62, 1, f": 'microbatch_size' is {2**62}, not from 1 to 2147483647"),
                 ("device", "cqu", 1, ": --device: this build has no 'cqu', only "),
                 ("precision", "bf17", 1, ": --precision: 'bf17' is none of float32, tf32, bf16"),
-                ("precision", "bf16", 1, ": --precision bf16 needs a GPU (--device cuda): cpu computes in float32"),
+                ("precision", "tf32", 1, ": --precision tf32 needs a GPU (--device cuda): cpu has float32 and bf16"),
                 ("optimizer", "sgdd", 2, ": the plan was made with --optimizer sgdd, not adamw")]
         for key, value, code, line in lies:
             with open(plan) as file:

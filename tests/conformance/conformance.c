@@ -157,7 +157,8 @@ Status case_fill(Case *c) {
 
 static Status run_node(const Case *c, const Backend *backend, Stream *stream, const Node *node) {
   Tensor *in, *out;
-  void *workspace, *state = NULL;
+  void *workspace;
+  NodeKernel kernel;
   TRY(ARENA_NEW(c->arena, in, node->n_in));
   TRY(ARENA_NEW(c->arena, out, node->n_out));
   for (int i = 0; i < node->n_in; i++)
@@ -169,10 +170,10 @@ static Status run_node(const Case *c, const Backend *backend, Stream *stream, co
   size_t bytes = backend_workspace_bytes(backend, c->graph, node);
   if (posix_memalign(&workspace, 64, bytes + 1))
     return fail(E_MEMORY, "out of memory");
-  Status status = backend_prepare(backend, stream, node, in, out, bytes, &state);
+  Status status = backend_prepare(backend, stream, node, in, out, bytes, &kernel);
   if (status == OK)
-    status = backend->kernels[node->op]->run(stream, node, in, out, workspace, state);
-  backend_forget(backend, node, state);
+    status = kernel.run(stream, node, in, out, workspace, kernel.state);
+  backend_forget(&kernel);
   free(workspace);
   if (status != OK)
     node_context(node);

@@ -205,17 +205,18 @@ static Status run_node(const Graph *g, const Tensor *tensor, const Backend *back
     if (node->out[i] != NO_VALUE)
       out[i] = tensor[node->out[i]];
   size_t bytes = backend_workspace_bytes(backend, g, node);
-  void *workspace = NULL, *state;
+  void *workspace = NULL;
+  NodeKernel kernel;
   if (bytes && !backend->is_host)
     TRY(backend->alloc(stream, bytes, &workspace));
   else if (bytes && posix_memalign(&workspace, 64, bytes))
     return fail(E_MEMORY, "out of memory");
-  Status status = backend_prepare(backend, stream, node, in, out, bytes, &state);
+  Status status = backend_prepare(backend, stream, node, in, out, bytes, &kernel);
   if (status == OK)
-    status = backend->kernels[node->op]->run(stream, node, in, out, workspace, state);
+    status = kernel.run(stream, node, in, out, workspace, kernel.state);
   if (status == OK && !backend->is_host)
     status = backend->stream_wait(stream); /* it uses the workspace still */
-  backend_forget(backend, node, state);
+  backend_forget(&kernel);
   if (backend->is_host)
     free(workspace);
   else if (workspace)
