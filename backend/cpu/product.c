@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/product.h"
 #include "backend/cpu/product_bf16.h"
 
 enum {
@@ -25,12 +26,13 @@ typedef struct {
   const Isa *isa;
   int64_t columns; /* of a tile */
   const char *a, *b;
-  char *c, *packed;       /* B's block, strips of `columns` columns */
-  int64_t j, n, l, k;     /* the block along n and k */
-  int64_t m_task, n_task; /* rows and columns of a task */
-  const Tensor *in, *out; /* of many products */
-  bool adds;              /* to what is in C */
-  const void *row;        /* what every row begins with, [n] of the product; NULL: nothing */
+  char *c, *packed;         /* B's block, strips of `columns` columns */
+  int64_t j, n, l, k;       /* the block along n and k */
+  int64_t m_task, n_task;   /* rows and columns of a task */
+  const Tensor *in, *out;   /* of many products */
+  bool adds;                /* to what is in C */
+  const void *row;          /* what every row begins with, [n] of the product; NULL: nothing */
+  const Epilogue *epilogue; /* NULL: none */
 } Job;
 
 #define T float
@@ -46,7 +48,7 @@ typedef struct {
 #undef S
 
 /* A block of B, packed; for any instruction set and number of threads. */
-static size_t packed_bytes(const Graph *graph, const Node *node, int first) {
+size_t product_workspace(const Graph *graph, const Node *node, int first) {
   Tensor in[] = {kernel_input(graph, node, first), kernel_input(graph, node, first + 1)};
   Product p = product_of(node, in);
   if (product_is_bf16(in))
@@ -56,20 +58,7 @@ static size_t packed_bytes(const Graph *graph, const Node *node, int first) {
   return (size_t)(n * least(p.k, K_BLOCK)) * size;
 }
 
-static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
-  (void)budget;
-  return packed_bytes(graph, node, 0);
-}
-
-static size_t accumulate_workspace(const Graph *graph, const Node *node, size_t budget) {
-  (void)budget;
-  return packed_bytes(graph, node, 1);
-}
-
-/* The state: the Product. */
-static Status product_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                              size_t workspace_bytes, void **state) {
-  (void)stream, (void)out, (void)workspace_bytes;
+Status product_prepare(const Node *node, const Tensor *in, void **state) {
   Product *p = malloc(sizeof *p);
   if (!p)
     return fail(E_MEMORY, "out of memory");
@@ -78,49 +67,84 @@ static Status product_prepare(Stream *stream, const Node *node, const Tensor *in
   return OK;
 }
 
-static Status accumulate_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                                 size_t workspace_bytes, void **state) {
-  return product_prepare(stream, node, in + 1, out, workspace_bytes, state);
+static size_t workspace_of_product(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return product_workspace(graph, node, 0);
 }
 
-/* in: A and B; row: NULL, or what each row of one product begins with. */
-static Status multiply(Stream *stream, const Node *node, const Product *p, const Tensor *in, const Tensor *out,
-                       bool adds, const void *row, void *workspace) {
-  if (product_is_bf16(in))
-    return product_bf16(stream,
-                        &(ProductBf16){.p = p, .in = in, .out = out, .adds = adds, .alpha = 1, .beta = 1, .d = NULL},
+static Status prepare_product(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                              size_t workspace_bytes, void **state) {
+  (void)stream, (void)out, (void)workspace_bytes;
+  return product_prepare(node, in, state);
+}
+
+static size_t workspace_of_accumulated(const Graph *graph, const Node *node, size_t budget) {
+  (void)budget;
+  return product_workspace(graph, node, 1);
+}
+
+static Status prepare_accumulated(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                                  size_t workspace_bytes, void **state) {
+  (void)stream, (void)out, (void)workspace_bytes;
+  return product_prepare(node, in + 1, state);
+}
+
+/* A product of nothing: rows of zeros, or of what they begin with. */
+static void nothing_multiplied(const Job *job, size_t size) {
+  int64_t rows = job->p->m * job->p->batches;
+  size_t bytes = (size_t)job->p->n * size;
+  for (int64_t r = 0; r < rows && !job->adds; r++)
+    if (job->row)
+      memcpy((char *)job->out->data + (size_t)r * bytes, job->row, bytes);
+    else
+      memset((char *)job->out->data + (size_t)r * bytes, 0, bytes);
+  if (job->epilogue)
+    job->epilogue->apply(job->epilogue->context, 0, rows * job->p->n, job->out->data);
+}
+
+Status product_run(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, bool adds, const void *row,
+                   const Epilogue *epilogue, void *workspace, const void *state) {
+  const Product *p = state;
+  if (product_is_bf16(in) && !row && !epilogue)
+    return product_bf16(stream, &(ProductBf16){.p = p, .in = in, .out = out, .adds = adds, .alpha = 1, .beta = 1},
                         workspace);
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
-  Job job = {.p = p, .isa = stream->isa, .packed = workspace, .in = in, .out = out, .adds = adds, .row = row};
+  Job job = {.p = p,
+             .isa = stream->isa,
+             .packed = workspace,
+             .in = in,
+             .out = out,
+             .adds = adds,
+             .row = row,
+             .epilogue = epilogue};
   size_t size = dtype_bytes(in->dtype);
   job.columns = 2 * stream->isa->vector_bytes / (int64_t)size;
-  if (p->m * p->n * p->batches == 0 || (p->k == 0 && adds))
+  if (p->m * p->n * p->batches == 0)
     return OK;
-  if (p->k == 0) {
-    memset(out->data, 0, (size_t)(p->m * p->n * p->batches) * size);
-    return OK;
-  }
-  return size == 4 ? product_f32(&job, stream->pool) : product_f64(&job, stream->pool);
+  if (p->k)
+    return size == 4 ? product_f32(&job, stream->pool) : product_f64(&job, stream->pool);
+  nothing_multiplied(&job, size);
+  return OK;
 }
 
-#define PRODUCT .accepts = takes_floats, .workspace = product_workspace, .prepare = product_prepare, .release = free
+#define PRODUCT .accepts = takes_floats, .workspace = workspace_of_product, .prepare = prepare_product, .release = free
 
 CPU_KERNEL(MatMul, PRODUCT) {
-  return multiply(stream, node, state, in, out, false, NULL, workspace);
+  return product_run(stream, node, in, out, false, NULL, NULL, workspace, state);
 }
 
-CPU_KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = accumulate_workspace, .prepare = accumulate_prepare,
-           .release = free) {
+CPU_KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = workspace_of_accumulated,
+           .prepare = prepare_accumulated, .release = free) {
   (void)out;
-  return multiply(stream, node, state, in + 1, in, true, NULL, workspace);
+  return product_run(stream, node, in + 1, in, true, NULL, NULL, workspace, state);
 }
 
 /* C, where it is a row and neither it nor the product is scaled. */
 static const void *row_of(const Node *node, const Product *p, const Tensor *in) {
   const Tensor *c = node->n_in > 2 && in[2].data ? &in[2] : NULL;
   bool is_row = c && c->shape.rank && c->shape.dim[c->shape.rank - 1] == p->n && shape_elements(c->shape) == p->n &&
-                p->k && node_float(node, "alpha", 1) == 1 && node_float(node, "beta", 1) == 1;
+                node_float(node, "alpha", 1) == 1 && node_float(node, "beta", 1) == 1;
   return is_row ? c->data : NULL;
 }
 
@@ -139,8 +163,6 @@ CPU_KERNEL(Gemm, PRODUCT) {
   if (product_is_bf16(in))
     return gemm_bf16(stream, node, state, in, out, workspace);
   const void *row = row_of(node, state, in);
-  if (row)
-    return multiply(stream, node, state, in, out, false, row, workspace);
-  TRY(run_MatMul(stream, node, in, out, workspace, state));
-  return product_finish(node, in, out);
+  TRY(product_run(stream, node, in, out, false, row, NULL, workspace, state));
+  return row ? OK : product_finish(node, in, out);
 }
