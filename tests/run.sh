@@ -18,6 +18,7 @@ for preset in debug release; do
   # shellcheck disable=SC2086
   ctest --preset $preset --no-tests=error -j "$jobs" $leave_out
 done
+build/release/tests/list_isas
 cmake --preset tsan >/dev/null
 cmake --build --preset tsan --target runtime_test_transport_local runtime_test_executor runtime_test_session \
   runtime_test_reference_cases runtime_test_checkpoint runtime_test_resume_cases runtime_test_last_batch \

@@ -7,7 +7,8 @@ set -eu
 packages="gcc libc6-dev cmake ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libzip-dev zlib1g-dev
 libopenmpi-dev openmpi-bin"
 if [ "${1:-}" = tests ]; then
-  packages="$packages libcmocka-dev g++ groff-base binutils bash iproute2 python3 python3-venv python3-pip"
+  packages="$packages libcmocka-dev g++ groff-base binutils bash iproute2 python3 python3-venv python3-pip
+gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 fi
 [ "${1:-}" = fuzz ] && packages="$packages clang-14 libclang-rt-14-dev"
 

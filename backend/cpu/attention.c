@@ -56,6 +56,16 @@ static Sizes sizes_of(const Attention *a, int64_t rows, int64_t width, int64_t p
   return s;
 }
 
+/* Elements of a group for the instruction set that takes most: the same number for all of a build. */
+static int64_t most_of_group(const Attention *a, int64_t size, int64_t parts) {
+  int64_t most = 0;
+  for (int i = 0; isas[i]; i++) {
+    int64_t all = sizes_of(a, isas[i]->tile_rows, 2 * isas[i]->vector_bytes / size, parts).all;
+    most = all > most ? all : most;
+  }
+  return most;
+}
+
 /* A thread's scratch in bytes: forward strips of Q, Y, scores and twice as much for a mask; backward so many queries of
  * Q, dQ and dY, the latter two as left and right operands, of weights and their slopes. */
 static int64_t scratch_bytes(const Attention *a, int64_t block, int64_t size) {
@@ -79,7 +89,7 @@ static bool plan(Job *job, bool backward, int64_t size, size_t budget) {
   if (!all || !job->units || !a->keys || !a->size || !a->value_size)
     return false;
   job->parts = backward ? least(divide_up(LEAST_TASKS, all), job->units) : 0;
-  size_t each = (size_t)(sizes_of(a, MOST_TILE_ROWS, WIDEST / size, job->parts).all * size);
+  size_t each = (size_t)(most_of_group(a, size, job->parts) * size);
   int64_t most = (int64_t)(budget / 2 / each);
   job->wave = least(divide_up(WAVE_TASKS, backward ? job->parts : job->units), most > 1 ? most : 1);
   job->wave = least(job->wave, all);
@@ -92,7 +102,7 @@ static size_t workspace(const Graph *graph, const Node *node, size_t budget, boo
   Job job = {.a = attention_in(graph, node)};
   if (!plan(&job, backward, size, budget))
     return reference->workspace(graph, node, budget);
-  return (size_t)(job.wave * sizes_of(&job.a, MOST_TILE_ROWS, WIDEST / size, job.parts).all * size);
+  return (size_t)(job.wave * most_of_group(&job.a, size, job.parts) * size);
 }
 
 static size_t forward_workspace(const Graph *graph, const Node *node, size_t budget) {

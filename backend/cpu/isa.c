@@ -8,6 +8,9 @@ extern const Isa isa_plain;
 #if defined(__x86_64__)
 extern const Isa isa_amx, isa_avx512_bf16, isa_avx512, isa_avx2;
 const Isa *const isas[] = {&isa_amx, &isa_avx512_bf16, &isa_avx512, &isa_avx2, &isa_plain, NULL};
+#elif defined(__aarch64__)
+extern const Isa isa_neon;
+const Isa *const isas[] = {&isa_neon, &isa_plain, NULL};
 #else
 const Isa *const isas[] = {&isa_plain, NULL};
 #endif
