@@ -59,6 +59,9 @@ typedef struct Backend {
   const char *(*instructions)(void); /* the set that its bits depend on; NULL: on none, or on the device */
   Status (*stream_open)(int device, int threads, Stream **stream);
   void (*stream_close)(Stream *stream);
+  /* Has thread i of the stream keep to core cores[i]; the first one is the caller's, which is left alone. NULL where
+   * there are no threads. */
+  void (*stream_place)(Stream *stream, const int *cores);
   Status (*stream_wait)(Stream *stream); /* until all that was enqueued is done; reports its errors */
   /* 64-byte aligned; zeros where is_host. E_MEMORY with need and limit. */
   Status (*alloc)(Stream *stream, size_t bytes, void **memory);

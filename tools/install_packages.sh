@@ -5,7 +5,7 @@
 set -eu
 
 packages="gcc libc6-dev cmake ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libzip-dev zlib1g-dev
-libopenmpi-dev openmpi-bin"
+libopenmpi-dev openmpi-bin libhwloc-dev"
 if [ "${1:-}" = tests ]; then
   packages="$packages libcmocka-dev g++ groff-base binutils bash iproute2 python3 python3-venv python3-pip
 gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"

@@ -45,6 +45,10 @@ static void stream_close(Stream *stream) {
   free(stream);
 }
 
+static void stream_place(Stream *stream, const int *cores) {
+  pool_place(stream->pool, cores);
+}
+
 /* One core at some 3 GHz, products near their peak. */
 static Status describe(int device, DeviceSpec *spec) {
   (void)device;
@@ -72,4 +76,5 @@ const Backend backend_cpu = {
     .describe = describe,
     .stream_open = stream_open,
     .stream_close = stream_close,
+    .stream_place = stream_place,
 };

@@ -3,6 +3,7 @@
 #include "backend/cpu/pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -147,6 +148,15 @@ void pool_destroy(Pool *pool) {
   free(pool->scratch);
   free(pool->workers);
   free(pool);
+}
+
+void pool_place(Pool *pool, const int *cores) {
+  for (int i = 1; i < pool->threads; i++) {
+    cpu_set_t core;
+    CPU_ZERO(&core);
+    CPU_SET((size_t)cores[i], &core);
+    pthread_setaffinity_np(pool->workers[i - 1], sizeof core, &core);
+  }
 }
 
 static Status run_alone(Pool *pool, int64_t n, Task *task, void *context) {

@@ -18,6 +18,9 @@ typedef Status Task(void *context, int64_t i, void *scratch);
 Status pool_create(int threads, Pool **pool);
 void pool_destroy(Pool *pool);
 
+/* Has worker i, from 1, keep to core cores[i], where the system lets it. */
+void pool_place(Pool *pool, const int *cores);
+
 /* Runs tasks 0 … n-1 and returns when all are done; of several that fail, the failure of the lowest counts. Called by
  * one thread at a time. */
 Status pool_run(Pool *pool, int64_t n, Task *task, void *context);

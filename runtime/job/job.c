@@ -1,11 +1,9 @@
 /* From options to numbers and data. Invariant: batch = microbatches · microbatch_size, ranks as the world has. */
 #include "runtime/job/job.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
 
@@ -15,26 +13,6 @@ int job_ranks_here(const Job *job) {
   const char *local = job->asked.world->mpi ? getenv("OMPI_COMM_WORLD_LOCAL_SIZE") : NULL;
   int n = local ? atoi(local) : 0;
   return n > 0 && n <= job->decided.ranks ? n : job->decided.ranks;
-}
-
-/* Cores for each rank. mpirun binds a rank to one core where nobody asks for more: that is undone, or all threads of a
- * rank would share it. A binding that was asked for (--bind-to) or is another launcher's (srun) stands, and its cores
- * are the rank's own. */
-static int cores_of_rank(const Job *job) {
-  const char *policy = job->asked.world->mpi ? getenv("OMPI_MCA_hwloc_base_binding_policy") : "none";
-  bool undone = !policy && getenv("OMPI_MCA_orte_launch"); /* which mpirun tells its ranks */
-  cpu_set_t cores;
-  if (undone) {
-    CPU_ZERO(&cores);
-    for (long i = 0; i < sysconf(_SC_NPROCESSORS_CONF) && i < CPU_SETSIZE; i++)
-      CPU_SET((size_t)i, &cores);
-    sched_setaffinity(0, sizeof cores, &cores); /* where it fails, fewer threads run */
-  }
-  int all = (int)sysconf(_SC_NPROCESSORS_ONLN);
-  int n = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : all;
-  if (undone || (policy ? strcmp(policy, "none") == 0 : n == all))
-    n /= job_ranks_here(job);
-  return n > 1 ? n : 1;
 }
 
 /* "cpu (…)", or each rank's: "cuda:0, cpu". */
@@ -98,22 +76,26 @@ static Status choose_precision(Job *job) {
 
 static Status choose_threads(Job *job) {
   JobDecisions *decided = &job->decided;
-  int cores = cores_of_rank(job);
-  char names[512];
+  Cores *cores = &decided->cores;
+  char names[512], shared[CORES_TEXT];
   TRY(choose_devices(job));
   TRY(name_devices(job, names, sizeof names));
+  TRY(job_decide(job, "device", "%s", names));
   TRY(choose_precision(job));
-  bool given = job->asked.options->threads != 0, threaded = false;
+  bool threaded = false;
   for (int r = 0; r < decided->ranks; r++)
     threaded |= decided->devices[r].backend == &backend_cpu;
-  decided->threads = given ? (int)job->asked.options->threads : cores;
-  if (!threaded)
-    decided->threads = 1;
-  return job_decide(job, "device", "%s, %d thread%s a rank%s", names, decided->threads,
-                    decided->threads == 1 ? "" : "s",
-                    !threaded ? ": it has no more"
-                    : given   ? ""
-                              : ", the cores that a rank has here");
+  cores_find(job->asked.world->mpi, job_ranks_here(job), cores);
+  int share = cores_usable(cores) / cores->ranks;
+  decided->threads = !threaded                     ? 1
+                     : job->asked.options->threads ? (int)job->asked.options->threads
+                     : share > 1                   ? share
+                                                   : 1;
+  if (threaded && decided->pins)
+    cores_pin(cores, decided->threads);
+  cores_text(cores, shared);
+  return threaded ? job_decide(job, "threads", "%d a rank %s", decided->threads, shared)
+                  : job_decide(job, "threads", "1 a rank: the device has no more");
 }
 
 static Status contradicts(const Job *job, const char *option, int64_t asked, int64_t planned) {

@@ -163,6 +163,7 @@ static Status begin(Training *training, RankPlace *place) {
   TRY(launcher_check(job->asked.world, job->asked.options));
   if (!job_has_data(job->asked.options))
     return fail(E_USAGE, "train needs --data FILE, or --tokens FILE");
+  job->decided.pins = true;
   TRY(job_open(job));
   TRY(settle_steps(training));
   TRY(settle_validation(training));
@@ -257,7 +258,7 @@ static Status prepare(Training *training) {
   if (training->checkpoint_lock >= 0)
     TRY(resume_about(job, training->epoch_length, &training->checkpoint_about));
   TRY(plan_beside(training));
-  int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), here = job_ranks_here(job);
+  int cores = cores_usable(&decided->cores), here = decided->cores.ranks;
   if (decided->devices[0].backend->is_host && here * decided->threads > cores)
     TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
                    decided->threads, decided->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));

@@ -41,6 +41,17 @@ static Status open_rest(Worker *w, const ExecutorSpec *whole) {
   return open_stepper(w, &rest->job, &spec, &w->rest);
 }
 
+/* The rank's threads but this one, which may be the caller's own: it keeps to its core within a step. */
+static void place(Worker *w) {
+  const Job *job = w->training->job;
+  const JobDecisions *decided = &job->decided;
+  const Backend *backend = store_backend(w->store);
+  if (!decided->cores.pinned || !backend->stream_place)
+    return;
+  w->cores = cores_of(&decided->cores, job->asked.world->mpi ? 0 : w->rank, decided->threads);
+  backend->stream_place(store_stream(w->store), w->cores);
+}
+
 Status worker_open(Worker *w) {
   const Training *training = w->training;
   Job *job = training->job;
@@ -71,6 +82,7 @@ Status worker_open(Worker *w) {
   spec.trace = w->timeline.trace;
   TRY(store_open(decided->devices[w->rank].backend, decided->devices[w->rank].device, decided->threads, &w->store));
   spec.store = w->store;
+  place(w);
   if (training->rest)
     spec.work_bytes = memory_work_bytes(&training->rest->job.decided.plan.rank_memory[w->rank]);
   TRY(open_stepper(w, job, &spec, &w->whole));
@@ -274,8 +286,12 @@ Status worker_connect(Worker *w) {
 }
 
 Status worker_step(Worker *w) {
+  Stay stay = {0};
   at(w, WATCH_STEP);
+  if (w->cores)
+    machine_stay(w->cores[0], &stay);
   Status status = run_step(w);
+  machine_leave(&stay);
   if (status != OK && !w->link && w->report_is_out)
     collect(w); /* the last good step is reported; with peers the transport is gone already */
   if (status != OK && status != E_COMM)

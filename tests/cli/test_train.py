@@ -319,7 +319,7 @@ class Train(CommandLineTest):
         for words, threads in ((unbound, os.cpu_count()), (["env", "-u", "OMPI_MCA_orte_launch", *unbound], 1)):
             result = self.run_words([*words, *train], mpi=1)
             self.assertEqual(result.returncode, 0, result.stderr)
-            self.assertIn(f", {threads} thread", result.stdout)
+            self.assertIn(f"threads       {threads} a rank of {threads} core", result.stdout)
 
 
 if __name__ == "__main__":
