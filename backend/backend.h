@@ -62,6 +62,9 @@ typedef struct Backend {
   /* Has thread i of the stream keep to core cores[i]; the first one is the caller's, which is left alone. NULL where
    * there are no threads. */
   void (*stream_place)(Stream *stream, const int *cores);
+  /* Has long kernels call `between` now and then, on the thread that called them; NULL: no more. It does not wait, and
+   * leaves the kernel's operands alone. NULL where kernels only enqueue, or are not interrupted. */
+  void (*stream_between)(Stream *stream, void (*between)(void *context), void *context);
   Status (*stream_wait)(Stream *stream); /* until all that was enqueued is done; reports its errors */
   /* 64-byte aligned; zeros where is_host. E_MEMORY with need and limit. */
   Status (*alloc)(Stream *stream, size_t bytes, void **memory);

@@ -49,6 +49,10 @@ static void stream_place(Stream *stream, const int *cores) {
   pool_place(stream->pool, cores);
 }
 
+static void stream_between(Stream *stream, void (*between)(void *context), void *context) {
+  pool_between(stream->pool, between, context);
+}
+
 /* One core at some 3 GHz, products near their peak. */
 static Status describe(int device, DeviceSpec *spec) {
   (void)device;
@@ -77,4 +81,5 @@ const Backend backend_cpu = {
     .stream_open = stream_open,
     .stream_close = stream_close,
     .stream_place = stream_place,
+    .stream_between = stream_between,
 };

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/clock.h"
+
 enum { SPINS = 2000, MESSAGE = 512 };
 
 struct Pool {
@@ -27,6 +29,9 @@ struct Pool {
   int64_t failed; /* the lowest task that failed, n if none did */
   Status code;
   char message[MESSAGE];
+  Between *between;
+  void *between_context;
+  double called; /* between, last */
 };
 
 static void set_failure(Pool *pool, int64_t i, Status code) {
@@ -39,11 +44,23 @@ static void set_failure(Pool *pool, int64_t i, Status code) {
   pthread_mutex_unlock(&pool->lock);
 }
 
-static void take_tasks(Pool *pool, void *scratch) {
+static void call_between(Pool *pool) {
+  if (!pool->between)
+    return;
+  double now = clock_seconds();
+  if (now - pool->called < 1e-4)
+    return;
+  pool->called = now;
+  pool->between(pool->between_context);
+}
+
+static void take_tasks(Pool *pool, void *scratch, bool is_caller) {
   for (int64_t i; (i = atomic_fetch_add(&pool->next, 1)) < pool->n;) {
     Status status = pool->task(pool->context, i, scratch);
     if (status != OK)
       set_failure(pool, i, status);
+    if (is_caller)
+      call_between(pool);
   }
 }
 
@@ -83,7 +100,7 @@ static void *work(void *argument) {
     pthread_mutex_unlock(&pool->lock);
     if (!joined)
       continue;
-    take_tasks(pool, start.scratch);
+    take_tasks(pool, start.scratch, false);
     pthread_mutex_lock(&pool->lock);
     if (--pool->inside == 0)
       pthread_cond_signal(&pool->left);
@@ -159,9 +176,16 @@ void pool_place(Pool *pool, const int *cores) {
   }
 }
 
+void pool_between(Pool *pool, Between *between, void *context) {
+  pool->between = between;
+  pool->between_context = context;
+}
+
 static Status run_alone(Pool *pool, int64_t n, Task *task, void *context) {
-  for (int64_t i = 0; i < n; i++)
+  for (int64_t i = 0; i < n; i++) {
     TRY(task(context, i, pool->scratch[0]));
+    call_between(pool);
+  }
   return OK;
 }
 
@@ -177,7 +201,7 @@ Status pool_run(Pool *pool, int64_t n, Task *task, void *context) {
   atomic_fetch_add(&pool->job, 1);
   pthread_cond_broadcast(&pool->wake);
   pthread_mutex_unlock(&pool->lock);
-  take_tasks(pool, pool->scratch[0]);
+  take_tasks(pool, pool->scratch[0], true);
   pthread_mutex_lock(&pool->lock);
   pool->open = false;
   while (pool->inside)

@@ -21,6 +21,11 @@ void pool_destroy(Pool *pool);
 /* Has worker i, from 1, keep to core cores[i], where the system lets it. */
 void pool_place(Pool *pool, const int *cores);
 
+/* Something that does not wait, called by the caller of pool_run between its tasks, at most every tenth of a
+ * millisecond; NULL: nothing. */
+typedef void Between(void *context);
+void pool_between(Pool *pool, Between *between, void *context);
+
 /* Runs tasks 0 … n-1 and returns when all are done; of several that fail, the failure of the lowest counts. Called by
  * one thread at a time. */
 Status pool_run(Pool *pool, int64_t n, Task *task, void *context);

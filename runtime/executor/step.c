@@ -30,13 +30,20 @@ static Status sync_device(Executor *e) {
   return add_losses(e);
 }
 
+/* Moves on what is under way, also from within a kernel: what MPI sends in pieces stands still while nobody calls it.
+ */
+static void progress(void *executor) {
+  const Executor *e = executor;
+  if (e->in_flight && e->spec.transport->progress)
+    e->spec.transport->progress(e->spec.endpoint);
+}
+
 Status executor_call(Executor *e, Call *call, int microbatch) {
   const Node *node = call->node;
   for (int i = 0; call->moves && i < node->n_in + node->n_out; i++)
     if (call->sites[i].slots > 1)
       call->operands[i].data = site_at(&call->sites[i], microbatch);
-  if (e->in_flight && e->spec.transport->progress)
-    e->spec.transport->progress(e->spec.endpoint);
+  progress(e);
   Trace *trace = e->spec.trace;
   bool traced = trace_on(trace) && trace->kernels;
   double begun = traced ? clock_seconds() : 0;
@@ -353,7 +360,13 @@ static Status give_up(Executor *e, Status status) {
 }
 
 Status executor_run(Executor *e, const StepWork *work, double *loss) {
+  void (*between)(Stream *, void (*)(void *), void *) =
+      e->spec.transport && e->spec.transport->progress ? e->backend->stream_between : NULL;
+  if (between)
+    between(e->stream, progress, e);
   Status status = walk(e, work);
+  if (between)
+    between(e->stream, NULL, NULL);
   *loss = e->total * work->loss_scale;
   return status == OK ? OK : give_up(e, status);
 }

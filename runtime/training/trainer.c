@@ -213,6 +213,15 @@ static Status show_boundaries(Training *training) {
   return OK;
 }
 
+/* Where ranks of this machine would wait less. */
+static Status show_copies(Job *job) {
+  bool slow = job->asked.world->mpi && job_ranks_here(job) > 1 && transport_mpi_copies_twice();
+  return slow ? job_decide(job, "note",
+                           "ranks of this machine do not read each other's memory: what crosses takes two copies, and "
+                           "time of the rank that sends")
+              : OK;
+}
+
 static Status show_convolutions(Job *job) {
   const char *who = NULL;
   for (int r = 0; r < job->decided.ranks && !who; r++) {
@@ -254,6 +263,7 @@ static Status prepare(Training *training) {
     TRY(job_plan(job, profiles));
   }
   TRY(show_boundaries(training));
+  TRY(show_copies(job));
   TRY(show_convolutions(job));
   if (training->checkpoint_lock >= 0)
     TRY(resume_about(job, training->epoch_length, &training->checkpoint_about));

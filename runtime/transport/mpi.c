@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -232,10 +233,23 @@ static Status open_mesh(void) {
   return status;
 }
 
+static const char COPIES[] = "OMPI_MCA_btl_vader_single_copy_mechanism"; /* between ranks of a machine */
+
+/* Open MPI has who receives read the sender's memory, which computes meanwhile, and does not look whether the system
+ * allows it (containers may not): then no message arrives. Through memory that both have it takes two copies, and both
+ * have to be in MPI. */
+static void choose_copies(void) {
+  char from = 1, to = 0;
+  struct iovec own = {&to, 1}, other = {&from, 1};
+  if (process_vm_readv(getpid(), &own, 1, &other, 1, 0) != 1)
+    setenv(COPIES, "none", 0); /* a user's word stands */
+}
+
 static Status start_mpi(void) {
   int initialized, provided = MPI_THREAD_FUNNELED;
   MPI_Initialized(&initialized);
   if (!initialized) {
+    choose_copies();
     int code = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
     if (code != MPI_SUCCESS)
       return fail(E_COMM, "MPI does not start: error %d", code);
@@ -342,6 +356,11 @@ void transport_mpi_library(char *text, size_t room) {
   snprintf(text, room, "%s", whole);
 }
 
+bool transport_mpi_copies_twice(void) {
+  const char *how = getenv(COPIES);
+  return how && (strcmp(how, "none") == 0 || strcmp(how, "emulated") == 0);
+}
+
 void transport_mpi_on_death(MeshReport *report, void *context) {
   world.calls.report = report;
   world.calls.report_context = context;
@@ -369,6 +388,10 @@ bool transport_mpi_reported(void) {
 #else
 
 const Transport transport_mpi = {.name = "mpi"};
+
+bool transport_mpi_copies_twice(void) {
+  return false;
+}
 
 Status transport_mpi_open(Link *link) {
   *link = (Link){0};

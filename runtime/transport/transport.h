@@ -39,7 +39,8 @@ typedef struct {
   Status (*wait)(Endpoint *, Ticket ticket);
   /* OK, or as a wait would fail now: a peer died or withdrew. Cheap. */
   Status (*check)(const Endpoint *);
-  /* Moves on what was posted, without waiting: called now and then between kernels. NULL: nothing to do. */
+  /* Moves on what was posted, without waiting: called now and then between kernels and within
+   * long ones. NULL: nothing to do. */
   void (*progress)(Endpoint *);
   /* Tells every peer that this rank gives up, so that their waits fail too with this message. */
   void (*withdraw)(Endpoint *, const char *message);
@@ -70,6 +71,10 @@ Status transport_mpi_open(Link *link);
 void transport_mpi_close(Link *link, bool failed);
 /* "Open MPI v4.1.4, …" as MPI says it, into text; "" in a build without MPI. */
 void transport_mpi_library(char *text, size_t room);
+
+/* Whether what crosses between ranks of one machine is copied twice, through memory that both have, and only while both
+ * call MPI: where the system forbids ranks to read each other's memory, or the environment asks for it. */
+bool transport_mpi_copies_twice(void);
 
 /* Has `report` called, before `open`: once, from a thread of the transport, when a peer has died, on the lowest rank
  * that lives, or when SIGTERM ends this rank, at once, since the rank's own thread may be inside a long kernel. It must
