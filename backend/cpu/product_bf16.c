@@ -1,4 +1,4 @@
-/* Products of bfloat16 over threads. Invariant: an element is the sum, block by block of K_BLOCK along k, of each
+/* Products of bfloat16 over threads. Invariant: an element is the sum, block by block along k, of each
  * block's own sum, which the instruction set orders; then it is scaled, D is added, and it is rounded once. Bits depend
  * on k and the instruction set.
  *
@@ -10,7 +10,7 @@
 
 enum {
   M_BLOCK = 128,  /* rows of a task at most */
-  K_BLOCK = 1024, /* a multiple of every depth */
+  K_BLOCK = 1024, /* at most */
   N_BLOCK = 2048,
   N_LEAST = 256,           /* columns of a block at least, where sums are kept: */
   SUMS_BYTES = 8 << 20,    /* as much of them, else */
@@ -26,12 +26,12 @@ typedef struct {
   const LoopsBf16 *loops;
   const Tensor *a, *b, *c;
   int64_t a_at, b_at, c_at; /* the first element of the product's matrices */
-  char *packed;
-  float *sums;             /* [m, n of the block] as whole tiles; NULL: none are needed */
-  int64_t n_block, j, n;   /* the block along n */
-  int64_t l, k;            /* and along k */
-  int64_t m_task, n_task;  /* rows and columns of a task */
-  int64_t d_row, d_column; /* elements between D's; 0 where it is broadcast */
+  char *packed, *packed_a;  /* B's columns; A's rows, where several tasks need them */
+  float *sums;              /* [m, n of the block] as whole tiles; NULL: none are needed */
+  int64_t n_block, j, n;    /* the block along n */
+  int64_t l, k;             /* and along k */
+  int64_t m_task, n_task;   /* rows and columns of a task */
+  int64_t d_row, d_column;  /* elements between D's; 0 where it is broadcast */
 } Job;
 
 static int64_t divide_up(int64_t a, int64_t b) {
@@ -54,24 +54,35 @@ static int64_t block_of(const Product *p, bool sums) {
   return least(p->n, most);
 }
 
+/* Along k: blocks of one size, the last one apart. */
+static int64_t k_block(const Product *p) {
+  return p->k ? round_up(divide_up(p->k, divide_up(p->k, K_BLOCK)), MOST_BF16_DEPTH) : MOST_BF16_DEPTH;
+}
+
 static size_t packed_bytes(const Product *p, int64_t n) {
-  return (size_t)(round_up(n, WIDEST) * round_up(least(p->k, K_BLOCK), MOST_BF16_DEPTH)) * sizeof(float);
+  return (size_t)(round_up(n, WIDEST) * k_block(p)) * sizeof(float);
 }
 
 static size_t sums_bytes(const Product *p, int64_t n) {
   return (size_t)(round_up(p->m, WIDEST) * round_up(n, WIDEST)) * sizeof(float);
 }
 
+/* Of A, which is packed once where columns are shared by tasks: it has few rows then. */
+static size_t rows_bytes(const Product *p) {
+  bool few = p->m < TASKS * M_BLOCK && p->n > N_TASK;
+  return few ? (size_t)((round_up(p->m, M_BLOCK) + WIDEST) * k_block(p)) * sizeof(float) : 0;
+}
+
 /* One of many small products lies in a thread's scratch: B's block, A's, and sums. */
 static bool fits_scratch(const Product *p, bool sums) {
-  int64_t rows = (M_BLOCK + WIDEST) * round_up(least(p->k, K_BLOCK), MOST_BF16_DEPTH) * (int64_t)sizeof(float);
+  int64_t rows = (M_BLOCK + WIDEST) * k_block(p) * (int64_t)sizeof(float);
   return packed_bytes(p, p->n) + (size_t)rows + (sums ? sums_bytes(p, p->n) : 0) <= POOL_SCRATCH_BYTES;
 }
 
 size_t product_bf16_workspace(const Product *p, DType out) {
   bool sums = keeps_sums(p, out);
   int64_t n = block_of(p, sums);
-  return packed_bytes(p, n) + (sums ? sums_bytes(p, n) : 0);
+  return packed_bytes(p, n) + (sums ? sums_bytes(p, n) : 0) + rows_bytes(p);
 }
 
 static const void *element(const Tensor *t, int64_t i) {
@@ -157,10 +168,15 @@ static void pack_rows(const Job *job, int64_t row, int64_t m, char *to) {
                      l->column, m, job->k, to);
 }
 
+/* First B's columns, then A's rows. */
 static Status pack_task(void *context, int64_t i, void *scratch) {
   (void)scratch;
   const Job *job = context;
-  int64_t j = i * PACK_TASK;
+  int64_t j = i * PACK_TASK, row = (i - divide_up(job->n, PACK_TASK)) * job->m_task;
+  if (row >= 0) {
+    pack_rows(job, row, least(job->p->m - row, job->m_task), job->packed_a + row * line_bytes(job));
+    return OK;
+  }
   pack_columns(job, job->j + j, least(job->n - j, PACK_TASK), job->packed + j * line_bytes(job));
   return OK;
 }
@@ -170,10 +186,14 @@ static Status multiply_task(void *context, int64_t i, void *scratch) {
   int64_t across = divide_up(job->n, job->n_task);
   int64_t row = i / across * job->m_task, column = i % across * job->n_task;
   int64_t m = least(job->p->m - row, job->m_task), n = least(job->n - column, job->n_task);
-  pack_rows(job, row, m, scratch);
+  const char *rows = scratch;
+  if (across > 1)
+    rows = job->packed_a + row * line_bytes(job);
+  else
+    pack_rows(job, row, m, scratch);
   if (job->loops->begin)
     job->loops->begin();
-  multiply(job, row, m, column, n, scratch, job->packed + column * line_bytes(job));
+  multiply(job, row, m, column, n, rows, job->packed + column * line_bytes(job));
   if (job->loops->end)
     job->loops->end();
   return OK;
@@ -194,12 +214,13 @@ static void plan(Job *job) {
 static Status one_product(Job *job, Pool *pool) {
   const Product *p = job->p;
   for (job->j = 0; job->j < p->n; job->j += job->n_block)
-    for (job->l = 0; job->l < p->k; job->l += K_BLOCK) {
+    for (job->l = 0; job->l < p->k; job->l += k_block(p)) {
       job->n = least(p->n - job->j, job->n_block);
-      job->k = least(p->k - job->l, K_BLOCK);
+      job->k = least(p->k - job->l, k_block(p));
       plan(job);
-      TRY(pool_run(pool, divide_up(job->n, PACK_TASK), pack_task, job));
-      TRY(pool_run(pool, divide_up(p->m, job->m_task) * divide_up(job->n, job->n_task), multiply_task, job));
+      int64_t tall = divide_up(p->m, job->m_task), across = divide_up(job->n, job->n_task);
+      TRY(pool_run(pool, divide_up(job->n, PACK_TASK) + (across > 1 ? tall : 0), pack_task, job));
+      TRY(pool_run(pool, tall * across, multiply_task, job));
     }
   return OK;
 }
@@ -224,11 +245,11 @@ static Status batch_task(void *context, int64_t i, void *scratch) {
   char *rows = (char *)scratch + packed_bytes(p, p->n);
   job.n = p->n;
   if (job.sums)
-    job.sums = (float *)(rows + (M_BLOCK + WIDEST) * round_up(least(p->k, K_BLOCK), MOST_BF16_DEPTH) * sizeof(float));
+    job.sums = (float *)(rows + (M_BLOCK + WIDEST) * k_block(p) * sizeof(float));
   if (job.loops->begin)
     job.loops->begin();
-  for (job.l = 0; job.l < p->k; job.l += K_BLOCK) {
-    job.k = least(p->k - job.l, K_BLOCK);
+  for (job.l = 0; job.l < p->k; job.l += k_block(p)) {
+    job.k = least(p->k - job.l, k_block(p));
     pack_columns(&job, 0, p->n, scratch);
     for (int64_t row = 0; row < p->m; row += most) {
       int64_t m = least(p->m - row, most);
@@ -276,6 +297,7 @@ Status product_bf16(Stream *stream, const ProductBf16 *call, void *workspace) {
   }
   if (sums)
     job.sums = (float *)((char *)workspace + packed_bytes(p, job.n_block));
+  job.packed_a = (char *)workspace + packed_bytes(p, job.n_block) + (sums ? sums_bytes(p, job.n_block) : 0);
   if (p->batches > 1 && fits_scratch(p, sums))
     return pool_run(stream->pool, p->batches, batch_task, &job);
   for (int64_t i = 0; i < p->batches; i++) {
