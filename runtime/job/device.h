@@ -24,8 +24,8 @@ Status devices_bits(Arena *arena, const RankDevice *devices, int ranks, const ch
 /* The precision of this name. E_USAGE for another name, and for tf32 where no rank's device has it. */
 Status devices_precision(const char *name, const RankDevice *devices, int ranks, Precision *precision);
 
-/* Sets the precision of products, with bf16 what is stored in bfloat16 where all backends take it, and what each node's workspace takes on each of the ranks' backends;
- * E_UNSUPPORTED where one of their backends cannot run a node. */
+/* Sets the precision of products, with bf16 what is stored in bfloat16 where all backends take it, and what each node's
+ * workspace takes on each of the ranks' backends; E_UNSUPPORTED where one of their backends cannot run a node. */
 Status devices_prepare(const RankDevice *devices, int ranks, Precision precision, Graph *graph);
 
 /* What a rank's device can do; memory that several of the ranks `here` share is divided among them. */

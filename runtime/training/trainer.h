@@ -104,7 +104,7 @@ typedef struct {
   bool *fed;     /* [inputs of the model, and the target]: this rank reads them */
   void *targets; /* the batch's, where they decide the denominator; else NULL */
   int n_updates;
-  const int *cores; /* [threads] that the rank's threads keep to; NULL: they go where the system puts them */
+  const int *cores;      /* [threads] that the rank's threads keep to; NULL: they go where the system puts them */
   StepReport reports[2]; /* of even and odd steps */
   Word word;
   double *squares;           /* [n_updates] */
