@@ -8,6 +8,7 @@
 
 #include "backend/reference/reference.h"
 #include "backend/wide.h"
+#include "base/text.h"
 #include "graph/op.h"
 
 #ifndef ONNXPIPE_CUDA
@@ -44,6 +45,56 @@ bool backend_accepts(const Backend *backend, const Graph *graph, const Node *nod
 
 size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const Node *node) {
   return wide_workspace(backend->kernels[node->op], graph, node, WORKSPACE_BUDGET);
+}
+
+/* Nodes of one operator that are computed in one way. */
+typedef struct {
+  char way[WAY_BYTES];
+  OpKind op;
+  int n;
+} Ways;
+
+static Status count_ways(const Backend *backend, const Graph *graph, Arena *arena, Ways **ways, size_t *n) {
+  size_t capacity = 0;
+  for (size_t i = 0; i < graph->n_nodes; i++) {
+    const Node *node = graph->nodes[i];
+    char way[WAY_BYTES] = "";
+    size_t at = 0;
+    if (backend->way)
+      backend->way(graph, node, way);
+    else
+      snprintf(way, sizeof way, "%s", backend->name);
+    while (at < *n && ((*ways)[at].op != node->op || strcmp((*ways)[at].way, way) != 0))
+      at++;
+    if (at == *n) {
+      TRY(ARENA_RESERVE(arena, *ways, *n, capacity, *n + 1));
+      (*ways)[*n] = (Ways){.op = node->op};
+      memcpy((*ways)[(*n)++].way, way, sizeof way);
+    }
+    (*ways)[at].n++;
+  }
+  return OK;
+}
+
+Status backend_kernels_text(const Backend *backend, const Graph *graph, Arena *arena, const char **text) {
+  Ways *ways = NULL;
+  size_t n = 0;
+  Text line = {0};
+  TRY(count_ways(backend, graph, arena, &ways, &n));
+  for (size_t i = 0; i < n; i++) {
+    if (!ways[i].n)
+      continue;
+    text_add(&line, "%s%s:", i ? "; " : "", ways[i].way);
+    for (size_t k = i, seen = 0; k < n; k++)
+      if (ways[k].n && strcmp(ways[k].way, ways[i].way) == 0) {
+        text_add(&line, "%s %s %d", seen++ ? "," : "", op_def(ways[k].op)->name, ways[k].n);
+        ways[k].n = 0;
+      }
+  }
+  const char *whole = text_whole(&line);
+  *text = whole ? arena_format(arena, "%s", whole) : NULL;
+  text_free(&line);
+  return *text ? OK : status_code();
 }
 
 Status backend_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,

@@ -50,6 +50,8 @@ typedef struct {
 
 typedef enum { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE } CopyKind;
 
+enum { WAY_BYTES = 64 };
+
 typedef struct Backend {
   const char *name;
   bool is_host;                    /* device pointers are host pointers */
@@ -87,6 +89,8 @@ typedef struct Backend {
   /* Who convolves, for people, as libraries that can be loaded here decide it; NULL: the graph convolves nothing that
    * is for them. The answer lives until the thread's next call. NULL where there is no choice. */
   const char *(*convolves)(const Graph *graph);
+  /* How a node that it accepts is computed, for people: "packed tiles 12 x 32, avx512". NULL: all in one way. */
+  void (*way)(const Graph *graph, const Node *node, char text[WAY_BYTES]);
 } Backend;
 
 /* Plain C, complete, one thread: the definition of every operator. */
@@ -107,6 +111,10 @@ bool backend_accepts(const Backend *backend, const Graph *graph, const Node *nod
 
 /* What a node that the backend accepts takes beside its operands. */
 size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const Node *node);
+
+/* For people, of the arena: how the backend computes the graph's nodes, and how many of which operator each way:
+ * "packed tiles 12 x 32, avx512: Gemm 8, MatMul 2; …". */
+Status backend_kernels_text(const Backend *backend, const Graph *graph, Arena *arena, const char **text);
 
 /* How a node is run: run(stream, node, in, out, workspace, state). */
 typedef struct {

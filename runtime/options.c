@@ -183,8 +183,8 @@ static const OptionEntry table[] = {
     {"logits", NULL, NULL, " edit ", "outputs of a Softmax or Sigmoid become what these read", OPTION_FLAG, AT(logits),
      ANY},
     {"quiet", NULL, NULL, " plan train run profile edit export ", "errors only", OPTION_FLAG, AT(quiet), ANY},
-    {"verbose", NULL, NULL, " train ", "what passes found, and every step's loss, 17 digits", OPTION_FLAG, AT(verbose),
-     ANY},
+    {"verbose", NULL, NULL, " train ", "what passes found, which kernels run, every step's loss in 17 digits",
+     OPTION_FLAG, AT(verbose), ANY},
     /* simulate */
     {"forward-ms", "F[,F…]", NULL, " simulate ", "time of a forward, one number or one a rank", OPTION_NUMBERS,
      AT(forward_ms), ANY},

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/ways.h"
 #include "backend/reference/attention.h"
 
 enum {
@@ -111,6 +112,12 @@ static size_t forward_workspace(const Graph *graph, const Node *node, size_t bud
 
 static size_t backward_workspace(const Graph *graph, const Node *node, size_t budget) {
   return workspace(graph, node, budget, true, &reference_AttentionGrad);
+}
+
+bool attention_takes(const Graph *graph, const Node *node) {
+  Job job = {.a = attention_of_node(graph, node)};
+  size_t size = dtype_bytes(graph_value(graph, node->in[0])->dtype);
+  return plan(&job, node->op == OP_AttentionGrad, (int64_t)size, WORKSPACE_BUDGET);
 }
 
 /* The keys that queries t … t + n - 1 see by their places, together. */

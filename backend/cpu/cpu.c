@@ -1,9 +1,11 @@
 /* The cpu backend's table and streams. */
 #include "backend/cpu/cpu.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "backend/cpu/ways.h"
 #include "backend/reference/reference.h"
 
 /* The reference's, and over them the ones that are faster here. */
@@ -59,11 +61,11 @@ static Status describe(int device, DeviceSpec *spec) {
   const Isa *isa;
   TRY(isa_choose(&isa));
   long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  *spec = (DeviceSpec){.name = "cpu",
-                       .memory_bytes = (size_t)pages * (size_t)page,
+  *spec = (DeviceSpec){.memory_bytes = (size_t)pages * (size_t)page,
                        .flops_per_second = 2.5e9 * isa->vector_bytes,
                        .bytes_per_second = 1e10,
                        .node_overhead_seconds = 1e-6};
+  snprintf(spec->name, sizeof spec->name, "%s", isa->name);
   return OK;
 }
 
@@ -82,4 +84,5 @@ const Backend backend_cpu = {
     .stream_close = stream_close,
     .stream_place = stream_place,
     .stream_between = stream_between,
+    .way = cpu_way,
 };

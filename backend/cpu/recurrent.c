@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/ways.h"
 #include "backend/reference/recurrent.h"
 
 enum {
@@ -322,14 +323,14 @@ static void begin(const Job *j, int i, const Tensor *out) {
 }
 
 /* Others than float32, and a reset that comes before a product of its own, are the reference's. */
-static bool is_here(const Node *node, const Tensor *in) {
+bool recurrent_takes(const Node *node, DType dtype) {
   Recurrent r;
-  return in->dtype == F32 && recurrent_of(node, &r) && r.cell != CELL_GRU;
+  return dtype == F32 && recurrent_of(node, &r) && r.cell != CELL_GRU;
 }
 
 CPU_KERNEL(RecurrentSteps, .accepts = takes_floats, .workspace = packed_bytes) {
   Job j;
-  if (!is_here(node, in))
+  if (!recurrent_takes(node, in->dtype))
     return reference_RecurrentSteps.run(stream, node, in, out, workspace, state);
   TRY(job_init(&j, stream, node, in, out, false, workspace));
   begin(&j, STEPS_H0, &out[1]);
@@ -347,7 +348,7 @@ CPU_KERNEL(RecurrentSteps, .accepts = takes_floats, .workspace = packed_bytes) {
 
 CPU_KERNEL(RecurrentStepsGrad, .accepts = takes_floats, .workspace = packed_bytes) {
   Job j;
-  if (!is_here(node, in))
+  if (!recurrent_takes(node, in->dtype))
     return reference_RecurrentStepsGrad.run(stream, node, in, out, workspace, state);
   TRY(job_init(&j, stream, node, in, out, true, workspace));
   begin(&j, STEPS_GRAD_H, &out[1]);

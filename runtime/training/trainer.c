@@ -231,6 +231,22 @@ static Status show_convolutions(Job *job) {
   return who ? job_decide(job, "convolution", "%s", who) : OK;
 }
 
+/* With --verbose, a line for each backend. */
+static Status show_kernels(Job *job) {
+  const RankDevice *devices = job->decided.devices;
+  for (int r = 0; r < job->decided.ranks && job->asked.options->verbose; r++) {
+    const char *text;
+    int first = 0;
+    while (devices[first].backend != devices[r].backend)
+      first++;
+    if (first < r)
+      continue;
+    TRY(backend_kernels_text(devices[r].backend, job->decided.graph, job->arena, &text));
+    TRY(job_decide(job, "kernels", "%s", text));
+  }
+  return OK;
+}
+
 Status trainer_plan_beside(Job *job, Validation *validation, int64_t every, Rest **rest) {
   TRY(rest_plan(job, rest));
   return validation ? validation_plan(validation, job, *rest ? (*rest)->beside : NULL, every) : OK;
@@ -265,6 +281,7 @@ static Status prepare(Training *training) {
   TRY(show_boundaries(training));
   TRY(show_copies(job));
   TRY(show_convolutions(job));
+  TRY(show_kernels(job));
   if (training->checkpoint_lock >= 0)
     TRY(resume_about(job, training->epoch_length, &training->checkpoint_about));
   TRY(plan_beside(training));

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
+#include "tests/ops/cases.h"
 #include "tests/test.h"
 
 static void the_best_is_taken(void **state) {
@@ -59,11 +60,51 @@ static void what_nobody_knows_is_refused(void **state) {
   unsetenv("ONNXPIPE_ISA");
 }
 
+/* What people are told of a graph of one node. */
+static void check_ways(const Backend *backend, const OpCase *c, const char *expected) {
+  Arena *arena = arena_create();
+  CaseGraph built;
+  const char *text;
+  ASSERT_OK(case_build(c, F32, 0, arena, &built));
+  ASSERT_OK(backend_kernels_text(backend, built.graph, arena, &text));
+  assert_string_equal(text, expected);
+  case_release(&built);
+  arena_destroy(arena);
+}
+
+static OpCase of_matrices(OpKind op, int64_t n, int n_in) {
+  CaseInput matrix = {.present = true, .shape = shape_of(2, (int64_t[]){n, n})};
+  OpCase c = {.op = op, .out = {{true, matrix.shape}}};
+  for (int i = 0; i < n_in; i++)
+    c.in[i] = matrix;
+  return c;
+}
+
+static void kernels_are_named(void **state) {
+  (void)state;
+  OpCase product = of_matrices(OP_MatMul, 3, 2), sum = of_matrices(OP_Add, 3, 2), all = of_matrices(OP_Tanh, 3, 1);
+  for (int i = 0; isas[i]; i++) {
+    char line[128];
+    if (!isas[i]->runs())
+      continue;
+    setenv("ONNXPIPE_ISA", isas[i]->name, 1);
+    snprintf(line, sizeof line, "packed tiles %d x %d, %s: MatMul 1", isas[i]->tile_rows, isas[i]->vector_bytes / 2,
+             isas[i]->name);
+    check_ways(&backend_cpu, &product, line);
+    snprintf(line, sizeof line, "functions, %s: Tanh 1", isas[i]->name);
+    check_ways(&backend_cpu, &all, line);
+  }
+  unsetenv("ONNXPIPE_ISA");
+  check_ways(&backend_cpu, &sum, "shared by threads: Add 1");
+  check_ways(&backend_reference, &product, "reference: MatMul 1");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_best_is_taken),
       cmocka_unit_test(each_can_be_forced),
       cmocka_unit_test(what_nobody_knows_is_refused),
+      cmocka_unit_test(kernels_are_named),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 """inspect: counts are PyTorch's; unsupported operators are all named; text and JSON say the same."""
 import json
+import re
 
 import onnx
 import common
@@ -41,6 +42,17 @@ class Inspect(CommandLineTest):
             self.assertIn(f" {name} {count}", line)
         self.assertIn(", accumulate ", line)
         self.assertIn("passes        nothing", self.done(*train, "--no-fuse"))
+
+    def test_which_kernels_run(self):
+        """By way, with how many nodes of which operator; of the instruction set that is named beside the device."""
+        train = ["train", model_path("gpt2"), "--data", model_path("gpt2", "data.npz"), "--batch", 2, "--dry-run"]
+        self.assertNotIn("kernels ", self.done(*train))
+        text = self.done(*train, "--verbose", "--device", "cpu")
+        isa = re.search(r"^device +cpu \((\w+)\),", text, re.M).group(1)
+        line = re.search(r"^kernels +(.*)", text, re.M).group(1)
+        self.assertRegex(line, rf"packed tiles \d+ x \d+, {isa}:.* MatMul \d+")
+        self.assertRegex(line, rf"attention in tiles, {isa}: Attention \d+, AttentionGrad \d+")
+        self.assertRegex(self.done(*train, "--verbose", "--device", "reference"), r"kernels +reference: ")
 
     def test_findings(self):
         fixed = json.loads(self.done("inspect", model_path("gpt2_fixed_batch"), "--json"))
