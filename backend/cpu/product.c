@@ -137,7 +137,7 @@ CPU_KERNEL(MatMul, PRODUCT) {
 CPU_KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = workspace_of_accumulated,
            .prepare = prepare_accumulated, .release = free) {
   (void)out;
-  return product_run(stream, node, in + 1, in, true, NULL, NULL, workspace, state);
+  return product_run(stream, node, in + 1, in, !node_int(node, "begins", 0), NULL, NULL, workspace, state);
 }
 
 /* C, where it is a row and neither it nor the product is scaled. */

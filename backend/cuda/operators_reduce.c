@@ -129,7 +129,7 @@ static Status product_prepare(Stream *stream, const Node *node, const Tensor *in
 static Status accumulate_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                                  size_t workspace_bytes, void **state) {
   (void)out;
-  return prepare(stream, node, in + 1, true, workspace_bytes, state);
+  return prepare(stream, node, in + 1, !node_int(node, "begins", 0), workspace_bytes, state);
 }
 
 static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {

@@ -99,7 +99,7 @@ KERNEL(MatMul, .accepts = takes_floats, .workspace = product_workspace) {
 
 KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = accumulate_workspace) {
   (void)stream, (void)state, (void)out;
-  return multiply(node, in + 1, in, true, workspace);
+  return multiply(node, in + 1, in, !node_int(node, "begins", 0), workspace);
 }
 
 Status product_finish(const Node *node, const Tensor *in, const Tensor *out) {

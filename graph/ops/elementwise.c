@@ -323,8 +323,10 @@ static Status gradient_relu(Graph *g, const Node *n, const ValueId *d_out, Value
   return emit2(g, OP_ReluGrad, d_out[0], n->out[0], &d_in[0]);
 }
 
+/* Where the slope is positive Y has X's sign, and X need not be kept. */
 static Status gradient_leaky_relu(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
-  return emit_like(g, n, OP_LeakyReluGrad, (ValueId[]){d_out[0], n->in[0]}, 2, NULL, &d_in[0]);
+  ValueId sign = node_float(n, "alpha", 0.01) > 0 ? n->out[0] : n->in[0];
+  return emit_like(g, n, OP_LeakyReluGrad, (ValueId[]){d_out[0], sign}, 2, NULL, &d_in[0]);
 }
 
 static Status gradient_gelu(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {

@@ -224,12 +224,6 @@ Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
   double begun = clock_seconds();
   for (int i = 0; i < e->n_updates; i++)
     TRY(executor_call(e, &e->updates[i].call, 0));
-  for (size_t i = 0; i < e->graph->n_groups; i++) {
-    const UseGroup *group = &e->graph->groups[i];
-    ValueId v = group->places != NO_VALUE ? group->places : group->gradient; /* no place: no row */
-    if (v != NO_VALUE && executor_holds(e, v))
-      TRY(e->backend->zero(e->stream, executor_persistent(e, v), graph_value_bytes(e->graph, v)));
-  }
   double ended = clock_seconds();
   e->busy_seconds += ended - begun;
   if (trace_on(e->spec.trace))

@@ -69,7 +69,7 @@ bool executor_has_loss(const Executor *executor);
  * its i-th OP_UPDATE node, where this rank owns it (it has the parameter's first group); others are left alone. */
 Status executor_squares(Executor *executor, double *squares);
 
-/* Runs the update nodes of this rank's parameters, then zeroes its accumulators. */
+/* Runs the update nodes of this rank's parameters. */
 Status executor_update(Executor *executor, const double scalars[STEP_SCALARS]);
 
 /* Seconds that this rank's nodes have taken so far, waiting apart; negative where a device counts them and not the

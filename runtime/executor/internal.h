@@ -112,6 +112,7 @@ struct Executor {
   Prepared *prepared;   /* before the first step; of all calls that have a state */
   StageRun *stages;     /* [plan->stages]; others' are empty */
   Site loss;            /* of the microbatch; slots 0: not here */
+  bool *begun;          /* [n_values]: accumulators that a product begins in each step; others begin with zeros */
   Exchange *exchanges;
   int n_exchanges;
   Update *norms, *updates;

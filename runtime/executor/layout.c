@@ -181,6 +181,15 @@ static Status make_exchanges(Executor *e) {
   return OK;
 }
 
+static Status mark_begun(Executor *e) {
+  const Graph *g = e->graph;
+  TRY(ARENA_NEW(e->arena, e->begun, g->n_values));
+  for (size_t i = 0; i < g->n_nodes; i++)
+    if (op_def(g->nodes[i]->op)->traits & OP_MUTATES_FIRST && node_int(g->nodes[i], "begins", 0))
+      e->begun[g->nodes[i]->in[0]] = true;
+  return OK;
+}
+
 /* Whether this rank answers for the parameter of a squared norm: it has the first group that has an accumulator. */
 static bool owns(const Executor *e, ValueId accumulator) {
   const Plan *plan = e->spec.plan;
@@ -240,6 +249,7 @@ Status executor_lay_out(Executor *e) {
     if (plan->schedule.rank_of_stage[s] == e->spec.rank)
       TRY(make_stage(e, s));
   TRY(make_exchanges(e));
+  TRY(mark_begun(e));
   TRY(make_updates(e));
   int most = most_posted(e);
   TRY(ARENA_NEW(e->arena, e->transfers, most));

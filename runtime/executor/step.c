@@ -330,10 +330,24 @@ static Status exchange_accumulators(Executor *e) {
   return OK;
 }
 
+/* Accumulators are zero when a step begins, where they have to be. */
+static Status clear_accumulators(Executor *e) {
+  double begun = clock_seconds();
+  for (size_t i = 0; i < e->graph->n_groups; i++) {
+    const UseGroup *group = &e->graph->groups[i];
+    ValueId v = group->places != NO_VALUE ? group->places : group->gradient; /* no place: no row */
+    if (v != NO_VALUE && executor_holds(e, v) && !e->begun[v])
+      TRY(e->backend->zero(e->stream, executor_persistent(e, v), graph_value_bytes(e->graph, v)));
+  }
+  e->busy_seconds += clock_seconds() - begun;
+  return OK;
+}
+
 static Status walk(Executor *e, const StepWork *work) {
   const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
   e->total = 0;
   e->n_losses = e->n_added = 0;
+  TRY(clear_accumulators(e));
   TRY(executor_give(e, e->graph->loss_scale, &work->loss_scale, 1, 0));
   for (size_t i = 0; i < e->graph->n_denominators; i++)
     TRY(executor_give(e, e->graph->denominators[i].total, &work->denominators[i], 1, 1 + i));

@@ -282,7 +282,16 @@ static void training_graphs_are_copied(void **state) {
   }
 }
 
-/* A microbatch forward and backward; *data [n_values] is what values were then. */
+/* Whether a product takes the accumulator's place. */
+static bool is_begun(const Graph *g, ValueId accumulator) {
+  for (size_t i = 0; i < g->n_nodes; i++)
+    if (node_int(g->nodes[i], "begins", 0) && g->nodes[i]->in[0] == accumulator)
+      return true;
+  return false;
+}
+
+/* A microbatch forward and backward; *data [n_values] is what values were then. Accumulators hold something before,
+ * unless it is the step's only microbatch and they need their zeros. */
 static void run_training(Arena *arena, const Graph *g, void ***data) {
   ASSERT_OK(ARENA_NEW(arena, *data, g->n_values));
   for (ValueId v = 0; v < g->n_values; v++) {
@@ -295,7 +304,8 @@ static void run_training(Arena *arena, const Graph *g, void ***data) {
       memcpy((*data)[v], value->data, graph_value_bytes(g, v));
     else if (value->producer == NO_NODE && value->role != ROLE_STATE)
       for (int64_t i = 0; i < shape_elements(value->shape); i++) {
-        double number = 0.25 * random_below(&seed, 9) - 1;
+        bool is_zero = value->role == ROLE_GRADIENT && g->microbatches == 1 && !is_begun(g, v);
+        double number = is_zero ? 0 : 0.25 * random_below(&seed, 9) - 1;
         if (value->dtype == F32)
           ((float *)(*data)[v])[i] = (float)number;
         else if (value->dtype == F64)
@@ -329,8 +339,12 @@ static void products_are_accumulated(void **state) {
     void **before, **after;
     ValueId *map;
     ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
+    g->microbatches = 1 + (int64_t)(seed % 2);
     ASSERT_OK(graph_rewrite(g, &pass_accumulate, NULL, NULL, arena, map, &to));
     size_t products = count_op(to, OP_AccumulateMatMul);
+    for (size_t i = 0; i < to->n_nodes; i++)
+      if (to->nodes[i]->op == OP_AccumulateMatMul)
+        assert_int_equal(node_int(to->nodes[i], "begins", 0), g->microbatches == 1);
     assert_int_equal(count_op(g, OP_Accumulate), count_op(to, OP_Accumulate) + products);
     assert_true(count_op(to, OP_MatMul) + products <= count_op(g, OP_MatMul));
     made += products;

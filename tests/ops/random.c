@@ -212,6 +212,8 @@ static void draw_product(Draw *d) {
     output(d, y);
   put_int(d, "transA", ta);
   put_int(d, "transB", tb);
+  if (d->c->op == OP_AccumulateMatMul && between(d, 0, 1))
+    put_int(d, "begins", 1);
 }
 
 /* X [.., axis ..] with its statistics; which inputs there are depends on the operator. */
