@@ -1,5 +1,5 @@
 /* MatMul, Gemm and products that are added to an accumulator over threads. Invariant: an element of a product is the
- * sum, block by block of K_BLOCK along k, of each block's own left-to-right sum, beginning with the accumulator's where
+ * sum, block by block along k, of each block's own left-to-right sum, beginning with the accumulator's where
  * there is one, or with a vector's that is added to all rows: bits depend on k and the instruction set.
  *
  * One product: for each block along n and k, B's part is packed once into the workspace, by all threads; then each task
@@ -12,13 +12,14 @@
 #include "backend/cpu/product_bf16.h"
 
 enum {
-  M_BLOCK = 120, /* a multiple of every tile's rows; with K_BLOCK half of a second-level cache */
-  K_BLOCK = 256,
-  N_BLOCK = 4096,
+  M_BLOCK = 120, /* a multiple of every tile's rows; with K_BLOCK a quarter of a second-level cache */
+  K_BLOCK = 512, /* at most */
+  N_BLOCK = 2048,
   N_TASK = 256,    /* columns of a task at least */
   TASKS = 24,      /* tasks of a block at least, where it is large enough */
   PACK_TASK = 128, /* columns that one task packs */
-  WIDEST = 2 * MOST_VECTOR_BYTES
+  WIDEST = 2 * MOST_VECTOR_BYTES,
+  LINE_BYTES = 64 /* of a cache */
 };
 
 typedef struct {
@@ -34,6 +35,12 @@ typedef struct {
   const void *row;          /* what every row begins with, [n] of the product; NULL: nothing */
   const Epilogue *epilogue; /* NULL: none */
 } Job;
+
+/* The size of k's blocks: as few as can be, all alike. */
+static int64_t block_of(int64_t k) {
+  int64_t blocks = (k + K_BLOCK - 1) / K_BLOCK;
+  return least(K_BLOCK, round_up((k + blocks - 1) / blocks, 8));
+}
 
 #define T float
 #define S(name) name##_f32
