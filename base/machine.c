@@ -168,3 +168,33 @@ double machine_quota(const char *root) {
     fclose(file);
   return least;
 }
+
+/* Of a device's features, "0100…" by bits: a balloon's (virtio 1.2, 5.5.3) that reports free pages. */
+enum { BALLOON = 5, BALLOON_REPORTS = 5 };
+
+static bool reports_free_pages(const char *device) {
+  char path[1024], text[128] = "";
+  snprintf(path, sizeof path, "%s/device", device);
+  FILE *file = fopen(path, "re");
+  if (!file)
+    return false;
+  bool is_balloon = fgets(text, sizeof text, file) && strtol(text, NULL, 16) == BALLOON;
+  fclose(file);
+  snprintf(path, sizeof path, "%s/features", device);
+  if (!is_balloon || !(file = fopen(path, "re")))
+    return false;
+  bool reports = fgets(text, sizeof text, file) && strlen(text) > BALLOON_REPORTS && text[BALLOON_REPORTS] == '1';
+  fclose(file);
+  return reports;
+}
+
+bool machine_returns_memory(const char *root) {
+  enum { MOST_DEVICES = 64 };
+  char path[512];
+  bool returns = false;
+  for (int i = 0; i < MOST_DEVICES && !returns; i++) {
+    snprintf(path, sizeof path, "%s/sys/bus/virtio/devices/virtio%d", root, i);
+    returns = reports_free_pages(path);
+  }
+  return returns;
+}

@@ -33,4 +33,8 @@ void machine_leave(const Stay *stay);
  * `root` stands before the paths of the system's files: "" but in tests. */
 double machine_quota(const char *root);
 
+/* Whether this is a guest whose free memory goes back to its hypervisor, in blocks of huge pages, and has to be got
+ * anew from there when it is written to: smaller pages may lie in what was kept. `root` as above. */
+bool machine_returns_memory(const char *root);
+
 #endif

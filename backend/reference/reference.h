@@ -26,7 +26,7 @@ bool takes_powers(const Graph *graph, const Node *node);
 Tensor kernel_input(const Graph *graph, const Node *node, int i);
 
 /* The host's memory and events, for the tables of host backends. Work is done when a kernel returns: there is nothing
- * to wait for. What is allocated is zero, and takes room only where it is written to. */
+ * to wait for. What is allocated is zero. */
 Status host_wait(Stream *stream);
 Status host_alloc(Stream *stream, size_t bytes, void **memory);
 void host_release(Stream *stream, void *memory);

@@ -1,4 +1,5 @@
-/* What a process may use: its cores, and quotas of control groups as each of the two trees spells them. */
+/* What a process may use: its cores, and quotas of control groups as each of the two trees spells them; whether memory
+ * comes from a hypervisor. */
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,15 +24,20 @@ static void put(const char *root, const char *name, const char *text) {
   fclose(file);
 }
 
+static void remove_all(const char *root) {
+  char command[64];
+  snprintf(command, sizeof command, "rm -r '%s'", root);
+  assert_int_equal(system(command), 0);
+}
+
 static void check_quota(const char *cgroup, const char *const files[][2], int n, double quota) {
-  char root[] = "/tmp/onnxpipe-machine-XXXXXX", command[64];
+  char root[] = "/tmp/onnxpipe-machine-XXXXXX";
   assert_non_null(mkdtemp(root));
   put(root, "proc/self/cgroup", cgroup);
   for (int i = 0; i < n; i++)
     put(root, files[i][0], files[i][1]);
   assert_true(machine_quota(root) == quota);
-  snprintf(command, sizeof command, "rm -r '%s'", root);
-  assert_int_equal(system(command), 0);
+  remove_all(root);
 }
 
 static void quotas_are_the_least_on_the_way_up(void **state) {
@@ -85,10 +91,35 @@ static void a_thread_stays_on_a_core_until_it_leaves(void **state) {
   }
 }
 
+static void a_balloon_that_reports_takes_memory_back(void **state) {
+  (void)state;
+  static const struct {
+    const char *device, *features;
+    bool returns;
+  } cases[] = {{"0x0005\n", "0110010100\n", true},
+               {"0x0005\n", "0110000100\n", false},
+               {"0x0002\n", "1111111111\n", false},
+               {"0x0005\n", "1111\n", false},
+               {"0x0005\n", "", false},
+               {"", "1111111111\n", false}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char root[] = "/tmp/onnxpipe-machine-XXXXXX";
+    assert_non_null(mkdtemp(root));
+    assert_false(machine_returns_memory(root));
+    put(root, "sys/bus/virtio/devices/virtio0/device", "0x0001\n");
+    put(root, "sys/bus/virtio/devices/virtio0/features", "1111111111\n");
+    put(root, "sys/bus/virtio/devices/virtio3/device", cases[i].device);
+    put(root, "sys/bus/virtio/devices/virtio3/features", cases[i].features);
+    assert_int_equal(machine_returns_memory(root), cases[i].returns);
+    remove_all(root);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(quotas_are_the_least_on_the_way_up),
       cmocka_unit_test(what_is_no_number_is_no_quota),
+      cmocka_unit_test(a_balloon_that_reports_takes_memory_back),
       cmocka_unit_test(a_thread_stays_on_a_core_until_it_leaves),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
