@@ -48,7 +48,8 @@ static bool begins(const Graph *g, const Node *n) {
  * products, and losses that are one operator; on the way to an accumulator what has elements as they are or sums
  * them place by place. */
 static bool hands_on(const Graph *g, const Node *n) {
-  return is_forward(n) ? !begins(g, n) && !is_loss(n) : is_elementwise(n) || moves(n) || n->op == OP_Concat;
+  return is_forward(n) ? g->loss_sum != NO_VALUE && !begins(g, n) && !is_loss(n)
+                       : is_elementwise(n) || moves(n) || n->op == OP_Concat;
 }
 
 static void mark_sampled(const Types *t) {
@@ -98,7 +99,8 @@ static Status mark_exact(const Types *t) {
   for (size_t i = g->n_nodes; i-- > 0;) {
     const Node *n = g->nodes[i];
     for (int k = 0; k < n->n_out; k++)
-      if (n->out[k] != NO_VALUE && uses[n->out[k]] && asked[n->out[k]] == uses[n->out[k]])
+      if (n->out[k] != NO_VALUE && uses[n->out[k]] && asked[n->out[k]] == uses[n->out[k]] &&
+          !(is_forward(n) && begins(g, n)))
         t->exact[n->out[k]] = true;
     if (n->op == OP_Accumulate)
       t->exact[n->in[1]] = true;

@@ -43,6 +43,11 @@ class Checkpoints(CommandLineTest):
                                   "--microbatches", 4, "--shuffle", "--seed", 5, "--warmup-steps", 3, "--lr-schedule", "linear",
                                   "--clip-norm", 1, "--ranks", 2)
 
+    def test_bfloat16(self):
+        self.straight_and_resumed(model_path("nanogpt"), model_path("nanogpt", "data.npz"),
+                                  [(2, ["--schedule", "gpipe"]), (0, ["--ranks", 1, "--threads", 2])], "--batch", 8, "--microbatches",
+                                  2, "--precision", "bf16", "--clip-norm", 1, "--ranks", 3)
+
     def test_running_statistics_and_momentum(self):
         self.straight_and_resumed(model_path("resnet"), model_path("resnet", "data.npz"), [(2, []), (0, ["--ranks", 1])], "--batch", 8,
                                   "--microbatches", 1, "--optimizer", "sgd", "--momentum", 0.9, "--lr", 0.01, "--ranks", 3)
