@@ -46,10 +46,11 @@ static void place(Worker *w) {
   const Job *job = w->training->job;
   const JobDecisions *decided = &job->decided;
   const Backend *backend = store_backend(w->store);
-  if (!decided->cores.pinned || !backend->stream_place)
+  if (!decided->cores.pinned)
     return;
   w->cores = cores_of(&decided->cores, job->asked.world->mpi ? 0 : w->rank, decided->threads);
-  backend->stream_place(store_stream(w->store), w->cores);
+  if (backend->stream_place)
+    backend->stream_place(store_stream(w->store), w->cores);
 }
 
 Status worker_open(Worker *w) {

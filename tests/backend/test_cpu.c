@@ -17,11 +17,10 @@ static bool sample;
 
 /* Whether instruction set i runs here and, in a sample, is the best that does. */
 static bool choose(int i) {
-  int best = 0;
-  while (!isas[best]->runs())
-    best++;
+  const Isa *best;
+  ASSERT_OK(isa_choose(&best));
   chosen = isas[i];
-  return chosen->runs() && (!sample || i == best);
+  return chosen->runs() && (!sample || chosen == best);
 }
 
 /* One stream for each instruction set and number of threads, as in a run: it serves many kernels. */

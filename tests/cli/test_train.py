@@ -219,7 +219,7 @@ class Train(CommandLineTest):
                 head = json.load(file)
             made = "cpu" if device == "auto" else device
             self.assertEqual((head["device"], head["precision"]), (made, "float32"))
-            self.assertRegex(self.done(*train), f"device +{made.replace(',', ', ')}[ ,]")
+            self.assertRegex(self.done(*train), f"device +{made.replace(',', ', ')}[ \\n]")
             self.done(*train, "--device", device, "--precision", "float32")
             self.refused(2, f"{plan}: the plan was made with --device {made}, not {other}", *train, "--device", other)
 
