@@ -115,7 +115,7 @@ static size_t backward_workspace(const Graph *graph, const Node *node, size_t bu
 }
 
 bool attention_takes(const Graph *graph, const Node *node) {
-  Job job = {.a = attention_of_node(graph, node)};
+  Job job = {.a = attention_in(graph, node)};
   size_t size = dtype_bytes(graph_value(graph, node->in[0])->dtype);
   return plan(&job, node->op == OP_AttentionGrad, (int64_t)size, WORKSPACE_BUDGET);
 }

@@ -76,7 +76,7 @@ static Spelled spell(Arena *arena, const Case *c) {
   s.name[id] = "i";
   ASSERT_OK(graph_add_input(s.g, id));
   for (int k = 0; c->lines[k]; k++)
-    spelled_line(&s, c->lines[k]);
+    ASSERT_OK(spelled_try(&s, c->lines[k]));
   const Node *last = s.g->nodes[s.g->n_nodes - 1];
   ASSERT_OK(graph_add_output(s.g, last->out[0]));
   return s;
