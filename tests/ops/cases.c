@@ -158,7 +158,6 @@ const OpCase op_cases[] = {
 #undef UNARY
     ONE_INPUT(OP_LeakyRelu, FLOATS, X),
     {OP_LeakyRelu, FLOATS, {X(9)}, {Y(9)}, {REAL("alpha", 0.25)}},
-    {OP_LeakyRelu, FLOATS, {X(9)}, {Y(9)}, {REAL("alpha", -0.5)}},
     ONE_INPUT(OP_Gelu, FLOATS, X),
     {OP_Gelu, FLOATS, {X(35)}, {Y(35)}, {WORD("approximate", "tanh")}},
     ONE_INPUT(OP_Swish, FLOATS, X),
@@ -397,8 +396,6 @@ const OpCase op_cases[] = {
     {OP_AccumulateMatMul, FLOATS, {X(2, 3, 5), X(2, 3, 4), X(4, 5)}},
     {OP_AccumulateMatMul, FLOATS, {X(2, 3, 5), X(1, 3, 4), X(2, 5, 4)}, .attrs = TRANSPOSED(0, 1)},
     {OP_AccumulateMatMul, FLOATS, {X(3, 5), X(3, 0), X(0, 5)}},
-    {OP_AccumulateMatMul, FLOATS, {X(3, 5), X(3, 0), X(0, 5)}, .attrs = {INT("begins", 1)}},
-    {OP_AccumulateMatMul, FLOATS, {X(97, 33), X(97, 600), X(600, 33)}, .attrs = {INT("begins", 1)}},
     {OP_AccumulateMatMul, FLOATS, {X(0, 5), X(0, 4), X(4, 5)}},
     {OP_AccumulateMatMul, FLOATS, {X(97, 33), X(300, 97), X(300, 33)}, .attrs = TRANSPOSED(1, 0)},
     {OP_SquaredNorm, FLOATS, {X(3, 15)}, {Y()}},
@@ -421,6 +418,9 @@ const OpCase op_cases[] = {
 #include "tests/ops/rows/sample.inc"
 
 #include "tests/ops/rows/attention.inc"
+    {OP_LeakyRelu, FLOATS, {X(9)}, {Y(9)}, {REAL("alpha", -0.5)}},
+    {OP_AccumulateMatMul, FLOATS, {X(3, 5), X(3, 0), X(0, 5)}, .attrs = {INT("begins", 1)}},
+    {OP_AccumulateMatMul, FLOATS, {X(97, 33), X(97, 600), X(600, 33)}, .attrs = {INT("begins", 1)}},
 };
 
 const size_t n_op_cases = sizeof op_cases / sizeof *op_cases;
