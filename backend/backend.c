@@ -99,7 +99,8 @@ Status backend_kernels_text(const Backend *backend, const Graph *graph, Arena *a
 
 Status backend_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                        size_t workspace_bytes, NodeKernel *kernel) {
-  Status status = wide_prepare(backend->kernels[node->op], stream, node, in, out, workspace_bytes, kernel);
+  Status status =
+      wide_prepare(backend->kernels[node->op], backend->is_host, stream, node, in, out, workspace_bytes, kernel);
   if (status != OK)
     node_context(node);
   return status;

@@ -293,12 +293,13 @@ static Status prepare_plain(const KernelDef *kernel, Stream *stream, const Node 
   return kernel->prepare ? kernel->prepare(stream, node, in, out, workspace_bytes, &made->state) : OK;
 }
 
-Status wide_prepare(const KernelDef *kernel, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                    size_t workspace_bytes, NodeKernel *made) {
+Status wide_prepare(const KernelDef *kernel, bool copies, Stream *stream, const Node *node, const Tensor *in,
+                    const Tensor *out, size_t workspace_bytes, NodeKernel *made) {
+  bool plain = takes(kernel, node, in, out);
   *made = (NodeKernel){0};
-  if (writes_narrow(node, in))
+  if (writes_narrow(node, in) || (!plain && !copies))
     return fail(E_UNSUPPORTED, "no kernel for %s", dtype_name(BF16));
-  if (takes(kernel, node, in, out))
+  if (plain)
     return prepare_plain(kernel, stream, node, in, out, workspace_bytes, made);
   Wide *w = calloc(1, sizeof *w);
   size_t n = (size_t)(node->n_in + node->n_out);

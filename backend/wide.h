@@ -10,7 +10,7 @@ bool wide_accepts(const KernelDef *kernel, bool copies, const Graph *graph, cons
 /* What it takes beside its operands: the kernel's workspace, and the copies. */
 size_t wide_workspace(const KernelDef *kernel, const Graph *graph, const Node *node, size_t budget);
 /* backend_prepare of this kernel, without the node's name in a failure. */
-Status wide_prepare(const KernelDef *kernel, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                    size_t workspace_bytes, NodeKernel *made);
+Status wide_prepare(const KernelDef *kernel, bool copies, Stream *stream, const Node *node, const Tensor *in,
+                    const Tensor *out, size_t workspace_bytes, NodeKernel *made);
 
 #endif

@@ -66,8 +66,11 @@ static Status copy_source(Copy *c, ValueId id, ValueId *copy) {
   if (c->values[id] == NO_VALUE) {
     const Value *v = graph_value(c->from, id);
     assert(v->producer == NO_NODE);
-    TRY(v->data ? graph_add_constant(c->to, v->name, v->dtype, v->shape, v->data, &c->values[id])
-                : graph_add_value(c->to, v->name, v->dtype, v->shape, v->role, &c->values[id]));
+    bool copies = v->data && c->to->arena != c->from->arena; /* within one arena contents are shared */
+    TRY(copies ? graph_add_constant(c->to, v->name, v->dtype, v->shape, v->data, &c->values[id])
+               : graph_add_value(c->to, v->name, v->dtype, v->shape, v->role, &c->values[id]));
+    if (!copies)
+      graph_value(c->to, c->values[id])->data = v->data;
     TRY(finish_value(c, id));
   }
   *copy = c->values[id];
