@@ -13,7 +13,8 @@ typedef struct {
   char name[64];
   size_t memory_bytes;
   double flops_per_second;
-  double tf32_flops_per_second, bf16_flops_per_second; /* of products with such operands; 0: they are float32 here */
+  double tf32_flops_per_second, bf16_flops_per_second; /* of products that round float32 so; 0: they do not here */
+  double narrow_flops_per_second;                      /* of products of what is stored in bfloat16; 0: as of float32 */
   double bytes_per_second;
   double node_overhead_seconds; /* of starting one kernel */
 } DeviceSpec;

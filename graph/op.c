@@ -38,12 +38,20 @@ Cost op_cost(const Graph *graph, const Node *node) {
   return cost;
 }
 
+/* Whether a product multiplies bfloat16 numbers, since one of its operands is stored so. */
+static bool is_narrow(const Graph *graph, const Node *node) {
+  int first = op_def(node->op)->traits & OP_MUTATES_FIRST ? 1 : 0;
+  return graph_value(graph, node->in[first])->dtype == BF16 || graph_value(graph, node->in[first + 1])->dtype == BF16;
+}
+
 double op_seconds(const Graph *graph, const Node *node, const DeviceSpec *device) {
   DeviceSpec own = *device;
-  double reduced = node->precision == PRECISION_TF32   ? own.tf32_flops_per_second
+  bool product = op_def(node->op)->traits & OP_PRODUCT, narrow = product && is_narrow(graph, node);
+  double reduced = narrow                              ? own.narrow_flops_per_second
+                   : node->precision == PRECISION_TF32 ? own.tf32_flops_per_second
                    : node->precision == PRECISION_BF16 ? own.bf16_flops_per_second
                                                        : 0;
-  if (op_def(node->op)->traits & OP_PRODUCT && reduced > 0 && graph_value(graph, node->in[0])->dtype == F32)
+  if (product && reduced > 0 && (narrow || graph_value(graph, node->in[0])->dtype == F32))
     own.flops_per_second = reduced;
   return cost_seconds(op_cost(graph, node), &own);
 }

@@ -60,9 +60,12 @@ static Status describe(int device, DeviceSpec *spec) {
   (void)device;
   const Isa *isa;
   TRY(isa_choose(&isa));
+  /* pairs of numbers, or a tile's rows of them, at a time */
+  int more = isa->bf16.bytes == sizeof(float) ? 0 : isa->bf16.depth > 2 ? 8 : 2;
   long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
   *spec = (DeviceSpec){.memory_bytes = (size_t)pages * (size_t)page,
                        .flops_per_second = 2.5e9 * isa->vector_bytes,
+                       .narrow_flops_per_second = more * 2.5e9 * isa->vector_bytes,
                        .bytes_per_second = 1e10,
                        .node_overhead_seconds = 1e-6};
   snprintf(spec->name, sizeof spec->name, "%s", isa->name);

@@ -28,7 +28,8 @@ static Status number_items(Arena *arena, const Graph *g, PlanItems *items) {
 
 static bool same_speed(const DeviceSpec *a, const DeviceSpec *b) {
   return a->flops_per_second == b->flops_per_second && a->tf32_flops_per_second == b->tf32_flops_per_second &&
-         a->bf16_flops_per_second == b->bf16_flops_per_second && a->bytes_per_second == b->bytes_per_second &&
+         a->bf16_flops_per_second == b->bf16_flops_per_second &&
+         a->narrow_flops_per_second == b->narrow_flops_per_second && a->bytes_per_second == b->bytes_per_second &&
          a->node_overhead_seconds == b->node_overhead_seconds;
 }
 

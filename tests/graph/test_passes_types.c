@@ -157,8 +157,23 @@ static void all_or_nothing(void **state) {
   arena_destroy(arena);
 }
 
+/* A product is as fast as what is stored lets it be. */
+static void costs_follow_what_is_stored(void **state) {
+  (void)state;
+  const DeviceSpec device = {.flops_per_second = 1e6, .narrow_flops_per_second = 4e6, .bytes_per_second = 1e12};
+  OpKind none = OP_COUNT;
+  Arena *arena = arena_create();
+  Spelled s = spell(arena, &(Case){{"a = MatMul x w", "b = MatMul a u", "c = Exp b"}, LOSS_AUTO, "", ""});
+  double before = op_seconds(s.g, s.g->nodes[1], &device);
+  bool stored;
+  ASSERT_OK(graph_store_narrow(s.g, take_all_but, &none, &stored));
+  assert_true(op_seconds(s.g, s.g->nodes[0], &device) == before); /* of an input and a parameter */
+  assert_true(op_seconds(s.g, s.g->nodes[1], &device) == before / 4);
+  arena_destroy(arena);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(activations_are_stored_in_bfloat16),
-                                     cmocka_unit_test(all_or_nothing)};
+                                     cmocka_unit_test(all_or_nothing), cmocka_unit_test(costs_follow_what_is_stored)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
