@@ -99,7 +99,7 @@ static bool plan(Job *job, bool backward, int64_t size, size_t budget) {
 
 static size_t workspace(const Graph *graph, const Node *node, size_t budget, bool backward,
                         const KernelDef *reference) {
-  int64_t size = (int64_t)dtype_bytes(graph_value(graph, node->in[0])->dtype);
+  int64_t size = graph_value(graph, node->in[0])->dtype == F64 ? 8 : 4;
   Job job = {.a = attention_in(graph, node)};
   if (!plan(&job, backward, size, budget))
     return reference->workspace(graph, node, budget);
@@ -154,9 +154,9 @@ static Status run_waves(Job *job, Pool *pool, Task *pack, Task *task, int64_t ta
 static Status attend(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *work, void *state,
                      const KernelDef *reference) {
   bool backward = node->op == OP_AttentionGrad;
-  if (in->dtype != F32 && in->dtype != F64)
+  if (in->dtype != F32 && in->dtype != F64 && in->dtype != BF16)
     return unsupported_type(node, in->dtype);
-  int64_t size = (int64_t)dtype_bytes(in->dtype);
+  int64_t size = in->dtype == F64 ? 8 : 4;
   Job job = {.a = attention_of_tensors(node, in),
              .mask = attention_mask(node, in),
              .isa = stream->isa,
@@ -174,10 +174,22 @@ static Status attend(Stream *stream, const Node *node, const Tensor *in, const T
                   : run_waves(&job, stream->pool, pack_f64, forward_f64, job.units, NULL);
 }
 
-CPU_KERNEL(Attention, .accepts = takes_floats, .workspace = forward_workspace) {
+/* What is bfloat16 is converted as it is packed, where it fits; the kernel's own sums stay float32. */
+static bool takes_bf16(const Node *node, const Tensor *in, const Tensor *out) {
+  bool backward = node->op == OP_AttentionGrad;
+  int mask = attention_mask_input(node);
+  Job job = {.a = attention_of_tensors(node, in)};
+  bool wide = backward ? in[ATTENTION_GRAD_MOST].dtype == F32 && in[ATTENTION_GRAD_LOG_SUM].dtype == F32
+                       : out[1].dtype == F32 && out[2].dtype == F32;
+  wide &= node->n_in <= mask || in[mask].dtype != BF16;
+  return wide && job.a.size <= KEYS_BACK && job.a.value_size <= KEYS_BACK &&
+         plan(&job, backward, sizeof(float), WORKSPACE_BUDGET);
+}
+
+CPU_KERNEL(Attention, .accepts = takes_floats, .narrow = takes_bf16, .workspace = forward_workspace) {
   return attend(stream, node, in, out, workspace, state, &reference_Attention);
 }
 
-CPU_KERNEL(AttentionGrad, .accepts = takes_floats, .workspace = backward_workspace) {
+CPU_KERNEL(AttentionGrad, .accepts = takes_floats, .narrow = takes_bf16, .workspace = backward_workspace) {
   return attend(stream, node, in, out, workspace, state, &reference_AttentionGrad);
 }

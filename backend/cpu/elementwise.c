@@ -6,7 +6,7 @@
 #include "backend/reference/reference.h"
 
 #define SPLIT(op_name, takes)                                                                                          \
-  CPU_KERNEL(op_name, .accepts = takes) {                                                                              \
+  CPU_KERNEL(op_name, .accepts = takes, .narrow = split_takes_narrow) {                                                \
     CPU_UNUSED;                                                                                                        \
     return split_elementwise(stream, node, in, out, reference_##op_name.run);                                          \
   }
@@ -76,7 +76,7 @@ static bool tanh_form(const Node *node) {
     (MAP)(in->data, out->data, shape_elements(out->shape));                                                            \
     return OK;                                                                                                         \
   }                                                                                                                    \
-  CPU_KERNEL(op_name, .accepts = takes_floats) {                                                                       \
+  CPU_KERNEL(op_name, .accepts = takes_floats, .narrow = split_takes_narrow) {                                         \
     CPU_UNUSED;                                                                                                        \
     return split_elementwise(stream, node, in, out, op_name##_part);                                                   \
   }
@@ -95,7 +95,7 @@ static Status gelu_grad_part(Stream *stream, const Node *node, const Tensor *in,
   return OK;
 }
 
-CPU_KERNEL(GeluGrad, .accepts = takes_floats) {
+CPU_KERNEL(GeluGrad, .accepts = takes_floats, .narrow = split_takes_narrow) {
   CPU_UNUSED;
   return split_elementwise(stream, node, in, out, gelu_grad_part);
 }
@@ -139,12 +139,12 @@ static Status swish_part(Stream *stream, const Node *node, const Tensor *in, con
   return OK;
 }
 
-CPU_KERNEL(Swish, .accepts = takes_floats) {
+CPU_KERNEL(Swish, .accepts = takes_floats, .narrow = split_takes_narrow) {
   CPU_UNUSED;
   return split_elementwise(stream, node, in, out, swish_part);
 }
 
-CPU_KERNEL(SwishGrad, .accepts = takes_floats) {
+CPU_KERNEL(SwishGrad, .accepts = takes_floats, .narrow = split_takes_narrow) {
   CPU_UNUSED;
   return split_elementwise(stream, node, in, out, swish_part);
 }
@@ -181,7 +181,7 @@ static Status pow_part(Stream *stream, const Node *node, const Tensor *in, const
   return OK;
 }
 
-CPU_KERNEL(Pow, .accepts = takes_powers) {
+CPU_KERNEL(Pow, .accepts = takes_powers, .narrow = split_takes_narrow) {
   CPU_UNUSED;
   return split_elementwise(stream, node, in, out, pow_part);
 }

@@ -135,13 +135,20 @@ Status product_run(Stream *stream, const Node *node, const Tensor *in, const Ten
   return OK;
 }
 
-#define PRODUCT .accepts = takes_floats, .workspace = workspace_of_product, .prepare = prepare_product, .release = free
+static bool takes_bf16(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)out;
+  return node->op == OP_AccumulateMatMul ? in->dtype == F32 && product_is_bf16(in + 1) : product_is_bf16(in);
+}
+
+#define PRODUCT                                                                                                        \
+  .accepts = takes_floats, .narrow = takes_bf16, .workspace = workspace_of_product, .prepare = prepare_product,        \
+  .release = free
 
 CPU_KERNEL(MatMul, PRODUCT) {
   return product_run(stream, node, in, out, false, NULL, NULL, workspace, state);
 }
 
-CPU_KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = workspace_of_accumulated,
+CPU_KERNEL(AccumulateMatMul, .accepts = takes_floats, .narrow = takes_bf16, .workspace = workspace_of_accumulated,
            .prepare = prepare_accumulated, .release = free) {
   (void)out;
   return product_run(stream, node, in + 1, in, !node_int(node, "begins", 0), NULL, NULL, workspace, state);

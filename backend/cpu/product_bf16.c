@@ -48,7 +48,7 @@ static bool keeps_sums(const Product *p, DType out) {
 
 /* Columns of a block. */
 static int64_t block_of(const Product *p, bool sums) {
-  int64_t most = N_BLOCK, fit = SUMS_BYTES / (int64_t)sizeof(float) / round_up(p->m, WIDEST);
+  int64_t most = N_BLOCK, fit = SUMS_BYTES / (int64_t)sizeof(float) / (round_up(p->m, WIDEST) + 1);
   if (sums && fit < most)
     most = fit < N_LEAST ? N_LEAST : fit - fit % PACK_TASK;
   return least(p->n, most);

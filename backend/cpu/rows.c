@@ -22,14 +22,14 @@ static Status softmax_part(Stream *stream, const Node *node, const Tensor *in, c
   return OK;
 }
 
-CPU_KERNEL(Softmax, .accepts = takes_floats) {
+CPU_KERNEL(Softmax, .accepts = takes_floats, .narrow = split_takes_narrow_rows) {
   CPU_UNUSED;
   return split_leading(stream, node, in, out, (int)node_int(node, "axis", 0), softmax_part);
 }
 
 /* Axes before the operator's are independent. */
 #define SPLIT_ROWS(op_name, takes)                                                                                     \
-  CPU_KERNEL(op_name, .accepts = takes) {                                                                              \
+  CPU_KERNEL(op_name, .accepts = takes, .narrow = split_takes_narrow_rows) {                                           \
     CPU_UNUSED;                                                                                                        \
     return split_leading(stream, node, in, out, (int)node_int(node, "axis", 0), reference_##op_name.run);              \
   }
@@ -59,8 +59,13 @@ static Status reduce_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
+/* Sums of bfloat16 are float32 where anything reads them as they are. */
+static bool sums_narrow(const Node *node, const Tensor *in, const Tensor *out) {
+  return node->n_in == 1 && in->dtype == BF16 && out->dtype == F32;
+}
+
 static Status reduce(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, Kernel *other) {
-  if (in->dtype != F32 && in->dtype != F64)
+  if (in->dtype != F32 && in->dtype != F64 && in->dtype != BF16)
     return other(stream, node, in, out, NULL, NULL);
   Rows r = {.node = node, .in = in, .out = out, .n = reduce_blocks(node, in->shape)};
   if (!r.n)
@@ -69,12 +74,12 @@ static Status reduce(Stream *stream, const Node *node, const Tensor *in, const T
   return pool_run(stream->pool, (r.n + r.of_task - 1) / r.of_task, reduce_task, &r);
 }
 
-CPU_KERNEL(ReduceSum, .accepts = takes_numbers) {
+CPU_KERNEL(ReduceSum, .accepts = takes_numbers, .narrow = sums_narrow) {
   CPU_UNUSED;
   return reduce(stream, node, in, out, reference_ReduceSum.run);
 }
 
-CPU_KERNEL(ReduceMean, .accepts = takes_floats) {
+CPU_KERNEL(ReduceMean, .accepts = takes_floats, .narrow = sums_narrow) {
   CPU_UNUSED;
   return reduce(stream, node, in, out, reference_ReduceMean.run);
 }
@@ -86,15 +91,23 @@ static Status scale_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
-CPU_KERNEL(LayerNormalizationGradScale, .accepts = takes_floats) {
+/* Statistics and the gradient stay float32. */
+static bool scale_takes_narrow(const Node *node, const Tensor *in, const Tensor *out) {
+  bool wide = out->dtype == F32;
+  for (int i = 2; i < node->n_in; i++)
+    wide &= in[i].dtype != BF16;
+  return wide;
+}
+
+CPU_KERNEL(LayerNormalizationGradScale, .accepts = takes_floats, .narrow = scale_takes_narrow) {
   CPU_UNUSED;
-  if (in->dtype != F32 && in->dtype != F64)
+  if (out->dtype != F32 && out->dtype != F64)
     return unsupported_type(node, in->dtype);
   Rows r = {.node = node, .in = in, .out = out};
   return pool_run(stream->pool, scale_gradient_blocks(out), scale_task, &r);
 }
 
-CPU_KERNEL(RMSNormalizationGradScale, .accepts = takes_floats) {
+CPU_KERNEL(RMSNormalizationGradScale, .accepts = takes_floats, .narrow = scale_takes_narrow) {
   return run_LayerNormalizationGradScale(stream, node, in, out, workspace, state);
 }
 
@@ -126,16 +139,30 @@ CPU_KERNEL(SquaredNorm, .accepts = takes_floats) {
 
 /* Rows of logits whose classes lie side by side. */
 static bool fast_classes(const Node *node, const Tensor *in) {
-  return in->dtype == F32 && node_int(node, "class_axis", 0) == in->shape.rank - 1;
+  return (in->dtype == F32 || in->dtype == BF16) && node_int(node, "class_axis", 0) == in->shape.rank - 1;
+}
+
+/* A row of logits in float32: bfloat16 is converted into the scratch. */
+static const float *logits_of(const Rows *r, int64_t row, int64_t classes, void *scratch) {
+  if (r->in->dtype == F32)
+    return (const float *)r->in->data + row * classes;
+  r->isa->bf16.widen((const uint16_t *)r->in->data + row * classes, scratch, classes);
+  return scratch;
+}
+
+/* Logits and their gradient as they are; what is summed is float32. */
+static bool loss_takes_narrow(const Node *node, const Tensor *in, const Tensor *out) {
+  int64_t classes = in->shape.rank ? in->shape.dim[in->shape.rank - 1] : 1;
+  return node_int(node, "class_axis", 0) == in->shape.rank - 1 && classes * 8 <= POOL_SCRATCH_BYTES &&
+         (node->op == OP_CrossEntropy ? out[1].dtype == F32 : in[2].dtype == F32);
 }
 
 static Status loss_task(void *context, int64_t i, void *scratch) {
-  (void)scratch;
   Rows *r = context;
   int64_t classes = r->in->shape.dim[r->in->shape.rank - 1], class;
   double loss = 0;
   for (int64_t row = i * LOSS_ROWS; row < least((i + 1) * LOSS_ROWS, r->n); row++) {
-    const float *x = (const float *)r->in->data + row * classes;
+    const float *x = logits_of(r, row, classes, scratch);
     bool ignored;
     TRY(class_at(r->node, &r->in[1], row, classes, &class, &ignored));
     double lse = classes ? r->isa->log_sum_exp(x, classes) : 0;
@@ -152,7 +179,7 @@ static size_t loss_workspace(const Graph *graph, const Node *node, size_t budget
   return ((size_t)shape_elements(graph_value(graph, node->in[1])->shape) / LOSS_ROWS + 1) * sizeof(double);
 }
 
-CPU_KERNEL(CrossEntropy, .accepts = takes_floats, .workspace = loss_workspace) {
+CPU_KERNEL(CrossEntropy, .accepts = takes_floats, .narrow = loss_takes_narrow, .workspace = loss_workspace) {
   if (!fast_classes(node, in))
     return reference_CrossEntropy.run(stream, node, in, out, workspace, state);
   Rows r = {
@@ -167,26 +194,29 @@ CPU_KERNEL(CrossEntropy, .accepts = takes_floats, .workspace = loss_workspace) {
 }
 
 static Status loss_grad_task(void *context, int64_t i, void *scratch) {
-  (void)scratch;
   Rows *r = context;
+  bool narrow = r->out->dtype == BF16;
   int64_t classes = r->in->shape.dim[r->in->shape.rank - 1], class;
   float scale = (float)*(const double *)r->in[3].data;
   for (int64_t row = i * r->of_task; row < least((i + 1) * r->of_task, r->n); row++) {
-    const float *x = (const float *)r->in->data + row * classes;
-    float *dx = (float *)r->out->data + row * classes;
+    const float *x = logits_of(r, row, classes, (float *)scratch + classes);
+    float *dx = narrow ? scratch : (float *)r->out->data + row * classes;
     bool ignored;
     TRY(class_at(r->node, &r->in[1], row, classes, &class, &ignored));
     if (ignored) {
-      memset(dx, 0, (size_t)classes * sizeof *dx);
+      memset((char *)r->out->data + (size_t)(row * classes) * dtype_bytes(r->out->dtype), 0,
+             (size_t)classes * dtype_bytes(r->out->dtype));
       continue;
     }
     r->isa->scaled_exp(x, ((const float *)r->in[2].data)[row], scale, dx, classes);
     dx[class] -= scale;
+    if (narrow)
+      r->isa->bf16.narrow(dx, (uint16_t *)r->out->data + row * classes, classes);
   }
   return OK;
 }
 
-CPU_KERNEL(CrossEntropyGrad, .accepts = takes_floats) {
+CPU_KERNEL(CrossEntropyGrad, .accepts = takes_floats, .narrow = loss_takes_narrow) {
   if (!fast_classes(node, in))
     return reference_CrossEntropyGrad.run(stream, node, in, out, workspace, state);
   Rows r = {.node = node, .in = in, .out = out, .isa = stream->isa, .n = shape_elements(in[1].shape)};

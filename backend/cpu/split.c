@@ -2,6 +2,7 @@
 #include "backend/cpu/split.h"
 
 #include "backend/reference/reference.h"
+#include "graph/op.h"
 
 enum { MOST_INPUTS = 16, MOST_OUTPUTS = 4 };
 
@@ -48,22 +49,92 @@ static Tensor part_of(const Split *s, const Tensor *t, int64_t position) {
   return part;
 }
 
+/* Elements of any type as they are. */
+static bool moves(const Node *node) {
+  return op_def(node->op)->traits & OP_ANY_TYPE;
+}
+
+/* What is bfloat16 as float32, at *scratch, which moves on; `read`: with its contents. */
+static Tensor widened(const Split *s, const Tensor *t, bool read, char **scratch) {
+  Tensor wide = *t;
+  int64_t n = shape_elements(t->shape);
+  if (t->dtype != BF16 || !t->data || moves(s->node))
+    return wide;
+  wide.dtype = F32;
+  wide.data = *scratch;
+  *scratch += round_up(n * (int64_t)sizeof(float), MOST_VECTOR_BYTES);
+  if (read)
+    s->stream->isa->bf16.widen(t->data, wide.data, n);
+  return wide;
+}
+
+/* The kernel on tensors of which some may be bfloat16. */
+static Status run_on(const Split *s, const Tensor *in, const Tensor *out, char *scratch) {
+  Tensor wide_in[MOST_INPUTS], wide_out[MOST_OUTPUTS];
+  for (int k = 0; k < s->n_in; k++)
+    wide_in[k] = widened(s, &in[k], true, &scratch);
+  for (int k = 0; k < s->n_out; k++)
+    wide_out[k] = widened(s, &out[k], false, &scratch);
+  TRY(s->kernel(s->stream, s->node, wide_in, wide_out, NULL, NULL));
+  for (int k = 0; k < s->n_out; k++)
+    if (wide_out[k].dtype != out[k].dtype)
+      s->stream->isa->bf16.narrow(wide_out[k].data, out[k].data, shape_elements(out[k].shape));
+  return OK;
+}
+
 static Status run_part(void *context, int64_t i, void *scratch) {
-  (void)scratch;
   const Split *s = context;
   Tensor in[MOST_INPUTS], out[MOST_OUTPUTS];
   for (int k = 0; k < s->n_in; k++)
     in[k] = part_of(s, &s->in[k], i);
   for (int k = 0; k < s->n_out; k++)
     out[k] = part_of(s, &s->out[k], i);
-  return s->kernel(s->stream, s->node, in, out, NULL, NULL);
+  return run_on(s, in, out, scratch);
+}
+
+static Status run_all(void *context, int64_t i, void *scratch) {
+  (void)i;
+  const Split *s = context;
+  return run_on(s, s->in, s->out, scratch);
+}
+
+static bool any_narrow(const Split *s) {
+  bool any = false;
+  for (int k = 0; k < s->n_in; k++)
+    any |= s->in[k].dtype == BF16;
+  for (int k = 0; k < s->n_out; k++)
+    any |= s->out[k].dtype == BF16;
+  return any;
+}
+
+/* Operands of parts of so many elements at most. */
+static bool copies_fit(const Node *node, int64_t elements) {
+  int64_t each = round_up((elements > 2 * TASK_ELEMENTS ? elements : 2 * TASK_ELEMENTS) * (int64_t)sizeof(float),
+                          MOST_VECTOR_BYTES);
+  return !moves(node) && node->n_in <= MOST_INPUTS && node->n_out <= MOST_OUTPUTS &&
+         each <= POOL_SCRATCH_BYTES / (node->n_in + node->n_out);
+}
+
+bool split_takes_narrow(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)in, (void)out;
+  return copies_fit(node, 0);
+}
+
+bool split_takes_narrow_rows(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)in;
+  int axis = (int)node_int(node, "axis", 0);
+  int64_t elements = 1;
+  for (int i = axis; i < out->shape.rank; i++)
+    elements *= out->shape.dim[i];
+  return axis > 0 && copies_fit(node, elements);
 }
 
 /* Axes are split from the front until there are enough parts. */
 static Status run_split(Split *s, int axes) {
   int64_t elements = shape_elements(s->shape), inner = elements;
   if (axes < 1 || elements < 2 * TASK_ELEMENTS || s->n_in > MOST_INPUTS || s->n_out > MOST_OUTPUTS)
-    return s->kernel(s->stream, s->node, s->in, s->out, NULL, NULL);
+    return any_narrow(s) ? pool_run(s->stream->pool, 1, run_all, s)
+                         : s->kernel(s->stream, s->node, s->in, s->out, NULL, NULL);
   s->ahead = 1;
   for (s->axis = 0;; s->axis++) {
     inner /= s->shape.dim[s->axis];

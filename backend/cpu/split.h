@@ -7,11 +7,18 @@
 /* Elements of a task: enough that starting it costs nothing, few enough to lie in a second-level cache. */
 enum { TASK_ELEMENTS = 16384 };
 
+/* In all of these, parts that are bfloat16 are float32 to the kernel: copies in the thread's scratch. */
+
 /* Elementwise operators: inputs broadcast to out[0]. */
 Status split_elementwise(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, Kernel *kernel);
 
 /* Operators that treat every index of the axes before `axes` of out[0] alone; inputs and outputs broadcast to it. */
 Status split_leading(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, int axes, Kernel *kernel);
+
+/* KernelDef.narrow of split_elementwise, and of split_leading where `axes` is the node's axis: the copies of a part fit
+ * a thread's scratch. */
+bool split_takes_narrow(const Node *node, const Tensor *in, const Tensor *out);
+bool split_takes_narrow_rows(const Node *node, const Tensor *in, const Tensor *out);
 
 /* Operators that write inputs: those shaped like in[0] are split, the others given whole. */
 Status split_inputs(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, Kernel *kernel);

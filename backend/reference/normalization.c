@@ -4,6 +4,7 @@
 
 #include "backend/reference/kernel.h"
 #include "backend/reference/parts.h"
+#include "graph/narrow.h"
 
 enum { BLOCK = 128 };
 
@@ -33,7 +34,7 @@ int64_t scale_gradient_blocks(const Tensor *out) {
 }
 
 void scale_gradient_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
-  if (in->dtype == F32)
+  if (out->dtype == F32)
     scale_gradient_f32(node, in, out, first, end);
   else
     scale_gradient_f64(node, in, out, first, end);

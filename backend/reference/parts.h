@@ -23,11 +23,11 @@ void nest_copy(const Nest *nest, size_t size, char *to, const char *from, int64_
 /* dense[i] = elements from one index of axis i to the next. */
 void dense_strides(Shape shape, int64_t dense[MAX_RANK]);
 
-/* ReduceSum and ReduceMean of floats: blocks of results. */
+/* ReduceSum and ReduceMean of floats, and of bfloat16 to float32: blocks of results. */
 int64_t reduce_blocks(const Node *node, Shape shape);
 void reduce_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
 
-/* LayerNormalizationGradScale and RMSNormalizationGradScale: blocks of columns. */
+/* LayerNormalizationGradScale and RMSNormalizationGradScale, to floats; dY and X may be bfloat16: blocks of columns. */
 int64_t scale_gradient_blocks(const Tensor *out);
 void scale_gradient_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
 

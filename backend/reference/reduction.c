@@ -5,6 +5,7 @@
 
 #include "backend/reference/kernel.h"
 #include "backend/reference/parts.h"
+#include "graph/narrow.h"
 
 /* The input's axes, merged where neighbours are both kept or both reduced, split into the two kinds. */
 typedef struct {
@@ -65,28 +66,29 @@ static int64_t offset_of(int64_t i, const int64_t *dim, const int64_t *step, int
 
 enum { BLOCK = 128 };
 
-#define ADD_LOOPS(S, T)                                                                                                \
+#define ADD_LOOPS(S, T, VALUE)                                                                                         \
   WIDE_LOOPS static double run_##S(const T *x, int64_t n) {                                                            \
     double sum;                                                                                                        \
-    LANE_SUM(sum, n, (double)x[i]);                                                                                    \
+    LANE_SUM(sum, n, (double)VALUE(x[i]));                                                                             \
     return sum;                                                                                                        \
   }                                                                                                                    \
   WIDE_LOOPS static void columns_##S(const T *x, double *sum, int64_t n) {                                             \
     for (int64_t i = 0; i < n; i++)                                                                                    \
-      sum[i] += (double)x[i];                                                                                          \
+      sum[i] += (double)VALUE(x[i]);                                                                                   \
   }
-ADD_LOOPS(f32, float)
-ADD_LOOPS(f64, double)
+ADD_LOOPS(f32, float, )
+ADD_LOOPS(f64, double, )
+ADD_LOOPS(bf16, uint16_t, bf16_value)
 
 /* A block of neighbouring results at a time, in double. */
-#define SUM(S, T)                                                                                                      \
+#define SUM(S, T, Y)                                                                                                   \
   static void sum_##S(const Fold *f, const Tensor *in, const Tensor *out, int64_t first, int64_t end,                  \
                       double divisor) {                                                                                \
     int64_t blocks = (f->columns + BLOCK - 1) / BLOCK, folds = product(f->reduced, f->n_reduced);                      \
     for (int64_t b = first; b < end; b++) {                                                                            \
       int64_t r = b / blocks, c = b % blocks * BLOCK;                                                                  \
       const T *x = (const T *)in->data + offset_of(r, f->kept, f->kept_step, f->n_kept) + c;                           \
-      T *y = (T *)out->data + r * f->columns + c;                                                                      \
+      Y *y = (Y *)out->data + r * f->columns + c;                                                                      \
       int64_t n = f->columns - c < BLOCK ? f->columns - c : BLOCK;                                                     \
       double sum[BLOCK] = {0};                                                                                         \
       for (int64_t k = 0; k < folds; k++) {                                                                            \
@@ -97,11 +99,12 @@ ADD_LOOPS(f64, double)
           columns_##S(part, sum, n);                                                                                   \
       }                                                                                                                \
       for (int64_t i = 0; i < n; i++)                                                                                  \
-        y[i] = (T)(sum[i] / divisor);                                                                                  \
+        y[i] = (Y)(sum[i] / divisor);                                                                                  \
     }                                                                                                                  \
   }
-SUM(f32, float)
-SUM(f64, double)
+SUM(f32, float, float)
+SUM(f64, double, double)
+SUM(bf16, uint16_t, float)
 
 int64_t reduce_blocks(const Node *node, Shape shape) {
   Fold f;
@@ -115,6 +118,8 @@ void reduce_part(const Node *node, const Tensor *in, const Tensor *out, int64_t 
   double divisor = node->op == OP_ReduceMean ? (double)(product(f.reduced, f.n_reduced) * f.run) : 1;
   if (in->dtype == F32)
     sum_f32(&f, in, out, first, end, divisor);
+  else if (in->dtype == BF16)
+    sum_bf16(&f, in, out, first, end, divisor);
   else
     sum_f64(&f, in, out, first, end, divisor);
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/isa.h"
 #include "graph/narrow.h"
 #include "graph/op.h"
 #include "tests/ops/cases.h"
@@ -118,8 +119,7 @@ static bool has_floats(const OpCase *c) {
   return c->types == TYPES_FLOAT || c->types == TYPES_NUMBERS || c->types == TYPES_ALL;
 }
 
-static void mixes_are_rounded_once(void **state) {
-  (void)state;
+static void check_mixes(void) {
   for (size_t i = 0; i < n_op_cases; i++) {
     uint64_t random = i;
     if (!has_floats(&op_cases[i]) || op_cases[i].op == OP_BitCast) /* of other bits */
@@ -127,6 +127,30 @@ static void mixes_are_rounded_once(void **state) {
     check(&op_cases[i], i, ~0u);
     for (int k = 0; k < 3; k++)
       check(&op_cases[i], i, (unsigned)random_next(&random));
+  }
+}
+
+/* With each instruction set that runs here. */
+static void mixes_are_rounded_once(void **state) {
+  (void)state;
+  for (int i = 0; isas[i]; i++) {
+    printf("%s %s here\n", isas[i]->name, isas[i]->runs() ? "runs" : "does not run");
+    setenv("ONNXPIPE_ISA", isas[i]->name, 1);
+    if (isas[i]->runs())
+      check_mixes();
+  }
+  unsetenv("ONNXPIPE_ISA");
+}
+
+/* Of several tasks and blocks. */
+static void large_tensors_agree(void **state) {
+  (void)state;
+  for (size_t i = 0; i < n_large_op_cases; i++) {
+    uint64_t random = i;
+    if (!has_floats(&large_op_cases[i]) || large_op_cases[i].op == OP_BitCast)
+      continue;
+    check(&large_op_cases[i], i, ~0u);
+    check(&large_op_cases[i], i, (unsigned)random_next(&random));
   }
 }
 
@@ -150,6 +174,7 @@ static void blocks_fit_together(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(mixes_are_rounded_once), cmocka_unit_test(blocks_fit_together)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(mixes_are_rounded_once), cmocka_unit_test(large_tensors_agree),
+                                     cmocka_unit_test(blocks_fit_together)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
