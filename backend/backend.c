@@ -60,6 +60,8 @@ static Status count_ways(const Backend *backend, const Graph *graph, Arena *aren
     const Node *node = graph->nodes[i];
     char way[WAY_BYTES] = "";
     size_t at = 0;
+    if (op_def(node->op)->traits & OP_VIEW)
+      continue;
     if (backend->way)
       backend->way(graph, node, way);
     else

@@ -112,8 +112,8 @@ bool backend_accepts(const Backend *backend, const Graph *graph, const Node *nod
 /* What a node that the backend accepts takes beside its operands. */
 size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const Node *node);
 
-/* For people, of the arena: how the backend computes the graph's nodes, and how many of which operator each way:
- * "packed tiles 12 x 32, avx512: Gemm 8, MatMul 2; …". */
+/* For people, of the arena: how the backend computes the graph's nodes (views apart), and how many of which operator
+ * each way: "packed tiles 12 x 32, avx512: Gemm 8, MatMul 2; …". */
 Status backend_kernels_text(const Backend *backend, const Graph *graph, Arena *arena, const char **text);
 
 /* How a node is run: run(stream, node, in, out, workspace, state). */
