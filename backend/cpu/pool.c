@@ -21,7 +21,7 @@ struct Pool {
   pthread_cond_t wake, left;
   atomic_uint job; /* counts jobs; a change is what workers wait for */
   bool open, stop;
-  int inside; /* workers that joined the open job */
+  atomic_int inside; /* workers that joined the open job; changes under the lock */
   atomic_int_fast64_t next;
   int64_t n;
   Task *task;
@@ -70,7 +70,7 @@ static void pause_briefly(void) {
 #endif
 }
 
-/* Jobs follow one another closely: look a while before sleeping. */
+/* Jobs follow one another closely, and workers end at nearly the same time: who waits looks a while before sleeping. */
 static void await_job(Pool *pool, unsigned seen) {
   for (int i = 0; i < SPINS && atomic_load(&pool->job) == seen; i++)
     pause_briefly();
@@ -96,13 +96,14 @@ static void *work(void *argument) {
     }
     seen = atomic_load(&pool->job);
     bool joined = pool->open;
-    pool->inside += joined;
+    if (joined)
+      atomic_fetch_add(&pool->inside, 1);
     pthread_mutex_unlock(&pool->lock);
     if (!joined)
       continue;
     take_tasks(pool, start.scratch, false);
     pthread_mutex_lock(&pool->lock);
-    if (--pool->inside == 0)
+    if (atomic_fetch_sub(&pool->inside, 1) == 1)
       pthread_cond_signal(&pool->left);
     pthread_mutex_unlock(&pool->lock);
   }
@@ -181,6 +182,18 @@ void pool_between(Pool *pool, Between *between, void *context) {
   pool->between_context = context;
 }
 
+/* Until those that joined the job, which is closed, have left. */
+static void await_workers(Pool *pool) {
+  for (int i = 0; i < SPINS && atomic_load(&pool->inside); i++)
+    pause_briefly();
+  if (!atomic_load(&pool->inside))
+    return;
+  pthread_mutex_lock(&pool->lock);
+  while (atomic_load(&pool->inside))
+    pthread_cond_wait(&pool->left, &pool->lock);
+  pthread_mutex_unlock(&pool->lock);
+}
+
 static Status run_alone(Pool *pool, int64_t n, Task *task, void *context) {
   for (int64_t i = 0; i < n; i++) {
     TRY(task(context, i, pool->scratch[0]));
@@ -204,8 +217,7 @@ Status pool_run(Pool *pool, int64_t n, Task *task, void *context) {
   take_tasks(pool, pool->scratch[0], true);
   pthread_mutex_lock(&pool->lock);
   pool->open = false;
-  while (pool->inside)
-    pthread_cond_wait(&pool->left, &pool->lock);
   pthread_mutex_unlock(&pool->lock);
+  await_workers(pool);
   return pool->failed < n ? status_adopt(pool->code, pool->message) : OK;
 }
