@@ -44,15 +44,29 @@ static bool is_constant(const Candidate *c) {
   return true;
 }
 
-/* A [rows, columns] against B [columns, rows]. */
-static bool is_transpose(const Candidate *a, const Candidate *b, int64_t rows, int64_t columns) {
+/* A [rows, columns] against B [columns, rows], of elements of so many bytes: a number that the compiler knows. */
+static inline __attribute__((always_inline)) bool is_turned(const char *a, const char *b, int64_t rows, int64_t columns,
+                                                            size_t width) {
   for (int64_t i0 = 0; i0 < rows; i0 += TILE)
     for (int64_t j0 = 0; j0 < columns; j0 += TILE)
       for (int64_t i = i0; i < rows && i < i0 + TILE; i++)
         for (int64_t j = j0; j < columns && j < j0 + TILE; j++)
-          if (element(a, i * columns + j) != element(b, j * rows + i))
+          if (memcmp(a + (size_t)(i * columns + j) * width, b + (size_t)(j * rows + i) * width, width) != 0)
             return false;
   return true;
+}
+
+static bool is_transpose(const Candidate *a, const Candidate *b, int64_t rows, int64_t columns) {
+  switch (dtype_bytes(a->dtype)) {
+  case 1:
+    return is_turned(a->view.data, b->view.data, rows, columns, 1);
+  case 2:
+    return is_turned(a->view.data, b->view.data, rows, columns, 2);
+  case 4:
+    return is_turned(a->view.data, b->view.data, rows, columns, 4);
+  default:
+    return is_turned(a->view.data, b->view.data, rows, columns, 8);
+  }
 }
 
 /* Kinds of tensors that could be one: by type, size and corner elements; then those whose names were given, so that
