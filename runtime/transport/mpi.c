@@ -235,9 +235,9 @@ static Status open_mesh(void) {
 
 static const char COPIES[] = "OMPI_MCA_btl_vader_single_copy_mechanism"; /* between ranks of a machine */
 
-/* Open MPI has who receives read the sender's memory, which computes meanwhile, and does not look whether the system
- * allows it (containers may not): then no message arrives. Through memory that both have it takes two copies, and both
- * have to be in MPI. */
+/* Open MPI has who receives read the sender's memory, who computes meanwhile. Whether the system allows it, as
+ * containers may not, it does not look: an error of its own is printed before it goes the other way, through memory
+ * that both have, which takes two copies while both are in MPI. */
 static void choose_copies(void) {
   char from = 1, to = 0;
   struct iovec own = {&to, 1}, other = {&from, 1};
