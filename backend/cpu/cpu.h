@@ -87,6 +87,7 @@ struct Stream {
   VISIT(Accumulate)                                                                                                    \
   VISIT(SgdUpdate)                                                                                                     \
   VISIT(AdamUpdate)                                                                                                    \
+  VISIT(AccumulateRows)                                                                                                \
   VISIT(SquaredNormRows)                                                                                               \
   VISIT(SgdUpdateRows)                                                                                                 \
   VISIT(AdamUpdateRows)                                                                                                \

@@ -9,8 +9,26 @@ typedef struct {
   const Lookup *lookups;
   int64_t n;              /* lookups */
   int64_t whole, of_task; /* lookups, or elements of the table */
+  int64_t microbatch;     /* that is filled */
   double *sums;
 } Rows;
+
+static Status accumulate_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Rows *r = context;
+  return accumulate_rows_part(r->node, r->in, r->microbatch, i * r->of_task, least((i + 1) * r->of_task, r->n));
+}
+
+CPU_KERNEL(AccumulateRows, .accepts = takes_floats) {
+  (void)out, (void)workspace, (void)state;
+  Rows r = {.node = node, .in = in, .n = in[1].shape.dim[1], .microbatch = empty_microbatch(&in[1])};
+  if (in[0].dtype != F32 && in[0].dtype != F64)
+    return unsupported_type(node, in[0].dtype);
+  if (!r.n)
+    return OK;
+  r.of_task = items_of_task(r.n, shape_elements(in[2].shape) / r.n);
+  return pool_run(stream->pool, (r.n + r.of_task - 1) / r.of_task, accumulate_task, &r);
+}
 
 static Status update_task(void *context, int64_t i, void *scratch) {
   (void)scratch;

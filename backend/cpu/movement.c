@@ -167,28 +167,123 @@ CPU_KERNEL(SliceGrad, .accepts = takes_any) {
   return move(stream, node, in, out);
 }
 
-/* Whole rows of data [rows, inner] by index. */
+/* Where so many indices from number `first` on point along the axis; at most PICKS. */
+enum { PICKS = 64 };
+static Status pick(const Move *m, const Tensor *indices, Shape data, int axis, int64_t first, int64_t n,
+                   int64_t *from) {
+  for (int64_t k = 0; k < n; k++)
+    TRY(gather_index(m->node, indices, first + k, data, axis, &from[k]));
+  return OK;
+}
+
+/* Whole rows of data [rows, inner] by index. They lie anywhere: all of them are asked for before the first is copied.
+ */
 static Status gather_task(void *context, int64_t i, void *scratch) {
   (void)scratch;
   const Move *m = context;
   size_t row = m->n ? (size_t)(shape_elements(m->out->shape) / m->n) * m->size : 0;
-  for (int64_t k = i * m->of_task; k < least((i + 1) * m->of_task, m->n); k++) {
-    int64_t from;
-    TRY(gather_index(m->node, &m->in[1], k, m->in[0].shape, 0, &from));
-    if (row)
-      memcpy((char *)m->out->data + (size_t)k * row, (const char *)m->in[0].data + (size_t)from * row, row);
+  const char *data = m->in[0].data;
+  for (int64_t at = i * m->of_task, end = least(at + m->of_task, m->n), n; at < end; at += n) {
+    int64_t from[PICKS];
+    n = least(PICKS, end - at);
+    TRY(pick(m, &m->in[1], m->in[0].shape, 0, at, n, from));
+    for (int64_t k = 0; k < n; k++)
+      for (size_t line = 0; line < row && line < 256; line += 64)
+        __builtin_prefetch(data + (size_t)from[k] * row + line);
+    for (int64_t k = 0; row && k < n; k++)
+      memcpy((char *)m->out->data + (size_t)(at + k) * row, data + (size_t)from[k] * row, row);
+  }
+  return OK;
+}
+
+/* Rows of each of the indices in lines of data [outer, size, inner]: a task has some of `outer`. */
+typedef struct {
+  Move move;
+  const Tensor *indices;
+  Shape data;
+  int axis;
+  int64_t size, inner, count;
+} Lines;
+
+static Lines lines_of(const Node *node, const Tensor *in, const Tensor *out, Shape data) {
+  Lines l = {.indices = &in[1], .data = data, .axis = (int)node_int(node, "axis", 0)};
+  l.move = (Move){.node = node, .in = in, .out = out, .size = dtype_bytes(in->dtype)};
+  l.move.n = shape_elements(shape_of(l.axis, data.dim));
+  l.size = data.dim[l.axis];
+  l.inner = shape_elements(shape_of(data.rank - l.axis - 1, data.dim + l.axis + 1));
+  l.count = shape_elements(in[1].shape);
+  return l;
+}
+
+static Status run_lines(Stream *stream, Lines *l, int64_t elements, Task *task) {
+  l->move.of_task = items_of_task(l->move.n, elements);
+  return pool_run(stream->pool, (l->move.n + l->move.of_task - 1) / l->move.of_task, task, l);
+}
+
+#define GATHER_ELEMENTS(name, T)                                                                                       \
+  static void name(const T *from, const int64_t *at, int64_t n, T *to) {                                               \
+    for (int64_t k = 0; k < n; k++)                                                                                    \
+      to[k] = from[at[k]];                                                                                             \
+  }
+GATHER_ELEMENTS(gather_elements4, uint32_t)
+GATHER_ELEMENTS(gather_elements8, uint64_t)
+
+static Status gather_lines_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Lines *l = context;
+  int64_t first = i * l->move.of_task, end = least(first + l->move.of_task, l->move.n);
+  size_t row = (size_t)l->inner * l->move.size;
+  for (int64_t at = 0, n; at < l->count; at += n) {
+    int64_t from[PICKS];
+    n = least(PICKS, l->count - at);
+    TRY(pick(&l->move, l->indices, l->data, l->axis, at, n, from));
+    for (int64_t o = first; o < end; o++) {
+      const char *line = (const char *)l->move.in->data + (size_t)(o * l->size) * row;
+      char *to = (char *)l->move.out->data + (size_t)(o * l->count + at) * row;
+      if (row == sizeof(uint32_t))
+        gather_elements4((const uint32_t *)line, from, n, (uint32_t *)to);
+      else if (row == sizeof(uint64_t))
+        gather_elements8((const uint64_t *)line, from, n, (uint64_t *)to);
+      else
+        for (int64_t k = 0; k < n; k++)
+          memcpy(to + (size_t)k * row, line + (size_t)from[k] * row, row);
+    }
   }
   return OK;
 }
 
 CPU_KERNEL(Gather, .accepts = takes_any) {
-  if (node_int(node, "axis", 0) != 0)
+  CPU_UNUSED;
+  if (!shape_elements(out->shape)) /* indices are looked at all the same */
     return reference_Gather.run(stream, node, in, out, workspace, state);
+  if (node_int(node, "axis", 0) != 0) {
+    Lines l = lines_of(node, in, out, in->shape);
+    return run_lines(stream, &l, l.count * l.inner, gather_lines_task);
+  }
   Move m = {.node = node, .in = in, .out = out, .size = dtype_bytes(in->dtype), .n = shape_elements(in[1].shape)};
-  if (!m.n)
-    return OK;
   m.of_task = items_of_task(m.n, shape_elements(out->shape) / m.n);
   return pool_run(stream->pool, (m.n + m.of_task - 1) / m.of_task, gather_task, &m);
+}
+
+/* A line's sums, in index order. */
+static Status gather_grad_lines_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
+  const Lines *l = context;
+  int64_t first = i * l->move.of_task, end = least(first + l->move.of_task, l->move.n), line = l->size * l->inner;
+  memset((float *)l->move.out->data + first * line, 0, (size_t)((end - first) * line) * sizeof(float));
+  for (int64_t at = 0, n; at < l->count; at += n) {
+    int64_t to[PICKS];
+    n = least(PICKS, l->count - at);
+    TRY(pick(&l->move, l->indices, l->data, l->axis, at, n, to));
+    for (int64_t o = first; o < end; o++) {
+      float *sums = (float *)l->move.out->data + o * line;
+      const float *terms = (const float *)l->move.in->data + (o * l->count + at) * l->inner;
+      for (int64_t k = 0; k < n; k++)
+        for (int64_t j = 0; j < l->inner; j++)
+          sums[to[k] * l->inner + j] += terms[k * l->inner + j];
+    }
+  }
+  return OK;
 }
 
 /* Each task owns a range of the data's rows and adds to them in index order. */
@@ -211,8 +306,12 @@ static Status gather_grad_task(void *context, int64_t i, void *scratch) {
 
 CPU_KERNEL(GatherGrad, .accepts = takes_floats) {
   int64_t elements = shape_elements(out->shape);
-  if (node_int(node, "axis", 0) != 0 || in->dtype != F32 || !elements)
+  if (in->dtype != F32 || !elements)
     return reference_GatherGrad.run(stream, node, in, out, workspace, state);
+  if (node_int(node, "axis", 0) != 0) {
+    Lines l = lines_of(node, in, out, out->shape);
+    return run_lines(stream, &l, l.size * l.inner, gather_grad_lines_task);
+  }
   enum { RANGES = 32 };
   Move m = {.node = node, .in = in, .out = out, .n = shape_elements(in[1].shape)};
   m.of_task = (out->shape.dim[0] + RANGES - 1) / RANGES;

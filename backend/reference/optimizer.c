@@ -73,24 +73,32 @@ FLOAT_KERNEL(AdamUpdate)
 
 /* ---- rows and places ---- */
 
+int64_t empty_microbatch(const Tensor *places) {
+  int64_t microbatches = places->shape.dim[0], n = places->shape.dim[1], m = 0;
+  while (m < microbatches && n && ((const int64_t *)places->data)[m * n])
+    m++;
+  return m % microbatches; /* full: a step is over */
+}
+
+Status accumulate_rows_part(const Node *node, const Tensor *in, int64_t microbatch, int64_t first, int64_t end) {
+  int64_t n = in[1].shape.dim[1], size = node_int(node, "rows", 0), *places = (int64_t *)in[1].data + microbatch * n;
+  size_t row = n ? (size_t)(shape_elements(in[2].shape) / n) * dtype_bytes(in[2].dtype) : 0;
+  for (int64_t i = first; i < end; i++) {
+    int64_t at;
+    TRY(gather_index(node, &in[3], i, shape_of(1, &size), 0, &at));
+    places[i] = at + 1;
+  }
+  if (row && first < end)
+    memcpy((char *)in[0].data + (size_t)(microbatch * n + first) * row, (const char *)in[2].data + (size_t)first * row,
+           (size_t)(end - first) * row);
+  return OK;
+}
+
 KERNEL(AccumulateRows, .accepts = takes_floats) {
   UNUSED;
   (void)out;
-  int64_t microbatches = in[1].shape.dim[0], n = in[1].shape.dim[1], size = node_int(node, "rows", 0), m = 0;
-  int64_t *places = in[1].data;
-  size_t bytes = (size_t)shape_elements(in[2].shape) * dtype_bytes(in[2].dtype);
   TRY(float_type(node, in[0].dtype));
-  while (m < microbatches && n && places[m * n])
-    m++;
-  m %= microbatches; /* full: a step is over */
-  for (int64_t i = 0; i < n; i++) {
-    int64_t row;
-    TRY(gather_index(node, &in[3], i, shape_of(1, &size), 0, &row));
-    places[m * n + i] = row + 1;
-  }
-  if (bytes)
-    memcpy((char *)in[0].data + (size_t)m * bytes, in[2].data, bytes);
-  return OK;
+  return accumulate_rows_part(node, in, empty_microbatch(&in[1]), 0, in[1].shape.dim[1]);
 }
 
 /* Room for every lookup, twice. */
@@ -126,14 +134,15 @@ const Lookup *lookups_sort(const Node *node, const Tensor *in, void *workspace, 
     room += in[i].dtype == I64 ? shape_elements(in[i].shape) : 0;
   Lookup *from = workspace, *to = from + room;
   *n = list_lookups(node, in, from, &largest);
-  for (int shift = 0; shift < 64 && largest >> shift; shift += 8) {
-    int64_t begin[257] = {0};
+  enum { DIGIT = 9, DIGITS = 1 << DIGIT }; /* two for most tables */
+  for (int shift = 0; shift < 63 && largest >> shift; shift += DIGIT) {
+    int64_t begin[DIGITS + 1] = {0};
     for (int64_t i = 0; i < *n; i++)
-      begin[(from[i].row >> shift & 255) + 1]++;
-    for (int d = 0; d < 256; d++)
+      begin[(from[i].row >> shift & (DIGITS - 1)) + 1]++;
+    for (int d = 0; d < DIGITS; d++)
       begin[d + 1] += begin[d];
     for (int64_t i = 0; i < *n; i++)
-      to[begin[from[i].row >> shift & 255]++] = from[i];
+      to[begin[from[i].row >> shift & (DIGITS - 1)]++] = from[i];
     Lookup *sorted = to;
     to = from;
     from = sorted;

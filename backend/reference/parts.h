@@ -57,6 +57,9 @@ typedef struct {
   int64_t row, at;
 } Lookup;
 size_t lookups_workspace(const Graph *graph, const Node *node, size_t budget);
+/* AccumulateRows: the microbatch that it fills, and of that lookups first … end-1. */
+int64_t empty_microbatch(const Tensor *places);
+Status accumulate_rows_part(const Node *node, const Tensor *in, int64_t microbatch, int64_t first, int64_t end);
 /* Sorted by row, and by place where the row is one, in the node's workspace; *n: how many there are. */
 const Lookup *lookups_sort(const Node *node, const Tensor *in, void *workspace, int64_t *n);
 /* Whether SgdUpdateRows, AdamUpdateRows or SparseAdamUpdate goes over all of the table. */
