@@ -403,7 +403,8 @@ class TornWrites(Faults):
                 self.next_start()
 
     def test_a_line_of_metrics(self):
-        run = self.start("write m.jsonl kill", at=3)
+        """Of a step that no checkpoint has: the next start does it again."""
+        run = self.start("write m.jsonl kill", "--every", STEPS, at=3)
         self.end(run)
         with open(self.path("m.jsonl"), "a") as file:  # of the line that it was killed at
             file.write('{"step": 5, "lo')
