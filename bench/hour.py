@@ -1,19 +1,20 @@
-"""Whether a run can be left alone: `hour.py ONNXPIPE [--minutes 60] [--ranks 2] [--mpi]` trains gpt2 (models/) for about so long, with
-checkpoints, validation where the program has it, metrics and a trace, looks at its processes every second, prints what it saw and fails
-where a promise is broken:
+"""Whether a run can be left alone: `hour.py ONNXPIPE [--minutes 60] [--ranks 2] [--mpi]` trains gpt2 (models/) for so long, with
+checkpoints, validation where the program has it, metrics and a trace, looks at its processes every second, ends it with SIGTERM, prints
+what it saw and fails where a promise is broken:
 
 - memory (RssAnon) is flat after the first minute (in a shorter run, after its first third),
 - no descriptor stays open that was not before,
 - the metrics have every step once, and every validation that is due,
 - the trace has the last step, ends each message that begins, and its steps are as long as the metrics say, within 1 %.
 
-How many steps fit is measured first. Needs nothing but Python; the files that are written lie in a folder that is removed.
+Needs nothing but Python; the files that are written lie in a folder that is removed.
 """
 import argparse
 import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SLACK = 2 << 20
 EVERY = 500
+MOST_STEPS = 100_000_000
 
 
 def words(program, ranks, mpi, steps, *more):
@@ -29,15 +31,6 @@ def words(program, ranks, mpi, steps, *more):
     start = ["mpirun", "-n", str(ranks)] if mpi else []
     return [*start, program, "train", f"{model}/model.onnx", "--data", f"{model}/data.npz", "--batch", "8", "--microbatches", "4",
             "--threads", "1", "--steps", str(steps), "--lr", "1e-5", *([] if mpi else ["--ranks", str(ranks)]), *more]
-
-
-def measure_rate(program, ranks, mpi):
-    """Steps a second."""
-    begun = time.monotonic()
-    subprocess.run(words(program, ranks, mpi, 20, "--quiet"), check=True, capture_output=True)
-    middle = time.monotonic()
-    subprocess.run(words(program, ranks, mpi, 320, "--quiet"), check=True, capture_output=True)
-    return 300 / max(time.monotonic() - middle - (middle - begun), 0.1)
 
 
 def processes(root, name):
@@ -62,11 +55,16 @@ def look(pid):
     return int(fields["RssAnon"].split()[0]) << 10, len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def watch(process, program):
-    """Samples by process: (second, RssAnon, descriptors)."""
-    samples, begun = {}, time.monotonic()
+def watch(process, program, seconds):
+    """Samples by process: (second, RssAnon, descriptors). Once `seconds` are over, the processes get SIGTERM."""
+    samples, begun, ended = {}, time.monotonic(), False
     while process.poll() is None:
-        for pid in processes(process.pid, os.path.realpath(program)):
+        running = processes(process.pid, os.path.realpath(program))
+        if not ended and time.monotonic() - begun >= seconds:
+            ended = True
+            for pid in running:
+                os.kill(pid, signal.SIGTERM)
+        for pid in running:
             try:
                 samples.setdefault(pid, []).append((time.monotonic() - begun, *look(pid)))
             except (OSError, KeyError):  # it has just ended
@@ -98,21 +96,29 @@ def check_samples(findings, samples):
         findings.say(after <= before, f"process {rank}: {before} descriptors, then {after}; {max(s[2] for s in later)} at most")
 
 
-def check_metrics(findings, path, steps, validates):
+def check_metrics(findings, path, validates):
+    """Seconds by step."""
     with open(path) as file:
         metrics = [json.loads(line) for line in file]
     trained = [m for m in metrics if "seconds" in m]
+    steps = trained[-1]["step"]
     findings.say([m["step"] for m in trained] == list(range(1, steps + 1)) and all(math.isfinite(m["loss"]) for m in trained),
                  f"metrics: {len(trained)} of {steps} steps, the last loss {trained[-1]['loss']:.6g}")
     if validates:
-        due = sorted({*range(EVERY, steps + 1, EVERY), steps})
+        due = list(range(EVERY, steps + 1, EVERY))
         had = [m["step"] for m in metrics if "validation_loss" in m]
         findings.say(had == due, f"metrics: {len(had)} of {len(due)} validations")
     return {m["step"]: m["seconds"] for m in trained}
 
 
-def check_trace(findings, path, steps, seconds):
+def check_checkpoint(findings, folder, steps):
+    newest = max(name for name in os.listdir(folder) if name.startswith("step-"))
+    findings.say(int(newest.split("-")[1]) == steps, f"checkpoints: the newest is {newest}")
+
+
+def check_trace(findings, path, seconds):
     """Line by line: it may be large."""
+    steps = max(seconds)
     measured, ends, head, spans = {}, {"s": set(), "f": set()}, None, 0
     with open(path) as file:
         for line in file:
@@ -149,17 +155,20 @@ def main():
     if validates:
         more += ["--validate", os.path.join(ROOT, "models", "gpt2", "data.npz")]
     try:
-        steps = max(int(measure_rate(program, options.ranks, options.mpi) * 60 * options.minutes), 2 * EVERY)
-        print(f"{steps} steps on {options.ranks} {'processes' if options.mpi else 'threads'}; left out, for the program has none: "
+        print(f"{options.minutes:g} minutes on {options.ranks} {'processes' if options.mpi else 'threads'}; left out, for the program has none: "
               f"{' '.join(o for o in ('--checkpoint', '--validate') if o not in takes) or 'nothing'}", flush=True)
         with open(path("errors"), "w+") as errors:
-            process = subprocess.Popen(words(program, options.ranks, options.mpi, steps, *more), stdout=subprocess.DEVNULL, stderr=errors)
-            samples = watch(process, program)
+            process = subprocess.Popen(words(program, options.ranks, options.mpi, MOST_STEPS, *more), stdout=subprocess.DEVNULL, stderr=errors)
+            samples = watch(process, program, 60 * options.minutes)
             errors.seek(0)
-            findings.say(process.returncode == 0, f"exit status {process.returncode} {errors.read().strip()}")
-        if process.returncode == 0:
+            ended = process.returncode == 128 + signal.SIGTERM
+            findings.say(ended, f"exit status {process.returncode} {errors.read().strip()}")
+        if ended:
             check_samples(findings, samples)
-            check_trace(findings, path("t.json"), steps, check_metrics(findings, path("m.jsonl"), steps, validates))
+            seconds = check_metrics(findings, path("m.jsonl"), validates)
+            check_trace(findings, path("t.json"), seconds)
+            if "--checkpoint" in takes:
+                check_checkpoint(findings, path("checkpoints"), max(seconds))
     finally:
         shutil.rmtree(folder)
     return 0 if findings.good else 1
