@@ -159,7 +159,7 @@ class Bench:
         ranks = ["--ranks", str(self.cores)]
         said = subprocess.run([self.args.onnxpipe, "train", model, "--data", data, "--batch", "8", "--threads", "1", "--dry-run", *ranks, *work],
                               capture_output=True, text=True, check=True).stdout
-        bubble, schedule = float(re.search(r"bubble ([\d.]+) %", said)[1]) / 100, re.search(r"schedule (\S+)", said)[1]
+        bubble = float(re.search(r"bubble ([\d.]+) %", said)[1]) / 100
         torchrun = [self.args.peer_python, "-m", "torch.distributed.run", "--nproc-per-node", str(self.cores), os.path.join(HERE, "peer_pipeline.py")]
         mpirun = ("mpirun", "--allow-run-as-root", "--bind-to", "core", "-n", str(self.cores))
         alone, threads, processes, theirs = math.inf, math.inf, math.inf, {}
@@ -176,7 +176,7 @@ class Bench:
         kind = min(theirs, key=theirs.get)
         print(f"## A pipeline: gpt_25m, {self.cores} ranks of one thread, 8 microbatches\n\nPyTorch, seconds a step: "
               + ", ".join(f"{k} {s:.3f}" for k, s in theirs.items()) + f". Alone, one rank takes {alone:.3f} s while every other core runs the "
-              f"same; {schedule}'s bubble of {100 * bubble:.1f} % allows {allowed:.3f} s.\n\n"
+              f"same; the schedule's bubble of {100 * bubble:.1f} % allows {allowed:.3f} s.\n\n"
               f"| ranks as | seconds | times as fast as {kind} | of what the bubble allows |\n|---|---|---|---|")
         for label, seconds in (("threads", threads), ("processes (MPI)", processes)):
             print(f"| {label} | {seconds:.3f} | **{theirs[kind] / seconds:.2f}** | **{100 * allowed / seconds:.0f} %** |")

@@ -20,6 +20,7 @@ bool product_is_bf16(const Tensor *in);
 /* For any instruction set and number of threads. */
 size_t product_bf16_workspace(const Product *p, DType out);
 
+/* The product, over threads. workspace: so many bytes. */
 Status product_bf16(Stream *stream, const ProductBf16 *call, void *workspace);
 
 #endif
