@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/cpu/product.h"
+#include "backend/cpu/cpu.h"
 #include "backend/cpu/product_bf16.h"
 
 enum {
@@ -27,13 +27,12 @@ typedef struct {
   const Isa *isa;
   int64_t columns; /* of a tile */
   const char *a, *b;
-  char *c, *packed;         /* B's block, strips of `columns` columns */
-  int64_t j, n, l, k;       /* the block along n and k */
-  int64_t m_task, n_task;   /* rows and columns of a task */
-  const Tensor *in, *out;   /* of many products */
-  bool adds;                /* to what is in C */
-  const void *row;          /* what every row begins with, [n] of the product; NULL: nothing */
-  const Epilogue *epilogue; /* NULL: none */
+  char *c, *packed;       /* B's block, strips of `columns` columns */
+  int64_t j, n, l, k;     /* the block along n and k */
+  int64_t m_task, n_task; /* rows and columns of a task */
+  const Tensor *in, *out; /* of many products */
+  bool adds;              /* to what is in C */
+  const void *row;        /* what every row begins with, [n] of the product; NULL: nothing */
 } Job;
 
 /* The size of k's blocks: as few as can be, all alike. */
@@ -55,7 +54,7 @@ static int64_t block_of(int64_t k) {
 #undef S
 
 /* A block of B, packed; for any instruction set and number of threads. */
-size_t product_workspace(const Graph *graph, const Node *node, int first) {
+static size_t packed_bytes(const Graph *graph, const Node *node, int first) {
   Tensor in[] = {kernel_input(graph, node, first), kernel_input(graph, node, first + 1)};
   Product p = product_of(node, in);
   if (product_is_bf16(in))
@@ -65,7 +64,8 @@ size_t product_workspace(const Graph *graph, const Node *node, int first) {
   return (size_t)(n * least(p.k, K_BLOCK)) * size;
 }
 
-Status product_prepare(const Node *node, const Tensor *in, void **state) {
+/* in: A and B. The state: the Product. */
+static Status make_product(const Node *node, const Tensor *in, void **state) {
   Product *p = malloc(sizeof *p);
   if (!p)
     return fail(E_MEMORY, "out of memory");
@@ -76,24 +76,24 @@ Status product_prepare(const Node *node, const Tensor *in, void **state) {
 
 static size_t workspace_of_product(const Graph *graph, const Node *node, size_t budget) {
   (void)budget;
-  return product_workspace(graph, node, 0);
+  return packed_bytes(graph, node, 0);
 }
 
 static Status prepare_product(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                               size_t workspace_bytes, void **state) {
   (void)stream, (void)out, (void)workspace_bytes;
-  return product_prepare(node, in, state);
+  return make_product(node, in, state);
 }
 
 static size_t workspace_of_accumulated(const Graph *graph, const Node *node, size_t budget) {
   (void)budget;
-  return product_workspace(graph, node, 1);
+  return packed_bytes(graph, node, 1);
 }
 
 static Status prepare_accumulated(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                                   size_t workspace_bytes, void **state) {
   (void)stream, (void)out, (void)workspace_bytes;
-  return product_prepare(node, in + 1, state);
+  return make_product(node, in + 1, state);
 }
 
 /* A product of nothing: rows of zeros, or of what they begin with. */
@@ -105,26 +105,18 @@ static void nothing_multiplied(const Job *job, size_t size) {
       memcpy((char *)job->out->data + (size_t)r * bytes, job->row, bytes);
     else
       memset((char *)job->out->data + (size_t)r * bytes, 0, bytes);
-  if (job->epilogue)
-    job->epilogue->apply(job->epilogue->context, 0, rows * job->p->n, job->out->data);
 }
 
-Status product_run(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, bool adds, const void *row,
-                   const Epilogue *epilogue, void *workspace, const void *state) {
-  const Product *p = state;
-  if (product_is_bf16(in) && !row && !epilogue)
+/* out = A B, or += where it adds. in: A and B; row: NULL, or what each row of one product in float32 or float64 begins
+ * with. */
+static Status multiply(Stream *stream, const Node *node, const Product *p, const Tensor *in, const Tensor *out,
+                       bool adds, const void *row, void *workspace) {
+  if (product_is_bf16(in))
     return product_bf16(stream, &(ProductBf16){.p = p, .in = in, .out = out, .adds = adds, .alpha = 1, .beta = 1},
                         workspace);
   if (in->dtype != F32 && in->dtype != F64)
     return unsupported_type(node, in->dtype);
-  Job job = {.p = p,
-             .isa = stream->isa,
-             .packed = workspace,
-             .in = in,
-             .out = out,
-             .adds = adds,
-             .row = row,
-             .epilogue = epilogue};
+  Job job = {.p = p, .isa = stream->isa, .packed = workspace, .in = in, .out = out, .adds = adds, .row = row};
   size_t size = dtype_bytes(in->dtype);
   job.columns = 2 * stream->isa->vector_bytes / (int64_t)size;
   if (p->m * p->n * p->batches == 0)
@@ -145,13 +137,13 @@ static bool takes_bf16(const Node *node, const Tensor *in, const Tensor *out) {
   .release = free
 
 CPU_KERNEL(MatMul, PRODUCT) {
-  return product_run(stream, node, in, out, false, NULL, NULL, workspace, state);
+  return multiply(stream, node, state, in, out, false, NULL, workspace);
 }
 
 CPU_KERNEL(AccumulateMatMul, .accepts = takes_floats, .narrow = takes_bf16, .workspace = workspace_of_accumulated,
            .prepare = prepare_accumulated, .release = free) {
   (void)out;
-  return product_run(stream, node, in + 1, in, !node_int(node, "begins", 0), NULL, NULL, workspace, state);
+  return multiply(stream, node, state, in + 1, in, !node_int(node, "begins", 0), NULL, workspace);
 }
 
 /* C, where it is a row and neither it nor the product is scaled. */
@@ -177,6 +169,6 @@ CPU_KERNEL(Gemm, PRODUCT) {
   if (product_is_bf16(in))
     return gemm_bf16(stream, node, state, in, out, workspace);
   const void *row = row_of(node, state, in);
-  TRY(product_run(stream, node, in, out, false, row, NULL, workspace, state));
+  TRY(multiply(stream, node, state, in, out, false, row, workspace));
   return row ? OK : product_finish(node, in, out);
 }
