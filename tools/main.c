@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -61,13 +62,13 @@ static void end_by(int number) {
 
 /* The first one ends a training after its step; what does not train, or is asked again, ends at once. */
 static void stop_by(int number) {
-  static volatile sig_atomic_t asked;
-  int error = errno; /* of whatever is interrupted */
-  if (asked || !onnxpipe_request(number == SIGINT ? ONNXPIPE_INTERRUPT : ONNXPIPE_TERMINATE)) {
+  static atomic_flag asked = ATOMIC_FLAG_INIT; /* two may come to two threads at one time */
+  int error = errno;                           /* of whatever is interrupted */
+  if (atomic_flag_test_and_set(&asked) ||
+      !onnxpipe_request(number == SIGINT ? ONNXPIPE_INTERRUPT : ONNXPIPE_TERMINATE)) {
     end_by(number);
     return;
   }
-  asked = 1;
   const char *line = number == SIGINT
                          ? "onnxpipe: SIGINT: ends after this step, and saves; another one ends it at once\n"
                          : "onnxpipe: SIGTERM: ends after this step, and saves; another one ends it at once\n";
