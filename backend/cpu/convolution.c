@@ -16,13 +16,12 @@
 
 enum {
   K_BLOCK = 256,
-  TILE_CHANNELS = 64, /* and TILE_ROWS of a task in tiles: what these take is most of the scratch */
-  TILE_ROWS = 264,
-  CHUNK_BYTES = 32,   /* of which every strip's width is a multiple */
-  STRIPS_OF_TASK = 8, /* at most, of columns */
-  LEAST_STRIPS = 4,   /* of columns and of rows, where there are as many: what is
-                         laid out serves them all */
-  TASKS = 16,         /* of a part at least, where it is large enough */
+  TILE_BYTES = 768 << 10,   /* of what a task in tiles has of channels and rows at once */
+  WEIGHT_BYTES = 128 << 10, /* of weights, before they are transformed */
+  STRIPS_OF_TASK = 8,       /* at most, of columns */
+  LEAST_STRIPS = 4,         /* of columns and of rows, where there are as many: what is
+                               laid out serves them all */
+  TASKS = 16,               /* of a part at least, where it is large enough */
   WIDEST = 2 * MOST_VECTOR_BYTES,
   MOST_RUNS = WIDEST / (int)sizeof(float), /* of a strip */
   MOST_ROWS =
@@ -53,15 +52,31 @@ static int64_t first_row(const Job *job, int64_t strip) {
   return strip * job->plan->rows / row_strips(job);
 }
 
+/* Of tiles with so many places: vectors side by side, and channels at a time. */
+static int64_t tile_vectors(int64_t places) {
+  return places > 64 ? 1 : 2;
+}
+
+static int64_t tile_channels(int64_t places) {
+  return places <= 16 ? 64 : places <= 36 ? 32 : 16;
+}
+
+static int64_t most_rows(const Job *job, size_t size) {
+  const Plan *p = job->plan;
+  if (!p->tiled)
+    return MOST_ROWS;
+  return TILE_BYTES / (p->places * job->width * (int64_t)size) - tile_channels(p->places);
+}
+
 /* Enough tasks for many threads, by shape alone. */
-static void plan_tasks(Job *job) {
+static void plan_tasks(Job *job, size_t size) {
   int64_t strips = (job->columns + job->width - 1) / job->width, groups = job->plan->groups, rows = row_strips(job);
   job->strips = least(STRIPS_OF_TASK, (strips * groups + TASKS - 1) / TASKS);
   job->strips = job->strips < LEAST_STRIPS ? LEAST_STRIPS : job->strips;
   job->column_tasks = (strips + job->strips - 1) / job->strips;
   job->row_strips = least(rows, (rows * job->column_tasks * groups + TASKS - 1) / TASKS);
   job->row_strips = job->row_strips < LEAST_STRIPS ? LEAST_STRIPS : job->row_strips;
-  job->row_strips = least(job->row_strips, (job->plan->tiled ? TILE_ROWS : MOST_ROWS) / job->isa->tile_rows);
+  job->row_strips = least(job->row_strips, most_rows(job, size) / job->isa->tile_rows);
   job->row_tasks = (rows + job->row_strips - 1) / job->row_strips;
 }
 
@@ -124,6 +139,16 @@ static int64_t runs_of(const Job *job, int64_t strip, Run *runs) {
     next_row(job, &place);
   }
   return n;
+}
+
+static TileFrame tile_frame(const Job *job) {
+  const Plan *p = job->plan;
+  TileFrame frame = {.slice = p->frame.slice, .row = p->frame.row};
+  for (int i = 0; i < 2; i++)
+    frame.lines[i] = transform_size(TRANSFORM_INPUT, 0, p->tile[i]);
+  for (int64_t i = 0; i < p->tile[2] + 2; i++)
+    frame.place[i] = job->part->offset[i];
+  return frame;
 }
 
 #define T float
@@ -213,6 +238,8 @@ static Status convolve(Stream *stream, const Node *node, const Tensor *in, const
              .frames = (char *)workspace + packed_bytes(plan, dtype_bytes(in->dtype)),
              .to = out->data,
              .width = 2 * stream->isa->vector_bytes / (int64_t)dtype_bytes(in->dtype)};
+  if (plan->tiled)
+    job.width = job.width / 2 * tile_vectors(plan->places);
   if (!plan->covers)
     memset(out->data, 0, (size_t)shape_elements(out->shape) * dtype_bytes(out->dtype));
   return in->dtype == F32 ? convolve_f32(&job, stream->pool) : convolve_f64(&job, stream->pool);

@@ -115,25 +115,64 @@ static void plan_chunks(Plan *plan, int64_t results, size_t size) {
   plan->slices_at_once = plan->slices_at_once < 1 ? 1 : least(plan->slices_at_once, results);
 }
 
-/* Whether tiles of results pay: taps and planes are many, and the input's neighbours are met one by one. */
-static bool tiles_pay(const Convolution *c) {
-  enum { CHANNELS = 32, RESULTS = 8 };
-  bool takes = c->channels >= CHANNELS && c->filters >= CHANNELS && c->x[1] == 1 && c->k[1] == 1 && c->y[1] == 1;
-  for (int i = 0; i < AXES; i += 2)
-    takes = takes && c->k[i] == 3 && c->stride[i] == 1 && c->dilation[i] == 1 && least(c->x[i], c->y[i]) >= RESULTS;
-  return takes && c->pad[1] == 0;
+/* About what a tile of these sizes costs beside a sum of products of one element each, taken together for some samples:
+ * each place of a tile is laid out and transformed for every channel and made a result for every row. Packed weights
+ * are written and read. */
+static double tiles_cost(const Plan *plan, const int64_t tile[AXES]) {
+  enum { SAMPLES = 4, LANES = 16, LAY = 3, TURN = 4, WEIGHT = 20 };
+  int64_t tiles = SAMPLES, places = 1, turns = LAY;
+  for (int i = 0; i < AXES; i++) {
+    tiles *= (plan->result[i] + tile[i] - 1) / tile[i];
+    places *= transform_size(TRANSFORM_INPUT, 0, tile[i]);
+    turns += tile[i] > 1 ? TURN : 0;
+  }
+  double channels = (double)plan->channels, rows = (double)plan->rows;
+  return (double)places * ((double)round_up(tiles, LANES) * (channels * rows + (double)turns * (channels + rows)) +
+                           WEIGHT * channels * rows);
 }
 
-/* The frame holds whole tiles, whose columns lie by parity. */
-static void plan_tiles(Plan *plan) {
-  plan->tiled = true;
-  plan->frame.phases = TILE;
-  plan->depth = TILE + 2;
-  plan->slices_at_once = (plan->result[0] + TILE - 1) / TILE;
-  for (int i = 0; i < AXES; i += 2) {
-    plan->frame.size[i] = round_up(plan->result[i], TILE) + 2;
-    plan->reach[i] = i == 0 ? TILE : 1;
+/* As much, of a sum over all taps. */
+static double taps_cost(const Plan *plan) {
+  enum { SAMPLES = 4, LANES = 32, LAY = 3 };
+  double results = (double)round_up(SAMPLES * plan->result_plane, LANES);
+  return results * (double)plan->kernel * (double)plan->channels * (double)(plan->rows + LAY);
+}
+
+/* The tiles that cost least, where they pay: neighbours are met one by one. Along an axis of one tap there are none. */
+static bool choose_tiles(const Convolution *c, Plan *plan) {
+  double best = taps_cost(plan);
+  for (int i = 0; i < AXES; i++)
+    if ((c->k[i] != 1 && c->k[i] != 3) || c->stride[i] != 1 || c->dilation[i] != 1 || plan->result[i] == 0)
+      return false;
+  if (c->k[2] != 3)
+    return false;
+  for (int i = 0; i < 8; i++) {
+    int64_t tile[AXES];
+    for (int k = 0; k < AXES; k++)
+      tile[k] = c->k[k] == 1 ? 1 : i >> k & 1 ? 4 : 2;
+    double cost = tiles_cost(plan, tile);
+    if (cost >= best)
+      continue;
+    best = cost;
+    plan->tiled = true;
+    for (int k = 0; k < AXES; k++)
+      plan->tile[k] = tile[k];
   }
+  return plan->tiled;
+}
+
+/* The frame holds whole tiles; columns of tiles meet every tile-th of it. */
+static void plan_tiles(Plan *plan) {
+  plan->places = 1;
+  for (int i = 0; i < AXES; i++) {
+    plan->frame.size[i] = round_up(plan->result[i], plan->tile[i]) + (plan->tile[i] > 1 ? 2 : 0);
+    plan->reach[i] = plan->tile[i];
+    plan->places *= transform_size(TRANSFORM_INPUT, 0, plan->tile[i]);
+  }
+  plan->frame.phases = plan->tile[2];
+  plan->reach[2] = 1;
+  plan->depth = transform_size(TRANSFORM_INPUT, 0, plan->tile[0]);
+  plan->slices_at_once = (plan->result[0] + plan->tile[0] - 1) / plan->tile[0];
 }
 
 bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan) {
@@ -156,7 +195,7 @@ bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan) {
     plan->result[i] = spreads ? c->x[i] : c->y[i];
     plan->reach[i] = reach.step[i];
   }
-  if (tiles_pay(c))
+  if (choose_tiles(c, plan))
     plan_tiles(plan);
   if (!frame_measure(&plan->frame, frame_most(c, size)))
     return false;
@@ -166,17 +205,23 @@ bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan) {
 
 /* The one part of a plan in tiles. */
 static Status tile_part(bool spreads, Plan *plan) {
-  Part *part = malloc(sizeof *part + (TILE_PLACES + 9) * sizeof(int64_t));
+  Part *part = malloc(sizeof *part + (size_t)(plan->places + plan->kernel) * sizeof(int64_t));
+  const Frame *frame = &plan->frame;
+  int64_t size[AXES];
   if (!part)
     return fail(E_MEMORY, "out of memory");
-  *part = (Part){.taps = TILE_PLACES, .offset = (int64_t *)(part + 1), .step = {TILE, 1, TILE}, .count = {1, 1, 1}};
-  part->weight = part->offset + TILE_PLACES;
-  for (int i = 0; i < AXES; i += 2)
-    part->count[i] = (plan->result[i] + TILE - 1) / TILE;
-  for (int i = 0; i < TILE_PLACES; i++)
-    part->offset[i] = i / 4 * plan->frame.slice + frame_place(&plan->frame, i % 4);
-  for (int i = 0; i < 9; i++)
-    part->weight[i] = spreads ? 8 - i : i;
+  *part = (Part){.taps = plan->places, .offset = (int64_t *)(part + 1)};
+  part->weight = part->offset + plan->places;
+  for (int i = 0; i < AXES; i++) {
+    part->count[i] = (plan->result[i] + plan->tile[i] - 1) / plan->tile[i];
+    part->step[i] = plan->tile[i];
+    size[i] = transform_size(TRANSFORM_INPUT, 0, plan->tile[i]);
+  }
+  for (int64_t i = 0; i < plan->places; i++)
+    part->offset[i] =
+        i / size[2] / size[1] * frame->slice + i / size[2] % size[1] * frame->row + frame_place(frame, i % size[2]);
+  for (int64_t i = 0; i < plan->kernel; i++)
+    part->weight[i] = spreads ? plan->kernel - 1 - i : i;
   plan->parts = part;
   plan->n_parts = 1;
   plan->covers = true;
@@ -218,7 +263,7 @@ Status plan_parts(const Convolution *c, bool spreads, Plan *plan) {
 }
 
 int64_t plan_packed(const Plan *plan) {
-  return plan->groups * plan->rows * plan->channels * (plan->tiled ? TILE_PLACES : plan->kernel);
+  return plan->groups * plan->rows * plan->channels * (plan->tiled ? plan->places : plan->kernel);
 }
 
 int64_t plan_slices(const Plan *plan) {

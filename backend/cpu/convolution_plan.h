@@ -5,8 +5,7 @@
 
 #include "backend/cpu/frame.h"
 
-/* A tile of results reads 4 x 4 places. */
-enum { TILE = 2, TILE_PLACES = 16 };
+enum { MOST_TAPS = 27 }; /* of a kernel whose results are made in tiles */
 
 /* Results at first + i * step along each axis, from the taps of the frame that lie `offset` from i * reach. What a
  * gradient of the input reads at one place depends on the place's remainders by the strides: each is a part, with some
@@ -27,7 +26,8 @@ typedef struct {
   int64_t depth;                              /* slices that a result's taps span */
   int64_t samples_at_once, slices_at_once;    /* of results, so that what they read is laid out at once */
   bool direct;                                /* the frame is the input as it lies */
-  bool tiled;                                 /* 3 x 3 taps, two by two results at a time (winograd.inc) */
+  bool tiled;                                 /* results are made in tiles (winograd.inc) */
+  int64_t tile[AXES], places;                 /* of a tile: results along each axis, and what they read */
   bool covers;                                /* every result belongs to a part */
   int n_parts;
   Part *parts;

@@ -45,10 +45,11 @@ typedef struct {
 typedef struct {
   const int64_t *tap;
   int64_t taps, channel;
+  int64_t width; /* of a strip */
 } Terms;
 
-/* Terms first … first + k - 1 of the runs of one strip, 2 vectors wide, k by k. With `spare`, a vector behind each run
- * may be read, and behind the strip written. */
+/* Terms first … first + k - 1 of the runs of one strip, `width` wide (vectors), k by k. With `spare`, a vector behind
+ * each run may be read, and behind the strip written. */
 typedef void LayF32(const Terms *terms, int64_t first, int64_t k, const Run *runs, int64_t n_runs, bool spare,
                     const float *from, float *to);
 typedef void LayF64(const Terms *terms, int64_t first, int64_t k, const Run *runs, int64_t n_runs, bool spare,
@@ -58,6 +59,43 @@ typedef void LayF64(const Terms *terms, int64_t first, int64_t k, const Run *run
  * width-1 are zeros. */
 typedef void TurnF32(const float *from, int64_t line, int64_t step, int64_t n, int64_t k, int64_t width, float *to);
 typedef void TurnF64(const double *from, int64_t line, int64_t step, int64_t n, int64_t k, int64_t width, double *to);
+
+/* Winograd's minimal filtering: along an axis, `tile` results of 3 taps are tile + 2 products of what these make. */
+typedef enum {
+  TRANSFORM_INPUT,     /* tile + 2 places that a tile reads */
+  TRANSFORM_WEIGHTS,   /* 3 taps */
+  TRANSFORM_RESULT,    /* from tile + 2 sums of products to the tile's results */
+  TRANSFORM_COTANGENT, /* and back: from a tile's cotangents, … */
+  TRANSFORM_TAPS       /* … and from sums of products with the input's to those of 3 taps */
+} TransformKind;
+enum { TRANSFORM_AXES = 3, MOST_TILE_REACH = 6 };
+
+/* Elements of an axis before (0) and behind (1); of an axis with a tile of 1, which has one tap, there is one. */
+static inline int64_t transform_size(TransformKind kind, int side, int64_t tile) {
+  bool taps = kind == (side ? TRANSFORM_TAPS : TRANSFORM_WEIGHTS);
+  bool results = kind == (side ? TRANSFORM_RESULT : TRANSFORM_COTANGENT);
+  return tile == 1 ? 1 : taps ? 3 : results ? tile : tile + 2;
+}
+
+/* Of tiles of 1, 2 or 4 an axis, of which one at least is not 1: elements of a tile lie `apart`, `lanes` (vectors)
+ * tiles side by side. */
+typedef void TransformF32(TransformKind kind, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const float *from,
+                          int64_t from_apart, float *to, int64_t to_apart);
+typedef void TransformF64(TransformKind kind, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const double *from,
+                          int64_t from_apart, double *to, int64_t to_apart);
+
+/* A frame that tiles read: how many lines of it, along two axes, and how they lie apart; where the places of a line
+ * lie. */
+typedef struct {
+  int64_t lines[2], slice, row, place[MOST_TILE_REACH];
+} TileFrame;
+
+/* TRANSFORM_INPUT of one strip of tiles, straight from their frame: `from` of a run, a tile of which follows the other.
+ * With places up to 64 the strip has 2 vectors, with more of them one. A vector behind each run may be read. */
+typedef void SpreadF32(const TileFrame *frame, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const Run *runs,
+                       int64_t n_runs, const float *from, float *to, int64_t apart);
+typedef void SpreadF64(const TileFrame *frame, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const Run *runs,
+                       int64_t n_runs, const double *from, double *to, int64_t apart);
 
 /* Loops of attention over strips [n, 2 vectors], of which the second axis are lanes.
  * across: C's tile [tile_rows, 2 vectors] (rows `row` elements apart) += A [tile_rows, k] times B's packed strip, where
@@ -110,6 +148,10 @@ typedef struct {
   LayF64 *lay_f64;
   TurnF32 *turn_f32;
   TurnF64 *turn_f64;
+  TransformF32 *transform_f32;
+  TransformF64 *transform_f64;
+  SpreadF32 *spread_f32;
+  SpreadF64 *spread_f64;
   AttendF32 attend_f32;
   AttendF64 attend_f64;
   LoopsBf16 bf16;

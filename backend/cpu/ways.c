@@ -27,7 +27,7 @@ static const char *product_way(const Graph *graph, const Node *node, const Isa *
 }
 
 /* What is convolved: X, W and Y are the node's first, second and result in another order each. */
-static const char *convolution_way(const Graph *graph, const Node *node) {
+static const char *convolution_way(const Graph *graph, const Node *node, char text[WAY_BYTES]) {
   Tensor a = kernel_input(graph, node, 0), b = kernel_input(graph, node, 1);
   Shape result = shape_of_output(graph, node);
   bool of_input = node->op == OP_ConvGradInput, of_weight = node->op == OP_ConvGradWeight;
@@ -43,7 +43,15 @@ static const char *convolution_way(const Graph *graph, const Node *node) {
     return frame_measure(&frame, frame_most(&c, size)) ? "sweeps of taps" : by_reference;
   }
   Plan plan;
-  return !plan_sizes(&c, of_input, size, &plan) ? by_reference : plan.tiled ? "Winograd 2 x 2" : "implicit product";
+  if (!plan_sizes(&c, of_input, size, &plan))
+    return by_reference;
+  if (!plan.tiled)
+    return "implicit product";
+  size_t at = (size_t)snprintf(text, WAY_BYTES, "Winograd");
+  for (int i = 0; i < AXES; i++)
+    if (plan.tile[i] > 1)
+      at += (size_t)snprintf(text + at, WAY_BYTES - at, at > 8 ? " x %d" : " %d", (int)plan.tile[i]);
+  return text;
 }
 
 /* NULL: no loops of the instruction set. */
@@ -58,7 +66,7 @@ static const char *special_way(const Graph *graph, const Node *node, const Isa *
   case OP_Conv:
   case OP_ConvGradInput:
   case OP_ConvGradWeight:
-    return convolution_way(graph, node);
+    return convolution_way(graph, node, text);
   case OP_Attention:
   case OP_AttentionGrad:
     return attention_takes(graph, node) ? "attention in tiles" : by_reference;
