@@ -371,14 +371,12 @@ static Status lay_action(Layout *w, Arena *arena, int action, Pieces *list, Stag
   return OK;
 }
 
-static Status plan(Layout *w, Arena *arena, StageMemory *m) {
+static Status plan(Layout *w, Arena *scratch, StageMemory *m) {
   Pieces lists[ACTIONS] = {{0}};
-  TRY(ARENA_NEW(arena, m->places, w->graph->n_values));
-  TRY(ARENA_NEW(arena, m->workspace, w->graph->n_nodes));
-  TRY(find_lives(w, arena));
-  TRY(place_roots(w, arena, m, lists));
+  TRY(find_lives(w, scratch));
+  TRY(place_roots(w, scratch, m, lists));
   for (int action = 0; action < ACTIONS; action++)
-    TRY(lay_action(w, arena, action, &lists[action], m));
+    TRY(lay_action(w, scratch, action, &lists[action], m));
   for (ValueId v = 0; v < w->graph->n_values; v++)
     if (w->root[v] != v)
       m->places[v] = m->places[w->root[v]];
@@ -389,7 +387,11 @@ Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages,
                          StageMemory *memory) {
   Layout w = {.graph = graph, .stages = stages, .setting = setting};
   *memory = (StageMemory){0};
-  Status status = plan(&w, arena, memory);
+  TRY(ARENA_NEW(arena, memory->places, graph->n_values));
+  TRY(ARENA_NEW(arena, memory->workspace, graph->n_nodes));
+  Arena *scratch = arena_create();
+  Status status = scratch ? plan(&w, scratch, memory) : status_code();
+  arena_destroy(scratch);
   if (status != OK)
     status_context("memory of stage %d: ", setting->stage);
   return status;

@@ -19,6 +19,7 @@ typedef struct {
   const Graph *graph;
   const bool *wants; /* [n_values] a gradient, were there a loss */
   int *uses;         /* [n_values] */
+  MaskRead *last_mask;
 } Finder;
 
 static const Node *producer(const Finder *f, ValueId id, OpKind op) {
@@ -282,7 +283,7 @@ static Status find_at(const Finder *f, const Node *node, const Instead **instead
   if (!find_axes(f, softmax, &found) || !fit_operands(f, &found))
     return OK;
   undo_repeats(f, &found);
-  attention_read_masks(g, &found);
+  attention_read_masks(g, &found, f->last_mask);
   TRY(ARENA_NEW(g->arena, kept, 1));
   *kept = found;
   TRY(attention_instead(g, kept));
@@ -291,7 +292,8 @@ static Status find_at(const Finder *f, const Node *node, const Instead **instead
 }
 
 static Status find_attention(const Graph *g, const Instead **instead) {
-  Finder f = {.graph = g};
+  MaskRead last_mask = {.value = NO_VALUE};
+  Finder f = {.graph = g, .last_mask = &last_mask};
   bool *wants;
   TRY(ARENA_NEW(g->arena, wants, g->n_values));
   TRY(ARENA_NEW(g->arena, f.uses, g->n_values));

@@ -35,8 +35,17 @@ typedef struct {
   int nan_uses;      /* of the weights, by the question where they are no numbers */
 } AttentionFound;
 
+/* What the last mask that was looked at says: layers share theirs, and it is long. */
+typedef struct {
+  ValueId value; /* NO_VALUE: none was */
+  MaskKind kind;
+  Shape scores;
+  bool bounds; /* it is left and right */
+  int64_t left, right;
+} MaskRead;
+
 /* Constant masks that say no more than where a key stands become left and right. */
-void attention_read_masks(const Graph *graph, AttentionFound *found);
+void attention_read_masks(const Graph *graph, AttentionFound *found, MaskRead *last);
 
 /* Fills found->instead. The arena is the graph's. */
 Status attention_instead(const Graph *graph, AttentionFound *found);

@@ -53,16 +53,20 @@ static bool read_bounds(const Graph *g, const FoundMask *m, Shape scores, int64_
   return true;
 }
 
-void attention_read_masks(const Graph *g, AttentionFound *found) {
+void attention_read_masks(const Graph *g, AttentionFound *found, MaskRead *last) {
   int n = 0;
   for (int i = 0; i < found->n_masks; i++) {
-    int64_t left, right;
-    if (!read_bounds(g, &found->mask[i], found->scores, &left, &right)) {
-      found->mask[n++] = found->mask[i];
+    const FoundMask *m = &found->mask[i];
+    if (last->value != m->value || last->kind != m->kind || !shape_equal(last->scores, found->scores)) {
+      *last = (MaskRead){.value = m->value, .kind = m->kind, .scores = found->scores};
+      last->bounds = read_bounds(g, m, found->scores, &last->left, &last->right);
+    }
+    if (!last->bounds) {
+      found->mask[n++] = *m;
       continue;
     }
-    found->left = left < found->left ? left : found->left;
-    found->right = right < found->right ? right : found->right;
+    found->left = last->left < found->left ? last->left : found->left;
+    found->right = last->right < found->right ? last->right : found->right;
   }
   found->n_masks = n;
 }

@@ -1,12 +1,12 @@
-/* Known contents. Invariant: a Constant is stored once along every axis where its contents repeat, and constants of up
- * to SHARED_BYTES that are equal are one object. */
+/* Known contents. Invariant: a Constant is stored once along every axis where its contents repeat, and equal constants
+ * are one object, but for large ones whose contents have one sum and differ. */
 #include <limits.h>
 #include <math.h>
 #include <string.h>
 
 #include "onnx/lower/lower.h"
 
-enum { SHARED_BYTES = 4096 };
+enum { KEY_BYTES = 4096 }; /* larger contents are known by their sum */
 
 /* Copies elements of `dim` (row-major) from steps in `from`, counted in elements. */
 static void strided_copy(size_t element, int rank, const int64_t *dim, const int64_t *step, const char *from,
@@ -56,25 +56,35 @@ static bool repeats(const char *data, Shape shape, int axis, size_t element) {
   return true;
 }
 
-/* Type, rank and dimensions in front of the bytes. */
+/* Of large contents, eight bytes at a time. */
+static uint64_t sum_bytes(const char *bytes, size_t n) {
+  uint64_t sum = 0xcbf29ce484222325u, word = 0;
+  for (size_t i = 0; i < n; i += sizeof word) {
+    memcpy(&word, bytes + i, n - i < sizeof word ? n - i : sizeof word);
+    sum = (sum ^ word) * 0x9e3779b97f4a7c15u;
+    sum ^= sum >> 29;
+  }
+  return sum;
+}
+
+/* Type, rank and dimensions in front of the bytes, or of their sum. */
 static Status find_shared(Lower *lower, const char *name, DType dtype, Shape stored, const char *bytes, size_t n,
                           const Constant **c) {
-  Constant *fresh;
-  char key[sizeof(int64_t) * (MAX_RANK + 2) + SHARED_BYTES] = {0};
+  Constant *fresh, *known;
+  char key[sizeof(int64_t) * (MAX_RANK + 2) + KEY_BYTES] = {0};
   int64_t head[MAX_RANK + 2] = {dtype, stored.rank};
   memcpy(head + 2, stored.dim, (size_t)stored.rank * sizeof *head);
   memcpy(key, head, sizeof head);
-  bool shared = n <= SHARED_BYTES;
-  if (shared) {
-    memcpy(key + sizeof head, bytes, n);
-    *c = map_find(lower->constants, key, sizeof head + n);
-    if (*c)
-      return OK;
-  }
+  uint64_t sum = n > KEY_BYTES ? sum_bytes(bytes, n) : 0;
+  size_t room = sizeof head + (n > KEY_BYTES ? sizeof sum : n);
+  memcpy(key + sizeof head, n > KEY_BYTES ? (const void *)&sum : bytes, room - sizeof head);
+  known = map_find(lower->constants, key, room);
+  if (known && memcmp(known->data, bytes, n) == 0)
+    return *c = known, OK;
   TRY(ARENA_NEW(lower->arena, fresh, 1));
   *fresh = (Constant){.name = name, .dtype = dtype, .stored = stored, .data = bytes};
   *c = fresh;
-  return shared ? map_put(lower->constants, key, sizeof head + n, fresh) : OK;
+  return known ? OK : map_put(lower->constants, key, room, fresh);
 }
 
 Status constant_make(Lower *lower, const char *name, DType dtype, Shape shape, const void *data, const Constant **c) {

@@ -14,7 +14,7 @@
 #include "onnx/file/map.h"
 #include "onnx/lower/bind.h"
 
-/* Known contents. Equal small ones are one object, so equal pointers mean equal contents. */
+/* Known contents. Equal ones are one object, so equal pointers mean equal contents. */
 typedef struct {
   const char *name; /* of the first term that had it, for the graph */
   DType dtype;

@@ -49,10 +49,10 @@ static bool is_kept(const Block *block) {
 }
 
 /* Activations with B and W apart, what B frees less what it leaves for W, and the rest of each rank's memory. */
-static Status weigh(Arena *arena, Plan *plan, Contender *c) {
+static Status weigh(Arena *arena, Arena *scratch, Plan *plan, Contender *c) {
   double *activation, all = 0, freed = 0;
   plan->schedule.joined = false; /* a BW in the lists counts as both */
-  TRY(plan_memory(arena, plan));
+  TRY(plan_memory(scratch, plan));
   TRY(ARENA_NEW(arena, activation, plan->stages));
   TRY(ARENA_NEW(arena, c->fixed, plan->ranks));
   for (int r = 0; r < plan->ranks; r++)
@@ -79,22 +79,34 @@ static Status weigh(Arena *arena, Plan *plan, Contender *c) {
   return OK;
 }
 
-static Status prepare(Synthesis *s, const PlanCandidate *named, bool seen[PLACEMENTS]) {
+/* What the synthesis needs of the named plan, which itself lives in `scratch`. */
+static Status contend(Synthesis *s, Arena *scratch, const PlanCandidate *named, bool seen[PLACEMENTS]) {
   Contender *c = &s->contenders[s->n++];
   Plan plan;
-  TRY(plan_build(s->search, s->arena, named, &plan));
+  TRY(plan_build(s->search, scratch, named, &plan));
   *c = (Contender){.named = *named, .update_seconds = plan.update_seconds};
-  TRY(find_placement(s->arena, &plan, &c->placement));
+  TRY(find_placement(scratch, &plan, &c->placement));
   seen[c->placement] = true;
   TRY(ARENA_NEW(s->arena, c->limits, plan.ranks));
   TRY(ARENA_NEW(s->arena, c->taken, plan.ranks));
   for (int r = 0; r < plan.ranks; r++)
     c->taken[r] = plan.rank_memory[r].total_bytes;
   TRY(plan_timing(s->arena, &plan, &c->timing));
+  c->timing.rank_of_stage =
+      arena_copy(s->arena, plan.schedule.rank_of_stage, (size_t)plan.stages * sizeof *plan.schedule.rank_of_stage);
+  if (!c->timing.rank_of_stage)
+    return status_code();
   TRY(plan_crossings(s->arena, &plan, &c->crossings));
-  TRY(weigh(s->arena, &plan, c));
+  TRY(weigh(s->arena, scratch, &plan, c));
   c->timing.memory_limit = c->limits;
   return OK;
+}
+
+static Status prepare(Synthesis *s, const PlanCandidate *named, bool seen[PLACEMENTS]) {
+  Arena *scratch = arena_create();
+  Status status = scratch ? contend(s, scratch, named, seen) : status_code();
+  arena_destroy(scratch);
+  return status;
 }
 
 /* The stages of `best`, first; then other placements, with the cuts of a named schedule that has them and fits, and
@@ -151,6 +163,19 @@ static void set_limits(Synthesis *s, const size_t *limits) {
     }
 }
 
+/* The candidate's plan, judged: how much memory each rank takes of it. */
+static Status measure(const Synthesis *s, const size_t *limits, PlanCandidate *found, size_t *total) {
+  Arena *scratch = arena_create();
+  Plan plan;
+  Status status = scratch ? plan_build(s->search, scratch, found, &plan) : status_code();
+  if (status == OK)
+    plan_judge(&plan, limits, found);
+  for (int rank = 0; status == OK && rank < plan.ranks; rank++)
+    total[rank] = plan.rank_memory[rank].total_bytes;
+  arena_destroy(scratch);
+  return status;
+}
+
 /* Synthesises, lays out, and does so again with less where a rank lacks memory. E_LIMIT where that comes to no end. */
 static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *found) {
   const PlanRequest *r = s->search->request;
@@ -159,24 +184,22 @@ static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *foun
     candidates[i] = (AutoCandidate){s->contenders[i].placement, &s->contenders[i].timing, &s->contenders[i].crossings};
   AutoRequest request = {
       .candidates = candidates, .n_candidates = s->n, .objective = r->objective, .most_effort = EFFORT};
+  size_t *total;
+  TRY(ARENA_NEW(s->arena, total, r->ranks));
   set_limits(s, limits);
   for (int round = 0; round < MOST_ROUNDS; round++) {
     Schedule *schedule;
     AutoReport report;
-    Plan plan;
     TRY(ARENA_NEW(s->arena, schedule, 1));
     TRY(schedule_auto(s->arena, &request, schedule, &report));
     Contender *chosen = &s->contenders[report.chosen];
     *found = (PlanCandidate){.schedule = schedule->name, .synthesis = schedule, .cut = chosen->named.cut};
-    TRY(plan_build(s->search, s->arena, found, &plan));
-    plan_judge(&plan, limits, found);
+    TRY(measure(s, limits, found, total));
     if (found->excess == 0)
       return OK;
-    for (int rank = 0; rank < r->ranks; rank++) {
-      size_t total = plan.rank_memory[rank].total_bytes;
-      if (total > limits[rank])
-        chosen->limits[rank] = fmax(chosen->limits[rank] - (double)(total - limits[rank]), 1);
-    }
+    for (int rank = 0; rank < r->ranks; rank++)
+      if (total[rank] > limits[rank])
+        chosen->limits[rank] = fmax(chosen->limits[rank] - (double)(total[rank] - limits[rank]), 1);
   }
   return fail(E_LIMIT, "no synthesised schedule fits the memory");
 }

@@ -9,7 +9,9 @@
 enum { CELL = 24 };
 
 static char *seconds_text(double seconds, char text[CELL]) {
-  if (seconds >= 1)
+  if (seconds >= 100)
+    snprintf(text, CELL, "%.0f s", seconds);
+  else if (seconds >= 1)
     snprintf(text, CELL, "%.3g s", seconds);
   else if (seconds >= 1e-3)
     snprintf(text, CELL, "%.3g ms", seconds * 1e3);

@@ -51,14 +51,26 @@ static Status list_chunks(const Job *job, int list[MOST_CHUNKS], int *n) {
   return OK;
 }
 
+/* Plans the bound job in an arena of the plan's own. */
+static Status plan_apart(Job trial, Arena *arena, double *step_seconds) {
+  trial.arena = arena;
+  TRY(job_plan(&trial, NULL));
+  *step_seconds = trial.decided.plan.step_seconds;
+  return OK;
+}
+
 /* One plan of a bound job; keeps what is fastest. */
 static Status try_plan(Job *trial, const char *schedule, Search *search) {
+  double step_seconds;
+  Arena *arena = arena_create();
   trial->decided.schedule = schedule;
-  TRY(job_plan(trial, NULL));
-  if (!search->found || trial->decided.plan.step_seconds < search->step_seconds) {
+  Status status = arena ? plan_apart(*trial, arena, &step_seconds) : status_code();
+  arena_destroy(arena);
+  TRY(status);
+  if (!search->found || step_seconds < search->step_seconds) {
     search->microbatches = trial->decided.microbatches;
     search->chunks = trial->decided.chunks;
-    search->step_seconds = trial->decided.plan.step_seconds;
+    search->step_seconds = step_seconds;
   }
   search->found = true;
   return OK;
@@ -119,24 +131,33 @@ static Status search_all(const Job *job, const int *microbatches, int n, const i
 }
 
 /* Plans with each number of stages a rank and keeps the faster one, fewer stages where it makes no difference: what is
- * made for the stages may be faster where what has a name is not. Those that have no plan are left out. */
+ * made for the stages may be faster where what has a name is not. Those that have no plan are left out; where none has,
+ * fails as the first that memory hindered, or else the first. */
 static Status plan_chunks(Job *job, const int *chunks, int n) {
-  int best = job->decided.chunks;
-  double least = 0;
+  Plan best = {0};
+  PlanRequest request = {0};
+  Status failed = OK;
+  char message[1024] = "";
   for (int c = 0; c < n; c++) {
     job->decided.chunks = chunks[c];
     Status status = job_plan(job, NULL);
     if (status != OK && status != E_USAGE && status != E_LIMIT)
       return status;
-    if (status != OK || (least > 0 && job->decided.plan.step_seconds >= least * (1 - 1e-3)))
+    if (status != OK && (failed == OK || (status == E_LIMIT && failed != E_LIMIT))) {
+      failed = status;
+      snprintf(message, sizeof message, "%s", status_message());
+    }
+    if (status != OK || (best.graph && job->decided.plan.step_seconds >= best.step_seconds * (1 - 1e-3)))
       continue;
-    best = job->decided.chunks;
-    least = job->decided.plan.step_seconds;
+    best = job->decided.plan;
+    request = job->decided.request;
   }
-  if (least > 0 && best == job->decided.chunks)
-    return OK;
-  job->decided.chunks = best;
-  return job_plan(job, NULL);
+  if (!best.graph)
+    return status_adopt(failed, message);
+  job->decided.plan = best;
+  job->decided.request = request;
+  job->decided.chunks = best.chunks; /* nodes lie as in the last one that was made */
+  return stages_assign(best.graph, job->arena, best.stage_of, best.stages, &job->decided.plan.cuts);
 }
 
 /* Where the batch's loss is not that of its microbatches, there is one. *n: how many numbers are open. *statistics: so
@@ -202,7 +223,7 @@ static Status choose_among(Job *job, const int *microbatches, int *of) {
     return status;
   }
   *of = n;
-  if (n > 1 || n_chunks > 1) {
+  if (n > 1) {
     TRY(search_all(job, microbatches, n, chunks, n_chunks, &search));
     job->decided.microbatches = search.microbatches;
     job->decided.chunks = search.chunks;

@@ -1,0 +1,57 @@
+"""Models of hundreds of billions of parameters are planned from their graphs alone, for hundreds of ranks, in seconds."""
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import common
+from common import ONNXPIPE, ROOT, CommandLineTest
+
+# Runs a command and prints what it took at most, in bytes.
+WRAPPER = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, flush=True)
+sys.exit(code)
+"""
+
+
+class Giants(CommandLineTest):
+    def write(self, *words):
+        script = os.path.join(ROOT, "models", "giants.py")
+        return subprocess.run([sys.executable, script, self.folder, *words], capture_output=True, text=True, check=True).stdout
+
+    def plan(self, name, ranks, *words):
+        plan, begun = self.path("p.json"), time.monotonic()
+        result = self.run_words([sys.executable, "-c", WRAPPER, ONNXPIPE, "plan", self.path(name + ".onnx"), "--ranks", ranks,
+                                 "--loss", "cross_entropy", "--precision", "bf16", "--memory-limit", "2T", "-o", plan, *words])
+        self.assertEqual(result.returncode, 0, result.stderr)
+        if "/release/" in ONNXPIPE:  # sanitizers take time and memory of their own
+            self.assertLess(time.monotonic() - begun, 10 * (1 + common.busy()))
+            self.assertLess(int(re.search(r"peak (\d+)", result.stdout)[1]), 1e9)
+        with open(plan) as file:
+            return json.load(file)
+
+    def test_each_is_planned(self):
+        said = self.write()
+        for name, ranks, billions in (("gpt3_175b", 96, 174.6), ("llama3_405b", 126, 405.9), ("mt_nlg_530b", 105, 529.6),
+                                      ("gpt_1t", 128, 1008.0)):
+            with self.subTest(name):
+                self.assertRegex(said, rf"{name}.onnx: \d+ nodes, {billions} billion parameters")
+                plan = self.plan(name, ranks, "--batch", 256, "--microbatches", 256, "--schedule", "1f1b")
+                self.assertEqual(len(plan["stages"]), ranks)
+                weights = sum(stage["parameter_bytes"] for stage in plan["stages"])
+                self.assertLess(abs(weights / 4e9 - billions), 0.02 * billions)  # a tied table lies on two ranks
+
+    def test_attention_spelled_out(self):
+        """Masks that all layers share are written once; what they say, which keys are seen, is read once."""
+        self.write("--spelled", "--sequence", "1024", "gpt3_175b")
+        self.plan("gpt3_175b", 48, "--batch", 64, "--microbatches", 64, "--schedule", "1f1b")
+        printed = self.done("inspect", self.path("gpt3_175b.onnx"))
+        self.assertRegex(printed, r"attention 96\b")
+
+
+if __name__ == "__main__":
+    common.main()
