@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/nearest.h"
+#include "runtime/alternatives.h"
 #include "runtime/checkpoint/origin.h"
 #include "runtime/edit.h"
 #include "runtime/export.h"
@@ -224,18 +225,29 @@ OnnxpipeStatus onnxpipe_edit(OnnxpipeModel *model, FILE *out) {
   return result(edit_run(model->model, model->options, out));
 }
 
+/* The plan as its file has it. */
+static Status print_plan(const Job *job, FILE *out) {
+  const char *text;
+  TRY(plan_to_text(job->arena, &job->decided.plan, &text));
+  return fprintf(out, "%s\n", text) < 0 ? fail(E_IO, "the plan cannot be printed") : OK;
+}
+
 /* The plan, and what lies beside it. */
 static Status make_plan(Job *job, Validation *validation, FILE *out) {
   const Options *o = job->asked.options;
   Rest *rest;
   TRY(trainer_choose(job, validation));
   TRY(trainer_plan_beside(job, validation, 0, &rest));
-  TRY(job_show(job, o->quiet ? NULL : out));
+  TRY(job_show(job, o->quiet || o->json ? NULL : out));
+  if (o->json)
+    TRY(print_plan(job, out));
   return o->output_plan ? plan_write(&job->decided.plan, o->output_plan) : OK;
 }
 
 static Status plan(Job *job, FILE *out) {
   Validation *validation;
+  if (job->asked.options->what_if)
+    return alternatives_run(job, out);
   TRY(job_open(job));
   TRY(validation_open(job, &validation));
   Status status = make_plan(job, validation, out);

@@ -102,7 +102,8 @@ ONNXPIPE_API OnnxpipeStatus onnxpipe_inspect(OnnxpipeModel *model, FILE *out);
  */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_edit(OnnxpipeModel *model, FILE *out);
 
-/* Plans without weights or devices, prints the plan to `out` and writes it where the option "output-plan" says. */
+/* Plans without weights or devices, prints the plan to `out` and writes it where the option "output-plan" says; with
+ * the option "what-if", a table of plans, of which the first is written. With "json" both are JSON. */
 ONNXPIPE_API OnnxpipeStatus onnxpipe_plan(OnnxpipeModel *model, FILE *out);
 
 /* Of one step. */

@@ -144,6 +144,10 @@ static const OptionEntry table[] = {
      AT(timeout), RANGE(0, INT32_MAX)},
     /* files and output */
     {"output-plan", "FILE.json", NULL, " plan ", "write the plan there (-o)", OPTION_TEXT, AT(output_plan), ANY},
+    {"what-if", NULL, NULL, " plan ",
+     "a table of plans, the fastest first: --ranks, --chunks, --microbatches, --schedule, --precision and --device may "
+     "be lists with commas",
+     OPTION_FLAG, AT(what_if), ANY},
     {"save", "FILE.onnx", NULL, " train ", "the model with its trained weights", OPTION_TEXT, AT(save), ANY},
     {"checkpoint", "DIR", NULL, " train ",
      "checkpoints, each in a folder of its own: after every --every steps and the last", OPTION_TEXT, AT(checkpoint),
@@ -165,7 +169,7 @@ static const OptionEntry table[] = {
     {"out", "FILE.npz", NULL, " run ", "every output of the model, by name", OPTION_TEXT, AT(out), ANY},
     {"report", "FILE.html", NULL, " plan train simulate ", "the schedule as a page to look at", OPTION_TEXT, AT(report),
      ANY},
-    {"json", NULL, NULL, " inspect simulate ", "for programs", OPTION_FLAG, AT(json), ANY},
+    {"json", NULL, NULL, " inspect plan simulate ", "for programs", OPTION_FLAG, AT(json), ANY},
     {"dry-run", NULL, NULL, " train ", "stop before the first step", OPTION_FLAG, AT(dry_run), ANY},
     /* edit */
     {"output-model", "FILE.onnx", NULL, " edit export ",
@@ -199,6 +203,9 @@ static const OptionEntry table[] = {
      OPTION_NUMBER, AT(backward_input_frees), ANY},
 };
 enum { ENTRIES = sizeof table / sizeof *table };
+
+/* Which may have several values. A list of devices has a meaning of its own. */
+static const char listed[] = " ranks chunks microbatches schedule precision ";
 
 const OptionEntry *options_entry(int i) {
   return i >= 0 && i < ENTRIES ? &table[i] : NULL;
@@ -341,8 +348,9 @@ Options *options_create(void) {
   if (options) {
     options->arena = arena;
     options->given = arena_alloc(arena, ENTRIES, sizeof *options->given);
+    options->lists = arena_alloc(arena, ENTRIES, sizeof *options->lists);
   }
-  bool good = options && options->given;
+  bool good = options && options->given && options->lists;
   for (int i = 0; good && i < ENTRIES; i++)
     good = !table[i].standard || parse(options, &table[i], table[i].standard) == OK;
   if (!good) {
@@ -358,13 +366,38 @@ void options_destroy(Options *options) {
     arena_destroy(options->arena);
 }
 
+static bool is_listed(const OptionEntry *entry) {
+  const char *at = strstr(listed, entry->name);
+  size_t length = strlen(entry->name);
+  return at && at[-1] == ' ' && at[length] == ' ';
+}
+
+/* Several values, each of which parses; the field gets the first. */
+static Status parse_list(Options *options, const OptionEntry *entry, const char *text) {
+  TextList *list = &options->lists[entry - table];
+  char *rest = arena_string(options->arena, text), *part;
+  list->n = 0;
+  if (!rest)
+    return status_code();
+  while ((part = strsep(&rest, ","))) {
+    TRY(ARENA_RESERVE(options->arena, list->items, list->n, list->capacity, list->n + 1));
+    list->items[list->n++] = part;
+    TRY(parse(options, entry, part));
+  }
+  return parse(options, entry, list->items[0]);
+}
+
 Status options_set(Options *options, const char *name, const char *value) {
   const OptionEntry *entry = name ? options_find(name) : NULL;
   if (!entry)
     return name ? fail(E_USAGE, "--%s is no option", name) : fail(E_USAGE, "an option has a name");
   if (!value && entry->kind != OPTION_FLAG)
     return fail(E_USAGE, "--%s needs a value (%s)", entry->name, entry->argument);
-  TRY(parse(options, entry, value ? value : ""));
+  options->lists[entry - table].n = 0;
+  if (value && strchr(value, ',') && is_listed(entry))
+    TRY(parse_list(options, entry, value));
+  else
+    TRY(parse(options, entry, value ? value : ""));
   options->given[entry - table] = true;
   return OK;
 }
@@ -372,4 +405,15 @@ Status options_set(Options *options, const char *name, const char *value) {
 bool options_given(const Options *options, const char *name) {
   const OptionEntry *entry = options_find(name);
   return entry && options->given[entry - table];
+}
+
+const TextList *options_list(const Options *options, const char *name) {
+  return &options->lists[options_find(name) - table];
+}
+
+Status options_refuse_lists(const Options *options) {
+  for (int i = 0; i < ENTRIES; i++)
+    if (options->lists[i].n)
+      return fail(E_USAGE, "--%s: several values are for `plan --what-if`", table[i].name);
+  return OK;
 }

@@ -22,7 +22,8 @@ typedef struct {
 
 typedef struct OnnxpipeOptions {
   Arena *arena;
-  bool *given; /* [entries of the table] */
+  bool *given;     /* [entries of the table] */
+  TextList *lists; /* [entries of the table]: see options_list */
 
   int64_t ranks, chunks, batch, microbatches, steps, epochs, threads, every; /* 0: chosen */
   const char *data, *schedule, *plan, *output_plan, *output_model, *set_batch, *replace_head, *loss, *output,
@@ -36,7 +37,7 @@ typedef struct OnnxpipeOptions {
   int64_t patience, timeout;
   double min_delta;
   bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train,
-      logits, trace_kernels;
+      logits, trace_kernels, what_if;
   int64_t memory_limit; /* bytes */
   const char *tokens, *token_type;
   int64_t sequence; /* 0: as the model says */
@@ -87,5 +88,10 @@ void options_destroy(Options *options);
 Status options_set(Options *options, const char *name, const char *value);
 /* Whether it was set, by its name. */
 bool options_given(const Options *options, const char *name);
+/* The values of an option of `plan --what-if` where it was set to several, each as it parses: the field has the first.
+ * n is 0 where there is one. */
+const TextList *options_list(const Options *options, const char *name);
+/* E_USAGE where an option was set to several: for all but `plan --what-if`. */
+Status options_refuse_lists(const Options *options);
 
 #endif

@@ -30,6 +30,7 @@ static Status fill(Arena *arena, const Options *o, StudyRequest *request) {
                 : !o->forward_ms.n        ? "forward-ms"
                 : !o->backward_input_ms.n ? "backward-input-ms"
                                           : "backward-weight-ms");
+  TRY(options_refuse_lists(o));
   Objective objective = job_objective(o, false);
   if (o->schedule_file && options_given(o, "schedule"))
     return fail(E_USAGE, "--schedule %s and --schedule-file %s: give one of them", o->schedule, o->schedule_file);

@@ -332,10 +332,13 @@ static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_
 /* Says which rank lacks how much, for which stages, and what would do. OK where the search for that comes upon a plan
  * that fits, *best: one that the limits' own estimates had led away from. */
 static Status explain_shortage(const PlanSearch *search, PlanCandidate *best) {
-  size_t amount;
-  bool uniform = true;
-  TRY(find_shortage(search, best, &amount));
-  if (amount == 0)
+  size_t amount = 0;
+  bool uniform = true, brief = search->request->brief;
+  if (brief)
+    TRY(try_raised(search, SIZE_MAX / 2, best));
+  else
+    TRY(find_shortage(search, best, &amount));
+  if (brief ? best->excess == 0 : amount == 0)
     return OK;
   for (int i = 0; i < search->request->ranks; i++)
     uniform &= search->limits[i] == search->limits[0];
@@ -346,6 +349,8 @@ static Status explain_shortage(const PlanSearch *search, PlanCandidate *best) {
   plan_bytes_text(best->excess, lacks);
   plan_bytes_text(best->needs, needs);
   plan_bytes_text(search->limits[best->rank], limit);
+  if (brief)
+    return fail(E_LIMIT, "%s lacks %s: it needs %s, its limit is %s", rank, lacks, needs, limit);
   if (uniform)
     return fail(E_LIMIT, "%s lacks %s: it needs %s, the limit is %s; a limit of %zu would do", rank, lacks, needs,
                 limit, search->limits[0] + amount);

@@ -79,6 +79,7 @@ typedef struct {
   Objective objective;   /* what makes a plan faster than another */
   const Schedule *given; /* not NULL: this one, whatever `schedule` says; compute actions alone are enough */
   bool synthesize;       /* "auto" is more than the fastest by name: a schedule made for the stages */
+  bool brief;            /* where nothing fits, what limit would do is not looked for: that takes many plans */
 } PlanRequest;
 
 /* Partitions, schedules, checks and lays out memory. Fails E_LIMIT where nothing fits, naming the rank that lacks

@@ -6,7 +6,7 @@
 
 #include "runtime/job/job.h"
 
-enum { MOST_MICROBATCHES = 6, MOST_CHUNKS = 2 };
+enum { MOST_CHUNKS = 2 };
 
 typedef struct {
   int tried; /* numbers of microbatches */
@@ -17,9 +17,7 @@ typedef struct {
   char message[1024];
 } Search;
 
-/* 1, and the largest divisors of the batch up to 1, 2, 4 and 8 times the ranks (1 rank: up to 16, should memory ask).
- */
-static int list_microbatches(const Job *job, int list[MOST_MICROBATCHES]) {
+int job_list_microbatches(const Job *job, int list[JOB_MICROBATCHES]) {
   int n = 0;
   if (!job->decided.microbatches_open) {
     list[0] = job->decided.microbatches;
@@ -27,7 +25,7 @@ static int list_microbatches(const Job *job, int list[MOST_MICROBATCHES]) {
   }
   list[n++] = 1;
   for (int most = job->decided.ranks > 1 ? job->decided.ranks : 2;
-       n < MOST_MICROBATCHES && most <= 8 * job->decided.ranks + 8; most *= 2) {
+       n < JOB_MICROBATCHES && most <= 8 * job->decided.ranks + 8; most *= 2) {
     int best = 1;
     for (int m = 1; m <= most && m <= job->decided.batch; m++)
       if (job->decided.batch % m == 0)
@@ -250,7 +248,7 @@ static Status choose_among(Job *job, const int *microbatches, int *of) {
 }
 
 Status job_choose(Job *job, JobBeside *beside, void *context) {
-  int microbatches[MOST_MICROBATCHES], n = list_microbatches(job, microbatches), all = n;
+  int microbatches[JOB_MICROBATCHES], n = job_list_microbatches(job, microbatches), all = n;
   Status status = OK;
   char why[1024];
   for (;;) {

@@ -44,13 +44,22 @@ static Status refuse_plan(const Job *job, Status status) {
   return status;
 }
 
-static Status choose_devices(Job *job) {
+Status job_take_devices(Job *job, const char *text) {
   JobDecisions *decided = &job->decided;
-  bool planned = job->asked.planned.device && strcmp(job->asked.options->device, "auto") == 0;
-  const char *text = planned ? job->asked.planned.device : job->asked.options->device;
-  Status status = devices_parse(job->arena, text, decided->ranks, &decided->devices);
-  TRY(planned ? refuse_plan(job, status) : status);
+  TRY(devices_parse(job->arena, text, decided->ranks, &decided->devices));
   return devices_text(job->arena, decided->devices, decided->ranks, text, &decided->device_text);
+}
+
+static Status choose_devices(Job *job) {
+  const Options *o = job->asked.options;
+  bool planned = job->asked.planned.device && strcmp(o->device, "auto") == 0;
+  const char *text = planned ? job->asked.planned.device : o->device;
+  if (o->what_if) /* a list of alternatives */
+    text = arena_format(job->arena, "%.*s", (int)strcspn(text, ","), text);
+  if (!text)
+    return status_code();
+  Status status = job_take_devices(job, text);
+  return planned ? refuse_plan(job, status) : status;
 }
 
 /* Whose products are not in full; in bf16, without a GPU, what is stored. */
@@ -231,6 +240,8 @@ static Status check_outputs(const Job *job) {
 
 Status job_open(Job *job) {
   const Options *o = job->asked.options;
+  if (!o->what_if)
+    TRY(options_refuse_lists(o));
   TRY(check_outputs(job));
   TRY(job_read_schedule(job));
   TRY(job_take_data(job));

@@ -70,6 +70,7 @@ typedef struct {
   bool pins;      /* they may keep to cores: training */
   bool infers;    /* the graph is bound for inference */
   bool validates; /* then, beside one that trains */
+  bool compares;  /* plans are many (PlanRequest.brief) */
   LossSpec loss;
   OptimizerSpec optimizer;
   Graph *graph;
@@ -109,6 +110,8 @@ Objective job_objective(const Options *options, bool agree);
 /* The optimizer's name: the option's, else the plan file's, which is refused later where there is none of that name. */
 const char *job_optimizer(const Job *job);
 
+/* The devices that the text names ("auto" too), one a rank, and what a plan calls them. */
+Status job_take_devices(Job *job, const char *text);
 /* How many of the ranks run on this machine. */
 int job_ranks_here(const Job *job);
 
@@ -136,6 +139,10 @@ Status job_tell_parameters(Job *job);
 Status job_differentiate(Job *job);
 /* Whether what lies beside the plan of the job fits, too: E_LIMIT where it does not. */
 typedef Status JobBeside(void *context, Job *job);
+/* The numbers of microbatches among which job_choose chooses: 1, and the largest divisors of the batch up to 1, 2, 4
+ * and 8 times the ranks (1 rank: up to 16, should memory ask). Returns how many. */
+enum { JOB_MICROBATCHES = 6 };
+int job_list_microbatches(const Job *job, int list[JOB_MICROBATCHES]);
 /* Settles microbatches and stages a rank, where they are open, then binds, differentiates and plans (rank 0). Numbers
  * of microbatches beside which `beside` (NULL: nothing is) does not fit are left out. */
 Status job_choose(Job *job, JobBeside *beside, void *context);

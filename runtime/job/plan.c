@@ -65,6 +65,7 @@ static Status fill_request(Job *job, const Profile *profiles) {
       .profiles = profiles,
       .given = job->asked.schedule,
       .synthesize = true,
+      .brief = decided->compares,
   };
   /* executor_agree: where hosts run ahead of devices that exchange directly */
   decided->request.objective = job_objective(job->asked.options, decided->request.direct_bytes_per_second > 0);

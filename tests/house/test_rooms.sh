@@ -81,7 +81,7 @@ folder runtime/executor 'runtime/(transport|data|job)/' runtime/options.h
 folder runtime/checkpoint 'runtime/(transport|data|job|executor)/' runtime/options.h
 folder runtime/training 'runtime/(transport|data|job|executor|checkpoint)/' 'runtime/(options|onnxpipe)\.h'
 folder runtime/export 'runtime/(transport|data|job|checkpoint)/' runtime/options.h
-for end in edit infer inspect measure what_if; do
+for end in alternatives edit infer inspect measure what_if; do
   folder runtime/$end 'runtime/(transport|data|job|executor|training)/' runtime/options.h
 done
 
