@@ -25,7 +25,8 @@ typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const 
  * float operands and results are any mix of the two: in[i].dtype and out[j].dtype say which. A kernel computes as over
  * float32 and rounds a bfloat16 result once, to the nearest, ties to even. A product (OP_PRODUCT) of operands of which
  * one is bfloat16 is one of bfloat16 numbers: it rounds the other one, too, sums up in float32, adds in float32 and
- * rounds its result once where that is bfloat16; its accumulator stays float32. Kernels of operators that move elements
+ * rounds its result once where that is bfloat16; its accumulator stays float32. Attention of which all is bfloat16 is
+ * two products: it rounds its weights (backend/reference/attention.h). Kernels of operators that move elements
  * as they are (OP_ANY_TYPE) run where all float operands and results have one type. Others say which mixes they take;
  * what they do not take, a host backend runs on copies in float32 (backend/wide.c), and another one refuses. */
 typedef struct {

@@ -13,7 +13,7 @@
 #include "backend/reference/attention.h"
 
 enum {
-  KEYS = 240, /* of a block; a multiple of every tile's rows, as the next */
+  KEYS = 192, /* of a block; a multiple of every tile's rows, as the next */
   KEYS_BACK = 96,
   QUERIES = 128,               /* of a task, forward, and at most of a block, backward; whole strips */
   LEAST_TASKS = 24,            /* backward: queries of a group are shared by tasks until there are as many */
@@ -23,12 +23,18 @@ enum {
   WIDEST = 2 * MOST_VECTOR_BYTES
 };
 
+/* Of products: a tile's rows and columns, what k is a multiple of in packed strips, and bytes of an element there. */
+typedef struct {
+  int64_t rows, width, depth, bytes;
+} Tiles;
+
 typedef struct {
   Attention a;
   AttentionMask mask;
   const Isa *isa;
   const Tensor *in, *out;
-  int64_t rows, width;         /* of a tile */
+  Tiles tiles;
+  int64_t rows, width;         /* tiles' */
   int64_t each;                /* heads of a group */
   int64_t units;               /* of QUERIES queries, of a group */
   int64_t parts;               /* backward: tasks of a group; else 0 */
@@ -37,7 +43,7 @@ typedef struct {
   char *packed;                /* of this wave's groups, one behind the other */
 } Job;
 
-/* What is packed of a group, in elements, in the order in which it lies. Forward: K, and V turned; backward: K, V, K
+/* What is packed of a group, in bytes, in the order in which it lies. Forward: K, and V turned; backward: K, V, K
  * turned, and the sums dK and dV of each part. Rows are those of tiles; turned by blocks of keys. */
 typedef struct {
   int64_t keys, values, turned, sums, all;
@@ -47,39 +53,50 @@ static int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-static Sizes sizes_of(const Attention *a, int64_t rows, int64_t width, int64_t parts) {
-  int64_t tall = round_up(a->keys, rows);
-  Sizes s = {.keys = tall * a->size};
-  s.values = tall * (parts ? a->value_size : round_up(a->value_size, rows));
-  s.turned = parts ? tall * round_up(a->size, rows) : 0;
-  s.sums = tall * (round_up(a->size, width) + round_up(a->value_size, width));
+/* Tiles of numbers of `size` bytes. */
+static Tiles tiles_of(const Isa *isa, int64_t size) {
+  return (Tiles){isa->tile_rows, 2 * isa->vector_bytes / size, 1, size};
+}
+
+/* Of bfloat16. */
+static Tiles narrow_tiles_of(const Isa *isa) {
+  return (Tiles){isa->bf16.rows, isa->bf16.columns, isa->bf16.depth, isa->bf16.bytes};
+}
+
+/* size: bytes of a number of the sums. */
+static Sizes sizes_of(const Attention *a, Tiles t, int64_t size, int64_t parts) {
+  int64_t tall = round_up(a->keys, t.rows);
+  Sizes s = {.keys = tall * round_up(a->size, t.depth) * t.bytes};
+  s.values = tall * (parts ? round_up(a->value_size, t.depth) : round_up(a->value_size, t.rows)) * t.bytes;
+  s.turned = parts ? tall * round_up(a->size, t.rows) * t.bytes : 0;
+  s.sums = tall * (round_up(a->size, t.width) + round_up(a->value_size, t.width)) * size;
   s.all = round_up(s.keys + s.values + s.turned + parts * s.sums, MOST_VECTOR_BYTES);
   return s;
 }
 
-/* Elements of a group for the instruction set that takes most: the same number for all of a build. */
-static int64_t most_of_group(const Attention *a, int64_t size, int64_t parts) {
+/* Bytes of a group for the instruction set that takes most: the same number for all of a build. */
+static int64_t most_of_group(const Attention *a, int64_t size, bool narrow, int64_t parts) {
   int64_t most = 0;
   for (int i = 0; isas[i]; i++) {
-    int64_t all = sizes_of(a, isas[i]->tile_rows, 2 * isas[i]->vector_bytes / size, parts).all;
+    Tiles t = narrow ? narrow_tiles_of(isas[i]) : tiles_of(isas[i], size);
+    int64_t all = sizes_of(a, t, size, parts).all;
     most = all > most ? all : most;
   }
   return most;
 }
 
-/* A thread's scratch in bytes: forward strips of Q, Y, scores and twice as much for a mask; backward so many queries of
- * Q, dQ and dY, the latter two as left and right operands, of weights and their slopes. */
+/* A thread's scratch in bytes: forward strips of Q, Y, scores, weights and twice as much for a mask; backward so many
+ * queries of Q, dQ and dY, the latter two as left and right operands, of weights and their slopes. */
 static int64_t scratch_bytes(const Attention *a, int64_t block, int64_t size) {
-  int64_t lanes = LANE_ROWS * WIDEST;
+  int64_t lanes = LANE_ROWS * WIDEST, size_q = a->size + MOST_BF16_WIDTH, size_y = a->value_size + MOST_BF16_WIDTH;
   if (!block)
-    return lanes + (a->size + a->value_size + MOST_TILE_ROWS + 3 * KEYS) * WIDEST;
+    return lanes + (size_q + size_y + 4 * KEYS) * WIDEST;
   int64_t wide = round_up(a->size, WIDEST / size) + round_up(a->value_size, WIDEST / size);
-  return lanes + 2 * KEYS_BACK * WIDEST +
-         block * size * (2 * a->size + a->value_size + MOST_TILE_ROWS + wide + 2 * KEYS_BACK + 3);
+  return lanes + 5 * KEYS_BACK * WIDEST + block * size * (2 * size_q + size_y + wide + 2 * KEYS_BACK + 3);
 }
 
 /* The plan of a job, by its shape: everything but the tensors and the instruction set. False: the reference has it. */
-static bool plan(Job *job, bool backward, int64_t size, size_t budget) {
+static bool plan(Job *job, bool backward, int64_t size, bool narrow, size_t budget) {
   const Attention *a = &job->a;
   int64_t all = a->batch * a->groups;
   job->each = a->heads / a->groups;
@@ -90,7 +107,7 @@ static bool plan(Job *job, bool backward, int64_t size, size_t budget) {
   if (!all || !job->units || !a->keys || !a->size || !a->value_size)
     return false;
   job->parts = backward ? least(divide_up(LEAST_TASKS, all), job->units) : 0;
-  size_t each = (size_t)(most_of_group(a, size, job->parts) * size);
+  size_t each = (size_t)most_of_group(a, size, narrow, job->parts);
   int64_t most = (int64_t)(budget / 2 / each);
   job->wave = least(divide_up(WAVE_TASKS, backward ? job->parts : job->units), most > 1 ? most : 1);
   job->wave = least(job->wave, all);
@@ -99,11 +116,17 @@ static bool plan(Job *job, bool backward, int64_t size, size_t budget) {
 
 static size_t workspace(const Graph *graph, const Node *node, size_t budget, bool backward,
                         const KernelDef *reference) {
-  int64_t size = graph_value(graph, node->in[0])->dtype == F64 ? 8 : 4;
-  Job job = {.a = attention_in(graph, node)};
-  if (!plan(&job, backward, size, budget))
-    return reference->workspace(graph, node, budget);
-  return (size_t)(job.wave * most_of_group(&job.a, size, job.parts) * size);
+  DType type = graph_value(graph, node->in[0])->dtype;
+  int64_t size = type == F64 ? 8 : 4;
+  size_t most = 0;
+  for (int narrow = 0; narrow < (type == BF16 ? 2 : 1); narrow++) {
+    Job job = {.a = attention_in(graph, node)};
+    bool fits = plan(&job, backward, size, narrow, budget);
+    size_t bytes = fits ? (size_t)(job.wave * most_of_group(&job.a, size, narrow, job.parts))
+                        : reference->workspace(graph, node, budget);
+    most = bytes > most ? bytes : most;
+  }
+  return most;
 }
 
 static size_t forward_workspace(const Graph *graph, const Node *node, size_t budget) {
@@ -114,10 +137,11 @@ static size_t backward_workspace(const Graph *graph, const Node *node, size_t bu
   return workspace(graph, node, budget, true, &reference_AttentionGrad);
 }
 
-bool attention_takes(const Graph *graph, const Node *node) {
+bool attention_takes(const Graph *graph, const Node *node, bool *narrow) {
   Job job = {.a = attention_in(graph, node)};
-  size_t size = dtype_bytes(graph_value(graph, node->in[0])->dtype);
-  return plan(&job, node->op == OP_AttentionGrad, (int64_t)size, WORKSPACE_BUDGET);
+  int64_t size = graph_value(graph, node->in[0])->dtype == F64 ? 8 : 4;
+  *narrow = attention_narrow_in(graph, node);
+  return plan(&job, node->op == OP_AttentionGrad, size, *narrow, WORKSPACE_BUDGET);
 }
 
 /* The keys that queries t … t + n - 1 see by their places, together. */
@@ -138,6 +162,8 @@ static void seen_by(const Attention *a, int64_t t, int64_t n, int64_t *first, in
 #undef T
 #undef S
 
+#include "backend/cpu/attention_bf16.inc"
+
 /* Every wave: packs its groups, then runs its tasks, then adds up what they summed. */
 static Status run_waves(Job *job, Pool *pool, Task *pack, Task *task, int64_t tasks, Task *finish) {
   int64_t all = job->a.batch * job->a.groups, blocks = divide_up(job->a.keys, job->parts ? KEYS_BACK : KEYS);
@@ -153,7 +179,7 @@ static Status run_waves(Job *job, Pool *pool, Task *pack, Task *task, int64_t ta
 
 static Status attend(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *work, void *state,
                      const KernelDef *reference) {
-  bool backward = node->op == OP_AttentionGrad;
+  bool backward = node->op == OP_AttentionGrad, narrow = attention_narrow(node, in, out);
   if (in->dtype != F32 && in->dtype != F64 && in->dtype != BF16)
     return unsupported_type(node, in->dtype);
   int64_t size = in->dtype == F64 ? 8 : 4;
@@ -162,11 +188,15 @@ static Status attend(Stream *stream, const Node *node, const Tensor *in, const T
              .isa = stream->isa,
              .in = in,
              .out = out,
-             .rows = stream->isa->tile_rows,
-             .width = 2 * stream->isa->vector_bytes / size,
+             .tiles = narrow ? narrow_tiles_of(stream->isa) : tiles_of(stream->isa, size),
              .packed = work};
-  if (!plan(&job, backward, size, WORKSPACE_BUDGET))
+  job.rows = job.tiles.rows;
+  job.width = job.tiles.width;
+  if (!plan(&job, backward, size, narrow, WORKSPACE_BUDGET))
     return reference->run(stream, node, in, out, work, state);
+  if (narrow)
+    return backward ? run_waves(&job, stream->pool, pack_bf16, backward_bf16, job.parts, finish_bf16)
+                    : run_waves(&job, stream->pool, pack_bf16, forward_bf16, job.units, NULL);
   if (size == 4)
     return backward ? run_waves(&job, stream->pool, pack_f32, backward_f32, job.parts, finish_f32)
                     : run_waves(&job, stream->pool, pack_f32, forward_f32, job.units, NULL);
@@ -174,8 +204,11 @@ static Status attend(Stream *stream, const Node *node, const Tensor *in, const T
                   : run_waves(&job, stream->pool, pack_f64, forward_f64, job.units, NULL);
 }
 
-/* What is bfloat16 is converted as it is packed, where it fits; the kernel's own sums stay float32. */
+/* Where all is bfloat16, that is what is multiplied. Else it is converted as it is packed, where it fits; the kernel's
+ * own sums stay float32. */
 static bool takes_bf16(const Node *node, const Tensor *in, const Tensor *out) {
+  if (attention_narrow(node, in, out))
+    return true;
   bool backward = node->op == OP_AttentionGrad;
   int mask = attention_mask_input(node);
   Job job = {.a = attention_of_tensors(node, in)};
@@ -183,7 +216,7 @@ static bool takes_bf16(const Node *node, const Tensor *in, const Tensor *out) {
                        : out[1].dtype == F32 && out[2].dtype == F32;
   wide &= node->n_in <= mask || in[mask].dtype != BF16;
   return wide && job.a.size <= KEYS_BACK && job.a.value_size <= KEYS_BACK &&
-         plan(&job, backward, sizeof(float), WORKSPACE_BUDGET);
+         plan(&job, backward, sizeof(float), false, WORKSPACE_BUDGET);
 }
 
 CPU_KERNEL(Attention, .accepts = takes_floats, .narrow = takes_bf16, .workspace = forward_workspace) {

@@ -119,6 +119,19 @@ typedef struct {
   void (*slope)(const double *p, double *s, int64_t n, const double *common);
 } AttendF64;
 
+/* The same where products are of bfloat16 (LoopsBf16): scores are float32, what is multiplied is packed. Lines: [n, 2
+ * vectors] of numbers as packed strips have them, but one behind the other; where strips are float32, lines are a
+ * strip. across: A's tile [rows, k] are lines, `strip` of their numbers from one strip's to the next. weigh: B's packed
+ * strip `to` = exp(s - shift) rounded; sum += what is not. slope: lines p = exp(s - shift - less) and lines and B's
+ * packed strip `slopes` and `right` = p (d - common), all rounded; `right` is not written where lines are strips. n:
+ * whole tiles. */
+typedef struct {
+  void (*across)(int64_t k, const void *a, int64_t strip, const void *b, float *c, int64_t row);
+  void (*weigh)(const float *s, int64_t n, const float *shift, float *sum, void *to);
+  void (*slope)(const float *s, const float *d, int64_t n, const float *shift, const float *less, const float *common,
+                void *p, void *slopes, void *right);
+} AttendBf16;
+
 /* Products of bfloat16, summed in float32: C's tile [rows, columns] (rows `row` elements apart) = or += A's packed
  * strip times B's. What packs takes float32, too (`wide`), and rounds it; strips hold k in whole multiples of `depth`,
  * the rest zeros, `bytes` an element. */
@@ -154,6 +167,7 @@ typedef struct {
   SpreadF64 *spread_f64;
   AttendF32 attend_f32;
   AttendF64 attend_f64;
+  AttendBf16 attend_bf16;
   LoopsBf16 bf16;
   Map *exp, *tanh, *sigmoid, *erf, *gelu_erf, *gelu_tanh;
   Map2 *gelu_erf_grad, *gelu_tanh_grad;                                              /* d times the slope at x */

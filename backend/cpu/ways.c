@@ -58,6 +58,7 @@ static const char *convolution_way(const Graph *graph, const Node *node, char te
 static const char *special_way(const Graph *graph, const Node *node, const Isa *isa, char text[WAY_BYTES]) {
   Tensor in = kernel_input(graph, node, 0);
   int64_t last = in.shape.rank - 1;
+  bool narrow;
   switch (node->op) {
   case OP_MatMul:
   case OP_Gemm:
@@ -69,7 +70,9 @@ static const char *special_way(const Graph *graph, const Node *node, const Isa *
     return convolution_way(graph, node, text);
   case OP_Attention:
   case OP_AttentionGrad:
-    return attention_takes(graph, node) ? "attention in tiles" : by_reference;
+    return !attention_takes(graph, node, &narrow) ? by_reference
+           : narrow                               ? "attention in bfloat16 tiles"
+                                                  : "attention in tiles";
   case OP_RecurrentSteps:
   case OP_RecurrentStepsGrad:
     return recurrent_takes(node, in.dtype) ? "packed steps" : by_reference;

@@ -7,8 +7,9 @@
 /* As Backend.way. */
 void cpu_way(const Graph *graph, const Node *node, char text[WAY_BYTES]);
 
-/* Whether attention's tiles take the node, and the packed steps a recurrent one; else the reference does. */
-bool attention_takes(const Graph *graph, const Node *node);
+/* Whether attention's tiles take the node (narrow: those of bfloat16), and the packed steps a recurrent one; else the
+ * reference does. */
+bool attention_takes(const Graph *graph, const Node *node, bool *narrow);
 bool recurrent_takes(const Node *node, DType dtype);
 
 #endif
