@@ -99,11 +99,14 @@ typedef void SpreadF64(const TileFrame *frame, const int64_t tile[TRANSFORM_AXES
 
 /* Loops of attention over strips [n, 2 vectors], of which the second axis are lanes.
  * across: C's tile [tile_rows, 2 vectors] (rows `row` elements apart) += A [tile_rows, k] times B's packed strip, where
- * A's columns are the lanes of strips that lie `strip` elements apart.
- * most: the largest of each lane and of what is in `most`. weigh: s = exp(s - shift - less), 0 where that is next to
- * nothing; sum += s. scale: s *= factor. add: s += mask, minus infinity where that is. slope: s = p (s - common). */
+ * A's columns are the lanes of strips that lie `strip` elements apart. dot: of n elements, a lane for each of a
+ * strip's. forbid: of one key, lanes before `first` and from `end` on are minus infinity (both within 32 bits). most:
+ * the largest of each lane and of what is in `most`. weigh: s = exp(s - shift - less), 0 where that is next to nothing;
+ * sum += s. scale: s *= factor. add: s += mask, minus infinity where that is. slope: s = p (s - common). */
 typedef struct {
   void (*across)(int64_t k, const float *a, int64_t strip, const float *b, float *c, int64_t row);
+  float (*dot)(const float *x, const float *y, int64_t n);
+  void (*forbid)(float *s, int64_t first, int64_t end);
   void (*most)(const float *s, int64_t n, float *most);
   void (*weigh)(float *s, int64_t n, const float *shift, const float *less, float *sum);
   void (*scale)(float *s, int64_t n, const float *factor);
@@ -112,6 +115,8 @@ typedef struct {
 } AttendF32;
 typedef struct {
   void (*across)(int64_t k, const double *a, int64_t strip, const double *b, double *c, int64_t row);
+  double (*dot)(const double *x, const double *y, int64_t n);
+  void (*forbid)(double *s, int64_t first, int64_t end);
   void (*most)(const double *s, int64_t n, double *most);
   void (*weigh)(double *s, int64_t n, const double *shift, const double *less, double *sum);
   void (*scale)(double *s, int64_t n, const double *factor);
@@ -127,6 +132,7 @@ typedef struct {
  * whole tiles. */
 typedef struct {
   void (*across)(int64_t k, const void *a, int64_t strip, const void *b, float *c, int64_t row);
+  float (*dot)(const uint16_t *x, const uint16_t *y, int64_t n);
   void (*weigh)(const float *s, int64_t n, const float *shift, float *sum, void *to);
   void (*slope)(const float *s, const float *d, int64_t n, const float *shift, const float *less, const float *common,
                 void *p, void *slopes, void *right);
