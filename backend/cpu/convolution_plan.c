@@ -115,52 +115,6 @@ static void plan_chunks(Plan *plan, int64_t results, size_t size) {
   plan->slices_at_once = plan->slices_at_once < 1 ? 1 : least(plan->slices_at_once, results);
 }
 
-/* About what a tile of these sizes costs beside a sum of products of one element each, taken together for some samples:
- * each place of a tile is laid out and transformed for every channel and made a result for every row. Packed weights
- * are written and read. */
-static double tiles_cost(const Plan *plan, const int64_t tile[AXES]) {
-  enum { SAMPLES = 4, LANES = 16, LAY = 3, TURN = 4, WEIGHT = 20 };
-  int64_t tiles = SAMPLES, places = 1, turns = LAY;
-  for (int i = 0; i < AXES; i++) {
-    tiles *= (plan->result[i] + tile[i] - 1) / tile[i];
-    places *= transform_size(TRANSFORM_INPUT, 0, tile[i]);
-    turns += tile[i] > 1 ? TURN : 0;
-  }
-  double channels = (double)plan->channels, rows = (double)plan->rows;
-  return (double)places * ((double)round_up(tiles, LANES) * (channels * rows + (double)turns * (channels + rows)) +
-                           WEIGHT * channels * rows);
-}
-
-/* As much, of a sum over all taps. */
-static double taps_cost(const Plan *plan) {
-  enum { SAMPLES = 4, LANES = 32, LAY = 3 };
-  double results = (double)round_up(SAMPLES * plan->result_plane, LANES);
-  return results * (double)plan->kernel * (double)plan->channels * (double)(plan->rows + LAY);
-}
-
-/* The tiles that cost least, where they pay: neighbours are met one by one. Along an axis of one tap there are none. */
-static bool choose_tiles(const Convolution *c, Plan *plan) {
-  double best = taps_cost(plan);
-  for (int i = 0; i < AXES; i++)
-    if ((c->k[i] != 1 && c->k[i] != 3) || c->stride[i] != 1 || c->dilation[i] != 1 || plan->result[i] == 0)
-      return false;
-  if (c->k[2] != 3)
-    return false;
-  for (int i = 0; i < 8; i++) {
-    int64_t tile[AXES];
-    for (int k = 0; k < AXES; k++)
-      tile[k] = c->k[k] == 1 ? 1 : i >> k & 1 ? 4 : 2;
-    double cost = tiles_cost(plan, tile);
-    if (cost >= best)
-      continue;
-    best = cost;
-    plan->tiled = true;
-    for (int k = 0; k < AXES; k++)
-      plan->tile[k] = tile[k];
-  }
-  return plan->tiled;
-}
-
 /* The frame holds whole tiles; columns of tiles meet every tile-th of it. */
 static void plan_tiles(Plan *plan) {
   plan->places = 1;
@@ -195,7 +149,8 @@ bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan) {
     plan->result[i] = spreads ? c->x[i] : c->y[i];
     plan->reach[i] = reach.step[i];
   }
-  if (choose_tiles(c, plan))
+  plan->tiled = tiles_choose(c, plan->result, plan->channels, plan->rows, plan->tile);
+  if (plan->tiled)
     plan_tiles(plan);
   if (!frame_measure(&plan->frame, frame_most(c, size)))
     return false;

@@ -3,7 +3,7 @@
 #ifndef BACKEND_CPU_CONVOLUTION_PLAN_H
 #define BACKEND_CPU_CONVOLUTION_PLAN_H
 
-#include "backend/cpu/frame.h"
+#include "backend/cpu/tiles.h"
 
 enum { MOST_TAPS = 27 }; /* of a kernel whose results are made in tiles */
 

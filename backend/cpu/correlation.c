@@ -4,18 +4,22 @@
  * X is laid out with its pads, some channels (a strip) side by side at every place; so is dY, its filters a strip. As
  * much of both as FRAME_BYTES hold is there at once. A tile is what one tap makes of a strip of each: the sweep that
  * sums it starts at the tap's offset in X, and nothing is laid out for each tap. Few channels make no good tile: then
- * the taps along the last axis, which lie side by side, are its rows, too. */
+ * the taps along the last axis, which lie side by side, are its rows, too.
+ *
+ * Where 3 taps an axis let tiles pay, lines of tiles are transformed instead (correlation_tiles.inc). */
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/cpu/depthwise.h"
-#include "backend/cpu/frame.h"
+#include "backend/cpu/tiles.h"
 
 enum {
   FEW_CHANNELS = 4,
   BLOCK = 512,             /* places, about: what two strips have of them lies in a second-level cache */
   TASKS = 32,              /* at least, where there is enough to do */
   PARTIAL_BYTES = 4 << 20, /* of all parts' sums, where there is more than one part */
+  TILE_BYTES = 4 << 20,    /* of transformed tiles at once, where a line of them has no more */
+  TAP_CHANNELS = 16,       /* of a task that makes taps */
 };
 
 /* How one instruction set goes about it. */
@@ -29,6 +33,11 @@ typedef struct {
   int64_t samples, slices;                 /* of dY, laid out at once */
   int64_t block[3];                        /* samples, slices and lines of a block */
   int64_t parts, ranges;                   /* of places, and of tiles: a task each */
+  bool tiled;                              /* dY is taken in tiles of results (correlation_tiles.inc): */
+  Frame frame_dy;
+  int64_t results[AXES], places, count[AXES]; /* of a tile, places, and tiles along each axis */
+  int64_t lines, tiles;                       /* along the last axis, at once, and tiles of them */
+  int64_t x_width, x_strips;                  /* lanes of a strip of channels */
 } Plan;
 
 typedef struct {
@@ -37,6 +46,7 @@ typedef struct {
   const char *x, *dy;
   char *laid_x, *laid_dy, *sums, *dw;
   int64_t sample, samples, slice, slices; /* of dY, at hand */
+  int64_t line, lines, tiles;             /* where it is taken in tiles */
 } Job;
 
 static int64_t up(int64_t n, int64_t by) {
@@ -94,17 +104,55 @@ static int64_t blocks(const Plan *p, int64_t samples, int64_t slices) {
   return up(samples, p->block[0]) * up(slices, p->block[1]) * up(p->c.y[1], p->block[2]);
 }
 
+/* Tiles of a line that a thread's scratch holds, before and between transforms, `bytes` of each place. */
+static int64_t tiles_at_once(const Plan *p, int64_t bytes) {
+  int64_t size = 1, between = 1;
+  for (int i = 0; i < AXES; i++) {
+    size *= i < 2 ? transform_size(TRANSFORM_INPUT, 1, p->results[i]) : p->results[i] + 1;
+    between *= transform_size(TRANSFORM_INPUT, 1, p->results[i]);
+  }
+  return (POOL_SCRATCH_BYTES / bytes - 2 * size) / (size + between);
+}
+
+/* Lines of tiles: V, Z and U are what is laid out of X and dY, and the sums. False where tiles do not pay. */
+static bool plan_tiles(Plan *p, int64_t size) {
+  p->tiled = tiles_choose(&p->c, p->c.y, p->c.channels, p->c.filters, p->results);
+  if (!p->tiled)
+    return false;
+  p->frame_dy = (Frame){.phases = 1};
+  p->places = 1;
+  for (int i = 0; i < AXES; i++) {
+    p->count[i] = up(p->c.y[i], p->results[i]);
+    p->places *= transform_size(TRANSFORM_INPUT, 1, p->results[i]);
+    p->frame.size[i] = p->count[i] * p->results[i] + (p->results[i] > 1 ? 2 : 0);
+    p->frame_dy.size[i] = p->count[i] * p->results[i];
+    p->frame_dy.source[i] = p->c.y[i];
+    p->frame_dy.scale[i] = 1;
+  }
+  p->x_width = p->vector * (2 * p->vector <= p->tile_rows ? 2 : 1);
+  p->x_strips = up(p->c.channels, p->x_width);
+  p->filter_strips = up(p->c.filters, 2 * p->vector);
+  int64_t lanes = p->c.groups * (p->x_strips * p->x_width + filters_laid(p));
+  int64_t line = lanes * p->places * p->count[2] * size;
+  p->lines = least(TILE_BYTES / line, p->c.samples * p->count[0] * p->count[1]);
+  p->lines = p->lines < 1 ? 1 : p->lines;
+  p->tiles = p->lines * p->count[2];
+  return true;
+}
+
 /* False where X's frame would be out of proportion. */
 static bool plan_for(const Convolution *c, const Isa *isa, int64_t size, Plan *p) {
   *p = (Plan){.c = *c, .rows = c->channels, .taps = c->k_plane, .tile_rows = isa->tile_rows};
   p->frame = frame_of_input(c, false, &p->reach);
+  p->vector = isa->vector_bytes / size;
   if (!frame_measure(&p->frame, frame_most(c, (size_t)size)))
     return false;
+  if (plan_tiles(p, size))
+    return true;
   if (c->channels <= FEW_CHANNELS && c->k[2] > 1 && c->dilation[2] == 1) {
     p->rows *= c->k[2];
     p->taps /= c->k[2];
   }
-  p->vector = isa->vector_bytes / size;
   p->row_strips = up(p->rows, p->tile_rows);
   p->filter_strips = up(c->filters, 2 * p->vector);
   p->tile = up(p->rows, p->row_strips) * least(filters_laid(p), 2 * p->vector);
@@ -117,14 +165,20 @@ static bool plan_for(const Convolution *c, const Isa *isa, int64_t size, Plan *p
 }
 
 static size_t laid_x_bytes(const Plan *p, size_t size) {
+  if (p->tiled)
+    return (size_t)round_up(p->c.groups * p->x_strips * p->x_width * p->places * p->tiles * (int64_t)size, 64);
   return (size_t)round_up(p->samples * laid_x(p) * (int64_t)size, 64);
 }
 
 static size_t laid_dy_bytes(const Plan *p, size_t size) {
+  if (p->tiled)
+    return (size_t)round_up(p->c.groups * filters_laid(p) * p->places * p->tiles * (int64_t)size, 64);
   return (size_t)round_up(p->samples * laid_dy(p) * (int64_t)size, 64);
 }
 
 static size_t sums_bytes(const Plan *p, size_t size) {
+  if (p->tiled)
+    return (size_t)(p->c.groups * filters_laid(p) * p->places * p->c.channels) * size;
   return (size_t)(p->parts * tiles(p) * p->tile) * size;
 }
 
@@ -256,5 +310,7 @@ CPU_KERNEL(ConvGradWeight, .accepts = takes_floats, .workspace = correlation_wor
   Job job = {.plan = p, .isa = stream->isa, .dy = in[0].data, .x = in[1].data, .laid_x = workspace, .dw = out->data};
   job.laid_dy = job.laid_x + laid_x_bytes(p, size);
   job.sums = job.laid_dy + laid_dy_bytes(p, size);
+  if (p->tiled)
+    return size == 4 ? correlate_tiles_f32(&job, stream->pool) : correlate_tiles_f64(&job, stream->pool);
   return size == 4 ? correlate_f32(&job, stream->pool) : correlate_f64(&job, stream->pool);
 }

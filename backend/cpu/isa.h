@@ -97,6 +97,16 @@ typedef void SpreadF32(const TileFrame *frame, const int64_t tile[TRANSFORM_AXES
 typedef void SpreadF64(const TileFrame *frame, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const Run *runs,
                        int64_t n_runs, const double *from, double *to, int64_t apart);
 
+/* TRANSFORM_INPUT or TRANSFORM_COTANGENT of `tiles` neighbours along the last axis, `width` lanes (vectors) of each,
+ * which begin `tile` places behind one another: from [lines][row] to places `apart`, tile by tile. What lies between
+ * takes (elements before axis 0) · (behind axis 1) · (behind axis 2) · tiles · width. */
+typedef struct {
+  int64_t tile[TRANSFORM_AXES], tiles, width, row, apart; /* row: elements of a line, lanes included */
+} TileLine;
+typedef void TransformLineF32(TransformKind kind, const TileLine *line, const float *from, float *between, float *to);
+typedef void TransformLineF64(TransformKind kind, const TileLine *line, const double *from, double *between,
+                              double *to);
+
 /* Loops of attention over strips [n, 2 vectors], of which the second axis are lanes.
  * across: C's tile [tile_rows, 2 vectors] (rows `row` elements apart) += A [tile_rows, k] times B's packed strip, where
  * A's columns are the lanes of strips that lie `strip` elements apart. dot: of n elements, a lane for each of a
@@ -171,6 +181,8 @@ typedef struct {
   TransformF64 *transform_f64;
   SpreadF32 *spread_f32;
   SpreadF64 *spread_f64;
+  TransformLineF32 *transform_line_f32;
+  TransformLineF64 *transform_line_f64;
   AttendF32 attend_f32;
   AttendF64 attend_f64;
   AttendBf16 attend_bf16;

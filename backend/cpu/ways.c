@@ -37,16 +37,16 @@ static const char *convolution_way(const Graph *graph, const Node *node, char te
   size_t size = dtype_bytes(a.dtype);
   if (depthwise_takes(&c, a.dtype))
     return by_rows;
-  if (of_weight) {
-    Reach reach;
-    Frame frame = frame_of_input(&c, false, &reach);
-    return frame_measure(&frame, frame_most(&c, size)) ? "sweeps of taps" : by_reference;
-  }
   Plan plan;
-  if (!plan_sizes(&c, of_input, size, &plan))
+  Reach reach;
+  Frame frame = frame_of_input(&c, false, &reach);
+  bool takes = of_weight ? frame_measure(&frame, frame_most(&c, size)) : plan_sizes(&c, of_input, size, &plan);
+  if (of_weight)
+    plan.tiled = tiles_choose(&c, c.y, c.channels, c.filters, plan.tile);
+  if (!takes)
     return by_reference;
   if (!plan.tiled)
-    return "implicit product";
+    return of_weight ? "sweeps of taps" : "implicit product";
   size_t at = (size_t)snprintf(text, WAY_BYTES, "Winograd");
   for (int i = 0; i < AXES; i++)
     if (plan.tile[i] > 1)

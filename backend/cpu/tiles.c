@@ -1,0 +1,48 @@
+/* Which tiles of results convolutions of 3 taps an axis are made in. */
+#include "backend/cpu/tiles.h"
+
+/* About what a tile of these sizes costs beside a sum of products of one element each, taken together for some samples:
+ * each place of a tile is laid out and transformed for every channel and row. Weights at all places are written and
+ * read. */
+static double tiles_cost(const int64_t results[AXES], int64_t channels, int64_t rows, const int64_t tile[AXES]) {
+  enum { SAMPLES = 4, LANES = 16, LAY = 3, TURN = 4, WEIGHT = 20 };
+  int64_t tiles = SAMPLES, places = 1, turns = LAY;
+  for (int i = 0; i < AXES; i++) {
+    tiles *= (results[i] + tile[i] - 1) / tile[i];
+    places *= transform_size(TRANSFORM_INPUT, 0, tile[i]);
+    turns += tile[i] > 1 ? TURN : 0;
+  }
+  double products = (double)channels * (double)rows, both = (double)channels + (double)rows;
+  return (double)places * ((double)round_up(tiles, LANES) * (products + (double)turns * both) + WEIGHT * products);
+}
+
+/* As much, of a sum over all taps. */
+static double taps_cost(const Convolution *c, const int64_t results[AXES], int64_t channels, int64_t rows) {
+  enum { SAMPLES = 4, LANES = 32, LAY = 3 };
+  int64_t n = round_up(SAMPLES * results[0] * results[1] * results[2], LANES);
+  return (double)n * (double)c->k_plane * (double)channels * (double)(rows + LAY);
+}
+
+bool tiles_choose(const Convolution *c, const int64_t results[AXES], int64_t channels, int64_t rows,
+                  int64_t tile[AXES]) {
+  double best = taps_cost(c, results, channels, rows);
+  bool found = false;
+  for (int i = 0; i < AXES; i++)
+    if ((c->k[i] != 1 && c->k[i] != 3) || c->stride[i] != 1 || c->dilation[i] != 1 || results[i] == 0)
+      return false;
+  if (c->k[2] != 3)
+    return false;
+  for (int i = 0; i < 8; i++) {
+    int64_t size[AXES];
+    for (int k = 0; k < AXES; k++)
+      size[k] = c->k[k] == 1 ? 1 : i >> k & 1 ? 4 : 2;
+    double cost = tiles_cost(results, channels, rows, size);
+    if (cost >= best)
+      continue;
+    best = cost;
+    found = true;
+    for (int k = 0; k < AXES; k++)
+      tile[k] = size[k];
+  }
+  return found;
+}
