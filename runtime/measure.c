@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "graph/op.h"
+#include "runtime/costs/costs.h"
 
 enum { BUDGET_SECONDS = 10 };
 
@@ -60,12 +61,15 @@ static void print_rows(const Job *job, const Row rows[OP_COUNT], FILE *out) {
 
 Status measure_run(Job *job, FILE *out) {
   Row rows[OP_COUNT];
-  Profile *profiles;
+  Costs *costs;
+  job->decided.pins = true; /* as training has it */
   TRY(job_open(job));
   TRY(job_bind(job));
   TRY(job_differentiate(job));
-  TRY(job_measure(job, BUDGET_SECONDS, &profiles));
-  add_up(job->decided.graph, profiles[0].node_seconds, rows);
+  TRY(job_plan(job, NULL));
+  TRY(costs_measure(job, BUDGET_SECONDS, true, &costs));
+  TRY(costs_tell(job, costs));
+  add_up(job->decided.graph, costs->planned.profiles[0].node_seconds, rows);
   qsort(rows, OP_COUNT, sizeof *rows, by_seconds);
   if (!job->asked.options->quiet)
     TRY(job_print(job, out));

@@ -107,15 +107,16 @@ static json_t *plan_json(const Plan *plan) {
   for (int r = 0; r < plan->ranks && ranks; r++)
     ranks = with(ranks, rank_json(plan, r));
   return json_pack("{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
-                   "s:f}, s:o, s:o, s:o, s:o}",
+                   "s:f}, s:f, s:o, s:o, s:o, s:o}",
                    "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer,
                    "device", plan->device, "precision", plan->precision, "ranks", plan->ranks, "chunks", plan->chunks,
                    "microbatches", plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule",
                    plan->schedule.name, "objective", objective_names[plan->objective], "predicted", "step_seconds",
                    plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
                    "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds",
-                   plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "ties",
-                   ties_json(plan->ties), "stages", stages, "memory", ranks, "actions", schedule_json(&plan->schedule));
+                   plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "capacity",
+                   plan->capacity, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks, "actions",
+                   schedule_json(&plan->schedule));
 }
 
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text) {
@@ -253,6 +254,9 @@ static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
   head->microbatch_size = size;
   TRY(get_number(link, "latency_seconds", &head->link.latency_seconds));
   TRY(get_number(link, "bytes_per_second", &head->link.bytes_per_second));
+  head->capacity = 0;
+  if (json_object_get(root, "capacity")) /* files of before have none */
+    TRY(get_number(root, "capacity", &head->capacity));
   return get_ties(arena, root, &head->ties);
 }
 
@@ -493,7 +497,8 @@ static Status read_plan(Arena *arena, const json_t *root, Graph *graph, const Pl
                  .microbatch_size = head.microbatch_size,
                  .ties = head.ties,
                  .objective = head.objective,
-                 .link = head.link};
+                 .link = head.link,
+                 .capacity = head.capacity};
   return read_body(arena, root, asked, &head, plan);
 }
 

@@ -138,6 +138,19 @@ static double update_seconds(const Plan *plan, const PlanItems *items, const Pla
   return seconds;
 }
 
+/* What an executor does beside the nodes of an action. */
+static void add_actions(const PlanRequest *request, Plan *plan) {
+  for (int s = 0; request->profiles && s < plan->stages; s++) {
+    StageReport *report = &plan->reports[s];
+    double seconds = request->profiles[plan->schedule.rank_of_stage[s]].action_seconds;
+    report->forward_seconds += seconds;
+    if (report->backward_input_seconds > 0)
+      report->backward_input_seconds += seconds;
+    if (report->backward_weight_seconds > 0 && !(plan->schedule.joined && report->backward_input_seconds > 0))
+      report->backward_weight_seconds += seconds;
+  }
+}
+
 Status plan_time(const PlanItems *items, const PlanRequest *request, Plan *plan) {
   const Graph *g = plan->graph;
   for (size_t i = 0; i < g->n_nodes; i++) {
@@ -153,11 +166,15 @@ Status plan_time(const PlanItems *items, const PlanRequest *request, Plan *plan)
   const int *rank_of = plan->schedule.rank_of_stage;
   for (int s = 0; s < plan->stages - 1; s++)
     plan->reports[s].cut_bytes_per_second = plan_link_rate(request, rank_of[s], rank_of[s + 1]);
+  add_actions(request, plan);
   plan->update_seconds = 0;
   for (int r = 0; r < plan->ranks; r++) {
-    double seconds = update_seconds(plan, items, request, r);
+    double seconds =
+        update_seconds(plan, items, request, r) + (request->profiles ? request->profiles[r].step_seconds : 0);
     plan->update_seconds = seconds > plan->update_seconds ? seconds : plan->update_seconds;
   }
+  if (plan->capacity > 0 && plan->capacity < plan->ranks) /* all ranks update at one time */
+    plan->update_seconds *= plan->ranks / plan->capacity;
   return OK;
 }
 
@@ -201,6 +218,7 @@ Status plan_timing(Arena *arena, const Plan *plan, Timing *timing) {
                      .activation = activation,
                      .backward_input_frees = all > 0 ? freed / all : 0,
                      .link_latency_seconds = plan->link.latency_seconds,
+                     .capacity = plan->capacity,
                      .forward_link_seconds = up,
                      .backward_link_seconds = down};
   return OK;

@@ -72,7 +72,8 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
                  .microbatches = r->microbatches,
                  .microbatch_size = r->microbatch_size,
                  .objective = r->objective,
-                 .link = r->link};
+                 .link = r->link,
+                 .capacity = r->capacity};
   plan->model_hash = arena_string(arena, r->model_hash);
   plan->loss = r->loss;
   plan->optimizer = r->optimizer;

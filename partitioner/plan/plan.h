@@ -54,11 +54,14 @@ typedef struct {
   const char *named; /* the fastest schedule by name, where the plan was just made with "auto"; else NULL */
   double named_step_seconds;
   LinkSpec link;
+  double capacity; /* so many ranks can compute at once where they share cores; 0: all can */
 } Plan;
 
-/* Measured seconds of nodes: handed in by the runtime's profiler. NULL: the roofline of DeviceSpec. */
+/* Measured seconds, handed in by the runtime. NULL: the roofline of DeviceSpec. */
 typedef struct {
   const double *node_seconds; /* [graph->n_nodes]; a negative one is unknown */
+  double action_seconds;      /* of an F, B, W or BW, beside its nodes */
+  double step_seconds;        /* of a step, beside its actions and its update */
 } Profile;
 
 typedef struct {
@@ -71,6 +74,7 @@ typedef struct {
   const DeviceSpec *devices;   /* [ranks] */
   const size_t *memory_limits; /* [ranks]; NULL or 0: the device's memory; 0 there too: none */
   LinkSpec link;
+  double capacity;                        /* as a plan has it */
   const double *staging_bytes_per_second; /* [ranks]: between a rank's device and the host's memory, through which goes
                                              what it exchanges; NULL, 0: it computes there */
   double direct_bytes_per_second;         /* between two such devices, where the host takes no part; 0: it does */

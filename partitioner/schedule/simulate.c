@@ -1,5 +1,6 @@
 /* Owns the time model of a schedule. Invariant: an action begins at the latest of three times, the end of the action
- * before it on its rank and the arrivals of its two inputs; nothing else delays it. */
+ * before it on its rank and the arrivals of its two inputs; nothing else delays it. Where ranks share cores it runs
+ * slower while more of them compute than there are. */
 #include "partitioner/schedule/simulate.h"
 
 #include <string.h>
@@ -151,38 +152,100 @@ static double memory_change(const Walk *walk, Action action) {
   return -activation;
 }
 
+/* The rank's next action ran from `begin` to `end`. */
+static void pass_action(Walk *walk, int rank, double begin, double end, Simulation *result) {
+  int i = walk->next[rank]++;
+  Action action = walk->schedule->lists[rank].actions[i];
+  result->begin[rank][i] = begin;
+  result->end[rank][i] = result->arrival[rank][i] = end;
+  if (!action_is_compute(action))
+    return;
+  walk->rank_free[rank] = end;
+  walk->held[rank] += memory_change(walk, action);
+  if (walk->held[rank] > result->peak_memory[rank])
+    result->peak_memory[rank] = walk->held[rank];
+  Cell *cell = cell_at(walk, action.stage, action.microbatch);
+  cell->done |= (uint8_t)kind_bits(action.kind);
+  cell->local = end;
+  if (action.kind == ACTION_F)
+    cell->forward = result->arrival[rank][i] =
+        travel(walk, action.stage, action.stage + 1, walk->timing->forward_link_seconds, end);
+  else if (action.kind != ACTION_W)
+    cell->backward = result->arrival[rank][i] =
+        travel(walk, action.stage, action.stage - 1, walk->timing->backward_link_seconds, end);
+}
+
+/* When the rank's next compute action can begin, transfers before it posted; false: it has none, or that is not known
+ * yet. */
+static bool ready(Walk *walk, int rank, double *begin, Simulation *result) {
+  const ActionList *list = &walk->schedule->lists[rank];
+  while (walk->next[rank] < list->n_actions && !action_is_compute(list->actions[walk->next[rank]]))
+    pass_action(walk, rank, walk->rank_free[rank], walk->rank_free[rank], result);
+  if (walk->next[rank] == list->n_actions || !inputs_arrived(walk, list->actions[walk->next[rank]], begin))
+    return false;
+  if (*begin < walk->rank_free[rank])
+    *begin = walk->rank_free[rank];
+  return true;
+}
+
 /* Runs the actions of a rank until one waits; whether any ran. */
 static bool advance_rank(Walk *walk, int rank, Simulation *result) {
-  const ActionList *list = &walk->schedule->lists[rank];
   int first = walk->next[rank];
-  for (; walk->next[rank] < list->n_actions; walk->next[rank]++) {
-    int i = walk->next[rank];
-    Action action = list->actions[i];
-    double begin = 0;
-    if (action_is_compute(action) && !inputs_arrived(walk, action, &begin))
-      break;
-    if (begin < walk->rank_free[rank])
-      begin = walk->rank_free[rank];
-    double end = begin + (action_is_compute(action) ? action_seconds(walk, action) : 0);
-    result->begin[rank][i] = begin;
-    result->end[rank][i] = result->arrival[rank][i] = end;
-    if (!action_is_compute(action))
-      continue;
-    walk->rank_free[rank] = end;
-    walk->held[rank] += memory_change(walk, action);
-    if (walk->held[rank] > result->peak_memory[rank])
-      result->peak_memory[rank] = walk->held[rank];
-    Cell *cell = cell_at(walk, action.stage, action.microbatch);
-    cell->done |= (uint8_t)kind_bits(action.kind);
-    cell->local = end;
-    if (action.kind == ACTION_F)
-      cell->forward = result->arrival[rank][i] =
-          travel(walk, action.stage, action.stage + 1, walk->timing->forward_link_seconds, end);
-    else if (action.kind != ACTION_W)
-      cell->backward = result->arrival[rank][i] =
-          travel(walk, action.stage, action.stage - 1, walk->timing->backward_link_seconds, end);
+  double begin;
+  while (ready(walk, rank, &begin, result)) {
+    Action action = walk->schedule->lists[rank].actions[walk->next[rank]];
+    pass_action(walk, rank, begin, begin + action_seconds(walk, action), result);
   }
   return walk->next[rank] > first;
+}
+
+/* What a rank is at, where ranks share cores. */
+typedef struct {
+  bool runs;
+  double begun, left; /* seconds of work */
+} Turn;
+
+/* Begins what can begin by now. *next: when the first of the others can; 0: of none is that known. Returns how many
+ * ranks compute. */
+static int begin_turns(Walk *walk, Turn *turns, double now, double *next, Simulation *result) {
+  int running = 0;
+  *next = 0;
+  for (int rank = 0; rank < walk->timing->ranks; rank++) {
+    Turn *turn = &turns[rank];
+    double begin;
+    if (!turn->runs && ready(walk, rank, &begin, result)) {
+      turn->runs = begin <= now;
+      if (turn->runs)
+        *turn = (Turn){true, now, action_seconds(walk, walk->schedule->lists[rank].actions[walk->next[rank]])};
+      else if (*next == 0 || begin < *next)
+        *next = begin;
+    }
+    running += turn->runs;
+  }
+  return running;
+}
+
+/* From event to event: one ends, or can begin. */
+static void share_cores(Walk *walk, Turn *turns, Simulation *result) {
+  const Timing *timing = walk->timing;
+  double now = 0, next;
+  for (int running; (running = begin_turns(walk, turns, now, &next, result)) > 0 || next > 0;) {
+    double rate = running > timing->capacity ? timing->capacity / running : 1, until = next;
+    for (int rank = 0; rank < timing->ranks; rank++)
+      if (turns[rank].runs && (until == 0 || now + turns[rank].left / rate < until))
+        until = now + turns[rank].left / rate;
+    for (int rank = 0; rank < timing->ranks; rank++) {
+      Turn *turn = &turns[rank];
+      if (!turn->runs)
+        continue;
+      bool ends = now + turn->left / rate <= until;
+      turn->left -= (until - now) * rate;
+      turn->runs = !ends;
+      if (ends)
+        pass_action(walk, rank, turn->begun, until, result);
+    }
+    now = until;
+  }
 }
 
 static void summarise(const Schedule *schedule, Simulation *result) {
@@ -238,7 +301,13 @@ static Status walk_lists(Arena *scratch, const Schedule *schedule, const Timing 
   TRY(ARENA_NEW(scratch, walk.held, timing->ranks));
   TRY(ARENA_NEW(scratch, walk.next, timing->ranks));
   TRY(index_actions(&walk));
-  for (bool moved = true; moved;) {
+  bool shared = timing->capacity > 0 && timing->capacity < timing->ranks;
+  if (shared) {
+    Turn *turns;
+    TRY(ARENA_NEW(scratch, turns, timing->ranks));
+    share_cores(&walk, turns, result);
+  }
+  for (bool moved = !shared; moved;) {
     moved = false;
     for (int rank = 0; rank < timing->ranks; rank++)
       moved |= advance_rank(&walk, rank, result);

@@ -14,6 +14,7 @@ typedef struct {
   double backward_input_frees; /* fraction of it that B frees already, the rest goes with W */
   const double *memory_limit;  /* [ranks], same unit; NULL: none */
   double link_latency_seconds; /* between different ranks, on every hop */
+  double capacity;             /* so many ranks can compute at once, more share their time evenly; 0: all can */
   const double *forward_link_seconds, *backward_link_seconds; /* [stages - 1]: transfer time over a cut; NULL: none */
 } Timing;
 

@@ -34,6 +34,7 @@ typedef struct {
   Watch *watch;      /* NULL: nobody watches; outlives the executor */
   size_t work_bytes; /* behind persistent values, at least: another one may work there, too */
   Executor *host;    /* NULL, or one of the same store, of at least as many bytes, that has this memory for it */
+  bool rehearses;    /* without a transport, whatever ranks the plan has: for executor_rehearse alone */
 } ExecutorSpec;
 
 /* Takes what plan->rank_memory[rank] says: of the store what it keeps of the graph, loaded where it was not before, the
@@ -71,6 +72,29 @@ Status executor_squares(Executor *executor, double *squares);
 
 /* Runs the update nodes of this rank's parameters. */
 Status executor_update(Executor *executor, const double scalars[STEP_SCALARS]);
+
+/* What one pass takes. Zero before it, but for `until`. */
+typedef struct {
+  double *seconds; /* [n_nodes]: of all calls of the node */
+  int *calls;      /* [n_nodes] */
+  /* NULL: every node is called; else one of each kind (-1: whichever), whose `done` becomes true. */
+  const int *kind_of;                    /* [n_nodes] */
+  bool *done;                            /* [kinds] */
+  double until;                          /* of clock_seconds: no node is called after */
+  bool late;                             /* that came to pass: not all of the step was walked */
+  int actions;                           /* F, B, W, BW */
+  double nodes_seconds, actions_seconds; /* in nodes; in actions beside their nodes */
+  double begin_seconds, pass_seconds;    /* of zeros and what the host gives; of all */
+} Rehearsal;
+
+/* Walks this rank's actions of microbatches below `microbatches`, norms and updates as a step does, but alone: what
+ * would be received has whatever contents there are, nothing is sent, and no contents make it fail. Afterwards the
+ * store holds nothing of use. */
+Status executor_rehearse(Executor *executor, const StepWork *work, const double scalars[STEP_SCALARS], int microbatches,
+                         Rehearsal *rehearsal);
+/* Has `fill` write what would be received. */
+Status executor_make_up(Executor *executor, void fill(void *context, ValueId value, void *data, size_t bytes),
+                        void *context);
 
 /* Seconds that this rank's nodes have taken so far, waiting apart; negative where a device counts them and not the
  * host. */

@@ -161,6 +161,10 @@ Status executor_wait(Executor *executor);
 /* Until every rank has come so far, where hosts run ahead of their devices. */
 Status executor_agree(Executor *executor);
 
+/* Puts the microbatch's part of an input in the port's host place. */
+Status executor_feed(const Executor *executor, const Port *port, const StepWork *work, int microbatch);
+/* Begins a step: accumulators that have to be are zero. */
+Status executor_clear(Executor *executor);
 /* Runs one call for a microbatch. */
 Status executor_call(Executor *executor, Call *call, int microbatch);
 /* Enqueues n numbers for a value that this rank may have, by way of given[at …]. */

@@ -120,7 +120,7 @@ static Status wait_before(Executor *e, Action action) {
   return action.kind == ACTION_W ? OK : wait_lane(e, stage, ACTION_SEND_B, before);
 }
 
-static Status feed(const Executor *e, const Port *port, const StepWork *work, int microbatch) {
+Status executor_feed(const Executor *e, const Port *port, const StepWork *work, int microbatch) {
   char *to = site_host(&port->site, microbatch);
   if (port->value != e->graph->counter)
     return work->feed(work->context, port->value, microbatch, to, port->site.bytes);
@@ -134,7 +134,7 @@ static Status feed_inputs(Executor *e, int stage, const StepWork *work, int micr
   double begun = trace_begin(e->spec.trace);
   for (int i = 0; i < feeds->n; i++) {
     const Port *port = &feeds->ports[i];
-    TRY(feed(e, port, work, microbatch));
+    TRY(executor_feed(e, port, work, microbatch));
     TRY(executor_stage_in(e, &port->site, microbatch));
   }
   if (feeds->n)
@@ -331,7 +331,7 @@ static Status exchange_accumulators(Executor *e) {
 }
 
 /* Accumulators are zero when a step begins, where they have to be. */
-static Status clear_accumulators(Executor *e) {
+Status executor_clear(Executor *e) {
   double begun = clock_seconds();
   for (size_t i = 0; i < e->graph->n_groups; i++) {
     const UseGroup *group = &e->graph->groups[i];
@@ -347,7 +347,7 @@ static Status walk(Executor *e, const StepWork *work) {
   const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
   e->total = 0;
   e->n_losses = e->n_added = 0;
-  TRY(clear_accumulators(e));
+  TRY(executor_clear(e));
   TRY(executor_give(e, e->graph->loss_scale, &work->loss_scale, 1, 0));
   for (size_t i = 0; i < e->graph->n_denominators; i++)
     TRY(executor_give(e, e->graph->denominators[i].total, &work->denominators[i], 1, 1 + i));

@@ -30,6 +30,13 @@ typedef struct {
   const char *what, *text;
 } Decision;
 
+/* What plans follow from, where it was measured. */
+typedef struct {
+  const Profile *profiles; /* [ranks] */
+  LinkSpec link;           /* all zero: not known */
+  double capacity;         /* so many ranks can compute at once; 0: all can */
+} JobCosts;
+
 /* Initializers that do not train, and have other contents than the model's file says: another file's, or those of the
  * checkpoint that a run goes on from. The same on every rank. */
 typedef struct {
@@ -146,11 +153,9 @@ int job_list_microbatches(const Job *job, int list[JOB_MICROBATCHES]);
 /* Settles microbatches and stages a rank, where they are open, then binds, differentiates and plans (rank 0). Numbers
  * of microbatches beside which `beside` (NULL: nothing is) does not fit are left out. */
 Status job_choose(Job *job, JobBeside *beside, void *context);
-/* Measures the graph's nodes on the ranks' devices, one of each kind, for about so long in all, and says so: *profiles
- * [ranks]. Ranks of one kind share their numbers. */
-Status job_measure(Job *job, double budget_seconds, Profile **profiles);
-/* Makes or reads the plan (rank 0), of a graph without a loss for inference. `profiles` [ranks] may be NULL. */
-Status job_plan(Job *job, const Profile *profiles);
+/* Makes or reads the plan (rank 0), of a graph without a loss for inference. costs NULL: by the devices' stated speed.
+ */
+Status job_plan(Job *job, const JobCosts *costs);
 /* Whether every rank has room for `beside` [ranks] next to the plan's memory and what is `taken` [ranks] already (NULL:
  * nothing): else E_LIMIT with what it is for and the numbers. */
 Status job_check_beside(const Job *job, const char *what, const size_t *taken, const size_t *beside);

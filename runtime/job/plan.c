@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "runtime/job/job.h"
-#include "runtime/job/profiler.h"
 #include "runtime/transport/wire.h"
 
 /* "lm_head.weight = wte.weight" for every tie of the file. */
@@ -23,8 +22,15 @@ static Status list_ties(Job *job, Ties *ties) {
   return OK;
 }
 
+/* Shared memory of one machine, by order of magnitude. */
+static const LinkSpec machine_link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9};
+
+static bool is_known(LinkSpec link) {
+  return link.latency_seconds > 0 || link.bytes_per_second > 0;
+}
+
 /* What the planner is asked for. */
-static Status fill_request(Job *job, const Profile *profiles) {
+static Status fill_request(Job *job, const JobCosts *costs) {
   JobDecisions *decided = &job->decided;
   DeviceSpec *devices;
   double *staging;
@@ -56,13 +62,13 @@ static Status fill_request(Job *job, const Profile *profiles) {
                                              : job->asked.options->schedule,
       .devices = devices,
       .memory_limits = limits,
-      /* shared memory of one machine, by order of magnitude */
-      .link = {.latency_seconds = 10e-6, .bytes_per_second = 4e9},
+      .capacity = costs ? costs->capacity : 0,
+      .link = costs && is_known(costs->link) ? costs->link : machine_link,
       .staging_bytes_per_second = staging,
       /* as boundary_way will choose: copies inside a process, NCCL between processes. It is large: not loaded for less
        */
       .direct_bytes_per_second = with_devices > 1 && (!job->asked.world->mpi || wire_nccl_version() > 0) ? 20e9 : 0,
-      .profiles = profiles,
+      .profiles = costs ? costs->profiles : NULL,
       .given = job->asked.schedule,
       .synthesize = true,
       .brief = decided->compares,
@@ -72,47 +78,9 @@ static Status fill_request(Job *job, const Profile *profiles) {
   return list_ties(job, &decided->request.ties);
 }
 
-/* The first rank whose device is of the same kind. */
-static int like_rank(const Job *job, int rank) {
-  const JobDecisions *decided = &job->decided;
-  int like = 0;
-  while (decided->devices[like].backend != decided->devices[rank].backend ||
-         strcmp(decided->request.devices[like].name, decided->request.devices[rank].name) != 0)
-    like++;
-  return like;
-}
-
-static Status measure_rank(Job *job, int rank, double budget_seconds, const double **node_seconds) {
+Status job_plan(Job *job, const JobCosts *costs) {
   JobDecisions *decided = &job->decided;
-  const RankDevice *device = &decided->devices[rank];
-  double *seconds;
-  size_t known = 0, n = decided->graph->n_nodes;
-  TRY(ARENA_NEW(job->arena, seconds, n));
-  TRY(profile_nodes(decided->graph, device->backend, device->device, decided->threads, budget_seconds, seconds));
-  for (size_t i = 0; i < n; i++)
-    known += seconds[i] >= 0;
-  *node_seconds = seconds;
-  return job_decide(job, "costs", "measured for %zu of %zu nodes on %s", known, n, device->backend->name);
-}
-
-Status job_measure(Job *job, double budget_seconds, Profile **profiles) {
-  int kinds = 0;
-  TRY(ARENA_NEW(job->arena, *profiles, job->decided.ranks));
-  TRY(fill_request(job, NULL)); /* what the devices are called */
-  for (int r = 0; r < job->decided.ranks; r++)
-    kinds += like_rank(job, r) == r;
-  for (int r = 0; r < job->decided.ranks; r++) {
-    int like = like_rank(job, r);
-    if (like == r)
-      TRY(measure_rank(job, r, budget_seconds / kinds, &(*profiles)[r].node_seconds));
-    (*profiles)[r] = (*profiles)[like];
-  }
-  return OK;
-}
-
-Status job_plan(Job *job, const Profile *profiles) {
-  JobDecisions *decided = &job->decided;
-  TRY(fill_request(job, profiles));
+  TRY(fill_request(job, costs));
   if (job->asked.options->plan)
     return plan_read(job->arena, job->asked.options->plan, decided->graph, &decided->request, &decided->plan);
   Status status = plan_make(job->arena, decided->graph, &decided->request, &decided->plan);

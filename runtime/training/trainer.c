@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "runtime/checkpoint/resume.h"
+#include "runtime/costs/costs.h"
 
 /* What ranks tell each other when they agree. */
 typedef struct {
@@ -154,9 +155,6 @@ static Status open_files(Training *training) {
   return metrics_open(o->metrics, !training->first_step, &training->metrics);
 }
 
-/* A run that is predicted to last so long begins by measuring what its nodes take, for so long at most. */
-static const double WORTH_MEASURING_SECONDS = 20, MEASURING_SECONDS = 1;
-
 /* What options, data and this rank's device say. */
 static Status begin(Training *training, RankPlace *place) {
   Job *job = training->job;
@@ -268,16 +266,41 @@ Status trainer_choose(Job *job, Validation *validation) {
 /* Rank 0's part. */
 static Status prepare(Training *training) {
   Job *job = training->job;
-  JobDecisions *decided = &job->decided;
   if (job->asked.world->rank)
     return OK;
   TRY(trainer_choose(job, training->validation));
-  TRY(open_files(training));
-  if (decided->plan.step_seconds * (double)training->steps > WORTH_MEASURING_SECONDS && !job->asked.options->plan) {
-    Profile *profiles;
-    TRY(job_measure(job, MEASURING_SECONDS, &profiles));
-    TRY(job_plan(job, profiles));
+  return open_files(training);
+}
+
+/* How long measuring may take: 2 seconds, or 2 % of what the run is expected to. */
+static double measuring_seconds(const Training *training) {
+  double run = training->job->decided.plan.step_seconds * (double)(training->steps - training->first_step);
+  return fmax(2, 0.02 * run);
+}
+
+/* All ranks measure what the plan runs, and rank 0 plans again. */
+static Status measure(Training *training) {
+  Job *job = training->job;
+  Costs *costs;
+  if (job->asked.options->plan)
+    return OK;
+  if (job->asked.options->no_measure) {
+    JobCosts shared = {.capacity = costs_capacity(job)};
+    return shared.capacity > 0 && !job->asked.world->rank ? job_plan(job, &shared) : OK;
   }
+  TRY(costs_measure(job, measuring_seconds(training), false, &costs));
+  if (!costs)
+    return OK;
+  TRY(costs_tell(job, costs));
+  return job_plan(job, &costs->planned);
+}
+
+/* Rank 0's last part: what lies beside the plan, and all that was decided, for people. */
+static Status conclude(Training *training) {
+  Job *job = training->job;
+  JobDecisions *decided = &job->decided;
+  if (job->asked.world->rank)
+    return OK;
   TRY(show_boundaries(training));
   TRY(show_copies(job));
   TRY(show_convolutions(job));
@@ -287,13 +310,13 @@ static Status prepare(Training *training) {
   TRY(plan_beside(training));
   int cores = cores_usable(&decided->cores), here = decided->cores.ranks;
   if (decided->devices[0].backend->is_host && here * decided->threads > cores)
-    TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s: a step takes longer than predicted", here,
-                   decided->threads, decided->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));
+    TRY(job_decide(job, "note", "%d ranks of %d thread%s share %d core%s", here, decided->threads,
+                   decided->threads == 1 ? "" : "s", cores, cores == 1 ? "" : "s"));
   return job_show(job, training->out);
 }
 
-/* What rank 0 settled, and its plan, to every rank; then the graph is everybody's. */
-static Status share_plan(Job *job) {
+/* What rank 0 settled, and its plan, to every rank; the first time the graph becomes everybody's, too. */
+static Status share_plan(Job *job, bool first) {
   JobDecisions *decided = &job->decided;
   const Link *link = &job->asked.world->link;
   struct {
@@ -321,8 +344,10 @@ static Status share_plan(Job *job) {
   decided->microbatches = head.microbatches;
   decided->chunks = head.chunks;
   decided->microbatch_size = decided->batch / decided->microbatches;
-  TRY(job_bind(job));
-  TRY(job_differentiate(job));
+  if (first) {
+    TRY(job_bind(job));
+    TRY(job_differentiate(job));
+  }
   return job_plan_from(job, text);
 }
 
@@ -336,7 +361,13 @@ Status trainer_prepare(Training *training, Outcome *outcome) {
   TRY(trainer_agree(link, prepare(training), outcome));
   if (job->asked.options->dry_run)
     training->steps = training->first_step;
-  Status status = link ? trainer_agree(link, share_plan(job), outcome) : OK;
+  Status status = link ? trainer_agree(link, share_plan(job, true), outcome) : OK;
+  if (status == OK)
+    status = trainer_agree(link, measure(training), outcome);
+  if (status == OK)
+    status = trainer_agree(link, conclude(training), outcome);
+  if (status == OK && link)
+    status = trainer_agree(link, share_plan(job, false), outcome);
   if (status == OK && link) {
     status = job->asked.world->rank ? plan_beside(training) : OK;
     status = trainer_agree(link, status, outcome);

@@ -79,10 +79,11 @@ folder runtime/options
 folder runtime/job 'runtime/(transport|data)/' runtime/options.h
 folder runtime/executor 'runtime/(transport|data|job)/' runtime/options.h
 folder runtime/checkpoint 'runtime/(transport|data|job|executor)/' runtime/options.h
-folder runtime/training 'runtime/(transport|data|job|executor|checkpoint)/' 'runtime/(options|onnxpipe)\.h'
+folder runtime/costs 'runtime/(transport|data|job|executor)/' runtime/options.h
+folder runtime/training 'runtime/(transport|data|job|executor|checkpoint|costs)/' 'runtime/(options|onnxpipe)\.h'
 folder runtime/export 'runtime/(transport|data|job|checkpoint)/' runtime/options.h
 for end in alternatives edit infer inspect measure what_if; do
-  folder runtime/$end 'runtime/(transport|data|job|executor|training)/' runtime/options.h
+  folder runtime/$end 'runtime/(transport|data|job|executor|costs|training)/' runtime/options.h
 done
 
 if [ $wrong = 1 ]; then

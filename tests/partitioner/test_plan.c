@@ -180,7 +180,7 @@ static void measurements_replace_estimates(void **state) {
   for (size_t i = 0; i < g->n_nodes; i++)
     seconds[i] = -1;
   seconds[0] = 1; /* the first node takes for ever, on both ranks */
-  Profile profiles[2] = {{seconds}, {seconds}};
+  Profile profiles[2] = {{.node_seconds = seconds}, {.node_seconds = seconds}};
   PlanRequest request = request_of(2, 4, "1f1b");
   request.profiles = profiles;
   Plan plan;

@@ -187,11 +187,35 @@ static void known_formulas_hold(void **state) {
       }
 }
 
+/* Two ranks on one core: it is never idle while either has something to do. */
+static void ranks_that_share_a_core_take_turns(void **state) {
+  (void)state;
+  const char *const lines[] = {"0F0 0F1 0W0 0W1", "1F0 1B0 1W0 1F1 1B1 1W1"};
+  Schedule schedule = parse(2, 2, 2, (int[]){0, 1}, lines);
+  Timing timing = equal_times(&schedule, 1, 1, 1, 0);
+  Simulation alone, shared;
+  ASSERT_OK(simulate_schedule(arena, &schedule, &timing, &alone));
+  timing.capacity = 1;
+  ASSERT_OK(simulate_schedule(arena, &schedule, &timing, &shared));
+  assert_true(fabs(shared.makespan_seconds - 12) < 1e-9); /* F, F, B + W, B + W; twice F + B + W */
+  assert_true(alone.makespan_seconds < 12);
+  timing.capacity = 2; /* one each: as if nothing were shared */
+  ASSERT_OK(simulate_schedule(arena, &schedule, &timing, &shared));
+  assert_true(shared.makespan_seconds == alone.makespan_seconds);
+  timing.capacity = 1.5;
+  ASSERT_OK(simulate_schedule(arena, &schedule, &timing, &shared));
+  assert_true(shared.makespan_seconds > alone.makespan_seconds && shared.makespan_seconds < 12);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(two_ranks_by_hand),          cmocka_unit_test(links_carry_one_transfer_after_the_other),
-      cmocka_unit_test(a_v_turns_without_latency),  cmocka_unit_test(a_first_stage_may_be_all_w),
-      cmocka_unit_test(what_cannot_run_is_refused), cmocka_unit_test(known_formulas_hold),
+      cmocka_unit_test(two_ranks_by_hand),
+      cmocka_unit_test(links_carry_one_transfer_after_the_other),
+      cmocka_unit_test(a_v_turns_without_latency),
+      cmocka_unit_test(a_first_stage_may_be_all_w),
+      cmocka_unit_test(what_cannot_run_is_refused),
+      cmocka_unit_test(known_formulas_hold),
+      cmocka_unit_test(ranks_that_share_a_core_take_turns),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,0 +1,106 @@
+/* A step without its neighbours. Invariant: nothing crosses between ranks and nothing fails for what contents are, so
+ * that no rank waits for another one. */
+#include "base/clock.h"
+#include "runtime/executor/internal.h"
+
+/* A kernel that minds the contents leaves its node without a number. */
+static Status rehearse_call(Executor *e, Call *call, int microbatch, Rehearsal *r) {
+  NodeId id = call->node->id;
+  int kind = r->kind_of ? r->kind_of[id] : -1;
+  if ((kind >= 0 && r->done[kind]) || r->late)
+    return OK;
+  double begun = clock_seconds();
+  Status status = executor_call(e, call, microbatch);
+  if (status == OK && !e->backend->is_host)
+    status = e->backend->stream_wait(e->stream);
+  double seconds = clock_seconds() - begun;
+  r->late |= begun + seconds > r->until;
+  if (status == E_MODEL)
+    return OK;
+  TRY(status);
+  if (kind >= 0)
+    r->done[kind] = true;
+  r->seconds[id] += seconds;
+  r->calls[id]++;
+  r->nodes_seconds += seconds;
+  return OK;
+}
+
+static Status copy_to_neighbour(Executor *e, int stage, ActionKind kind, const Lane *to, int microbatch) {
+  const Lane *from = lane_of(&e->stages[stage], kind);
+  for (int i = 0; i < from->n; i++)
+    TRY(e->backend->copy(e->stream, site_at(&to->sites[i], microbatch), site_at(&from->sites[i], microbatch),
+                         from->sites[i].bytes, COPY_DEVICE_TO_DEVICE));
+  return OK;
+}
+
+static Status rehearse_feeds(Executor *e, int stage, const StepWork *work, int microbatch) {
+  const Ports *feeds = &e->stages[stage].feeds;
+  for (int i = 0; i < feeds->n; i++) {
+    TRY(executor_feed(e, &feeds->ports[i], work, microbatch));
+    TRY(executor_stage_in(e, &feeds->ports[i].site, microbatch));
+  }
+  return OK;
+}
+
+static Status rehearse_action(Executor *e, Action action, const StepWork *work, Rehearsal *r) {
+  int stage = action.stage, m = action.microbatch;
+  StageRun *run = &e->stages[stage];
+  Calls *calls = &run->calls[action.kind];
+  double begun = clock_seconds(), before = r->nodes_seconds;
+  if (action.kind == ACTION_F)
+    TRY(rehearse_feeds(e, stage, work, m));
+  for (int i = 0; i < calls->n; i++)
+    TRY(rehearse_call(e, &calls->calls[i], m, r));
+  if (action.kind == ACTION_F && run->copies_forward)
+    TRY(copy_to_neighbour(e, stage, ACTION_SEND_F, lane_of(&e->stages[stage + 1], ACTION_RECV_F), m));
+  else if (action.kind != ACTION_F && action.kind != ACTION_W && run->copies_backward)
+    TRY(copy_to_neighbour(e, stage, ACTION_SEND_B, lane_of(&e->stages[stage - 1], ACTION_RECV_B), m));
+  r->actions++;
+  r->actions_seconds += clock_seconds() - begun - (r->nodes_seconds - before);
+  return OK;
+}
+
+Status executor_rehearse(Executor *e, const StepWork *work, const double scalars[STEP_SCALARS], int microbatches,
+                         Rehearsal *r) {
+  const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
+  double begun = clock_seconds();
+  TRY(executor_clear(e));
+  TRY(executor_give(e, e->graph->loss_scale, &work->loss_scale, 1, 0));
+  for (size_t i = 0; i < e->graph->n_denominators; i++)
+    TRY(executor_give(e, e->graph->denominators[i].total, &work->denominators[i], 1, 1 + i));
+  TRY(executor_give(e, e->graph->step_scalars, scalars, STEP_SCALARS, 1 + e->graph->n_denominators));
+  TRY(e->backend->stream_wait(e->stream));
+  r->begin_seconds = clock_seconds() - begun;
+  for (int i = 0; i < list->n_actions && !r->late; i++)
+    if (action_is_compute(list->actions[i]) && list->actions[i].microbatch < microbatches)
+      TRY(rehearse_action(e, list->actions[i], work, r));
+  for (int i = 0; i < e->n_norms; i++)
+    TRY(rehearse_call(e, &e->norms[i].call, 0, r));
+  for (int i = 0; i < e->n_updates; i++)
+    TRY(rehearse_call(e, &e->updates[i].call, 0, r));
+  r->pass_seconds = clock_seconds() - begun;
+  return OK;
+}
+
+Status executor_make_up(Executor *e, void fill(void *context, ValueId value, void *data, size_t bytes), void *context) {
+  const Plan *plan = e->spec.plan;
+  for (int s = 0; s < plan->stages; s++)
+    for (int k = 0; k < ACTION_KINDS - ACTION_SEND_F; k++) {
+      Lane *lane = &e->stages[s].lanes[k];
+      const Cut *cut = s > 0 ? &plan->cuts.cuts[s - 1] : NULL;
+      const ValueId *values = k + ACTION_SEND_F == ACTION_RECV_F                           ? (cut ? cut->forward : NULL)
+                              : k + ACTION_SEND_F == ACTION_RECV_B && s + 1 < plan->stages ? plan->cuts.cuts[s].backward
+                                                                                           : NULL;
+      for (int i = 0; values && i < lane->n; i++)
+        for (int m = 0; m < lane->sites[i].slots; m++) {
+          if (e->backend->is_host) {
+            fill(context, values[i], site_at(&lane->sites[i], m), lane->sites[i].bytes);
+            continue;
+          }
+          fill(context, values[i], site_host(&lane->sites[i], m), lane->sites[i].bytes);
+          TRY(executor_stage_in(e, &lane->sites[i], m));
+        }
+    }
+  return e->backend->stream_wait(e->stream);
+}
