@@ -9,6 +9,9 @@ typedef struct {
   double bytes; /* read and written, each tensor once */
 } Cost;
 
+/* What of a device's rates operators reach: by kinds of operators, and of the bytes. */
+enum { REACH_PRODUCT, REACH_CONVOLUTION, REACH_ATTENTION, REACH_OTHER, REACH_BYTES, REACHES };
+
 typedef struct {
   char name[64];
   size_t memory_bytes;
@@ -17,6 +20,7 @@ typedef struct {
   double narrow_flops_per_second;                      /* of products of what is stored in bfloat16; 0: as of float32 */
   double bytes_per_second;
   double node_overhead_seconds; /* of starting one kernel */
+  double reach[REACHES];        /* parts of the rates; 0: all of it */
 } DeviceSpec;
 
 /* The roofline: overhead + max(flops / flop rate, bytes / byte rate), seconds; 0 for a cost of nothing (a view). */

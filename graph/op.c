@@ -44,9 +44,25 @@ static bool is_narrow(const Graph *graph, const Node *node) {
   return graph_value(graph, node->in[first])->dtype == BF16 || graph_value(graph, node->in[first + 1])->dtype == BF16;
 }
 
+/* The device's rates as nodes of this kind reach them. */
+static DeviceSpec reached(DeviceSpec device, unsigned traits) {
+  int kind = traits & OP_ATTENDS     ? REACH_ATTENTION
+             : traits & OP_CONVOLVES ? REACH_CONVOLUTION
+             : traits & OP_PRODUCT   ? REACH_PRODUCT
+                                     : REACH_OTHER;
+  double part = device.reach[kind] > 0 ? device.reach[kind] : 1;
+  device.flops_per_second *= part;
+  device.tf32_flops_per_second *= part;
+  device.bf16_flops_per_second *= part;
+  device.narrow_flops_per_second *= part;
+  device.bytes_per_second *= device.reach[REACH_BYTES] > 0 ? device.reach[REACH_BYTES] : 1;
+  return device;
+}
+
 double op_seconds(const Graph *graph, const Node *node, const DeviceSpec *device) {
-  DeviceSpec own = *device;
-  bool product = op_def(node->op)->traits & OP_PRODUCT, narrow = product && is_narrow(graph, node);
+  unsigned traits = op_def(node->op)->traits;
+  DeviceSpec own = reached(*device, traits);
+  bool product = traits & OP_PRODUCT, narrow = product && is_narrow(graph, node);
   double reduced = narrow                              ? own.narrow_flops_per_second
                    : node->precision == PRECISION_TF32 ? own.tf32_flops_per_second
                    : node->precision == PRECISION_BF16 ? own.bf16_flops_per_second

@@ -22,6 +22,8 @@ enum {
   OP_RANDOM = 2048,     /* draws by its last input, the counter; nothing of it is known, nor the same for all samples */
   OP_STOPS = 4096,      /* no gradient passes it: of its inputs it has the shape alone */
   OP_COUPLES = 8192,    /* where out[1], its statistics, is mixed, a sample is one of its microbatch: they meet there */
+  OP_CONVOLVES = 32768, /* a product over windows */
+  OP_ATTENDS = 65536,   /* products with a softmax between them */
   OP_IN_PLACE = 16384   /* the one output may lie over an input of its type and shape: kernels read a place before they
                            write it, and nothing of that place afterwards */
 };

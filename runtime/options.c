@@ -46,6 +46,8 @@ static const OptionEntry table[] = {
     {"chunks", "V", "auto", " plan train simulate ", "stages a rank", OPTION_INTEGER, AT(chunks), RANGE(1, 64)},
     {"device", "NAME", "auto", " plan train run profile ", DEVICE_HELP, OPTION_TEXT, AT(device), NAMES(DEVICES)},
     {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), RANGE(1, 1024)},
+    {"cluster", "FILE.json", NULL, " plan ", "devices and links that are not here (docs/cluster.md)", OPTION_TEXT,
+     AT(cluster), ANY},
     {"no-measure", NULL, NULL, " train ", "plan by the device's stated speed, and not by what its nodes take here",
      OPTION_FLAG, AT(no_measure), ANY},
     {"precision", "NAME", "float32", " plan train run profile ",

@@ -246,5 +246,5 @@ static Cost cost_attention_grad(const Graph *g, const Node *n) {
   return cost_pairs(g, n, &a, (double)(3 * a.size + 2 * a.value_size));
 }
 
-ENTRY(Attention, 1, 4, 3, 3, 0, infer_attention, gradient_attention, cost_attention, batch_attention)
-ENTRY(AttentionGrad, 1, 8, 1, 3, 0, infer_attention_grad, NULL, cost_attention_grad, NULL)
+ENTRY(Attention, 1, 4, 3, 3, OP_ATTENDS, infer_attention, gradient_attention, cost_attention, batch_attention)
+ENTRY(AttentionGrad, 1, 8, 1, 3, OP_ATTENDS, infer_attention_grad, NULL, cost_attention_grad, NULL)

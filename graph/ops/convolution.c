@@ -146,6 +146,8 @@ static void batch_conv(const Graph *g, const Node *n, const Batch *in, Batch *ou
   *out = apart ? in[0] : (Batch){.kind = BATCH_MIXED};
 }
 
-ENTRY(Conv, 2, 2, 1, 1, OP_BILINEAR | OP_PRODUCT, infer_conv, gradient_conv, cost_conv, batch_conv)
-ENTRY(ConvGradInput, 2, 2, 1, 1, OP_BILINEAR | OP_PRODUCT, infer_grad_input, gradient_grad_input, cost_conv, batch_conv)
-ENTRY(ConvGradWeight, 2, 2, 1, 1, OP_BILINEAR | OP_PRODUCT, infer_grad_weight, gradient_grad_weight, cost_conv, NULL)
+ENTRY(Conv, 2, 2, 1, 1, OP_BILINEAR | OP_PRODUCT | OP_CONVOLVES, infer_conv, gradient_conv, cost_conv, batch_conv)
+ENTRY(ConvGradInput, 2, 2, 1, 1, OP_BILINEAR | OP_PRODUCT | OP_CONVOLVES, infer_grad_input, gradient_grad_input,
+      cost_conv, batch_conv)
+ENTRY(ConvGradWeight, 2, 2, 1, 1, OP_BILINEAR | OP_PRODUCT | OP_CONVOLVES, infer_grad_weight, gradient_grad_weight,
+      cost_conv, NULL)

@@ -108,7 +108,8 @@ static double staging_rate(const PlanRequest *r, int rank) {
 
 double plan_link_rate(const PlanRequest *r, int from, int to) {
   double ends[2] = {staging_rate(r, from), staging_rate(r, to)};
-  double seconds_per_byte = r->link.bytes_per_second > 0 ? 1 / r->link.bytes_per_second : 0;
+  double link = r->pair_bytes_per_second ? r->pair_bytes_per_second[from * r->ranks + to] : r->link.bytes_per_second;
+  double seconds_per_byte = link > 0 ? 1 / link : 0;
   if (from == to)
     return 0;
   if (ends[0] > 0 && ends[1] > 0 && r->direct_bytes_per_second > 0)

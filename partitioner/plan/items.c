@@ -1,6 +1,7 @@
 /* What the partition sees of a graph: costs of items, bytes over every cut, where cuts may be. Invariant: item i is
  * the i-th forward node with all nodes whose origin it is, and position i the cut before it. */
 #include <assert.h>
+#include <string.h>
 
 #include "base/checked.h"
 #include "graph/op.h"
@@ -30,7 +31,7 @@ static bool same_speed(const DeviceSpec *a, const DeviceSpec *b) {
   return a->flops_per_second == b->flops_per_second && a->tf32_flops_per_second == b->tf32_flops_per_second &&
          a->bf16_flops_per_second == b->bf16_flops_per_second &&
          a->narrow_flops_per_second == b->narrow_flops_per_second && a->bytes_per_second == b->bytes_per_second &&
-         a->node_overhead_seconds == b->node_overhead_seconds;
+         a->node_overhead_seconds == b->node_overhead_seconds && memcmp(a->reach, b->reach, sizeof a->reach) == 0;
 }
 
 static const double *measured_on(const PlanRequest *r, int rank) {

@@ -74,6 +74,7 @@ typedef struct {
   const DeviceSpec *devices;   /* [ranks] */
   const size_t *memory_limits; /* [ranks]; NULL or 0: the device's memory; 0 there too: none */
   LinkSpec link;
+  const double *pair_bytes_per_second;    /* [ranks * ranks], sender first; NULL: the link's */
   double capacity;                        /* as a plan has it */
   const double *staging_bytes_per_second; /* [ranks]: between a rank's device and the host's memory, through which goes
                                              what it exchanges; NULL, 0: it computes there */

@@ -83,6 +83,18 @@ static Status choose_precision(Job *job) {
                     all ? "" : " on GPUs, float32 ones on the other ranks");
 }
 
+static Status read_cluster(Job *job) {
+  JobDecisions *decided = &job->decided;
+  const char *path = job->asked.options->cluster;
+  Cluster *cluster;
+  if (!path)
+    return OK;
+  TRY(ARENA_NEW(job->arena, cluster, 1));
+  TRY(cluster_read(job->arena, path, decided->ranks, cluster));
+  decided->cluster = cluster;
+  return job_decide(job, "cluster", "%s: %s", path, cluster->text);
+}
+
 static Status choose_threads(Job *job) {
   JobDecisions *decided = &job->decided;
   Cores *cores = &decided->cores;
@@ -220,7 +232,8 @@ static Status check_outputs(const Job *job) {
   const struct {
     const char *option, *path;
   } inputs[] = {{"the model", job->asked.path}, {"--data", o->data}, {"--tokens", o->tokens},
-                {"--validate", o->validate},    {"--plan", o->plan}, {"--schedule-file", o->schedule_file}},
+                {"--validate", o->validate},    {"--plan", o->plan}, {"--schedule-file", o->schedule_file},
+                {"--cluster", o->cluster}},
     outputs[] = {{"--save", o->save},  {"--metrics", o->metrics}, {"--dump-gradients", o->dump_gradients},
                  {"--out", o->out},    {"-o", o->output_plan},    {"--report", o->report},
                  {"--trace", o->trace}};
@@ -254,6 +267,7 @@ Status job_open(Job *job) {
   if (!job->asked.world->mpi && job->decided.ranks > OPTIONS_MOST_RANKS) /* a file says so */
     return fail(E_MODEL, "%s: %d ranks are more than %d", o->plan ? o->plan : o->schedule_file, job->decided.ranks,
                 OPTIONS_MOST_RANKS);
+  TRY(read_cluster(job));
   return choose_threads(job);
 }
 

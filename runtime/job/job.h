@@ -10,6 +10,7 @@
 #include "onnx/model.h"
 #include "partitioner/plan/plan.h"
 #include "runtime/data/dataset.h"
+#include "runtime/job/cluster.h"
 #include "runtime/job/cores.h"
 #include "runtime/job/device.h"
 #include "runtime/options.h"
@@ -72,12 +73,13 @@ typedef struct {
   RankDevice *devices;                      /* [ranks] */
   const char *device_text, *precision_text; /* as a plan names them */
   Precision precision;
-  int threads;    /* a rank */
-  Cores cores;    /* that they run on */
-  bool pins;      /* they may keep to cores: training */
-  bool infers;    /* the graph is bound for inference */
-  bool validates; /* then, beside one that trains */
-  bool compares;  /* plans are many (PlanRequest.brief) */
+  int threads;            /* a rank */
+  Cores cores;            /* that they run on */
+  const Cluster *cluster; /* that is planned for; NULL: this machine */
+  bool pins;              /* they may keep to cores: training */
+  bool infers;            /* the graph is bound for inference */
+  bool validates;         /* then, beside one that trains */
+  bool compares;          /* plans are many (PlanRequest.brief) */
   LossSpec loss;
   OptimizerSpec optimizer;
   Graph *graph;

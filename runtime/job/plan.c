@@ -43,7 +43,10 @@ static Status fill_request(Job *job, const JobCosts *costs) {
   for (int r = 0; r < decided->ranks; r++) {
     staging[r] = decided->devices[r].backend->is_host ? 0 : 10e9; /* a bus, by order of magnitude */
     with_devices += !decided->devices[r].backend->is_host;
-    TRY(devices_describe(decided->devices, decided->ranks, r, job_ranks_here(job), &devices[r]));
+    if (decided->cluster)
+      devices[r] = decided->cluster->devices[r];
+    else
+      TRY(devices_describe(decided->devices, decided->ranks, r, job_ranks_here(job), &devices[r]));
     limits[r] = (size_t)job->asked.options->memory_limit;
   }
   decided->request = (PlanRequest){
@@ -63,8 +66,11 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       .devices = devices,
       .memory_limits = limits,
       .capacity = costs ? costs->capacity : 0,
-      .link = costs && is_known(costs->link) ? costs->link : machine_link,
-      .staging_bytes_per_second = staging,
+      .link = decided->cluster                 ? decided->cluster->link
+              : costs && is_known(costs->link) ? costs->link
+                                               : machine_link,
+      .pair_bytes_per_second = decided->cluster ? decided->cluster->pair_bytes_per_second : NULL,
+      .staging_bytes_per_second = decided->cluster ? NULL : staging,
       /* as boundary_way will choose: copies inside a process, NCCL between processes. It is large: not loaded for less
        */
       .direct_bytes_per_second = with_devices > 1 && (!job->asked.world->mpi || wire_nccl_version() > 0) ? 20e9 : 0,
