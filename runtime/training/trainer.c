@@ -278,6 +278,20 @@ static double measuring_seconds(const Training *training) {
   return fmax(2, 0.02 * run);
 }
 
+/* Plans by what was measured (rank 0). Where that leads to a plan that does not fit, or has no room for what lies
+ * beside it, the one by stated speed stays, which does. */
+static Status plan_anew(Training *training, const JobCosts *costs) {
+  Job *job = training->job;
+  JobCosts stated = {.capacity = costs->capacity};
+  Rest *rest;
+  size_t n_lines = job->decided.n_lines;
+  Status status = job_plan(job, costs);
+  if (status == OK)
+    status = trainer_plan_beside(job, training->validation, training->every, &rest);
+  job->decided.n_lines = n_lines; /* what lies there is told when it stays */
+  return status == E_LIMIT ? job_plan(job, &stated) : status;
+}
+
 /* All ranks measure what the plan runs, and rank 0 plans again. */
 static Status measure(Training *training) {
   Job *job = training->job;
@@ -292,7 +306,7 @@ static Status measure(Training *training) {
   if (!costs)
     return OK;
   TRY(costs_tell(job, costs));
-  return job_plan(job, &costs->planned);
+  return plan_anew(training, &costs->planned);
 }
 
 /* Rank 0's last part: what lies beside the plan, and all that was decided, for people. */
