@@ -63,8 +63,9 @@ static size_t packed_bytes(const Product *p, int64_t n) {
   return (size_t)(round_up(n, WIDEST) * k_block(p)) * sizeof(float);
 }
 
+/* The last rows' tiles are whole, too: no tile is higher than WIDEST, and not all divide it. */
 static size_t sums_bytes(const Product *p, int64_t n) {
-  return (size_t)(round_up(p->m, WIDEST) * round_up(n, WIDEST)) * sizeof(float);
+  return (size_t)((p->m + WIDEST) * round_up(n, WIDEST)) * sizeof(float);
 }
 
 /* Of A, which is packed once where columns are shared by tasks: it has few rows then. */

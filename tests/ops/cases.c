@@ -255,6 +255,7 @@ const OpCase op_cases[] = {
     {OP_ReduceMax, NUMBERS, {DISTINCT(2, 3, 4)}, {Y(1, 3, 1)}, REDUCE(1, 0, 2)},
     {OP_ReduceMax, NUMBERS, {DISTINCT(3, 20)}, {Y(20)}, REDUCE(0, 0)},
     {OP_ReduceMax, FLOATS, {DISTINCT(0, 3)}, {Y(3)}, REDUCE(0, 0)},
+    {OP_MatMul, FLOATS, {X(32, 1100), X(1100, 8)}, {Y(32, 8)}},
     {OP_MatMul, FLOATS, {X(3, 4), X(4, 5)}, {Y(3, 5)}},
     {OP_MatMul, FLOATS, {X(4, 3), X(4, 5)}, {Y(3, 5)}, TRANSPOSED(1, 0)},
     {OP_MatMul, FLOATS, {X(3, 4), X(5, 4)}, {Y(3, 5)}, TRANSPOSED(0, 1)},
