@@ -143,6 +143,7 @@ struct Stream {
   VISIT(PointSampleGradPoints)                                                                                         \
   VISIT(ResampleGrad)                                                                                                  \
   VISIT(MatMul)                                                                                                        \
+  VISIT(ProductCrossEntropy)                                                                                           \
   VISIT(AccumulateMatMul)                                                                                              \
   VISIT(Gemm)                                                                                                          \
   VISIT(Conv)                                                                                                          \

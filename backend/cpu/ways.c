@@ -16,7 +16,7 @@ static Shape shape_of_output(const Graph *graph, const Node *node) {
 }
 
 static const char *product_way(const Graph *graph, const Node *node, const Isa *isa, char text[WAY_BYTES]) {
-  int first = node->op == OP_AccumulateMatMul;
+  int first = node->op == OP_AccumulateMatMul || node->op == OP_ProductCrossEntropy;
   Tensor in[] = {kernel_input(graph, node, first), kernel_input(graph, node, first + 1)};
   if (product_is_bf16(in))
     snprintf(text, WAY_BYTES, "bfloat16 tiles %d x %d", isa->bf16.rows, isa->bf16.columns);
@@ -63,6 +63,7 @@ static const char *special_way(const Graph *graph, const Node *node, const Isa *
   case OP_MatMul:
   case OP_Gemm:
   case OP_AccumulateMatMul:
+  case OP_ProductCrossEntropy:
     return product_way(graph, node, isa, text);
   case OP_Conv:
   case OP_ConvGradInput:

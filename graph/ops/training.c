@@ -25,6 +25,46 @@ static Status gradient_cross_entropy(Graph *g, const Node *n, const ValueId *d_o
   return emit_like(g, n, OP_CrossEntropyGrad, (ValueId[]){n->in[0], n->in[1], n->out[1], d_out[0]}, 4, NULL, &d_in[0]);
 }
 
+/* Accumulator, X [.., d], W, target, scale, perhaps a bias [v]: dX, the loss, the bias's gradient. */
+static Status infer_product_cross_entropy(Graph *g, Node *n) {
+  Shape x = rule_in(g, n, 1)->shape, w = rule_in(g, n, 2)->shape, target = rule_in(g, n, 3)->shape;
+  bool t = node_int(n, "transB", 0), biased = n->n_in == 6;
+  TRY(rule_float(g, n, 0));
+  TRY(rule_integers(g, n, 3));
+  for (int i = 1; i < n->n_in; i += i == 2 ? 3 : 1)
+    if (rule_in(g, n, i)->dtype != rule_in(g, n, 0)->dtype)
+      return fail(E_SHAPE, "'%s' is %s, '%s' is %s", rule_in(g, n, 0)->name, dtype_name(rule_in(g, n, 0)->dtype),
+                  rule_in(g, n, i)->name, dtype_name(rule_in(g, n, i)->dtype));
+  if (w.rank != 2 || !x.rank || x.dim[x.rank - 1] != w.dim[t] ||
+      shape_elements(target) != shape_elements(shape_of(x.rank - 1, x.dim)))
+    return fail(E_SHAPE, "X %s, W %s%s, targets %s", SHAPE_STR(x), SHAPE_STR(w), t ? " transposed" : "",
+                SHAPE_STR(target));
+  if (!shape_equal(rule_in(g, n, 0)->shape, w))
+    return fail(E_SHAPE, "the accumulator is %s, W %s", SHAPE_STR(rule_in(g, n, 0)->shape), SHAPE_STR(w));
+  if (rule_in(g, n, 4)->dtype != F64 || rule_in(g, n, 4)->shape.rank || node_int(n, "rows", 0) < 1)
+    return fail(E_SHAPE, "the scale is %s %s, and there are %lld rows at a time", dtype_name(rule_in(g, n, 4)->dtype),
+                SHAPE_STR(rule_in(g, n, 4)->shape), (long long)node_int(n, "rows", 0));
+  Shape columns = shape_of(1, &w.dim[!t]);
+  if (biased != (n->n_out == 3) || (biased && !shape_equal(rule_in(g, n, 5)->shape, columns)))
+    return fail(E_SHAPE, "%d inputs, %d outputs: a bias is %s, and has a gradient", n->n_in, n->n_out,
+                SHAPE_STR(columns));
+  rule_set(g, n, 0, rule_in(g, n, 1)->dtype, x);
+  rule_set(g, n, 1, F64, (Shape){0});
+  if (biased)
+    rule_set(g, n, 2, rule_in(g, n, 5)->dtype, columns);
+  return OK;
+}
+
+/* Three products; W is read twice and the accumulator read and written for each of so many rows. */
+static Cost cost_product_cross_entropy(const Graph *g, const Node *n) {
+  double weight = (double)graph_value_bytes(g, n->in[0]), x = (double)graph_value_bytes(g, n->in[1]);
+  double rows = (double)shape_elements(rule_in(g, n, 3)->shape), at_once = (double)node_int(n, "rows", 1);
+  double elements = (double)shape_elements(rule_in(g, n, 2)->shape);
+  return (Cost){.flops = 6 * rows * elements,
+                .bytes = 4 * weight * (rows < at_once ? 1 : rows / at_once) + 3 * x +
+                         (double)graph_value_bytes(g, n->in[3])};
+}
+
 static Status infer_count_targets(Graph *g, Node *n) {
   DType dtype = rule_in(g, n, 0)->dtype;
   if (dtype != I64 && dtype != I32)
@@ -200,6 +240,8 @@ static Cost cost_rows(const Graph *g, const Node *n) {
 
 ENTRY(CrossEntropy, 2, 2, 2, 2, 0, infer_cross_entropy, gradient_cross_entropy, cost_loss, batch_cross_entropy)
 ENTRY(CrossEntropyGrad, 4, 4, 1, 1, OP_IN_PLACE, rule_same, NULL, cost_loss, NULL)
+ENTRY(ProductCrossEntropy, 5, 6, 2, 3, OP_MUTATES_FIRST | OP_PRODUCT, infer_product_cross_entropy, NULL,
+      cost_product_cross_entropy, NULL)
 ENTRY(CountTargets, 1, 1, 1, 1, 0, infer_count_targets, NULL, NULL, NULL)
 ENTRY(MeanSquaredError, 2, 2, 1, 1, 0, infer_paired_loss, gradient_paired_loss, cost_loss, NULL)
 ENTRY(MeanSquaredErrorGrad, 3, 3, 1, 1, OP_IN_PLACE, rule_same, NULL, cost_loss, NULL)

@@ -10,7 +10,7 @@ typedef struct {
   const Graph *from;
   const Instead *const *instead;
   Graph *to;
-  bool *value_needed, *node_needed;
+  bool *value_needed, *node_needed, *absorbed;
   ValueId *values; /* of `from`: their copies */
   NodeId *nodes;
   int replaced; /* nodes for which something stands */
@@ -27,6 +27,9 @@ static void need(const Copy *c, ValueId id) {
 
 static void mark(const Copy *c) {
   const Graph *from = c->from;
+  for (size_t i = 0; i < from->n_nodes; i++)
+    for (int k = 0; instead_of(c, i) && k < instead_of(c, i)->n_absorbed; k++)
+      c->absorbed[instead_of(c, i)->absorbed[k]] = true;
   for (size_t i = 0; i < from->n_outputs; i++)
     need(c, from->outputs[i]);
   need(c, from->loss_sum);
@@ -36,6 +39,8 @@ static void mark(const Copy *c) {
     const Node *made = from->nodes[i];
     const Instead *instead = instead_of(c, i);
     int n_in = instead ? instead->n_in : made->n_in;
+    if (c->absorbed[i])
+      continue;
     c->node_needed[i] = made->n_out == 0 || made->phase == PHASE_UPDATE; /* what it does lies elsewhere */
     for (int k = 0; k < made->n_out; k++)
       c->node_needed[i] |= made->out[k] != NO_VALUE && c->value_needed[made->out[k]];
@@ -85,26 +90,37 @@ static Status copy_inputs(Copy *c, const ValueId *from, int n, ValueId **in) {
   return OK;
 }
 
+/* What takes the place of a value, made by a node from `first` on; or one that was there before. */
+static Status give(Copy *c, ValueId id, ValueId copy, size_t first) {
+  Value *value = graph_value(c->to, copy);
+  c->values[id] = copy;
+  if (value->producer == NO_NODE || value->producer < first)
+    return OK;
+  if (!(value->name = arena_string(c->to->arena, graph_value(c->from, id)->name)))
+    return status_code();
+  return finish_value(c, id);
+}
+
 /* What stands for the node, under its name. */
 static Status emit_instead(Copy *c, const Node *made, const Instead *instead) {
   size_t first = c->to->n_nodes;
-  ValueId *in, out;
+  ValueId *in, out[1 + MOST_GIVEN];
   TRY(copy_inputs(c, instead->in, instead->n_in, &in));
   if (made->n_out == 0)
     return graph_add_node(c->to, instead->op, made->name, in, instead->n_in, instead->attrs, instead->n_attrs, NULL, 0,
                           &c->nodes[made->id]);
-  TRY(instead_emit(c->to, instead, in, &out));
-  c->values[made->out[0]] = out;
+  TRY(instead_emit(c->to, instead, in, out));
   for (size_t i = first; i < c->to->n_nodes; i++)
     if (!(c->to->nodes[i]->name = arena_string(c->to->arena, made->name)))
       return status_code();
-  Value *copy = graph_value(c->to, out);
-  if (copy->producer == NO_NODE || copy->producer < first)
-    return OK; /* one of `in` */
-  c->nodes[made->id] = copy->producer;
-  if (!(copy->name = arena_string(c->to->arena, graph_value(c->from, made->out[0])->name)))
-    return status_code();
-  return finish_value(c, made->out[0]);
+  NodeId producer = graph_value(c->to, out[0])->producer;
+  if (producer != NO_NODE && producer >= first)
+    c->nodes[made->id] = producer;
+  for (int k = 0; k < instead->n_absorbed; k++)
+    c->nodes[instead->absorbed[k]] = producer;
+  for (int k = 0; k <= instead->n_gives; k++)
+    TRY(give(c, k ? instead->gives[k - 1] : made->out[0], out[k], first));
+  return OK;
 }
 
 static Status copy_outputs(Copy *c, const Node *made, NodeId copy) {
@@ -183,6 +199,16 @@ static Status copy_training(Copy *c) {
   return copy_groups(c);
 }
 
+/* One that is made no more stays what it is called and how large it was: nobody asks for it while training. */
+static Status copy_output(Copy *c, ValueId id) {
+  const Value *v = graph_value(c->from, id);
+  if (c->values[id] == NO_VALUE && v->producer != NO_NODE && c->absorbed[v->producer]) {
+    TRY(graph_add_value(c->to, v->name, v->dtype, v->shape, v->role, &c->values[id]));
+    TRY(finish_value(c, id));
+  }
+  return c->values[id] == NO_VALUE ? OK : graph_add_output(c->to, c->values[id]);
+}
+
 static Status copy_all(Copy *c) {
   const Graph *from = c->from;
   for (size_t i = 0; i < from->n_values; i++)
@@ -199,8 +225,7 @@ static Status copy_all(Copy *c) {
     if (c->node_needed[i])
       TRY(copy_node(c, i));
   for (size_t i = 0; i < from->n_outputs; i++)
-    if (c->values[from->outputs[i]] != NO_VALUE)
-      TRY(graph_add_output(c->to, c->values[from->outputs[i]]));
+    TRY(copy_output(c, from->outputs[i]));
   return copy_training(c);
 }
 
@@ -220,6 +245,7 @@ Status graph_replace(const Graph *from, const char *pass, const Instead *const *
   Copy c = {.from = from, .instead = instead, .values = map};
   TRY(ARENA_NEW(from->arena, c.value_needed, from->n_values));
   TRY(ARENA_NEW(from->arena, c.node_needed, from->n_nodes));
+  TRY(ARENA_NEW(from->arena, c.absorbed, from->n_nodes));
   TRY(ARENA_NEW(from->arena, c.nodes, from->n_nodes));
   if (!map)
     TRY(ARENA_NEW(from->arena, c.values, from->n_values));

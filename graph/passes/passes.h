@@ -16,7 +16,15 @@ typedef struct Instead {
   /* Emits forward nodes to `graph`, where in [n_in] are the values: *out takes the place of the node's, of its type and
    * shape; it may be one of `in`. Emits the same nodes whatever the contents of `in` are. */
   Status (*emit)(Graph *graph, const struct Instead *instead, const ValueId *in, ValueId *out);
+  /* Other nodes that vanish, and values of theirs that `emit` makes, too: out[1 …]. Nothing but such nodes, what stands
+   * here and the graph's outputs reads what else they make. */
+  const NodeId *absorbed;
+  int n_absorbed;
+  const ValueId *gives;
+  int n_gives;
 } Instead;
+
+enum { MOST_GIVEN = 4 };
 
 /* What the outputs need, in order, in a fresh graph; of a training graph also what the loss, the accumulators and the
  * updates need, and its groups, phases and denominators. map [n_values], from's values to their copies, NO_VALUE where
@@ -66,6 +74,8 @@ extern const Pass pass_unchanged, pass_twice;
 
 /* Of a training graph: products into accumulators. */
 extern const Pass pass_accumulate;
+/* Of one whose products are accumulated: the last product with the cross entropy of its rows, where these are many. */
+extern const Pass pass_head;
 
 /* Stores in bfloat16 what is float32 and follows from samples and parameters: activations, the products, norms, lookups
  * and what is made of them, and cotangents. Parameters, their gradients, statistics, sums over axes, what leads from

@@ -78,7 +78,7 @@ static Status emit_gradient(Graph *g, const Node *node) {
 static Status may_stand(const Graph *from, const bool *wants, const Node *root, const Instead *instead, Takes *takes,
                         const void *context, Arena *arena, bool *may) {
   Graph *g;
-  ValueId *in, out;
+  ValueId *in, out[1 + MOST_GIVEN];
   NodeId node;
   bool *inner;
   TRY(graph_create(arena, "", &g));
@@ -92,7 +92,7 @@ static Status may_stand(const Graph *from, const bool *wants, const Node *root, 
     *may = !takes || takes(context, g, graph_node(g, node));
     return OK;
   }
-  TRY(instead_emit(g, instead, in, &out));
+  TRY(instead_emit(g, instead, in, out));
   const Value *wanted = graph_value(from, root->out[0]);
   size_t n = g->n_nodes;
   TRY(ARENA_NEW(arena, inner, g->n_values));
@@ -101,7 +101,7 @@ static Status may_stand(const Graph *from, const bool *wants, const Node *root, 
     graph_value(g, (ValueId)v)->needs_gradient = inner[v];
   for (size_t i = 0; i < n; i++)
     TRY(emit_gradient(g, g->nodes[i]));
-  *may = graph_value(g, out)->dtype == wanted->dtype && shape_equal(graph_value(g, out)->shape, wanted->shape);
+  *may = graph_value(g, out[0])->dtype == wanted->dtype && shape_equal(graph_value(g, out[0])->shape, wanted->shape);
   for (size_t i = 0; i < g->n_nodes && *may && takes; i++)
     *may = takes(context, g, g->nodes[i]);
   return OK;

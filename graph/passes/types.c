@@ -1,5 +1,7 @@
 /* Which values are stored in bfloat16. Invariant: a node computes as before, over float32; what changes is how its
  * operands and results are kept, and that a product of which one operand is bfloat16 multiplies bfloat16 numbers. */
+#include <string.h>
+
 #include "graph/autodiff.h"
 #include "graph/passes/passes.h"
 
@@ -147,9 +149,17 @@ static bool becomes_narrow(const Types *t, const Node *n, int k) {
   return begins(g, n) || (is_elementwise(n) ? whole_narrow(g, n) : !sums(n) && any_narrow(g, n));
 }
 
+/* Logits that stand for a few rows at a time are bfloat16 as all logits are. */
+static void store_logits(Node *n, bool narrow) {
+  for (int i = 0; i < n->n_attrs && n->op == OP_ProductCrossEntropy; i++)
+    if (strcmp(n->attrs[i].name, "narrow") == 0)
+      n->attrs[i].i = narrow;
+}
+
 static void decide(const Types *t) {
   for (size_t i = 0; i < t->graph->n_nodes; i++) {
-    const Node *n = t->graph->nodes[i];
+    Node *n = t->graph->nodes[i];
+    store_logits(n, true);
     for (int k = 0; n->phase != PHASE_UPDATE && k < n->n_out; k++)
       if (n->out[k] != NO_VALUE && graph_value(t->graph, n->out[k])->dtype == F32 && becomes_narrow(t, n, k))
         graph_value(t->graph, n->out[k])->dtype = BF16;
@@ -174,5 +184,7 @@ Status graph_store_narrow(Graph *g, Takes *takes, const void *context, bool *sto
     *stored = takes(context, g, g->nodes[i]);
   for (size_t v = 0; v < g->n_values && !*stored; v++)
     g->values[v]->dtype = before[v];
+  for (size_t i = 0; i < g->n_nodes && !*stored; i++)
+    store_logits(g->nodes[i], false);
   return OK;
 }

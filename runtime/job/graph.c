@@ -387,14 +387,18 @@ static Status decide_optimizer(Job *job) {
                     options_given(o, "optimizer") || options_given(o, "lr") ? "" : " (--optimizer, --lr)");
 }
 
-/* The products that are gradients of parameters go into the accumulators. */
-static Status accumulate_products(Job *job) {
-  Graph *graph = job->decided.graph;
+/* What is fused of a training graph: products that are gradients of parameters go into the accumulators; the last one
+ * goes with its loss. */
+static Status fuse_training(Job *job) {
+  static const Pass *const passes[] = {&pass_accumulate, &pass_head};
   LossSpec *loss = &job->decided.loss;
-  ValueId *map;
-  TRY(ARENA_NEW(job->arena, map, graph->n_values));
-  TRY(graph_rewrite(graph, &pass_accumulate, devices_take, &job->decided, job->arena, map, &job->decided.graph));
-  loss->output = map[loss->output];
+  for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
+    Graph *graph = job->decided.graph;
+    ValueId *map;
+    TRY(ARENA_NEW(job->arena, map, graph->n_values));
+    TRY(graph_rewrite(graph, passes[i], devices_take, &job->decided, job->arena, map, &job->decided.graph));
+    loss->output = map[loss->output];
+  }
   return OK;
 }
 
@@ -422,7 +426,7 @@ Status job_differentiate(Job *job) {
                 (long long)tensors);
   TRY(optimizer_append(graph, &job->decided.optimizer));
   if (!job->asked.options->no_fuse)
-    TRY(accumulate_products(job));
+    TRY(fuse_training(job));
   graph = job->decided.graph;
   Status status = devices_prepare(job->decided.devices, job->decided.ranks, job->decided.precision, graph);
   if (status != OK) {

@@ -110,9 +110,9 @@ typedef struct {
 typedef void Oracle(const OracleCall *call);
 extern Oracle *const oracles[OP_COUNT];
 
-/* Computes the case's node by its oracle. What it gives (outputs; of operators that write inputs, the inputs) lies in
- * arena memory: result[i] of elements[i] doubles. Returns how many results there are. Call before case_run where the
- * operator writes inputs. */
+/* Computes the case's node by its oracle. What it gives (outputs; of operators that write inputs, the inputs; of one
+ * that does both, the first input and the outputs) lies in arena memory: result[i] of elements[i] doubles. Returns how
+ * many results there are. Call before case_run where the operator writes inputs. */
 int case_oracle(const CaseGraph *built, Arena *arena, double *result[CASE_INPUTS]);
 
 /* The values that case_oracle's results belong to. */

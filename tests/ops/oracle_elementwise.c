@@ -1,6 +1,7 @@
 /* Naive definitions of the elementwise operators, losses and optimizer steps, and the table of all oracles: the build
  * names an operator that has none, oracle_Name. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "graph/optimizer.h"
@@ -152,6 +153,43 @@ void oracle_CrossEntropyGrad(const OracleCall *c) {
       bool ignored = class == node_int(c->node, "ignore_index", -100);
       c->out[0][at] = ignored ? 0 : c->in[3][0] * (class == k ? p - 1 : p);
     }
+}
+
+/* Accumulator, X, W, target, scale, bias: dX, loss, dBias. */
+void oracle_ProductCrossEntropy(const OracleCall *c) {
+  bool trans = node_int(c->node, "transB", 0);
+  int64_t d = c->in_shape[2].dim[trans], v = c->in_shape[2].dim[!trans], n = shape_elements(c->in_shape[3]);
+  const double *x = c->in[1], *w = c->in[2], *bias = c->n_in > 5 ? c->in[5] : NULL;
+  double *y = calloc((size_t)(v + 1), sizeof *y);
+  int64_t to_d = trans ? 1 : v, to_v = trans ? d : 1;
+  c->out[1][0] = 0;
+  for (int64_t i = 0; i < d * v && node_int(c->node, "begins", 0); i++)
+    c->in[0][i] = 0;
+  for (int64_t k = 0; bias && k < v; k++)
+    c->out[2][k] = 0;
+  for (int64_t i = 0; i < n; i++) {
+    int64_t class = (int64_t)c->in[3][i];
+    bool ignored = class == node_int(c->node, "ignore_index", -100);
+    for (int64_t k = 0; k < v; k++) {
+      y[k] = bias ? bias[k] : 0;
+      for (int64_t l = 0; l < d; l++)
+        y[k] += x[i * d + l] * w[l * to_d + k * to_v];
+    }
+    double lse = log_sum_exp(y, (Lines){1, v, 1}, 0);
+    c->out[1][0] += ignored ? 0 : lse - y[class];
+    for (int64_t l = 0; l < d; l++)
+      c->out[0][i * d + l] = 0;
+    for (int64_t k = 0; k < v; k++) {
+      double slope = ignored ? 0 : c->in[4][0] * (exp(y[k] - lse) - (k == class));
+      if (bias)
+        c->out[2][k] += slope;
+      for (int64_t l = 0; l < d; l++) {
+        c->out[0][i * d + l] += slope * w[l * to_d + k * to_v];
+        c->in[0][l * to_d + k * to_v] += slope * x[i * d + l];
+      }
+    }
+  }
+  free(y);
 }
 
 void oracle_CountTargets(const OracleCall *c) {

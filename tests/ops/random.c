@@ -246,6 +246,28 @@ static void draw_norm(Draw *d) {
   d->c->attrs[d->n_attrs++] = attr_float("epsilon", 0.1); /* a row of one element has no variance */
 }
 
+static void draw_head(Draw *d) {
+  Shape x = any_shape(d, 1, 3, 9), w, target = shape_of(x.rank - 1, x.dim);
+  int64_t v = between(d, 1, 70), size = x.dim[x.rank - 1];
+  bool trans = between(d, 0, 1), biased = between(d, 0, 1);
+  w = shape_of(2, trans ? (int64_t[]){v, size} : (int64_t[]){size, v});
+  d->c->types = TYPES_FLOAT;
+  input(d, w);
+  input(d, x);
+  input(d, w);
+  *input(d, target) = (CaseInput){.present = true, .dtype = I64, .shape = target, .fill = FILL_CLASS, .limit = v};
+  *input(d, (Shape){0}) = (CaseInput){.present = true, .dtype = F64, .fill = FILL_POSITIVE};
+  if (biased)
+    input(d, shape_of(1, &v));
+  output(d, x);
+  output(d, (Shape){0});
+  if (biased)
+    output(d, shape_of(1, &v));
+  put_int(d, "transB", trans);
+  put_int(d, "rows", between(d, 1, 20));
+  put_int(d, "begins", between(d, 0, 1));
+}
+
 static void draw_cross_entropy(Draw *d) {
   Shape logits = any_shape(d, 1, 3, 9), target = {0};
   int axis = (int)between(d, 0, logits.rank - 1);
@@ -394,6 +416,9 @@ bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
   case OP_RMSNormalizationGradInput:
   case OP_RMSNormalizationGradScale:
     draw_norm(&d);
+    return true;
+  case OP_ProductCrossEntropy:
+    draw_head(&d);
     return true;
   case OP_CrossEntropy:
   case OP_CrossEntropyGrad:

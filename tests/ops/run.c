@@ -331,11 +331,23 @@ void case_release(CaseGraph *built) {
   *built = (CaseGraph){0};
 }
 
+/* Whether result i of the node is an input; *k: which one, or which output. */
+static bool writes_input(const Node *node, int i, int *k) {
+  bool all = op_def(node->op)->traits & OP_UPDATE || node->n_out == 0,
+       first = op_def(node->op)->traits & OP_MUTATES_FIRST;
+  *k = i - (first && !all && i > 0);
+  return all || (first && i == 0);
+}
+
+static int count_results(const Node *node) {
+  bool updates = op_def(node->op)->traits & OP_UPDATE, first = op_def(node->op)->traits & OP_MUTATES_FIRST;
+  return updates || node->n_out == 0 ? node->n_in : node->n_out + first;
+}
+
 int case_results(const Node *node, ValueId value[CASE_INPUTS]) {
-  bool writes_inputs = op_def(node->op)->traits & (OP_MUTATES_FIRST | OP_UPDATE);
-  int n = 0;
-  for (int i = 0; i < (writes_inputs ? node->n_in : node->n_out); i++)
-    value[n++] = writes_inputs ? node->in[i] : node->out[i];
+  int n = count_results(node), k;
+  for (int i = 0; i < n; i++)
+    value[i] = writes_input(node, i, &k) ? node->in[k] : node->out[k];
   return n;
 }
 
@@ -360,10 +372,9 @@ int case_oracle(const CaseGraph *built, Arena *arena, double *result[CASE_INPUTS
     call.out[i] = as_doubles(&built->tensor[node->out[i]], arena);
   }
   oracles[node->op](&call);
-  bool writes_inputs = op_def(node->op)->traits & (OP_MUTATES_FIRST | OP_UPDATE);
-  int n = writes_inputs ? node->n_in : node->n_out;
+  int n = count_results(node), k;
   for (int i = 0; i < n; i++)
-    result[i] = writes_inputs ? call.in[i] : call.out[i];
+    result[i] = writes_input(node, i, &k) ? call.in[k] : call.out[k];
   return n;
 }
 

@@ -1,0 +1,250 @@
+#include "backend/head.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/reference/parts.h"
+#include "backend/reference/reference.h"
+#include "graph/memory.h"
+#include "graph/narrow.h"
+
+/* Of the node. */
+enum { ACCUMULATOR, X, W, TARGET, SCALE, BIAS };
+enum { D_X, LOSS, D_BIAS };
+
+enum { MOST_OPERANDS = 6 };
+
+/* One operator on some rows, with a graph of its own: its inputs and its outputs, in their order. */
+typedef struct {
+  Graph graph;
+  Node node;
+  Value value[MOST_OPERANDS], *values[MOST_OPERANDS];
+  ValueId ids[MOST_OPERANDS];
+  Attr attrs[3];
+  Tensor operand[MOST_OPERANDS];
+  NodeKernel kernel; /* prepared */
+  size_t workspace_bytes;
+} Step;
+
+typedef enum { LOGITS, LOSSES, SLOPES, TOWARDS_X, TOWARDS_W, BIAS_SUM, BIAS_ADD, STEPS } StepKind;
+
+/* Offsets in the workspace. */
+typedef struct {
+  size_t logits, log_sum_exp, loss, bias, step, end;
+} Places;
+
+typedef struct {
+  int64_t n, d, v, rows; /* X [n,d], W [d,v] or [v,d]; rows at a time */
+  bool transposed;       /* W is [v,d] */
+  bool biased;
+  DType logits;        /* their type */
+  Step step[2][STEPS]; /* of `rows`, and of those that are left */
+} Head;
+
+static Tensor tensor_of(DType dtype, int rank, const int64_t *dim) {
+  return (Tensor){.dtype = dtype, .shape = shape_of(rank, dim)};
+}
+
+/* Sets up an operator on tensors of these types and shapes, for good: it points into itself. */
+static void set(const Backend *backend, Step *s, OpKind op, const Node *of, const Attr *attrs, int n_attrs,
+                const Tensor *operands, int n_in, int n_out) {
+  s->node = (Node){.op = op,
+                   .name = of->name,
+                   .in = s->ids,
+                   .out = s->ids + n_in,
+                   .n_in = n_in,
+                   .n_out = n_out,
+                   .attrs = s->attrs,
+                   .n_attrs = n_attrs};
+  for (int i = 0; i < n_attrs; i++)
+    s->attrs[i] = attrs[i];
+  for (int i = 0; i < n_in + n_out; i++) {
+    s->operand[i] = operands[i];
+    s->ids[i] = (ValueId)i;
+    s->values[i] = &s->value[i];
+    s->value[i] = (Value){.dtype = operands[i].dtype, .shape = operands[i].shape, .producer = NO_NODE};
+  }
+  s->graph = (Graph){.values = s->values, .n_values = (size_t)(n_in + n_out)};
+  s->workspace_bytes = backend_workspace_bytes(backend, &s->graph, &s->node);
+}
+
+/* What is done with m rows, in order. */
+static void set_steps(const Backend *backend, const Head *h, const Node *node, const Tensor *in, DType d_x_type,
+                      int64_t m, Step step[STEPS]) {
+  static const int64_t rows_axis[] = {0};
+  DType statistics = dtype_computed(h->logits);
+  bool t = h->transposed;
+  Tensor x = tensor_of(in[X].dtype, 2, (int64_t[]){m, h->d}), w = in[W], target = tensor_of(in[TARGET].dtype, 1, &m);
+  Tensor logits = tensor_of(h->logits, 2, (int64_t[]){m, h->v}), lse = tensor_of(statistics, 1, &m);
+  Tensor d_x = tensor_of(d_x_type, 2, (int64_t[]){m, h->d}), loss = tensor_of(F64, 0, NULL);
+  Tensor bias = tensor_of(statistics, 1, &h->v);
+  Attr as_w = attr_int("transB", t), as_x = attr_int("transB", !t);
+  Attr classes[] = {attr_int("class_axis", 1), attr_int("ignore_index", node_int(node, "ignore_index", -100))};
+  Attr sums[] = {attr_int("transA", 1), attr_int("begins", 0)};
+  Attr over_rows[] = {attr_ints("axes", rows_axis, 1), attr_int("keepdims", 0)};
+  set(backend, &step[LOGITS], h->biased ? OP_Gemm : OP_MatMul, node, &as_w, 1,
+      h->biased ? (Tensor[]){x, w, bias, logits} : (Tensor[]){x, w, logits}, 2 + h->biased, 1);
+  set(backend, &step[LOSSES], OP_CrossEntropy, node, classes, 2, (Tensor[]){logits, target, loss, lse}, 2, 2);
+  set(backend, &step[SLOPES], OP_CrossEntropyGrad, node, classes, 2, (Tensor[]){logits, target, lse, in[SCALE], logits},
+      4, 1);
+  set(backend, &step[TOWARDS_X], OP_MatMul, node, &as_x, 1, (Tensor[]){logits, w, d_x}, 2, 1);
+  set(backend, &step[TOWARDS_W], OP_AccumulateMatMul, node, sums, 2,
+      t ? (Tensor[]){in[ACCUMULATOR], logits, x} : (Tensor[]){in[ACCUMULATOR], x, logits}, 3, 0);
+  if (!h->biased)
+    return;
+  set(backend, &step[BIAS_SUM], OP_ReduceSum, node, over_rows, 2, (Tensor[]){logits, bias}, 1, 1);
+  set(backend, &step[BIAS_ADD], OP_Accumulate, node, NULL, 0, (Tensor[]){bias, bias}, 2, 0);
+}
+
+static int steps_of(const Head *h) {
+  return h->biased ? STEPS : BIAS_SUM;
+}
+
+static void measure(const Node *node, const Tensor *in, Head *h) {
+  h->transposed = node_int(node, "transB", 0);
+  h->d = in[W].shape.dim[h->transposed];
+  h->v = in[W].shape.dim[!h->transposed];
+  h->n = shape_elements(in[TARGET].shape);
+  h->rows = least(node_int(node, "rows", 1), h->n);
+  h->biased = node->n_in > BIAS;
+  h->logits = in[X].dtype != F64 && node_int(node, "narrow", 0) ? BF16 : in[X].dtype;
+}
+
+static size_t left_of(const Head *h) {
+  return h->rows ? (size_t)(h->n % h->rows) : 0;
+}
+
+static Places lay_out(const Head *h) {
+  Places p = {0};
+  size_t statistic = dtype_bytes(dtype_computed(h->logits)), rows = (size_t)h->rows, v = (size_t)h->v;
+  p.log_sum_exp = memory_units(rows * v * dtype_bytes(h->logits));
+  p.loss = p.log_sum_exp + memory_units(rows * statistic);
+  p.bias = p.loss + memory_units(sizeof(double));
+  p.step = p.end = p.bias + (h->biased ? memory_units(v * statistic) : 0);
+  for (int left = 0; left < 2; left++)
+    for (int i = 0; i < steps_of(h); i++)
+      if (p.step + h->step[left][i].workspace_bytes > p.end)
+        p.end = p.step + h->step[left][i].workspace_bytes;
+  return p;
+}
+
+static void set_all(const Backend *backend, const Node *node, const Tensor *in, DType d_x, Head *h) {
+  measure(node, in, h);
+  if (h->rows)
+    set_steps(backend, h, node, in, d_x, h->rows, h->step[0]);
+  if (left_of(h))
+    set_steps(backend, h, node, in, d_x, (int64_t)left_of(h), h->step[1]);
+}
+
+/* Whichever type dX has: who asks may have no outputs. */
+size_t head_workspace(const Backend *backend, const Graph *graph, const Node *node) {
+  Tensor in[BIAS + 1] = {{0}};
+  Head h = {0};
+  for (int i = 0; i < node->n_in; i++)
+    in[i] = kernel_input(graph, node, i);
+  set_all(backend, node, in, dtype_computed(in[X].dtype), &h);
+  size_t wide = lay_out(&h).end;
+  if (h.logits != BF16)
+    return wide;
+  set_all(backend, node, in, BF16, &h);
+  size_t narrow = lay_out(&h).end;
+  return wide > narrow ? wide : narrow;
+}
+
+void head_release(void *state) {
+  Head *h = state;
+  for (int left = 0; left < 2; left++)
+    for (int i = 0; i < STEPS; i++)
+      backend_forget(&h->step[left][i].kernel);
+  free(h);
+}
+
+Status head_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                    void **state) {
+  Head *h = calloc(1, sizeof *h);
+  Status status = OK;
+  if (!h)
+    return fail(E_MEMORY, "out of memory");
+  set_all(backend, node, in, out[D_X].dtype, h);
+  for (int left = 0; left < 2; left++)
+    for (int i = 0; i < steps_of(h) && status == OK; i++) {
+      Step *s = &h->step[left][i];
+      if (s->graph.n_values)
+        status = backend_prepare(backend, stream, &s->node, s->operand, s->operand + s->node.n_in, s->workspace_bytes,
+                                 &s->kernel);
+    }
+  if (status != OK)
+    head_release(h);
+  else
+    *state = h;
+  return status;
+}
+
+bool head_takes_narrow(const Node *node, const Tensor *in, const Tensor *out) {
+  return node_int(node, "narrow", 0) && (node->n_in <= BIAS || (in[BIAS].dtype == F32 && out[D_BIAS].dtype == F32));
+}
+
+static void *at(const Tensor *t, int64_t element) {
+  return (char *)t->data + (size_t)element * dtype_bytes(t->dtype);
+}
+
+/* One step on these operands, in their order. */
+static Status run(Stream *stream, Step *s, void *const *data, void *workspace) {
+  for (int i = 0; i < s->node.n_in + s->node.n_out; i++)
+    s->operand[i].data = data[i];
+  return s->kernel.run(stream, &s->node, s->operand, s->operand + s->node.n_in, workspace, s->kernel.state);
+}
+
+/* Rows from `row` on. */
+static Status run_rows(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, char *workspace, Head *h,
+                       int64_t row) {
+  Places p = lay_out(h);
+  Step *step = h->step[h->n - row < h->rows];
+  void *logits = workspace, *lse = workspace + p.log_sum_exp, *loss = workspace + p.loss, *work = workspace + p.step;
+  void *x = at(&in[X], row * h->d), *w = in[W].data, *target = at(&in[TARGET], row), *sum = in[ACCUMULATOR].data;
+  void *bias = workspace + p.bias;
+  step[TOWARDS_W].attrs[1].i = row == 0 && node_int(node, "begins", 0);
+  TRY(run(stream, &step[LOGITS], h->biased ? (void *[]){x, w, in[BIAS].data, logits} : (void *[]){x, w, logits}, work));
+  TRY(run(stream, &step[LOSSES], (void *[]){logits, target, loss, lse}, work));
+  *(double *)out[LOSS].data += *(double *)loss;
+  TRY(run(stream, &step[SLOPES], (void *[]){logits, target, lse, in[SCALE].data, logits}, work));
+  TRY(run(stream, &step[TOWARDS_X], (void *[]){logits, w, at(&out[D_X], row * h->d)}, work));
+  TRY(run(stream, &step[TOWARDS_W], h->transposed ? (void *[]){sum, logits, x} : (void *[]){sum, x, logits}, work));
+  if (!h->biased)
+    return OK;
+  TRY(run(stream, &step[BIAS_SUM], (void *[]){logits, row ? bias : out[D_BIAS].data}, work));
+  return row ? run(stream, &step[BIAS_ADD], (void *[]){out[D_BIAS].data, bias}, work) : OK;
+}
+
+/* A microbatch of no rows. */
+static void run_nothing(const Node *node, const Tensor *in, const Tensor *out) {
+  if (node_int(node, "begins", 0))
+    memset(in[ACCUMULATOR].data, 0, (size_t)shape_elements(in[ACCUMULATOR].shape) * dtype_bytes(in[ACCUMULATOR].dtype));
+  if (node->n_in > BIAS)
+    memset(out[D_BIAS].data, 0, (size_t)shape_elements(out[D_BIAS].shape) * dtype_bytes(out[D_BIAS].dtype));
+}
+
+static Status run_all(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, char *workspace, Head *h) {
+  int64_t class;
+  bool ignored;
+  for (int64_t i = 0; i < h->n; i++) /* told by its place among all of them */
+    TRY(class_at(node, &in[TARGET], i, h->v, &class, &ignored));
+  *(double *)out[LOSS].data = 0;
+  if (h->n == 0)
+    run_nothing(node, in, out);
+  for (int64_t row = 0; row < h->n; row += h->rows)
+    TRY(run_rows(stream, node, in, out, workspace, h, row));
+  return OK;
+}
+
+Status head_run(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                void *workspace, void *state) {
+  if (in[ACCUMULATOR].dtype != F32 && in[ACCUMULATOR].dtype != F64)
+    return unsupported_type(node, in[ACCUMULATOR].dtype);
+  if (state)
+    return run_all(stream, node, in, out, workspace, state);
+  TRY(head_prepare(backend, stream, node, in, out, &state));
+  Status status = run_all(stream, node, in, out, workspace, state);
+  head_release(state);
+  return status;
+}
