@@ -46,11 +46,28 @@ static json_t *tensors_json(const Graph *g, const ValueId *values, int n) {
   return list;
 }
 
+/* The stage's nodes among the forward nodes, as ranges: first, last, first, last, … */
+static json_t *nodes_json(const Plan *plan, int s) {
+  json_t *list = json_array();
+  bool inside = false;
+  int item = 0;
+  for (size_t i = 0; i < plan->graph->n_nodes && list; i++) {
+    if (plan->graph->nodes[i]->phase != PHASE_F)
+      continue;
+    bool here = plan->graph->nodes[i]->stage == s;
+    if (here != inside)
+      list = with(list, json_integer(here ? item : item - 1));
+    inside = here;
+    item++;
+  }
+  return inside && list ? with(list, json_integer(item - 1)) : list;
+}
+
 static json_t *stage_json(const Plan *plan, int s) {
   const StageReport *r = &plan->reports[s];
   json_t *stage =
-      json_pack("{s:i, s:i, s:[i, i], s:o, s:o, s:f, s:f, s:f, s:I, s:I}", "stage", s, "rank",
-                plan->schedule.rank_of_stage[s], "nodes", r->first, r->last, "first_node", name_json(r->first_node),
+      json_pack("{s:i, s:i, s:o, s:o, s:o, s:f, s:f, s:f, s:I, s:I}", "stage", s, "rank",
+                plan->schedule.rank_of_stage[s], "nodes", nodes_json(plan, s), "first_node", name_json(r->first_node),
                 "last_node", name_json(r->last_node), "forward_seconds", r->forward_seconds, "backward_input_seconds",
                 r->backward_input_seconds, "backward_weight_seconds", r->backward_weight_seconds, "parameter_bytes",
                 (json_int_t)r->parameter_bytes, "constant_bytes", (json_int_t)r->constant_bytes);
@@ -329,28 +346,46 @@ static Status as_file(Status status) {
   return status == E_USAGE ? status_adopt(E_MODEL, status_message()) : status;
 }
 
-/* Stages of nodes: ranges that follow one another and end with the last forward node. */
+/* The nodes of one stage, in ranges. */
+static Status get_ranges(const json_t *nodes, int s, Plan *plan, const NodeId *forward, int n_forward) {
+  size_t n = json_array_size(nodes);
+  if (n == 0 || n % 2)
+    return fail(E_MODEL, "'nodes' is no list of first and last nodes");
+  for (size_t k = 0; k < n; k += 2) {
+    json_int_t first = json_integer_value(json_array_get(nodes, k)),
+               last = json_integer_value(json_array_get(nodes, k + 1));
+    if (first < 0 || last < first || last >= n_forward)
+      return fail(E_MODEL, "nodes %lld to %lld are no range of the %d", (long long)first, (long long)last, n_forward);
+    for (json_int_t i = first; i <= last; i++) {
+      int *stage = &plan->stage_of[forward[i]];
+      if (*stage >= 0)
+        return fail(E_MODEL, "nodes %lld to %lld: node %lld lies in stage %d", (long long)first, (long long)last,
+                    (long long)i, *stage);
+      *stage = s;
+    }
+  }
+  return OK;
+}
+
+/* Stages of nodes: every forward node lies in one. */
 static Status get_nodes(const json_t *stages, Plan *plan, const NodeId *forward, int n_forward) {
-  int next = 0;
+  for (int i = 0; i < n_forward; i++)
+    plan->stage_of[forward[i]] = -1;
   for (int s = 0; s < plan->stages; s++) {
     const json_t *stage = json_array_get(stages, (size_t)s), *nodes = json_object_get(stage, "nodes");
-    json_int_t first = json_integer_value(json_array_get(nodes, 0)),
-               last = json_integer_value(json_array_get(nodes, 1));
-    if (!json_is_array(nodes) || first != next || last < first || last >= n_forward)
-      return fail(E_MODEL, "stage %d: nodes %lld to %lld, but they must begin with %d and end before %d", s,
-                  (long long)first, (long long)last, next, n_forward);
-    Status status = check_name(stage, "first_node", graph_node(plan->graph, forward[first])->name);
-    if (status == OK)
-      status = check_name(stage, "last_node", graph_node(plan->graph, forward[last])->name);
+    Status status = get_ranges(nodes, s, plan, forward, n_forward);
+    for (int end = 0; end < 2 && status == OK; end++) {
+      json_int_t node = json_integer_value(json_array_get(nodes, end ? json_array_size(nodes) - 1 : 0));
+      status = check_name(stage, end ? "last_node" : "first_node", graph_node(plan->graph, forward[node])->name);
+    }
     if (status != OK) {
       status_context("stage %d: ", s);
       return status;
     }
-    for (; next <= last; next++)
-      plan->stage_of[forward[next]] = s;
   }
-  if (next != n_forward)
-    return fail(E_MODEL, "the stages end before node %d, the model has %d", next, n_forward);
+  for (int i = 0; i < n_forward; i++)
+    if (plan->stage_of[forward[i]] < 0)
+      return fail(E_MODEL, "node %d of %d lies in no stage", i, n_forward);
   return OK;
 }
 

@@ -74,6 +74,7 @@ Status plan_finish(Arena *arena, Plan *plan) {
       report->first_node = g->nodes[i]->name;
     }
     report->last = item++;
+    report->n_nodes++;
     report->last_node = g->nodes[i]->name;
   }
   for (int s = 0; s < plan->stages; s++)

@@ -16,8 +16,10 @@ typedef struct {
   bool *may_cut;                          /* [n + 1] */
 } PlanItems;
 
-/* Fails E_LIMIT where bytes overflow. */
-Status plan_items(Arena *arena, const Graph *graph, const PlanRequest *request, PlanItems *items);
+/* Forward nodes in this order, or, where it is NULL, in the graph's. Fails E_LIMIT where bytes overflow. */
+Status plan_items(Arena *arena, const Graph *graph, const PlanRequest *request, const NodeId *order, PlanItems *items);
+/* The node of which a buffer's new contents come: of a batch normalisation's statistics, through casts. */
+const Node *plan_buffer_source(const Graph *graph, const Node *writer);
 
 /* A lower estimate of a stage's memory that slides over the items: persistent bytes, what backward keeps, and the
  * largest single node's temporaries. Monotone in the interval. */
@@ -49,6 +51,13 @@ typedef struct {
   int rank;       /* whose excess it is */
   size_t needs;   /* that rank's bytes */
 } PlanCandidate;
+
+/* What sending takes behind each of the stages on these ranks: seconds [stages - 1][items + 1]. Those of the same rate
+ * share theirs. */
+Status plan_price_cuts(const PlanSearch *search, const PlanItems *items, Arena *arena, const int *rank_of_stage,
+                       const double **seconds);
+/* Another order of the items, in which cuts are better than in theirs; *order is NULL where none was found. */
+Status plan_order(const PlanSearch *search, NodeId **order);
 
 /* Cuts for the schedule of candidate->schedule under these limits; fills in the rest. E_LIMIT where nothing fits. */
 Status plan_try_schedule(const PlanSearch *search, const char *schedule, const size_t *limits,

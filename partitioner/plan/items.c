@@ -1,5 +1,5 @@
 /* What the partition sees of a graph: costs of items, bytes over every cut, where cuts may be. Invariant: item i is
- * the i-th forward node with all nodes whose origin it is, and position i the cut before it. */
+ * the i-th forward node of the order with all nodes whose origin it is, and position i the cut before it. */
 #include <assert.h>
 #include <string.h>
 
@@ -11,19 +11,21 @@ static double seconds_on(const Graph *g, const Node *node, const DeviceSpec *dev
   return op_seconds(g, node, device);
 }
 
-static Status number_items(Arena *arena, const Graph *g, PlanItems *items) {
+static Status number_items(Arena *arena, const Graph *g, const NodeId *order, PlanItems *items) {
   TRY(ARENA_NEW(arena, items->node, g->n_nodes));
   TRY(ARENA_NEW(arena, items->item_of, g->n_nodes));
-  for (size_t i = 0; i < g->n_nodes; i++) {
-    const Node *node = g->nodes[i];
-    items->item_of[i] = -1;
-    if (node->phase == PHASE_F) {
-      items->item_of[i] = items->n;
-      items->node[items->n++] = node->id;
-    } else if (node->phase != PHASE_UPDATE) {
-      items->item_of[i] = items->item_of[node->origin];
-    }
-  }
+  for (size_t i = 0; i < g->n_nodes; i++)
+    if (g->nodes[i]->phase == PHASE_F)
+      items->node[items->n++] = g->nodes[i]->id;
+  if (order)
+    memcpy(items->node, order, (size_t)items->n * sizeof *order);
+  for (int i = 0; i < items->n; i++)
+    items->item_of[items->node[i]] = i;
+  for (size_t i = 0; i < g->n_nodes; i++)
+    if (g->nodes[i]->phase == PHASE_UPDATE)
+      items->item_of[i] = -1;
+    else if (g->nodes[i]->phase != PHASE_F)
+      items->item_of[i] = items->item_of[g->nodes[i]->origin];
   return OK;
 }
 
@@ -116,8 +118,7 @@ static Status count_crossings(Arena *arena, const Graph *g, PlanItems *items) {
   return OK;
 }
 
-/* The node of which a buffer's new contents come: of a batch normalisation's statistics, through casts. */
-static const Node *source_of(const Graph *g, const Node *writer) {
+const Node *plan_buffer_source(const Graph *g, const Node *writer) {
   const Node *node = writer;
   for (;;) {
     ValueId from = node->in[node->n_in - 1];
@@ -136,8 +137,9 @@ static void keep_writers(const Graph *g, const PlanItems *items, int *inside) {
     const Node *node = graph_node(g, items->node[i]);
     if (!(op_def(node->op)->traits & OP_MUTATES_FIRST) || graph_value(g, node->in[0])->role != ROLE_BUFFER)
       continue;
-    inside[items->item_of[source_of(g, node)->id] + 1]++;
-    inside[i + 1]--;
+    int source = items->item_of[plan_buffer_source(g, node)->id];
+    inside[(source < i ? source : i) + 1]++;
+    inside[(source < i ? i : source) + 1]--;
   }
 }
 
@@ -150,8 +152,14 @@ static Status forbid_cuts(Arena *arena, const Graph *g, PlanItems *items) {
   TRY(ARENA_NEW(arena, inside, items->n + 2));
   for (size_t i = 0; i < g->n_groups; i++) {
     const UseGroup *group = &g->groups[i];
-    inside[items->item_of[group->nodes[0]] + 1]++;
-    inside[items->item_of[group->nodes[group->n_nodes - 1]] + 1]--;
+    int low = items->n, high = 0;
+    for (int k = 0; k < group->n_nodes; k++) {
+      int item = items->item_of[group->nodes[k]];
+      low = item < low ? item : low;
+      high = item > high ? item : high;
+    }
+    inside[low + 1]++;
+    inside[high + 1]--;
   }
   keep_writers(g, items, inside);
   for (int i = 0, depth = 0; i <= items->n; i++) {
@@ -161,9 +169,9 @@ static Status forbid_cuts(Arena *arena, const Graph *g, PlanItems *items) {
   return OK;
 }
 
-Status plan_items(Arena *arena, const Graph *graph, const PlanRequest *request, PlanItems *items) {
+Status plan_items(Arena *arena, const Graph *graph, const PlanRequest *request, const NodeId *order, PlanItems *items) {
   *items = (PlanItems){0};
-  TRY(number_items(arena, graph, items));
+  TRY(number_items(arena, graph, order, items));
   TRY(add_costs(arena, graph, request, items));
   TRY(count_crossings(arena, graph, items));
   return forbid_cuts(arena, graph, items);

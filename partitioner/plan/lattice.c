@@ -125,8 +125,9 @@ Status lattice_create(Arena *arena, const Reduced *reduced, size_t most_ideals, 
   TRY(grow_table(&m));
   for (int i = 0; i < lattice->n_ideals; i++) {
     TRY(visit(&m, i));
-    if ((size_t)lattice->n_ideals > most_ideals)
-      return OK;
+    size_t width = lattice->above_first[i + 1] - lattice->above_first[i];
+    if ((size_t)lattice->n_ideals > most_ideals || (width < 64 ? most_ideals >> width == 0 : true))
+      return OK; /* any of the nodes that can be added can be left out */
   }
   lattice->complete = true;
   return OK;

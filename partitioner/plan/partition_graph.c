@@ -11,6 +11,8 @@
 
 /* The first bound lies so far above what seconds alone need. */
 static const double FIRST_SLACK = 0.005;
+/* Left of items that were put together. */
+enum { MOST_NODES = 600 };
 static const double ROUNDING = 1e-12; /* of a sum, to the whole */
 
 typedef struct {
@@ -398,16 +400,22 @@ static Status prepare(Solver *s) {
   return ARENA_NEW(s->arena, s->steps, s->graph.n + 1);
 }
 
-/* Items are put together until the ideals are few enough. */
+/* Items are put together until the ideals are few enough; what a vain attempt took is given back. */
 static Status reduce(Solver *s, size_t most_ideals, bool *exact) {
-  TRY(reduce_exactly(s->arena, s->problem, &s->graph));
-  TRY(lattice_create(s->arena, &s->graph, most_ideals, &s->lattice));
-  *exact = s->lattice.complete;
-  for (int most = s->graph.n / 2; !s->lattice.complete; most = most * 3 / 4) {
-    TRY(reduce_to(s->arena, s->problem, most, &s->graph));
+  int most = 0;
+  *exact = true;
+  for (;;) {
+    TRY(most ? reduce_to(s->arena, s->problem, most, &s->graph) : reduce_exactly(s->arena, s->problem, &s->graph));
     TRY(lattice_create(s->arena, &s->graph, most_ideals, &s->lattice));
+    if (s->lattice.complete)
+      return OK;
+    *exact = false;
+    most = s->graph.n * 2 / 3 < MOST_NODES ? s->graph.n * 2 / 3 : MOST_NODES;
+    arena_destroy(s->arena);
+    s->arena = arena_create();
+    if (!s->arena)
+      return status_code();
   }
-  return OK;
 }
 
 static Status solve(Solver *s, size_t most_ideals, GraphPartition *result) {

@@ -147,25 +147,24 @@ static void tighten(const PlanSearch *search, const Plan *plan, const size_t *li
   }
 }
 
-/* What sending takes behind each stage; cuts of the same rate share theirs. */
-static Status price_cuts(const PlanSearch *search, Arena *arena, const int *rank_of_stage, Steering *s) {
-  const PlanItems *items = &search->items;
+Status plan_price_cuts(const PlanSearch *search, const PlanItems *items, Arena *arena, const int *rank_of_stage,
+                       const double **seconds) {
   int cuts = search->stages - 1;
   double *rate;
   TRY(ARENA_NEW(arena, rate, cuts));
-  TRY(ARENA_NEW(arena, s->cut_seconds, cuts));
   for (int c = 0; c < cuts; c++) {
-    double *seconds = NULL;
+    double *own = NULL;
     rate[c] = plan_link_rate(search->request, rank_of_stage[c], rank_of_stage[c + 1]);
-    for (int k = 0; k < c && !s->cut_seconds[c]; k++)
+    seconds[c] = NULL;
+    for (int k = 0; k < c && !seconds[c]; k++)
       if (rate[k] == rate[c])
-        s->cut_seconds[c] = s->cut_seconds[k];
-    if (s->cut_seconds[c])
+        seconds[c] = seconds[k];
+    if (seconds[c])
       continue;
-    TRY(ARENA_NEW(arena, seconds, items->n + 1));
+    TRY(ARENA_NEW(arena, own, items->n + 1));
     for (int i = 1; i < items->n && rate[c] > 0; i++)
-      seconds[i] = ((double)items->forward_bytes[i] + (double)items->backward_bytes[i]) / rate[c];
-    s->cut_seconds[c] = seconds;
+      own[i] = ((double)items->forward_bytes[i] + (double)items->backward_bytes[i]) / rate[c];
+    seconds[c] = own;
   }
   return OK;
 }
@@ -185,7 +184,8 @@ static Status prepare_steering(const PlanSearch *search, Arena *arena, const Pla
     s->allowed[i] = limits[draft.rank_of_stage[i]];
     s->seconds[i] = search->items.seconds[draft.rank_of_stage[i]];
   }
-  return price_cuts(search, arena, draft.rank_of_stage, s);
+  TRY(ARENA_NEW(arena, s->cut_seconds, search->stages));
+  return plan_price_cuts(search, &search->items, arena, draft.rank_of_stage, s->cut_seconds);
 }
 
 /* Cuts, lays out, and cuts again with what was learnt where a rank lacks memory. E_LIMIT without a useful message
@@ -363,7 +363,11 @@ static Status prepare(PlanSearch *search) {
   const PlanRequest *r = search->request;
   size_t *limits;
   search->stages = r->ranks * r->chunks;
-  TRY(plan_items(search->arena, search->graph, r, &search->items));
+  NodeId *order;
+  TRY(plan_items(search->arena, search->graph, r, NULL, &search->items));
+  TRY(plan_order(search, &order));
+  if (order)
+    TRY(plan_items(search->arena, search->graph, r, order, &search->items));
   TRY(partition_check_cuts(search->items.may_cut, search->items.n, search->stages)); /* before schedules are drawn */
   TRY(plan_window_create(search->arena, search->graph, &search->items, &search->window));
   TRY(plan_limits(search->arena, r, r->ranks, &limits));

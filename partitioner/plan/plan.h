@@ -18,7 +18,8 @@ typedef struct {
   size_t cut_forward_bytes, cut_backward_bytes; /* over the cut after this stage */
   double cut_bytes_per_second;                  /* 0: they take no time but the latency */
   const char *first_node, *last_node;
-  int first, last; /* numbers of these nodes in the order of forward nodes */
+  int first, last; /* numbers of these nodes in the order of forward nodes; others' may lie between them */
+  int n_nodes;
 } StageReport;
 
 /* Parameters that are one in the file's sense: "lm_head.weight = wte.weight". Without weights nobody knows. */

@@ -33,7 +33,7 @@ static Status list_stages(Arena *arena, const Plan *plan, Chart *chart) {
     *cells++ = seconds_text(arena, r->forward_seconds);
     *cells++ = seconds_text(arena, r->backward_input_seconds);
     *cells++ = seconds_text(arena, r->backward_weight_seconds);
-    *cells++ = arena_format(arena, "%d", r->last - r->first + 1);
+    *cells++ = arena_format(arena, "%d", r->n_nodes);
     *cells++ = bytes_text(arena, r->parameter_bytes);
     *cells++ = bytes_text(arena, r->cut_forward_bytes);
     *cells++ = bytes_text(arena, s > 0 ? plan->reports[s - 1].cut_backward_bytes : 0);

@@ -44,7 +44,7 @@ static void add_stages(const Plan *plan, Text *text, int columns) {
     const StageReport *r = &plan->reports[s];
     char f[CELL], b[CELL], w[CELL], parameters[CELL], up[CELL], down[CELL];
     size_t sends_down = s > 0 ? plan->reports[s - 1].cut_backward_bytes : 0;
-    text_add(text, "%5d%5d%6d%9s%9s%9s%10s%10s%10s", s, plan->schedule.rank_of_stage[s], r->last - r->first + 1,
+    text_add(text, "%5d%5d%6d%9s%9s%9s%10s%10s%10s", s, plan->schedule.rank_of_stage[s], r->n_nodes,
              seconds_text(r->forward_seconds, f), seconds_text(r->backward_input_seconds, b),
              seconds_text(r->backward_weight_seconds, w), plan_bytes_text(r->parameter_bytes, parameters),
              plan_bytes_text(r->cut_forward_bytes, up), plan_bytes_text(sends_down, down));
