@@ -15,6 +15,7 @@ typedef struct {
   bool complete;       /* false: there are more than were allowed, and nothing else is to be read */
 } Lattice;
 
+/* Gives up, not complete, as soon as it is known that there are more than so many ideals. */
 Status lattice_create(Arena *arena, const Reduced *reduced, size_t most_ideals, Lattice *lattice);
 
 static inline bool lattice_has(const Lattice *l, int ideal, int node) {
