@@ -97,6 +97,9 @@ Status plan_predict(Plan *plan);
 /* Seconds of the schedule alone, by the plan's objective. */
 double plan_schedule_seconds(const Plan *plan, const Simulation *simulation);
 
+/* What moving each cut to the next places would cost: fills in cut_reports. */
+Status plan_weigh_cuts(const PlanSearch *search, Arena *arena, Plan *plan);
+
 /* The limit of each rank as the request has it; SIZE_MAX: none. */
 Status plan_limits(Arena *arena, const PlanRequest *request, int ranks, size_t **limits);
 

@@ -74,6 +74,19 @@ Status plan_slots(Arena *arena, const Schedule *schedule, const StageMemory *sta
   return OK;
 }
 
+void plan_action_bytes(const Plan *plan, Action action, size_t *born, size_t *died) {
+  const Schedule *s = &plan->schedule;
+  bool receives = action.kind == ACTION_RECV_F || action.kind == ACTION_RECV_B;
+  int rank = s->rank_of_stage[action.stage];
+  *born = *died = 0;
+  for (int stage = action.stage > 0 ? action.stage - 1 : 0; stage <= action.stage + 1 && stage < s->stages; stage++)
+    for (int b = 0; s->rank_of_stage[stage] == rank && b < plan->stage_memory[stage].n_blocks; b++) {
+      const Block *block = &plan->stage_memory[stage].blocks[b];
+      *born += bears(s, action, stage, block->born) ? block->bytes : 0;
+      *died += !receives && reaches(action, stage, block->dies) ? block->bytes : 0;
+    }
+}
+
 Status plan_memory(Arena *arena, Plan *plan) {
   const Schedule *s = &plan->schedule;
   int(*slots)[MAX_BLOCKS];

@@ -395,6 +395,7 @@ static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
   if (is_open(search))
     TRY(plan_synthesise(search, &best, &synthesis));
   TRY(plan_build(search, arena, &best, plan));
+  TRY(plan_weigh_cuts(search, arena, plan));
   if (is_open(search)) {
     plan->named = named;
     plan->named_step_seconds = named_step_seconds;

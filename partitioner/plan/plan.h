@@ -22,6 +22,18 @@ typedef struct {
   int n_nodes;
 } StageReport;
 
+/* A cut as it is, or as far away as the next place where one may be. */
+typedef struct {
+  const char *node; /* the first behind it; NULL: there is no such place between the cuts beside it */
+  int nodes;        /* between here and there */
+  double below_seconds, above_seconds; /* one microbatch of the stages on both sides, with what they send */
+  size_t forward_bytes, backward_bytes;
+} CutOption;
+
+typedef struct {
+  CutOption here, earlier, later;
+} CutReport;
+
 /* Parameters that are one in the file's sense: "lm_head.weight = wte.weight". Without weights nobody knows. */
 typedef struct {
   bool known;
@@ -44,6 +56,7 @@ typedef struct {
   RankMemory *rank_memory;   /* [ranks] */
   size_t *memory_limits;     /* [ranks]; SIZE_MAX: none */
   StageReport *reports;      /* [stages] */
+  CutReport *cut_reports;    /* [stages - 1]; NULL: the plan was read, and costs of nodes are not known */
   Ties ties;
   Objective objective; /* what a step takes: the longest span, or where all ranks wait for all, the makespan */
   /* Predicted: one step with its update, the update of the slowest rank in it (the exchange of accumulators that lie
@@ -117,6 +130,10 @@ Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
  * place, E_USAGE as stages_assign does. */
 Status plan_follow(Arena *arena, Graph *graph, const Plan *first, int microbatches, int64_t microbatch_size, Plan *plan,
                    size_t **beside_bytes);
+
+/* Bytes that are live on the action's rank from its beginning on, for it makes or receives them, and bytes that are not
+ * any more when it has ended; what its nodes use in turn and what is sent and not yet there left out. */
+void plan_action_bytes(const Plan *plan, Action action, size_t *born, size_t *died);
 
 /* "rank 1 (stages 1 and 6)", for messages, into text of at least 96 bytes; returns text. */
 char *plan_rank_text(const Plan *plan, int rank, char *text);

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "partitioner/report/html.h"
+
 /* chart.html, zero-terminated; the build makes it. */
 extern const char chart_page[];
 
@@ -19,24 +21,13 @@ typedef struct {
   double until_seconds; /* what begins later is left out */
 } Page;
 
-static void escape(const char *text, FILE *file) {
-  for (const char *c = text; *c; c++)
-    switch (*c) {
-    case '<':
-      fputs("&lt;", file);
-      break;
-    case '>':
-      fputs("&gt;", file);
-      break;
-    case '&':
-      fputs("&amp;", file);
-      break;
-    case '"':
-      fputs("&quot;", file);
-      break;
-    default:
-      fputc((unsigned char)*c < 0x20 || *c == 0x7f ? ' ' : *c, file);
-    }
+static void escape(const char *plain, FILE *file) {
+  Text text = {0};
+  html_add(&text, plain);
+  const char *whole = text_whole(&text);
+  if (whole)
+    fputs(whole, file);
+  text_free(&text);
 }
 
 static void write_numbers(const Page *page) {
@@ -104,6 +95,25 @@ static void write_list(const Page *page, int rank) {
   }
 }
 
+/* Ticks since the step before, and what changes, step by step. */
+static void write_held(const Page *page) {
+  const Chart *chart = page->chart;
+  if (!chart->held)
+    return;
+  fputs("\"held\": [\n", page->file);
+  for (int rank = 0; rank < chart->schedule->ranks; rank++) {
+    long long at = 0;
+    fputc('[', page->file);
+    for (int i = 0; i < chart->n_held[rank] && chart->held[rank][i].seconds <= page->until_seconds; i++) {
+      long long tick = llround(chart->held[rank][i].seconds * page->ticks_per_second);
+      fprintf(page->file, "%s%lld,%.0f", i ? "," : "", tick - at, chart->held[rank][i].change);
+      at = tick;
+    }
+    fputs(rank + 1 < chart->schedule->ranks ? "],\n" : "]\n", page->file);
+  }
+  fputs("],\n", page->file);
+}
+
 static void write_data(const Page *page) {
   const Chart *chart = page->chart;
   const Schedule *schedule = chart->schedule;
@@ -121,7 +131,9 @@ static void write_data(const Page *page) {
   fprintf(page->file, "], \"frees\": %.12g,\n", chart->timing->backward_input_frees);
   write_doubles(page, "activation", chart->timing->activation, schedule->stages);
   write_doubles(page, "base", chart->memory_base, schedule->ranks);
+  write_doubles(page, "room", chart->memory_room, schedule->ranks);
   write_doubles(page, "limit", chart->memory_limit, schedule->ranks);
+  write_held(page);
   fputs("\"actions\": [\n", page->file);
   for (int rank = 0; rank < schedule->ranks; rank++) {
     fputc('[', page->file);
@@ -143,6 +155,8 @@ static void write_mark(const Page *page, const char *mark) {
     write_numbers(page);
   } else if (strcmp(mark, "MEMORY") == 0) {
     fputs(chart->memory_bytes ? "memory" : "activations, in microbatches", page->file);
+  } else if (strcmp(mark, "PICTURES") == 0) {
+    fputs(chart->pictures ? chart->pictures : "", page->file);
   } else if (strcmp(mark, "TABLE") == 0) {
     write_table(page);
   } else if (strcmp(mark, "DATA") == 0) {

@@ -8,7 +8,12 @@ typedef struct {
   const char *name, *value;
 } ChartNumber;
 
-/* All text is plain: the page escapes it. */
+/* What a rank holds changes by this much. */
+typedef struct {
+  double seconds, change;
+} HeldStep;
+
+/* All text is plain, but for `pictures`: the page escapes it. */
 typedef struct {
   const char *title, *subtitle;
   const ChartNumber *numbers; /* [n_numbers]: shown large */
@@ -19,9 +24,13 @@ typedef struct {
   const Schedule *schedule;
   const Timing *timing;
   const Simulation *simulation;
-  const double *memory_base;  /* [ranks]: held all the time, in the unit of timing->activation; NULL: nothing */
-  const double *memory_limit; /* [ranks], the same unit; infinite: none; NULL: none at all */
-  bool memory_bytes;          /* the unit is bytes, else microbatches */
+  const char *pictures;        /* HTML, behind the charts; NULL: none */
+  const HeldStep *const *held; /* [ranks][n_held], in order of time; NULL: as timing->activation has it */
+  const int *n_held;           /* [ranks] */
+  const double *memory_room;   /* [ranks]: what is set aside; NULL: not known */
+  const double *memory_base;   /* [ranks]: held all the time, in the unit of timing->activation; NULL: nothing */
+  const double *memory_limit;  /* [ranks], the same unit; infinite: none; NULL: none at all */
+  bool memory_bytes;           /* the unit is bytes, else microbatches */
 } Chart;
 
 /* Schedules of more actions than these are shown from the beginning, as far as they reach: the page stays below some

@@ -1,8 +1,10 @@
 /* A plan as a page. Invariant: the numbers are those of plan_print. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "partitioner/report/chart.h"
+#include "partitioner/report/plan_graph.h"
 #include "partitioner/report/plan_report.h"
 
 static const char *bytes_text(Arena *arena, size_t bytes) {
@@ -11,7 +13,9 @@ static const char *bytes_text(Arena *arena, size_t bytes) {
 }
 
 static const char *seconds_text(Arena *arena, double seconds) {
-  return arena_format(arena, "%.3g ms", 1e3 * seconds);
+  if (seconds >= 100)
+    return arena_format(arena, "%.0f s", seconds);
+  return seconds >= 1 ? arena_format(arena, "%.3g s", seconds) : arena_format(arena, "%.3g ms", 1e3 * seconds);
 }
 
 /* One row a stage. */
@@ -47,19 +51,77 @@ static Status list_stages(Arena *arena, const Plan *plan, Chart *chart) {
 
 /* What a rank holds all the time, for the curve of memory; and limits, where they are near enough to be seen. */
 static Status fill_memory(Arena *arena, const Plan *plan, size_t largest, Chart *chart) {
-  double *base, *limit;
+  double *base, *limit, *room;
   bool near = false;
   TRY(ARENA_NEW(arena, base, plan->ranks));
   TRY(ARENA_NEW(arena, limit, plan->ranks));
+  TRY(ARENA_NEW(arena, room, plan->ranks));
   for (int r = 0; r < plan->ranks; r++) {
     base[r] = (double)(plan->rank_memory[r].persistent_bytes + plan->rank_memory[r].scratch_bytes);
+    room[r] = (double)plan->rank_memory[r].total_bytes;
     near |= plan->memory_limits[r] / 4 < largest;
     limit[r] = plan->memory_limits[r] / 4 < largest ? (double)plan->memory_limits[r] : INFINITY;
   }
   chart->memory_base = base;
+  chart->memory_room = room;
   chart->memory_limit = near ? limit : NULL;
   chart->memory_bytes = true;
   return OK;
+}
+
+static int by_time(const void *a, const void *b) {
+  const HeldStep *x = a, *y = b;
+  if (x->seconds != y->seconds)
+    return x->seconds < y->seconds ? -1 : 1;
+  return x->change != y->change ? (x->change < y->change ? -1 : 1) : 0; /* what goes makes room first */
+}
+
+/* What each rank's actions take and leave, of the blocks of its stages. */
+static Status list_held(Arena *arena, const Plan *plan, const Simulation *simulation, Chart *chart) {
+  const HeldStep **held;
+  int *n;
+  TRY(ARENA_NEW(arena, held, plan->ranks));
+  TRY(ARENA_NEW(arena, n, plan->ranks));
+  for (int r = 0; r < plan->ranks; r++) {
+    const ActionList *list = &plan->schedule.lists[r];
+    HeldStep *steps;
+    TRY(ARENA_NEW(arena, steps, 2 * (size_t)list->n_actions));
+    for (int i = 0; i < list->n_actions; i++) {
+      size_t born, died;
+      plan_action_bytes(plan, list->actions[i], &born, &died);
+      if (born)
+        steps[n[r]++] = (HeldStep){simulation->begin[r][i], (double)born};
+      if (died)
+        steps[n[r]++] = (HeldStep){simulation->end[r][i], -(double)died};
+    }
+    qsort(steps, (size_t)n[r], sizeof *steps, by_time);
+    held[r] = steps;
+  }
+  chart->held = held;
+  chart->n_held = n;
+  return OK;
+}
+
+/* The proved bound, where one is known. */
+static int add_bound(Arena *arena, const Plan *plan, ChartNumber *numbers) {
+  double reached = plan->step_seconds - plan->update_seconds, bound = plan->lower_bound_seconds;
+  if (bound <= 0 || plan->ranks == 1)
+    return 0;
+  numbers[0] = (ChartNumber){"proved: no schedule takes less", seconds_text(arena, bound)};
+  numbers[1] = (ChartNumber){"the gap to that", arena_format(arena, "%.1f %%", 100 * fmax(0, reached / bound - 1))};
+  return 2;
+}
+
+static Status add_pictures(Arena *arena, const Plan *plan, Chart *chart) {
+  Text text = {0};
+  Status status = plan_graph_add(arena, plan, &text);
+  if (status == OK)
+    status = plan_cuts_add(plan, &text);
+  const char *whole = text_whole(&text);
+  if (status == OK && !(whole && (chart->pictures = arena_string(arena, whole))))
+    status = status_code();
+  text_free(&text);
+  return status;
 }
 
 static Status write(Arena *arena, const Plan *plan, FILE *file) {
@@ -71,18 +133,21 @@ static Status write(Arena *arena, const Plan *plan, FILE *file) {
   for (int r = 0; r < plan->ranks; r++)
     if (plan->rank_memory[r].total_bytes > largest)
       largest = plan->rank_memory[r].total_bytes;
-  const ChartNumber numbers[] = {
+  enum { FIRST = 4 };
+  ChartNumber numbers[FIRST + 2] = {
       {"step, predicted", seconds_text(arena, plan->step_seconds)},
       {"of it the update", seconds_text(arena, plan->update_seconds)},
       {"bubble", arena_format(arena, "%.1f %%", 100 * plan->bubble)},
       {"largest rank's memory", bytes_text(arena, largest)},
   };
-  Chart chart = {.title = arena_format(arena, "%s: a plan for %d ranks", plan->graph->name, plan->ranks),
-                 .subtitle =
-                     arena_format(arena, "%d stages, %d microbatches of %lld samples, schedule %s.", plan->stages,
-                                  plan->microbatches, (long long)plan->microbatch_size, plan->schedule.name),
+  Chart chart = {.title = arena_format(arena, "%s: a plan for %d rank%s", plan->graph->name, plan->ranks,
+                                       plan->ranks == 1 ? "" : "s"),
+                 .subtitle = arena_format(arena, "%d stage%s, %d microbatch%s of %lld sample%s, schedule %s.",
+                                          plan->stages, plan->stages == 1 ? "" : "s", plan->microbatches,
+                                          plan->microbatches == 1 ? "" : "es", (long long)plan->microbatch_size,
+                                          plan->microbatch_size == 1 ? "" : "s", plan->schedule.name),
                  .numbers = numbers,
-                 .n_numbers = sizeof numbers / sizeof *numbers,
+                 .n_numbers = FIRST + add_bound(arena, plan, numbers + FIRST),
                  .schedule = &plan->schedule,
                  .timing = &timing,
                  .simulation = &simulation};
@@ -93,6 +158,8 @@ static Status write(Arena *arena, const Plan *plan, FILE *file) {
       return status_code();
   TRY(list_stages(arena, plan, &chart));
   TRY(fill_memory(arena, plan, largest, &chart));
+  TRY(list_held(arena, plan, &simulation, &chart));
+  TRY(add_pictures(arena, plan, &chart));
   return chart_html(&chart, file);
 }
 
