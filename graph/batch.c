@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "graph/op.h"
+#include "graph/ops/attention.h"
 
 Status batch_copy(Graph *graph, ValueId value, const Batch *batch) {
   Batch *to = &graph_value(graph, value)->batch;
@@ -46,7 +47,7 @@ Status batch_infer(Graph *graph, const Node *node) {
     if (in[i].kind == BATCH_MIXED)
       return mix_outputs(graph, node, in[i].by);
     any |= in[i].kind == BATCH_AXIS;
-    uniform &= in[i].kind != BATCH_AXIS || in[i].uniform;
+    uniform &= (in[i].kind != BATCH_AXIS || in[i].uniform) && graph_value(graph, node->in[i])->role != ROLE_COUNTER;
   }
   if (any && !def->batch) {
     for (int i = 0; i < node->n_out; i++)
@@ -437,16 +438,26 @@ static void set_int(Node *node, const char *name, int64_t i) {
       node->attrs[k].i = i;
 }
 
+/* What lies as that which a node draws does, of which each element stands for so many draws; NULL: it draws nothing. */
+static const Value *like_draws(const Graph *graph, const Node *node, int64_t *each) {
+  *each = 1;
+  if (op_def(node->op)->traits & OP_RANDOM)
+    return graph_value(graph, node->out[0]);
+  if (node->op != OP_Attention || !attention_drops(node))
+    return NULL;
+  *each = attention_in(graph, node).keys; /* of each query */
+  return graph_value(graph, node->out[1]);
+}
+
 void batch_place_draws(Graph *graph) {
   for (size_t i = 0; i < graph->n_nodes; i++) {
     Node *node = graph->nodes[i];
-    if (!(op_def(node->op)->traits & OP_RANDOM))
+    int64_t each;
+    const Value *v = like_draws(graph, node, &each);
+    if (!v || v->batch.kind == BATCH_NONE)
       continue;
-    const Value *v = graph_value(graph, node->out[0]);
-    int64_t outer = 1, inner = 1;
+    int64_t outer = 1, inner = each;
     bool along = v->batch.kind == BATCH_AXIS;
-    if (v->batch.kind == BATCH_NONE)
-      continue;
     for (int k = 0; along && k < v->batch.axis; k++)
       outer *= v->shape.dim[k];
     for (int k = along ? v->batch.axis + 1 : 0; k < v->shape.rank; k++)

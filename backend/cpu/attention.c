@@ -11,6 +11,7 @@
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/ways.h"
 #include "backend/reference/attention.h"
+#include "backend/reference/parts.h"
 
 enum {
   KEYS = 192, /* of a block; a multiple of every tile's rows, as the next */
@@ -31,6 +32,8 @@ typedef struct {
 typedef struct {
   Attention a;
   AttentionMask mask;
+  const Node *node;
+  const int64_t *counter; /* NULL: no weights are dropped */
   const Isa *isa;
   const Tensor *in, *out;
   Tiles tiles;
@@ -185,6 +188,8 @@ static Status attend(Stream *stream, const Node *node, const Tensor *in, const T
   int64_t size = in->dtype == F64 ? 8 : 4;
   Job job = {.a = attention_of_tensors(node, in),
              .mask = attention_mask(node, in),
+             .node = node,
+             .counter = attention_counter(node, in),
              .isa = stream->isa,
              .in = in,
              .out = out,

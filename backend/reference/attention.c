@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend/reference/kernel.h"
+#include "backend/reference/parts.h"
 #include "graph/narrow.h"
 
 AttentionMask attention_mask(const Node *node, const Tensor *in) {
@@ -25,13 +26,32 @@ AttentionMask attention_mask(const Node *node, const Tensor *in) {
   return m;
 }
 
+const int64_t *attention_counter(const Node *node, const Tensor *in) {
+  return attention_drops(node) ? in[attention_counter_input(node)].data : NULL;
+}
+
+double attention_factor(const Node *node) {
+  double ratio = node_float(node, "ratio", 0.5);
+  return ratio < 1 ? 1 / (1 - ratio) : 0;
+}
+
+/* What the weights of query number `row` of all are multiplied by [keys]. work: as many bytes. */
+static void find_kept(const Node *node, const Tensor *in, const Attention *a, int64_t row, double factor, double *kept,
+                      uint8_t *work) {
+  const int64_t *counter = attention_counter(node, in);
+  if (counter)
+    draw_kept(node, counter, a->batch * a->heads * a->queries * a->keys, row * a->keys, a->keys, work);
+  for (int64_t j = 0; j < a->keys; j++)
+    kept[j] = !counter ? 1 : work[j] ? factor : 0;
+}
+
 Attention attention_of_tensors(const Node *node, const Tensor *in) {
   Shape shapes[3] = {in[0].shape, in[1].shape, in[2].shape};
   return attention_of(node, shapes);
 }
 
 bool attention_narrow(const Node *node, const Tensor *in, const Tensor *out) {
-  bool narrow = true, backward = node->op == OP_AttentionGrad;
+  bool narrow = !attention_drops(node), backward = node->op == OP_AttentionGrad;
   for (int i = 0; i < node->n_in; i++) {
     bool statistic = backward && (i == ATTENTION_GRAD_MOST || i == ATTENTION_GRAD_LOG_SUM);
     bool wide = statistic || i == attention_mask_input(node);
@@ -45,7 +65,7 @@ bool attention_narrow(const Node *node, const Tensor *in, const Tensor *out) {
 }
 
 bool attention_narrow_in(const Graph *graph, const Node *node) {
-  Tensor in[ATTENTION_GRAD_MASK + 1] = {{0}}, out[3] = {{0}};
+  Tensor in[ATTENTION_GRAD_COUNTER + 1] = {{0}}, out[3] = {{0}};
   for (int i = 0; i < node->n_in; i++)
     if (node->in[i] != NO_VALUE)
       in[i].dtype = graph_value(graph, node->in[i])->dtype;
@@ -93,18 +113,18 @@ bool attention_narrow_in(const Graph *graph, const Node *node) {
 #undef ROUND
 #undef S
 
-/* A query's weights and its sums. */
+/* A query's weights, what they are multiplied by, and its sums. */
 static size_t forward_workspace(const Graph *graph, const Node *node, size_t budget) {
   (void)budget;
   Attention a = attention_in(graph, node);
-  return (size_t)(a.keys + a.value_size) * sizeof(double);
+  return (size_t)(3 * a.keys + a.value_size) * sizeof(double);
 }
 
-/* A query's weights and its sums; a group's sums. */
+/* The same; a group's sums. */
 static size_t backward_workspace(const Graph *graph, const Node *node, size_t budget) {
   (void)budget;
   Attention a = attention_in(graph, node);
-  return (size_t)(a.keys * (1 + a.size + a.value_size) + a.size) * sizeof(double);
+  return (size_t)(a.keys * (3 + a.size + a.value_size) + a.size) * sizeof(double);
 }
 
 KERNEL(Attention, .accepts = takes_floats, .narrow = attention_narrow, .workspace = forward_workspace) {

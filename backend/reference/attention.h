@@ -18,10 +18,14 @@ AttentionMask attention_mask(const Node *node, const Tensor *in);
 /* Of a node with its inputs. */
 Attention attention_of_tensors(const Node *node, const Tensor *in);
 
-/* Whether all operands, their slopes and the result are bfloat16, statistics and a mask of numbers float32. Its
- * products are those of bfloat16 numbers then: weights exp(score - largest), of the gradient divided by their sum, and
- * the scores' slopes before their scale are rounded before they are multiplied; the sum of the weights is not of
- * rounded ones. */
+/* The node's counter; NULL: it drops no weights. And what those are multiplied by that it keeps. */
+const int64_t *attention_counter(const Node *node, const Tensor *in);
+double attention_factor(const Node *node);
+
+/* Whether no weights are dropped and all operands, their slopes and the result are bfloat16, statistics and a mask of
+ * numbers float32. Its products are those of bfloat16 numbers then: weights exp(score - largest), of the gradient
+ * divided by their sum, and the scores' slopes before their scale are rounded before they are multiplied; the sum of
+ * the weights is not of rounded ones. */
 bool attention_narrow(const Node *node, const Tensor *in, const Tensor *out);
 bool attention_narrow_in(const Graph *graph, const Node *node);
 

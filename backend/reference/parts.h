@@ -37,6 +37,8 @@ void channel_part(const Node *node, const Tensor *in, const Tensor *out, int64_t
 
 /* Dropout, RandomUniform and RandomNormal of floats: elements. */
 void draw_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end);
+/* Which of elements first … first + n - 1, of so many, a Dropout keeps that has the node's attributes. */
+void draw_kept(const Node *node, const int64_t *counter, int64_t elements, int64_t first, int64_t n, uint8_t *kept);
 
 /* Index number i as an offset into an axis of the data, negative ones counted from its end. Fails E_MODEL with value
  * and position when it is outside. */

@@ -15,9 +15,8 @@ typedef struct {
   uint32_t node, step;
 } Draws;
 
-static Draws draws_of(const Node *node, const Tensor *in) {
-  const int64_t *counter = in[1].data;
-  int64_t elements = shape_elements(in->shape), outer = node_int(node, "outer", 1), inner = node_int(node, "inner", 0);
+static Draws draws_of(const Node *node, const int64_t *counter, int64_t elements) {
+  int64_t outer = node_int(node, "outer", 1), inner = node_int(node, "inner", 0);
   bool per_sample = node_int(node, "per_sample", 0) && outer > 0 && inner > 0;
   Draws d = {.samples = per_sample ? elements / (outer * inner) : 1,
              .inner = per_sample ? inner : elements,
@@ -32,11 +31,11 @@ static Draws draws_of(const Node *node, const Tensor *in) {
 
 enum { BLOCKS = 64 }; /* of four words, drawn together */
 
-/* The words of the blocks from number `first` on, of sample s. */
-WIDE_LOOPS static void draw_blocks(const Draws *d, int64_t s, int64_t first, uint32_t words[4 * BLOCKS]) {
+/* The words of so many blocks from number `first` on, of sample s. */
+WIDE_LOOPS static void draw_blocks(const Draws *d, int64_t s, int64_t first, int blocks, uint32_t words[4 * BLOCKS]) {
   uint64_t sample = d->per_sample ? d->sample + (uint64_t)s : 0;
   uint32_t key0 = (uint32_t)d->key, key1 = (uint32_t)(d->key >> 32) ^ (uint32_t)(sample >> 32);
-  for (int k = 0; k < BLOCKS; k++) {
+  for (int k = 0; k < blocks; k++) {
     uint64_t block = (uint64_t)first + (uint64_t)k;
     Philox drawn = philox(
         (Philox){{(uint32_t)block, d->node ^ (uint32_t)(block >> 32) << 24, (uint32_t)sample, d->step}}, key0, key1);
@@ -73,7 +72,7 @@ DROPOUT(float, dropout_f32)
 DROPOUT(double, dropout_f64)
 
 static void dropout_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
-  Draws d = draws_of(node, in);
+  Draws d = draws_of(node, in[1].data, shape_elements(in->shape));
   double ratio = node_float(node, "ratio", 0.5), factor = 1 / (1 - ratio);
   size_t size = dtype_bytes(in->dtype);
   uint8_t *mask = out[1].data;
@@ -85,7 +84,7 @@ static void dropout_part(const Node *node, const Tensor *in, const Tensor *out, 
   }
   for (Run run; first < end; first = run.end) {
     run = run_at(&d, first, end, 1);
-    draw_blocks(&d, run.sample, run.number / 4, words);
+    draw_blocks(&d, run.sample, run.number / 4, BLOCKS, words);
     const uint32_t *own = words + run.number % 4;
     if (in->dtype == F32)
       dropout_f32(own, run.end - first, (uint32_t)(ratio * 0x1p32), (float)factor, (const float *)in->data + first,
@@ -96,17 +95,38 @@ static void dropout_part(const Node *node, const Tensor *in, const Tensor *out, 
   }
 }
 
+WIDE_LOOPS static void keep_words(const uint32_t *words, int64_t n, uint32_t threshold, uint8_t *kept) {
+  for (int64_t i = 0; i < n; i++)
+    kept[i] = words[i] >= threshold;
+}
+
+void draw_kept(const Node *node, const int64_t *counter, int64_t elements, int64_t first, int64_t n, uint8_t *kept) {
+  Draws d = draws_of(node, counter, elements);
+  double ratio = node_float(node, "ratio", 0.5);
+  uint32_t words[4 * BLOCKS];
+  if (ratio >= 1)
+    memset(kept, 0, (size_t)n);
+  for (Run run; n > 0 && ratio < 1; first = run.end) {
+    run = run_at(&d, first, first + n, 1);
+    int64_t some = run.end - first, blocks = (run.number % 4 + some + 3) / 4;
+    draw_blocks(&d, run.sample, run.number / 4, (int)blocks, words);
+    keep_words(words + run.number % 4, some, (uint32_t)(ratio * 0x1p32), kept);
+    kept += some;
+    n -= some;
+  }
+}
+
 /* ---- numbers: two words an element ---- */
 
 static void number_part(const Node *node, const Tensor *in, const Tensor *out, int64_t first, int64_t end) {
-  Draws d = draws_of(node, in);
+  Draws d = draws_of(node, in[1].data, shape_elements(in->shape));
   bool is_uniform = node->op == OP_RandomUniform;
   double from = is_uniform ? node_float(node, "low", 0) : node_float(node, "mean", 0);
   double by = is_uniform ? node_float(node, "high", 1) - from : node_float(node, "scale", 1);
   uint32_t words[4 * BLOCKS];
   for (Run run; first < end; first = run.end) {
     run = run_at(&d, first, end, 2);
-    draw_blocks(&d, run.sample, run.number / 2, words);
+    draw_blocks(&d, run.sample, run.number / 2, BLOCKS, words);
     const uint32_t *own = words + run.number % 2 * 2;
     for (int64_t i = run.first; i < run.end; i++, own += 2) {
       uint64_t draw = (uint64_t)own[0] << 32 | own[1];

@@ -152,6 +152,8 @@ static Status check(const Graph *g, const Node *n) {
       return fail(E_SHAPE, "types differ: Q is %s, %c %s", dtype_name(dtype), "QKV"[i],
                   dtype_name(rule_in(g, n, i)->dtype));
   TRY(has_rows(n) ? check_rows(g, n) : check_apart(g, n));
+  if (attention_drops(n))
+    TRY(rule_draws(g, n, attention_counter_input(n)));
   if (!rule_has_in(n, attention_mask_input(n)))
     return OK;
   const Value *mask = rule_in(g, n, attention_mask_input(n));
@@ -207,13 +209,14 @@ static Status infer_attention_grad(Graph *g, Node *n) {
 static Status gradient_attention(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   bool masked = rule_has_in(n, ATTENTION_MASK);
   ValueId mask = masked ? n->in[ATTENTION_MASK] : NO_VALUE;
-  ValueId in[] = {n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], d_out[0], mask};
+  ValueId counter = attention_drops(n) ? n->in[ATTENTION_COUNTER] : NO_VALUE;
+  ValueId in[] = {n->in[0], n->in[1], n->in[2], n->out[0], n->out[1], n->out[2], d_out[0], mask, counter};
+  int n_in = counter != NO_VALUE ? ATTENTION_GRAD_COUNTER + 1 : ATTENTION_GRAD_MASK + masked;
   NodeId id;
   TRY(rule_first_only(g, n, d_out));
   if (rule_wants(g, n, ATTENTION_MASK))
     return fail(E_UNSUPPORTED, "the mask '%s' is to be trained", rule_in(g, n, ATTENTION_MASK)->name);
-  TRY(graph_add_node(g, OP_AttentionGrad, n->name, in, masked ? 8 : 7, n->attrs, n->n_attrs, NULL, cotangent_of(n, 3),
-                     &id));
+  TRY(graph_add_node(g, OP_AttentionGrad, n->name, in, n_in, n->attrs, n->n_attrs, NULL, cotangent_of(n, 3), &id));
   for (int i = 0; i < 3; i++)
     if (rule_wants(g, n, i))
       d_in[i] = graph_node(g, id)->out[cotangent_of(n, i)];
@@ -246,5 +249,5 @@ static Cost cost_attention_grad(const Graph *g, const Node *n) {
   return cost_pairs(g, n, &a, (double)(3 * a.size + 2 * a.value_size));
 }
 
-ENTRY(Attention, 1, 4, 3, 3, OP_ATTENDS, infer_attention, gradient_attention, cost_attention, batch_attention)
-ENTRY(AttentionGrad, 1, 8, 1, 3, OP_ATTENDS, infer_attention_grad, NULL, cost_attention_grad, NULL)
+ENTRY(Attention, 1, 5, 3, 3, OP_ATTENDS, infer_attention, gradient_attention, cost_attention, batch_attention)
+ENTRY(AttentionGrad, 1, 9, 1, 3, OP_ATTENDS, infer_attention_grad, NULL, cost_attention_grad, NULL)

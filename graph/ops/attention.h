@@ -4,10 +4,18 @@
 
 #include "graph/graph.h"
 
-/* Inputs of both operators, and of each behind them; the mask may be absent. */
+/* Inputs of both operators, and of each behind them; mask and counter may be absent. With a counter weights are dropped
+ * as Dropout [B,Hq,T,S] with the same attributes drops them: behind their division by the sum, which is of all. */
 enum { ATTENTION_Q, ATTENTION_K, ATTENTION_V };
-enum { ATTENTION_MASK = 3 };
-enum { ATTENTION_GRAD_Y = 3, ATTENTION_GRAD_MOST, ATTENTION_GRAD_LOG_SUM, ATTENTION_GRAD_DY, ATTENTION_GRAD_MASK };
+enum { ATTENTION_MASK = 3, ATTENTION_COUNTER };
+enum {
+  ATTENTION_GRAD_Y = 3,
+  ATTENTION_GRAD_MOST,
+  ATTENTION_GRAD_LOG_SUM,
+  ATTENTION_GRAD_DY,
+  ATTENTION_GRAD_MASK,
+  ATTENTION_GRAD_COUNTER
+};
 
 /* Where an operand or the result lies: element d of row t of head h of sample b is at
  * offset + b batch + h head + t row + d of its tensor. */
@@ -29,6 +37,15 @@ typedef struct {
 /* Which input is the node's mask. */
 static inline int attention_mask_input(const Node *node) {
   return node->op == OP_Attention ? ATTENTION_MASK : ATTENTION_GRAD_MASK;
+}
+
+/* And which its counter; whether it has one. */
+static inline int attention_counter_input(const Node *node) {
+  return node->op == OP_Attention ? ATTENTION_COUNTER : ATTENTION_GRAD_COUNTER;
+}
+static inline bool attention_drops(const Node *node) {
+  int i = attention_counter_input(node);
+  return node->n_in > i && node->in[i] != NO_VALUE;
 }
 
 /* Of a node that passed its shape rule; the shapes of the inputs for Q, K and V, whatever stands for absent ones.

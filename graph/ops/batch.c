@@ -526,10 +526,11 @@ static bool in_rows(const Graph *g, const Node *n, int i) {
  * place for samples, and neither are they where heads lie within rows. */
 void batch_attention(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   Batch found = {0};
+  int n_in = n->n_in < ATTENTION_COUNTER ? n->n_in : ATTENTION_COUNTER;
   Attention a = attention_in(g, n);
   bool one_axis = a.heads != a.groups || rule_out(g, n, 0)->shape.rank == 3, strange = counts_samples(n, in);
   for (int last = 0; last < 2; last++) /* what lies anywhere follows the others */
-    for (int i = 0; i < n->n_in; i++) {
+    for (int i = 0; i < n_in; i++) {
       if (n->in[i] == NO_VALUE)
         continue;
       bool rows = in_rows(g, n, i);
@@ -538,7 +539,7 @@ void batch_attention(const Graph *g, const Node *n, const Batch *in, Batch *out)
       if (lies_anywhere(g, rule_in(g, n, i), &in[i]) == last)
         found = meet(g, found, rule_in(g, n, i), in[i], rows ? 3 : 4);
     }
-  for (int i = 0; i < n->n_in && found.kind == BATCH_AXIS; i++)
+  for (int i = 0; i < n_in && found.kind == BATCH_AXIS; i++)
     strange |= n->in[i] != NO_VALUE && in[i].kind == BATCH_NONE &&
                !is_one_for_all(g, rule_in(g, n, i), in_rows(g, n, i) ? 3 : 4, found.axis);
   bool apart = !strange && found.kind == BATCH_AXIS && (found.axis == 0 || (found.axis == 1 && !one_axis));

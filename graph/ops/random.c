@@ -11,12 +11,17 @@ static Status check_counter(const Graph *g, const Node *n, int i) {
   return OK;
 }
 
-static Status infer_dropout(Graph *g, Node *n) {
+Status rule_draws(const Graph *g, const Node *n, int counter) {
   double ratio = node_float(n, "ratio", 0.5);
-  TRY(rule_float(g, n, 0));
-  TRY(check_counter(g, n, 1));
+  TRY(check_counter(g, n, counter));
   if (!(ratio >= 0 && ratio <= 1))
     return fail(E_SHAPE, "ratio is %g, not between 0 and 1", ratio);
+  return OK;
+}
+
+static Status infer_dropout(Graph *g, Node *n) {
+  TRY(rule_float(g, n, 0));
+  TRY(rule_draws(g, n, 1));
   rule_set(g, n, 0, rule_in(g, n, 0)->dtype, rule_in(g, n, 0)->shape);
   rule_set(g, n, 1, BOOL, rule_in(g, n, 0)->shape);
   return OK;

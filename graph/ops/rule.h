@@ -32,6 +32,8 @@ Status rule_axis(const Node *n, const char *name, int rank, int *axis);
 Status rule_integers(const Graph *g, const Node *n, int i);
 /* For operators with outputs that only their own gradient reads (statistics): fails E_UNSUPPORTED when one of them
  * has a cotangent. */
+/* A counter, input `counter`, and the ratio that is dropped by it. */
+Status rule_draws(const Graph *g, const Node *n, int counter);
 Status rule_first_only(const Graph *g, const Node *n, const ValueId *d_out);
 /* Ints attribute as a shape of in[0]'s type; fails as shape_bytes does. */
 Status rule_shape(const Graph *g, const Node *n, const char *name, Shape *shape);

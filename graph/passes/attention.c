@@ -4,7 +4,8 @@
  * From the product with V upwards: reshapes that leave rows whole, what replaces rows that see nothing, Softmax, then
  * numbers that scale, masks that are added or chosen by, down to the product of Q and K. Heads and samples are the
  * rows' leading axes, whatever they are called. Masks that say no more than where a key stands become left and right. A
- * mask that trains stays, with all the rest; and so do weights that something else reads, Dropout among it. */
+ * mask that trains stays, with all the rest; and so do weights that something else reads. Dropout of weights goes in.
+ */
 #include "graph/passes/attention.h"
 
 #include <math.h>
@@ -147,6 +148,12 @@ static bool asks_for_nan(const Finder *f, ValueId condition, ValueId weights) {
   return equal && equal->in[0] == weights && equal->in[1] == weights;
 }
 
+/* A Dropout of which only what it keeps is read. */
+static const Node *find_dropout(const Finder *f, ValueId id) {
+  const Node *node = producer(f, id, OP_Dropout);
+  return node && node->out[0] == id && !f->uses[node->out[1]] ? node : NULL;
+}
+
 /* From weights up to Softmax; *softmax is what it makes. */
 static bool find_softmax(const Finder *f, ValueId id, AttentionFound *found, ValueId *softmax) {
   double zero;
@@ -163,6 +170,9 @@ static bool find_softmax(const Finder *f, ValueId id, AttentionFound *found, Val
       Shape to = shape_at(f, id), from = shape_at(f, node->in[0]);
       if (to.rank < 2 || from.rank < 2 || to.dim[to.rank - 1] != from.dim[from.rank - 1])
         return false;
+      id = node->in[0];
+    } else if (!found->drop && (node = find_dropout(f, id))) {
+      found->drop = node;
       id = node->in[0];
     } else if ((node = producer(f, id, OP_Where)) && number(f, node->in[1], &zero) && zero == 0 &&
                shape_equal(shape_at(f, node->in[2]), shape_at(f, id))) {

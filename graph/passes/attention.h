@@ -33,6 +33,7 @@ typedef struct {
   ValueId blind;     /* which rows give 0; NO_VALUE: no such condition */
   Shape blind_level; /* the weights' shape where it is asked */
   int nan_uses;      /* of the weights, by the question where they are no numbers */
+  const Node *drop;  /* the Dropout of weights; NULL: there is none */
 } AttentionFound;
 
 /* What the last mask that was looked at says: layers share theirs, and it is long. */

@@ -4,6 +4,8 @@
 #include "graph/ops/rule.h"
 #include "graph/passes/attention.h"
 
+enum { MOST_DROP_ATTRS = 8 };
+
 /* Whether a constant mask lets an element pass; *clear: it says nothing else. */
 static bool passes(const FoundMask *m, const Value *v, int64_t i, bool *clear) {
   if (v->dtype == BOOL)
@@ -128,12 +130,12 @@ static Status emit_operand(Graph *g, const AttentionFound *found, int i, ValueId
   return emit_reshape(g, *out, found->shape[i], out);
 }
 
-/* in: what Q, K, V are made of; the masks; the condition of rows that give 0. */
+/* in: what Q, K, V are made of; the masks; the condition of rows that give 0; the counter. */
 static Status emit_attention(Graph *g, const Instead *instead, const ValueId *in, ValueId *out) {
   const AttentionFound *found = (const AttentionFound *)instead;
-  ValueId to[4], y, zero;
+  ValueId to[5], y, zero;
   NodeId id;
-  Attr attrs[3] = {attr_float("scale", found->scale)};
+  Attr attrs[3 + MOST_DROP_ATTRS] = {attr_float("scale", found->scale)};
   int n_attrs = 1;
   if (found->left != INT64_MAX)
     attrs[n_attrs++] = attr_int("left", found->left);
@@ -142,7 +144,14 @@ static Status emit_attention(Graph *g, const Instead *instead, const ValueId *in
   for (int i = 0; i < 3; i++)
     TRY(emit_operand(g, found, i, in[i], &to[i]));
   TRY(emit_masks(g, found, in[0], in + 3, &to[3]));
-  TRY(graph_add_node(g, OP_Attention, "", to, to[3] == NO_VALUE ? 3 : 4, attrs, n_attrs, NULL, 3, &id));
+  for (int i = 0; found->drop && i < found->drop->n_attrs; i++)
+    attrs[n_attrs++] = found->drop->attrs[i];
+  to[4] = found->drop ? in[instead->n_in - 1] : NO_VALUE;
+  TRY(graph_add_node(g, OP_Attention, "", to,
+                     found->drop         ? 5
+                     : to[3] == NO_VALUE ? 3
+                                         : 4,
+                     attrs, n_attrs, NULL, 3, &id));
   y = graph_node(g, id)->out[0];
   if (found->blind != NO_VALUE) {
     TRY(emit_scalar(g, y, 0, &zero));
@@ -152,7 +161,7 @@ static Status emit_attention(Graph *g, const Instead *instead, const ValueId *in
 }
 
 Status attention_instead(const Graph *g, AttentionFound *found) {
-  ValueId in[3 + MOST_MASKS + 1];
+  ValueId in[3 + MOST_MASKS + 2];
   int n = 0;
   for (; n < 3; n++)
     in[n] = found->in[n];
@@ -160,6 +169,8 @@ Status attention_instead(const Graph *g, AttentionFound *found) {
     in[n++] = found->mask[i].value;
   if (found->blind != NO_VALUE)
     in[n++] = found->blind;
+  if (found->drop)
+    in[n++] = found->drop->in[1];
   found->instead = (Instead){.n_in = n, .emit = emit_attention};
   found->instead.in = arena_copy(g->arena, in, (size_t)n * sizeof *in);
   return found->instead.in ? OK : status_code();

@@ -8,7 +8,7 @@
 #include "graph/ops/rule.h"
 #include "graph/passes/passes.h"
 
-enum { AXES = 4, MOST_UP = 12 };
+enum { AXES = 4, MOST_UP = 12, MOST_OWN_ATTRS = 12 };
 
 /* Elements (i, j, k, l) of an operand lie at offset + i step[0] + … of a value. */
 typedef struct {
@@ -225,12 +225,14 @@ static Status emit_rows(Graph *g, const Instead *instead, const ValueId *in, Val
   static const char *const names[] = {"q_rows", "k_rows", "v_rows"};
   const Found *f = (const Found *)instead;
   const Node *n = f->node;
-  Attr attrs[3 + 8];
+  Attr attrs[MOST_OWN_ATTRS + 8];
   int64_t at[3][2];
   int n_attrs = 0, n_in = f->slot[2] + 1;
-  ValueId to[4] = {NO_VALUE, NO_VALUE, NO_VALUE, n_in < instead->n_in ? in[n_in] : NO_VALUE};
+  ValueId to[5] = {NO_VALUE, NO_VALUE, NO_VALUE, NO_VALUE, NO_VALUE};
   NodeId id;
-  for (int i = 0; i < n->n_attrs && n_attrs < 3; i++) /* scale, left, right */
+  for (int i = ATTENTION_MASK; i < n->n_in; i++) /* mask and counter */
+    to[i] = n->in[i] == NO_VALUE ? NO_VALUE : in[n_in++];
+  for (int i = 0; i < n->n_attrs && n_attrs < MOST_OWN_ATTRS; i++)
     attrs[n_attrs++] = n->attrs[i];
   attrs[n_attrs++] = attr_int("heads", f->a.heads);
   attrs[n_attrs++] = attr_int("groups", f->a.groups);
@@ -247,7 +249,7 @@ static Status emit_rows(Graph *g, const Instead *instead, const ValueId *in, Val
     at[i][1] = f->view[i].count[1] == 1 ? f->view[i].count[3] : f->view[i].step[1];
     attrs[n_attrs++] = attr_ints(names[i], at[i], 2);
   }
-  TRY(graph_add_node(g, OP_Attention, n->name, to, to[3] == NO_VALUE ? 3 : 4, attrs, n_attrs, NULL, 3, &id));
+  TRY(graph_add_node(g, OP_Attention, n->name, to, n->n_in, attrs, n_attrs, NULL, 3, &id));
   return emit_reshape(g, graph_node(g, id)->out[0], f->result, out);
 }
 
@@ -310,7 +312,7 @@ static Status find_users(const Graph *g, const Node ***user) {
 
 static Status find_at(const Graph *g, const Node *node, const Node *const *user, const Instead **instead) {
   Found *f;
-  ValueId in[4];
+  ValueId in[5];
   TRY(ARENA_NEW(g->arena, f, 1));
   *f = (Found){.node = node, .a = attention_in(g, node)};
   choose(g, f);
@@ -327,8 +329,9 @@ static Status find_at(const Graph *g, const Node *node, const Node *const *user,
   if (!any)
     return OK;
   f->instead = (Instead){.n_in = f->slot[2] + 1, .emit = emit_rows};
-  if (rule_has_in(node, ATTENTION_MASK))
-    in[f->instead.n_in++] = node->in[ATTENTION_MASK];
+  for (int i = ATTENTION_MASK; i < node->n_in; i++)
+    if (node->in[i] != NO_VALUE)
+      in[f->instead.n_in++] = node->in[i];
   f->instead.in = arena_copy(g->arena, in, (size_t)f->instead.n_in * sizeof *in);
   instead[root->id] = &f->instead;
   return f->instead.in ? OK : status_code();

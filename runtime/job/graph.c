@@ -156,7 +156,8 @@ static Status tell_mode(Job *job) {
       statistics++;
       TRY(refuse_single(job, graph->nodes[i]));
     }
-    drops += graph->nodes[i]->op == OP_Dropout;
+    OpKind op = graph->nodes[i]->op;
+    drops += op == OP_Dropout || (op == OP_Attention && node_attr(graph->nodes[i], "ratio"));
   }
   if (!statistics && !drops)
     return OK;

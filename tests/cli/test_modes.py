@@ -147,6 +147,45 @@ class Modes(CommandLineTest):
         still = self.step(model, "--batch", 12, "--microbatches", 1, "--eval-mode")
         self.assertGreater(abs(still[1] - loss), 1e-3)
 
+    def attention_model(self):
+        """Two heads of causal attention over [N,5,8], some of whose weights are dropped."""
+        rng = np.random.default_rng(3)
+        shape = lambda name, values: initializer(name, values, np.int64)
+        inits = [initializer(f"{n}.w", rng.normal(size=(8, 8)) / 3) for n in "qkvo"]
+        inits += [initializer("ratio", 0.25), initializer("scale", 0.5), shape("heads", [-1, 5, 2, 4]),
+                  shape("rows", [-1, 5, 8]), initializer("/causal", np.triu(np.full((5, 5), -np.inf), 1))]
+        nodes = []
+        for n, perm in [("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])]:
+            nodes += [helper.make_node("MatMul", ["x", f"{n}.w"], [f"{n}0"]),
+                      helper.make_node("Reshape", [f"{n}0", "heads"], [f"{n}1"]),
+                      helper.make_node("Transpose", [f"{n}1"], [n], perm=perm)]
+        nodes += [helper.make_node("MatMul", ["q", "k"], ["s0"]), helper.make_node("Mul", ["s0", "scale"], ["s1"]),
+                  helper.make_node("Add", ["s1", "/causal"], ["s"]), helper.make_node("Softmax", ["s"], ["p"], axis=-1),
+                  helper.make_node("Dropout", ["p", "ratio"], ["d"]), helper.make_node("MatMul", ["d", "v"], ["a0"]),
+                  helper.make_node("Transpose", ["a0"], ["a1"], perm=[0, 2, 1, 3]),
+                  helper.make_node("Reshape", ["a1", "rows"], ["a"]), helper.make_node("MatMul", ["a", "o.w"], ["y"])]
+        return self.save(nodes, inits, [5, 8], [5, 8])
+
+    def test_attention_drops_what_a_dropout_would(self):
+        rng = np.random.default_rng(7)
+        self.data(x=rng.normal(size=(24, 5, 8)), target=rng.normal(size=(24, 5, 8)))
+        model = self.attention_model()
+        out, loss, gradients, _ = self.step(model, "--batch", 12, "--microbatches", 1, "--verbose")
+        self.assertRegex(out, "passes +.*attention")
+        self.assertRegex(out, "mode +training: .*1 of Dropout")
+        for options, within in [(["--microbatches", 1, "--no-fuse"], 1e-5), (["--microbatches", 1, "--ranks", 2], 0),
+                                (["--microbatches", 1, "--threads", 2], 0), (["--microbatches", 3], 1e-5),
+                                (["--microbatches", 4, "--ranks", 2, "--schedule", "1f1b"], 1e-5),
+                                (["--microbatches", 1, "--device", "reference"], 1e-5),
+                                (["--microbatches", 1, "--device", "reference", "--no-fuse"], 1e-5),
+                                (["--microbatches", 1, "--precision", "bf16"], 0.1)]:
+            other = self.step(model, "--batch", 12, *options, tag="other")
+            np.testing.assert_allclose(other[1], loss, rtol=within / 2, err_msg=str(options))
+            for name in gradients:
+                np.testing.assert_allclose(other[2][name], gradients[name], rtol=0, atol=within, err_msg=str(options))
+        seeded = self.step(model, "--batch", 12, "--microbatches", 1, "--seed", 1)
+        self.assertGreater(abs(seeded[1] - loss), 1e-3)
+
     def test_dropout_of_every_opset_and_mode(self):
         """The files say that it drops, or not, or nothing: `train` drops, `run` does not."""
         rng = np.random.default_rng(7)

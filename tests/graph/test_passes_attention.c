@@ -123,6 +123,38 @@ static ValueId keys_across(Net *n) {
   return weigh(n, product(n, n->q, k, false));
 }
 
+/* Weights of which some are dropped; *mask: which. */
+static ValueId drop(Net *n, ValueId weights, ValueId *mask) {
+  Attr attrs[] = {attr_float("ratio", 0.4),  attr_int("node", 2),  attr_int("seed", 0),
+                  attr_int("per_sample", 1), attr_int("outer", 1), attr_int("inner", H * T * L)};
+  ValueId counter;
+  NodeId id;
+  ASSERT_OK(graph_counter(n->g, &counter));
+  ASSERT_OK(graph_add_node(n->g, OP_Dropout, "", (ValueId[]){weights, counter}, 2, attrs, 6, NULL, 2, &id));
+  *mask = graph_node(n->g, id)->out[1];
+  return graph_node(n->g, id)->out[0];
+}
+
+static ValueId dropped(Net *n) {
+  ValueId mask;
+  return product(n, drop(n, softmax(n, scores(n)), &mask), n->v, false);
+}
+
+static ValueId dropped_and_masked(Net *n) {
+  ValueId mask, padding = bools(n, (Shape){4, {B, 1, 1, L}});
+  ValueId s = where(n, padding, two(n, OP_Add, scores(n), band(n, F32, 100, 1, 0, -INFINITY)), number(n, -INFINITY));
+  ValueId flat = RESHAPE(n, softmax(n, s), B * H, T, L);
+  flat = product(n, drop(n, flat, &mask), RESHAPE(n, n->v, B * H, L, D), false);
+  return RESHAPE(n, flat, B, H, T, D);
+}
+
+static ValueId what_is_dropped_is_read(Net *n) {
+  ValueId mask, y = product(n, drop(n, softmax(n, scores(n)), &mask), n->v, false);
+  ASSERT_OK(graph_add_output(n->g, y));
+  ASSERT_OK(graph_add_output(n->g, mask));
+  return y;
+}
+
 static ValueId causal_added(Net *n) {
   return weigh(n, two(n, OP_Add, scores(n), band(n, F32, 100, 0, 0, -INFINITY)));
 }
@@ -235,15 +267,6 @@ static ValueId weights_read(Net *n) {
   return product(n, p, n->v, false);
 }
 
-static ValueId dropped(Net *n) {
-  NodeId id;
-  ValueId counter;
-  ASSERT_OK(graph_counter(n->g, &counter));
-  ASSERT_OK(
-      graph_add_node(n->g, OP_Dropout, "d", (ValueId[]){softmax(n, scores(n)), counter}, 2, NULL, 0, NULL, 2, &id));
-  return product(n, graph_node(n->g, id)->out[0], n->v, false);
-}
-
 static ValueId trained_bias(Net *n) {
   ValueId bias = named(n, "bias", F32, (Shape){3, {H, T, L}}, ROLE_PARAMETER);
   return weigh(n, two(n, OP_Add, scores(n), two(n, OP_Mul, bias, number(n, 2))));
@@ -286,6 +309,9 @@ static const Case cases[] = {
     {"plain", plain, true, false, -1, -1, H},
     {"root on both", root_on_both, true, false, -1, -1, H},
     {"keys across", keys_across, true, false, -1, -1, H},
+    {"dropped", dropped, true, false, -1, -1, H},
+    {"dropped and masked", dropped_and_masked, true, true, -1, 1, H},
+    {"what is dropped is read", what_is_dropped_is_read, false, false, -1, -1, H},
     {"causal, added", causal_added, true, false, -1, 0, H},
     {"causal, chosen", causal_chosen, true, false, -1, 0, H},
     {"causal, forbidden", causal_forbidden, true, false, -1, 0, H},
@@ -306,7 +332,6 @@ static const Case cases[] = {
     {"one group", one_group, true, false, -1, -1, 1},
     {"queries together", queries_together, true, false, -1, 0, G},
     {"weights read", weights_read, false, false, 0, 0, 0},
-    {"dropped", dropped, false, false, 0, 0, 0},
     {"trained bias", trained_bias, false, false, 0, 0, 0},
     {"over queries", over_queries, false, false, 0, 0, 0},
     {"scaled mask", scaled_mask, false, false, 0, 0, 0},
@@ -336,9 +361,10 @@ static const float *evaluate(Arena *arena, const Graph *g) {
   void **data = data_of(arena, g);
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *n = g->nodes[i];
-    Tensor in[4], out[3];
+    Tensor in[5] = {{0}}, out[3];
     for (int k = 0; k < n->n_in; k++)
-      in[k] = (Tensor){graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, data[n->in[k]]};
+      if (n->in[k] != NO_VALUE)
+        in[k] = (Tensor){graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, data[n->in[k]]};
     for (int k = 0; k < n->n_out; k++)
       out[k] = (Tensor){graph_value(g, n->out[k])->dtype, graph_value(g, n->out[k])->shape, data[n->out[k]]};
     ASSERT_OK(backend_evaluate(NULL, n, in, out));
@@ -358,7 +384,7 @@ static void check_attention(const Case *c, const Graph *g) {
   const Node *n = find(g, OP_Attention);
   if (!n || find(g, OP_Softmax))
     FAIL_TEST("%s: there is %s Attention", c->name, n ? "more than" : "no");
-  if ((n->n_in == 4) != c->masked || node_int(n, "left", -1) != c->left || node_int(n, "right", -1) != c->right ||
+  if (rule_has_in(n, 3) != c->masked || node_int(n, "left", -1) != c->left || node_int(n, "right", -1) != c->right ||
       graph_value(g, n->in[1])->shape.dim[1] != c->groups)
     FAIL_TEST("%s: %d inputs, left %d, right %d, K %s", c->name, n->n_in, (int)node_int(n, "left", -1),
               (int)node_int(n, "right", -1), SHAPE_STR(graph_value(g, n->in[1])->shape));
