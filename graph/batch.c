@@ -6,7 +6,6 @@
 
 #include "base/checked.h"
 #include "graph/op.h"
-#include "graph/ops/attention.h"
 
 Status batch_copy(Graph *graph, ValueId value, const Batch *batch) {
   Batch *to = &graph_value(graph, value)->batch;
@@ -438,15 +437,14 @@ static void set_int(Node *node, const char *name, int64_t i) {
       node->attrs[k].i = i;
 }
 
-/* What lies as that which a node draws does, of which each element stands for so many draws; NULL: it draws nothing. */
+/* What lies as that which a node draws does, of which each element stands for so many draws; NULL: it draws nothing.
+ * One that draws on the way to its results says `drawn`: so many for each element of its second one. */
 static const Value *like_draws(const Graph *graph, const Node *node, int64_t *each) {
   *each = 1;
   if (op_def(node->op)->traits & OP_RANDOM)
     return graph_value(graph, node->out[0]);
-  if (node->op != OP_Attention || !attention_drops(node))
-    return NULL;
-  *each = attention_in(graph, node).keys; /* of each query */
-  return graph_value(graph, node->out[1]);
+  *each = node_int(node, "drawn", 0);
+  return *each ? graph_value(graph, node->out[1]) : NULL;
 }
 
 void batch_place_draws(Graph *graph) {

@@ -146,6 +146,8 @@ static Status emit_attention(Graph *g, const Instead *instead, const ValueId *in
   TRY(emit_masks(g, found, in[0], in + 3, &to[3]));
   for (int i = 0; found->drop && i < found->drop->n_attrs; i++)
     attrs[n_attrs++] = found->drop->attrs[i];
+  if (found->drop)
+    attrs[n_attrs++] = attr_int("drawn", found->scores.dim[3]);
   to[4] = found->drop ? in[instead->n_in - 1] : NO_VALUE;
   TRY(graph_add_node(g, OP_Attention, "", to,
                      found->drop         ? 5
