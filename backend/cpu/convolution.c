@@ -1,7 +1,7 @@
 /* Conv and ConvGradInput over threads, as products whose right side is never
  * written out. Invariant: an element is the sum, block by block of K_BLOCK, of
  * each block's own left-to-right sum over channels, then taps: bits depend on
- * the shape of one sample and the instruction set.
+ * the shape and the instruction set.
  *
  * The weights are packed once, in strips of rows. The input is laid out with
  * its pads, as much of it at once as FRAME_BYTES hold. Then each task takes
@@ -52,10 +52,14 @@ static int64_t first_row(const Job *job, int64_t strip) {
   return strip * job->plan->rows / row_strips(job);
 }
 
-/* Of tiles with so many places: vectors side by side, and channels at a time. */
-static int64_t tile_vectors(int64_t places) {
-  return places > 64 ? 1 : 2;
+/* Tiles side by side: two vectors, or one, where tiles are few or have many places. */
+static int64_t tile_lanes(const Plan *plan, int64_t vector) {
+  const Part *part = plan->parts;
+  int64_t tiles = plan->samples_at_once * plan->slices_at_once * part->count[1] * part->count[2];
+  return plan->places > 64 || tiles <= vector ? vector : 2 * vector;
 }
+
+/* Channels of tiles with so many places at a time. */
 
 static int64_t tile_channels(int64_t places) {
   return places <= 16 ? 64 : places <= 36 ? 32 : 16;
@@ -239,7 +243,7 @@ static Status convolve(Stream *stream, const Node *node, const Tensor *in, const
              .to = out->data,
              .width = 2 * stream->isa->vector_bytes / (int64_t)dtype_bytes(in->dtype)};
   if (plan->tiled)
-    job.width = job.width / 2 * tile_vectors(plan->places);
+    job.width = tile_lanes(plan, job.width / 2);
   if (!plan->covers)
     memset(out->data, 0, (size_t)shape_elements(out->shape) * dtype_bytes(out->dtype));
   return in->dtype == F32 ? convolve_f32(&job, stream->pool) : convolve_f64(&job, stream->pool);

@@ -68,7 +68,7 @@ typedef enum {
   TRANSFORM_COTANGENT, /* and back: from a tile's cotangents, … */
   TRANSFORM_TAPS       /* … and from sums of products with the input's to those of 3 taps */
 } TransformKind;
-enum { TRANSFORM_AXES = 3, MOST_TILE_REACH = 6 };
+enum { TRANSFORM_AXES = 3, MOST_TILE_REACH = 7 };
 
 /* Elements of an axis before (0) and behind (1); of an axis with a tile of 1, which has one tap, there is one. */
 static inline int64_t transform_size(TransformKind kind, int side, int64_t tile) {
@@ -77,7 +77,7 @@ static inline int64_t transform_size(TransformKind kind, int side, int64_t tile)
   return tile == 1 ? 1 : taps ? 3 : results ? tile : tile + 2;
 }
 
-/* Of tiles of 1, 2 or 4 an axis, of which one at least is not 1: elements of a tile lie `apart`, `lanes` (vectors)
+/* Of tiles of 1, 2, 4 or 5 an axis, of which one at least is not 1: elements of a tile lie `apart`, `lanes` (vectors)
  * tiles side by side. */
 typedef void TransformF32(TransformKind kind, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const float *from,
                           int64_t from_apart, float *to, int64_t to_apart);

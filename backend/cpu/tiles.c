@@ -1,12 +1,12 @@
 /* Which tiles of results convolutions of 3 taps an axis are made in. */
 #include "backend/cpu/tiles.h"
 
-/* About what a tile of these sizes costs beside a sum of products of one element each, taken together for some samples:
- * each place of a tile is laid out and transformed for every channel and row. Weights at all places are written and
- * read. */
-static double tiles_cost(const int64_t results[AXES], int64_t channels, int64_t rows, const int64_t tile[AXES]) {
-  enum { SAMPLES = 4, LANES = 16, LAY = 3, TURN = 4, WEIGHT = 20 };
-  int64_t tiles = SAMPLES, places = 1, turns = LAY;
+/* About what tiles of these sizes cost, where a sum's product of one element with another costs 1: each place of a tile
+ * is laid out and transformed for every channel and row. Weights at all places are written and read. */
+static double tiles_cost(const Convolution *c, const int64_t results[AXES], int64_t channels, int64_t rows,
+                         const int64_t tile[AXES]) {
+  enum { LANES = 16, LAY = 3, TURN = 4, WEIGHT = 20 };
+  int64_t tiles = c->samples, places = 1, turns = LAY;
   for (int i = 0; i < AXES; i++) {
     tiles *= (results[i] + tile[i] - 1) / tile[i];
     places *= transform_size(TRANSFORM_INPUT, 0, tile[i]);
@@ -18,8 +18,8 @@ static double tiles_cost(const int64_t results[AXES], int64_t channels, int64_t 
 
 /* As much, of a sum over all taps. */
 static double taps_cost(const Convolution *c, const int64_t results[AXES], int64_t channels, int64_t rows) {
-  enum { SAMPLES = 4, LANES = 32, LAY = 3 };
-  int64_t n = round_up(SAMPLES * results[0] * results[1] * results[2], LANES);
+  enum { LANES = 32, LAY = 3 };
+  int64_t n = round_up(c->samples * results[0] * results[1] * results[2], LANES);
   return (double)n * (double)c->k_plane * (double)channels * (double)(rows + LAY);
 }
 
@@ -32,11 +32,14 @@ bool tiles_choose(const Convolution *c, const int64_t results[AXES], int64_t cha
       return false;
   if (c->k[2] != 3)
     return false;
-  for (int i = 0; i < 8; i++) {
+  static const int64_t sizes[] = {2, 4, 5};
+  int n = c->k[0] == 3 && c->k[1] == 3 ? 2 : 3; /* along three axes tiles of 5 would cost digits */
+  for (int i = 0; i < n * n * n; i++) {
+    int at[] = {i / n / n, i / n % n, i % n};
     int64_t size[AXES];
     for (int k = 0; k < AXES; k++)
-      size[k] = c->k[k] == 1 ? 1 : i >> k & 1 ? 4 : 2;
-    double cost = tiles_cost(results, channels, rows, size);
+      size[k] = c->k[k] == 1 ? 1 : sizes[at[k]];
+    double cost = tiles_cost(c, results, channels, rows, size);
     if (cost >= best)
       continue;
     best = cost;

@@ -1,4 +1,4 @@
-/* Winograd's tiles of results. Invariant: which ones a convolution has follows from the shape of one sample. */
+/* Winograd's tiles of results. Invariant: which ones a convolution has follows from the shape. */
 #ifndef BACKEND_CPU_TILES_H
 #define BACKEND_CPU_TILES_H
 
