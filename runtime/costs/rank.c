@@ -1,5 +1,6 @@
 /* Rehearses one rank's steps and keeps what its nodes took. Invariant: ranks take part in whatever all ranks do, also
  * where they failed by themselves. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,9 @@
 #include "runtime/costs/made_up.h"
 #include "runtime/executor/executor.h"
 
-enum { PASSES = 6, MOST_PASSES = 32 }; /* the first one is not counted, where there are more */
+enum { PASSES = 6, MOST_PASSES = 64 }; /* the first one is not counted, where there are more */
+/* Short passes go on for so long, as many as fit: somebody else may use the cores now and then. */
+static const double LEAST_SECONDS = 0.3;
 
 typedef struct {
   const Measure *measure;
@@ -161,7 +164,7 @@ static Status measure_now(const Measure *m, int rank, const Link *link, bool min
   bool goes_on = mine && own == OK;
   Status status = agree_most(link, goes_on && r.n ? r.pass.pass_seconds : 0, &most);
   if (status == OK && goes_on)
-    own = go_on(&r, clock_seconds() + (PASSES - 1.5) * most);
+    own = go_on(&r, clock_seconds() + fmax((PASSES - 1.5) * most, LEAST_SECONDS));
   if (goes_on && own == OK)
     conclude(&r, r.n > 2 ? 2 : r.n > 1 ? 1 : 0, numbers);
   if (mine)

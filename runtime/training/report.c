@@ -188,6 +188,7 @@ Status report_collect(Worker *w, int64_t step) {
                                .samples_per_second = (double)report->samples / report->seconds,
                                .gradient_norm = sqrt(sum_squares(report->numbers + REPORT_SQUARES, w->n_updates))};
   take_times(w, report);
+  compare_stages(w);
   if (training->metrics && !w->holds_line)
     TRY(write_metrics(training, metrics, ""));
   uint64_t place = watch_leave(w->watch); /* whoever reads what is printed may take their time */

@@ -289,7 +289,10 @@ static Status plan_anew(Training *training, const JobCosts *costs) {
   if (status == OK)
     status = trainer_plan_beside(job, training->validation, training->every, &rest);
   job->decided.n_lines = n_lines; /* what lies there is told when it stays */
-  return status == E_LIMIT ? job_plan(job, &stated) : status;
+  if (status != E_LIMIT)
+    return status;
+  training->costs = NULL; /* the plan does not follow from them */
+  return job_plan(job, &stated);
 }
 
 /* All ranks measure what the plan runs, and rank 0 plans again. */
@@ -306,6 +309,7 @@ static Status measure(Training *training) {
   if (!costs)
     return OK;
   TRY(costs_tell(job, costs));
+  training->costs = costs;
   return plan_anew(training, &costs->planned);
 }
 

@@ -3,6 +3,7 @@
 #define RUNTIME_TRAINING_TRAINER_H
 
 #include "runtime/checkpoint/writer.h"
+#include "runtime/costs/costs.h"
 #include "runtime/data/sampler.h"
 #include "runtime/executor/boundary.h"
 #include "runtime/job/job.h"
@@ -35,6 +36,7 @@ typedef struct {
   int64_t first_step;              /* already done, by the run that it goes on from */
   int64_t epoch_length;            /* samples */
   int64_t epoch_steps;             /* batches of an epoch; where data wraps, whole ones in the data */
+  const Costs *costs;              /* rank 0's: what the plan follows from, where it was measured; else NULL */
   Rest *rest;                      /* NULL: all batches are whole; else an epoch's last one is this */
   int64_t every;                   /* steps from one validation or checkpoint to the next */
   Validation *validation;          /* NULL: none; the caller closes it */
@@ -111,6 +113,7 @@ typedef struct {
   double *busy, *first_busy; /* rank 0: [ranks], of the last report and of the first */
   double measured_seconds;   /* rank 0: of all whole steps that were reported, the first apart where there are more */
   int64_t n_measured;        /* rank 0: whole steps that were reported */
+  bool compared;             /* rank 0: they were, with the plan */
   int64_t steps_done;
   bool report_is_out;       /* of the last step: posted, not collected */
   OnnxpipeMetrics last;     /* of the last report that rank 0 collected */
@@ -235,6 +238,9 @@ Status report_collect(Worker *worker, int64_t step);
 Status report_validation(const Worker *worker, bool with_step);
 /* Rank 0: says to training->out what steps took, beside the plan's prediction, and how busy every rank was. */
 Status report_show(const Worker *worker);
+/* Rank 0, once enough steps were reported: prints where ranks take more or less than a tenth of what was planned, with
+ * the cut that would be better, and has the cache forget what was not so. */
+void compare_stages(Worker *worker);
 /* Rank 0's `last` to every rank. Collective. */
 Status report_metrics(Worker *worker);
 /* The global gradient norm of the step at hand, on every rank. Collective. */

@@ -7,7 +7,7 @@ import re
 import common
 from common import CommandLineTest, model_path, read_metrics
 
-TRAIN = ["train", model_path("gpt2"), "--data", model_path("gpt2", "data.npz"), "--steps", "3", "--device", "cpu", "--microbatches", "2"]
+TRAIN = ["train", model_path("gpt2"), "--data", model_path("gpt2", "data.npz"), "--device", "cpu", "--microbatches", "2"]
 
 
 class Costs(CommandLineTest):
@@ -23,7 +23,10 @@ class Costs(CommandLineTest):
             os.environ["XDG_CACHE_HOME"] = self.before
 
     def losses(self, *options, mpi=0):
-        printed = self.done(*TRAIN, "--metrics", self.path("m.jsonl"), *options, mpi=mpi)
+        steps = [] if "--steps" in options else ["--steps", 3]
+        printed = self.done(*TRAIN, *steps, "--metrics", self.path("m.jsonl"), *options, mpi=mpi)
+        if "--dry-run" in options:
+            return None, None, printed
         line = re.search(r"^costs +(.*?)\n(?=\S)", printed, re.M | re.S)
         return [step["loss"] for step in read_metrics(self.path("m.jsonl"))], line and " ".join(line[1].split()), printed
 
@@ -74,6 +77,24 @@ class Costs(CommandLineTest):
         second, said, _ = self.losses(mpi=2)
         self.assertIn("from before", said)
         self.assertEqual((first, second), (plain, plain))
+
+    def test_stages_that_take_longer_than_planned_are_told_once(self):
+        """What the cache says is made a thousandth of what was measured: the run says so, and the cache forgets it."""
+        words = ["--ranks", 2, "--steps", 150]
+        self.losses(*words, "--dry-run")
+        with open(self.entries()[0]) as file:
+            entry = json.load(file)
+        entry["kinds"] = {key: seconds / 1000 for key, seconds in entry["kinds"].items()}
+        with open(self.entries()[0], "w") as file:
+            json.dump(entry, file)
+        losses, said, printed = self.losses(*words)
+        self.assertIn("from before", said)
+        if float(re.search(r"measured: ([\d.e+]+) ms", printed)[1]) * 149 < 1200:
+            self.skipTest("this machine is so fast that nothing is compared")
+        self.assertEqual(len(re.findall(r"^stages: rank 0 computes .* ms a step, planned were .*(?:\n  .*)*; (?:no other cut would be faster|a step\s+would"
+                                        r"\s+take)", printed, re.M)), 1, printed)
+        self.assertEqual(self.entries(), [])
+        self.assertEqual(losses, self.losses(*words, "--no-measure")[0])
 
     def test_profile_measures_anew_and_keeps_it(self):
         words = ["profile", model_path("gpt2"), "--data", model_path("gpt2", "data.npz"), "--device", "cpu", "--microbatches", 2]
