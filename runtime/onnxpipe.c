@@ -13,6 +13,7 @@
 #include "base/nearest.h"
 #include "runtime/alternatives.h"
 #include "runtime/checkpoint/origin.h"
+#include "runtime/costs/costs.h"
 #include "runtime/edit.h"
 #include "runtime/export.h"
 #include "runtime/infer.h"
@@ -232,11 +233,22 @@ static Status print_plan(const Job *job, FILE *out) {
   return fprintf(out, "%s\n", text) < 0 ? fail(E_IO, "the plan cannot be printed") : OK;
 }
 
+/* Sizes are chosen by stated speed, for bits depend on them; stages by this machine's. */
+static Status plan_calibrated(Job *job) {
+  JobCosts costs;
+  if (job->asked.options->cluster || job->asked.options->plan)
+    return fail(E_USAGE, "--calibrate and --%s: give one of them", job->asked.options->cluster ? "cluster" : "plan");
+  TRY(costs_calibrate(job, &costs));
+  return job_plan(job, &costs);
+}
+
 /* The plan, and what lies beside it. */
 static Status make_plan(Job *job, Validation *validation, FILE *out) {
   const Options *o = job->asked.options;
   Rest *rest;
   TRY(trainer_choose(job, validation));
+  if (o->calibrate)
+    TRY(plan_calibrated(job));
   TRY(trainer_plan_beside(job, validation, 0, &rest));
   TRY(job_show(job, o->quiet || o->json ? NULL : out));
   if (o->json)

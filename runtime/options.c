@@ -48,6 +48,8 @@ static const OptionEntry table[] = {
     {"threads", "T", "auto", " plan train run profile ", "threads a rank", OPTION_INTEGER, AT(threads), RANGE(1, 1024)},
     {"cluster", "FILE.json", NULL, " plan ", "devices and links that are not here (docs/cluster.md)", OPTION_TEXT,
      AT(cluster), ANY},
+    {"calibrate", NULL, NULL, " plan ", "plan by this machine's speed, which is measured in two seconds once, and kept",
+     OPTION_FLAG, AT(calibrate), ANY},
     {"no-measure", NULL, NULL, " train ", "plan by the device's stated speed, and not by what its nodes take here",
      OPTION_FLAG, AT(no_measure), ANY},
     {"precision", "NAME", "float32", " plan train run profile ",

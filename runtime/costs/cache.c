@@ -47,15 +47,12 @@ static FileStamp stamp_build(void) {
   return stamp;
 }
 
-Status cache_about(const Job *job, int rank, const char **about) {
+Status cache_about(const Job *job, int rank, size_t bytes, const char **about) {
   const JobDecisions *decided = &job->decided;
   const RankDevice *device = &decided->devices[rank];
   const char *instructions = device->backend->instructions ? device->backend->instructions() : "";
   char processor[256], library[256] = "";
   FileStamp build = stamp_build();
-  size_t bytes = 0;
-  for (int r = 0; r < decided->ranks; r++)
-    bytes = decided->plan.rank_memory[r].total_bytes > bytes ? decided->plan.rank_memory[r].total_bytes : bytes;
   int walked = 0;
   while (bytes >> (2 * walked))
     walked++;

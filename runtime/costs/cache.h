@@ -17,7 +17,7 @@ typedef struct {
 
 /* What all that is measured depends on, beside the nodes: backend, instruction set, this build, processor, cores,
  * threads, busy ranks, transport, and by powers of 4 how many bytes a rank's steps walk through. */
-Status cache_about(const Job *job, int rank, const char **about);
+Status cache_about(const Job *job, int rank, size_t bytes, const char **about);
 
 /* Fills *cached, all unknown where nothing is there. Fails E_MEMORY alone. */
 Status cache_read(Arena *arena, const char *about, const Kinds *kinds, Cached *cached);

@@ -197,7 +197,10 @@ static Status find_runs(const Measure *m, Class *class) {
 
 static Status find_classes(const Measure *m, Class *classes, int *n) {
   Job *job = m->job;
+  size_t bytes = 0;
   *n = 0;
+  for (int r = 0; r < job->decided.ranks; r++)
+    bytes = job->decided.plan.rank_memory[r].total_bytes > bytes ? job->decided.plan.rank_memory[r].total_bytes : bytes;
   for (int r = 0; r < job->decided.ranks; r++) {
     int first = 0;
     while (!same_device(job, first, r))
@@ -210,7 +213,7 @@ static Status find_classes(const Measure *m, Class *classes, int *n) {
     for (int k = r; k < job->decided.ranks; k++)
       class->like[k] = same_device(job, k, r);
     TRY(find_runs(m, class));
-    TRY(cache_about(job, r, &class->about));
+    TRY(cache_about(job, r, bytes, &class->about));
     TRY(cache_read(job->arena, class->about, &m->kinds, &class->cached));
   }
   return OK;

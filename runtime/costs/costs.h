@@ -39,6 +39,9 @@ Status costs_measure(Job *job, double budget_seconds, bool anew, Costs **costs);
 /* How many of the job's ranks can compute at once; 0: all. */
 double costs_capacity(const Job *job);
 
+/* The devices' rates as this machine has them, from three kinds of nodes in about two seconds, or from the cache; says
+ * so. The job has a plan. */
+Status costs_calibrate(Job *job, JobCosts *costs);
 /* A line of the job's decisions. */
 Status costs_tell(Job *job, const Costs *costs);
 

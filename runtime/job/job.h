@@ -33,9 +33,10 @@ typedef struct {
 
 /* What plans follow from, where it was measured. */
 typedef struct {
-  const Profile *profiles; /* [ranks] */
-  LinkSpec link;           /* all zero: not known */
-  double capacity;         /* so many ranks can compute at once; 0: all can */
+  const Profile *profiles;   /* [ranks] */
+  LinkSpec link;             /* all zero: not known */
+  const DeviceSpec *devices; /* [ranks]: instead of what they state; NULL */
+  double capacity;           /* so many ranks can compute at once; 0: all can */
 } JobCosts;
 
 /* Initializers that do not train, and have other contents than the model's file says: another file's, or those of the

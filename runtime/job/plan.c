@@ -47,6 +47,8 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       devices[r] = decided->cluster->devices[r];
     else
       TRY(devices_describe(decided->devices, decided->ranks, r, job_ranks_here(job), &devices[r]));
+    if (costs && costs->devices)
+      devices[r] = costs->devices[r];
     limits[r] = (size_t)job->asked.options->memory_limit;
   }
   decided->request = (PlanRequest){

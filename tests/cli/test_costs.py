@@ -96,6 +96,16 @@ class Costs(CommandLineTest):
         self.assertEqual(self.entries(), [])
         self.assertEqual(losses, self.losses(*words, "--no-measure")[0])
 
+    def test_plan_by_this_machines_speed(self):
+        plan = ["plan", model_path("gpt2"), "--ranks", 2, "--batch", 8, "--microbatches", 2]
+        said = [re.search(r"^costs +(.*)$", self.done(*plan, "--calibrate"), re.M)[1] for _ in range(2)]
+        self.assertRegex(said[0], r"^by this machine's speed: \S+ Gflop/s, \S+ GB/s a rank, \S+ us a node$")
+        self.assertEqual(said[1], said[0] + ", from before")
+        self.assertNotIn("costs ", self.done(*plan))
+        with open(self.path("c.json"), "w") as file:
+            json.dump({"nodes": [{"devices": 2, "device": "H100"}]}, file)
+        self.refused(2, "--calibrate and --cluster: give one of them", *plan, "--calibrate", "--cluster", self.path("c.json"))
+
     def test_profile_measures_anew_and_keeps_it(self):
         words = ["profile", model_path("gpt2"), "--data", model_path("gpt2", "data.npz"), "--device", "cpu", "--microbatches", 2]
         for _ in range(2):
