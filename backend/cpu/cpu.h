@@ -98,6 +98,7 @@ struct Stream {
   VISIT(LogSoftmax)                                                                                                    \
   VISIT(SoftmaxGrad)                                                                                                   \
   VISIT(LogSoftmaxGrad)                                                                                                \
+  VISIT(Rotary)                                                                                                        \
   VISIT(Attention)                                                                                                     \
   VISIT(AttentionGrad)                                                                                                 \
   VISIT(LayerNormalization)                                                                                            \

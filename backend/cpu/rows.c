@@ -44,6 +44,11 @@ SPLIT_ROWS(CumSum, takes_numbers)
 SPLIT_ROWS(CumProd, takes_numbers)
 SPLIT_ROWS(CumProdGrad, takes_floats)
 
+CPU_KERNEL(Rotary, .accepts = takes_floats, .narrow = split_takes_narrow) {
+  CPU_UNUSED;
+  return split_leading(stream, node, in, out, out->shape.rank - 1, reference_Rotary.run);
+}
+
 typedef struct {
   const Node *node;
   const Tensor *in, *out;

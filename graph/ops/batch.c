@@ -101,6 +101,13 @@ void batch_elementwise(const Graph *g, const Node *n, const Batch *in, Batch *ou
   *out = counts_samples(n, in) ? mixed : broadcast(g, n, in, rule_out(g, n, 0)->shape.rank);
 }
 
+/* Rows, of which each place has a part in another. */
+void batch_rotary(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  batch_elementwise(g, n, in, out);
+  if (out->kind == BATCH_AXIS && out->axis == rule_out(g, n, 0)->shape.rank - 1)
+    *out = mixed;
+}
+
 /* A + B, A - B: so do their steps. */
 void batch_sum(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   *out = broadcast(g, n, in, rule_out(g, n, 0)->shape.rank);

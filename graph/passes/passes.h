@@ -60,6 +60,9 @@ extern const Pass pass_swish;
 /* Layer and root-mean-square normalisations that are spelled out; the scale, the bias behind one. */
 extern const Pass pass_norm, pass_norm_scale, pass_norm_bias;
 
+/* Rotary positions that are spelled out. */
+extern const Pass pass_rotary;
+
 /* Attention that is spelled out; what it reads and writes where products have it. */
 extern const Pass pass_attention, pass_attention_rows;
 

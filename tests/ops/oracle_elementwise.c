@@ -155,6 +155,26 @@ void oracle_CrossEntropyGrad(const OracleCall *c) {
     }
 }
 
+/* Row by row a matrix: y = M x, or its transpose's. */
+void oracle_Rotary(const OracleCall *c) {
+  Shape x = c->in_shape[0];
+  int64_t d = x.dim[x.rank - 1], half = d / 2;
+  bool inverse = node_int(c->node, "inverse", 0);
+  for (int64_t i = 0; i < shape_elements(x); i++)
+    c->out[0][i] = 0;
+  for (int64_t i = 0; i < shape_elements(x); i++) { /* row i of M has two elements that are not 0 */
+    Position p = position_of(x, i);
+    int64_t other = i % d < half ? i + half : i - half;
+    double cosine = c->in[1][element_broadcast(c->in_shape[1], x, p)];
+    double sine = c->in[2][element_broadcast(c->in_shape[2], x, p)] * (i % d < half ? -1 : 1);
+    c->out[0][i] += cosine * c->in[0][i];
+    if (inverse)
+      c->out[0][other] += sine * c->in[0][i];
+    else
+      c->out[0][i] += sine * c->in[0][other];
+  }
+}
+
 /* Accumulator, X, W, target, scale, bias: dX, loss, dBias. */
 void oracle_ProductCrossEntropy(const OracleCall *c) {
   bool trans = node_int(c->node, "transB", 0);

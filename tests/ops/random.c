@@ -246,6 +246,22 @@ static void draw_norm(Draw *d) {
   d->c->attrs[d->n_attrs++] = attr_float("epsilon", 0.1); /* a row of one element has no variance */
 }
 
+static void draw_rotary(Draw *d) {
+  Shape x = any_shape(d, 1, 4, 6);
+  x.dim[x.rank - 1] = 2 * between(d, 1, 40);
+  d->c->types = TYPES_FLOAT;
+  input(d, x);
+  for (int i = 0; i < 2; i++) {
+    Shape angles = part_of(d, x);
+    if (!angles.rank)
+      angles.rank = 1;
+    angles.dim[angles.rank - 1] = x.dim[x.rank - 1];
+    input(d, angles);
+  }
+  output(d, x);
+  put_int(d, "inverse", between(d, 0, 1));
+}
+
 static void draw_head(Draw *d) {
   Shape x = any_shape(d, 1, 3, 9), w, target = shape_of(x.rank - 1, x.dim);
   int64_t v = between(d, 1, 70), size = x.dim[x.rank - 1];
@@ -416,6 +432,9 @@ bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
   case OP_RMSNormalizationGradInput:
   case OP_RMSNormalizationGradScale:
     draw_norm(&d);
+    return true;
+  case OP_Rotary:
+    draw_rotary(&d);
     return true;
   case OP_ProductCrossEntropy:
     draw_head(&d);
