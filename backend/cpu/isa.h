@@ -16,6 +16,21 @@ typedef void Map2(const float *d, const float *x, float *y, int64_t n);
 typedef void TileF32(int64_t k, const float *a, const float *b, float *c, int64_t row, bool add);
 typedef void TileF64(int64_t k, const double *a, const double *b, double *c, int64_t row, bool add);
 
+/* Memory that is brought near meanwhile, a cache's line every AHEAD_STEPS steps of k: `run` lines from `at` on, then as
+ * many `step` bytes further, and so on. */
+enum { LINE_BYTES = 64, AHEAD_STEPS = 8 };
+typedef struct {
+  const char *at;
+  int64_t run, step;
+} Ahead;
+
+/* The same of A's rows where they lie, `line` elements apart: C = from + A B, from's rows `from_row` elements apart, or
+ * A B where it is NULL. */
+typedef void RowsF32(int64_t k, const float *a, int64_t line, const float *b, const float *from, int64_t from_row,
+                     float *c, int64_t row, Ahead ahead);
+typedef void RowsF64(int64_t k, const double *a, int64_t line, const double *b, const double *from, int64_t from_row,
+                     double *c, int64_t row, Ahead ahead);
+
 /* `n` rows of A, or columns of B, each of k elements, as strips as wide as the tile, k by k; missing ones are zeros.
  * Element (i, j) of the matrix lies at from[i * row + j * column]. */
 typedef void PackF32(const float *from, int64_t row, int64_t column, int64_t n, int64_t k, float *to);
@@ -169,9 +184,11 @@ typedef struct {
   int tile_rows, vector_bytes;
   TileF32 *tile_f32;
   TileF64 *tile_f64;
+  RowsF32 *rows_f32;
+  RowsF64 *rows_f64;
   PackF32 *pack_a_f32, *pack_b_f32;
   PackF64 *pack_a_f64, *pack_b_f64;
-  SweepF32 *sweep_f32[MOST_TILE_ROWS][2]; /* by height - 1 (below tile_rows) and vectors - 1 */
+  SweepF32 *sweep_f32[MOST_TILE_ROWS][2]; /* by height - 1 (up to tile_rows) and vectors - 1 */
   SweepF64 *sweep_f64[MOST_TILE_ROWS][2];
   LayF32 *lay_f32;
   LayF64 *lay_f64;

@@ -2,9 +2,10 @@
  * sum, block by block along k, of each block's own left-to-right sum, beginning with the accumulator's where
  * there is one, or with a vector's that is added to all rows: bits depend on k and the instruction set.
  *
- * One product: for each block along n and k, B's part is packed once into the workspace, by all threads; then each task
- * packs a block of A's rows into its thread's scratch and multiplies it with a range of B's columns. Many small
- * products are a task each, packed into scratch. */
+ * One product with few rows: a task packs a strip of B's columns into its thread's scratch and multiplies all rows with
+ * it, or a part of them. Another one: for each block along n and k, B's part is packed once into the workspace, by all
+ * threads; then each task multiplies a block of A's rows with a range of B's columns. A's rows are read where they lie,
+ * or packed where caches would not hold them so. Many small products are a task each, packed into scratch. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,11 +16,14 @@ enum {
   M_BLOCK = 120, /* a multiple of every tile's rows; with K_BLOCK a quarter of a second-level cache */
   K_BLOCK = 512, /* at most */
   N_BLOCK = 2048,
-  N_TASK = 256,    /* columns of a task at least */
-  TASKS = 24,      /* tasks of a block at least, where it is large enough */
-  PACK_TASK = 128, /* columns that one task packs */
-  WIDEST = 2 * MOST_VECTOR_BYTES,
-  LINE_BYTES = 64 /* of a cache */
+  N_TASK = 256,         /* columns of a task at least */
+  TASKS = 24,           /* tasks of a block at least, where it is large enough */
+  PACK_TASK = 128,      /* columns that one task packs */
+  NEAR_BYTES = 1 << 19, /* of A that a task reads for one strip of columns: half a second-level cache */
+  STRIP_TASKS = 16,     /* such tasks at least, where there are */
+  LEAST_ROWS = 96,      /* rows for each of them */
+  PLACES_BYTES = 4096,  /* addresses so far apart share a place in a first-level cache */
+  WIDEST = 2 * MOST_VECTOR_BYTES
 };
 
 typedef struct {
@@ -41,6 +45,17 @@ static int64_t block_of(int64_t k) {
   return least(K_BLOCK, round_up((k + blocks - 1) / blocks, 8));
 }
 
+/* Whether a tile's rows of A have places in the cache where they lie: those that run on must not share one. */
+static bool lies_well(const Product *p, size_t size) {
+  return p->a.row == 1 || p->a.row * (int64_t)size % PLACES_BYTES != 0;
+}
+
+/* Whether A is so small that a strip of B's columns is packed where all rows are multiplied with it, and not for all
+ * tasks before. */
+static bool near(const Product *p, size_t size) {
+  return p->k <= K_BLOCK && p->m * p->k * (int64_t)size <= 2 * NEAR_BYTES && lies_well(p, size);
+}
+
 #define T float
 #define S(name) name##_f32
 #include "backend/cpu/product.inc"
@@ -60,6 +75,8 @@ static size_t packed_bytes(const Graph *graph, const Node *node, int first) {
   if (product_is_bf16(in))
     return product_bf16_workspace(&p, first ? F32 : graph_value(graph, node->out[0])->dtype);
   size_t size = dtype_bytes(in->dtype);
+  if (near(&p, size))
+    return 0;
   int64_t n = round_up(least(p.n, N_BLOCK), WIDEST / (int64_t)size);
   return (size_t)(n * least(p.k, K_BLOCK)) * size;
 }

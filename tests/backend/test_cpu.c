@@ -160,7 +160,8 @@ static void functions_hold_at_their_ends(void **state) {
 /* Sizes beyond blocks and tasks. */
 static void large_products_agree(void **state) {
   (void)state;
-  static const int64_t sizes[][4] = {{1, 130, 300, 150}, {1, 2, 260, 4200}, {5, 130, 40, 70}, {2, 20, 270, 500}};
+  static const int64_t sizes[][4] = {{1, 130, 300, 150}, {1, 2, 260, 4200},  {5, 130, 40, 70},
+                                     {2, 20, 270, 500},  {1, 1400, 190, 33}, {1, 600, 1024, 70}};
   for (int i = 0; isas[i]; i++)
     for (size_t k = 0; choose(i) && k < sizeof sizes / sizeof *sizes; k++) {
       const int64_t *s = sizes[k];
@@ -168,6 +169,24 @@ static void large_products_agree(void **state) {
                   .in = {{.present = true, .shape = shape_of(3, (int64_t[]){s[0], s[1], s[2]})},
                          {.present = true, .shape = shape_of(3, (int64_t[]){s[0], s[2], s[3]})}},
                   .out = {{true, shape_of(3, (int64_t[]){s[0], s[1], s[3]})}}};
+      check_case(&c, F32, k);
+    }
+}
+
+/* One product and a row: m, k, n; few rows and many, rows that run on or columns. */
+static void large_sums_with_rows_agree(void **state) {
+  (void)state;
+  static const int64_t sizes[][3] = {{250, 200, 70}, {1400, 190, 33}, {60, 1024, 70}, {700, 520, 40}};
+  for (int i = 0; isas[i]; i++)
+    for (size_t k = 0; choose(i) && k < 4 * sizeof sizes / sizeof *sizes; k++) {
+      int64_t m = sizes[k / 4][0], l = sizes[k / 4][1], n = sizes[k / 4][2];
+      bool ta = k & 1, tb = k & 2;
+      OpCase c = {.op = OP_Gemm,
+                  .in = {{.present = true, .shape = shape_of(2, (int64_t[]){ta ? l : m, ta ? m : l})},
+                         {.present = true, .shape = shape_of(2, (int64_t[]){tb ? n : l, tb ? l : n})},
+                         {.present = true, .shape = shape_of(1, &n)}},
+                  .out = {{true, shape_of(2, (int64_t[]){m, n})}},
+                  .attrs = {attr_int("transA", ta), attr_int("transB", tb)}};
       check_case(&c, F32, k);
     }
 }
@@ -236,6 +255,7 @@ int main(void) {
       cmocka_unit_test(pools_run_every_task_once),       cmocka_unit_test(rows_agree_with_oracles),
       cmocka_unit_test(random_cases_agree_with_oracles), cmocka_unit_test(large_tensors_agree),
       cmocka_unit_test(functions_hold_at_their_ends),    cmocka_unit_test(large_products_agree),
+      cmocka_unit_test(large_sums_with_rows_agree),
   };
   sample = getenv("ONNXPIPE_TEST_SAMPLE") != NULL;
   return cmocka_run_group_tests(tests, NULL, close_all);
