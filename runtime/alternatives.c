@@ -142,6 +142,17 @@ static Status add_row(Job *job, Alternatives *a, Alternative row, Status status)
   return OK;
 }
 
+/* So many ranks of the cluster, where one is given. */
+static Status take_cluster(Job *job) {
+  Cluster *cluster;
+  if (!job->asked.options->cluster)
+    return OK;
+  TRY(ARENA_NEW(job->arena, cluster, 1));
+  TRY(cluster_read(job->arena, job->asked.options->cluster, job->decided.ranks, cluster));
+  job->decided.cluster = cluster;
+  return OK;
+}
+
 /* Plans the trial's graph as the row says. */
 static Status plan_row(Job trial, double flops, Alternative *row) {
   JobDecisions *d = &trial.decided;
@@ -149,6 +160,7 @@ static Status plan_row(Job trial, double flops, Alternative *row) {
   d->ranks = row->ranks;
   d->chunks = row->chunks;
   d->schedule = row->schedule;
+  TRY(take_cluster(&trial));
   TRY(job_plan(&trial, NULL));
   for (int r = 0; r < d->ranks; r++) {
     size_t bytes = d->plan.rank_memory[r].total_bytes;
@@ -267,6 +279,7 @@ static Status take_row(Job *job, const Alternative *row) {
   d->ranks = row->ranks;
   d->chunks = row->chunks;
   d->schedule = row->schedule;
+  TRY(take_cluster(job));
   TRY(job_take_devices(job, row->device));
   TRY(bind_row(job, row));
   return job_plan(job, NULL);

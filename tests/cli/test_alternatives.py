@@ -39,6 +39,17 @@ class Alternatives(CommandLineTest):
         first = 2 * 8 * shapes[0][0] * shapes[0][1]
         self.assertEqual(table["model_flops"], 3 * sum(products) - first)
 
+    def test_devices_that_are_not_here(self):
+        with open(self.path("c.json"), "w") as file:
+            json.dump({"nodes": [{"count": 1, "devices": 4, "device": "H100"}]}, file)
+        words = ["--batch", 16, "--microbatches", 8, "--schedule", "1f1b", "--cluster", self.path("c.json")]
+        _, plans = self.plans("--ranks", "1,4,2,8", *words)
+        self.assertEqual([p["ranks"] for p in plans if not p["fits"]], [8])
+        for p in plans[:3]:
+            self.done("plan", model_path("nanogpt"), "--ranks", p["ranks"], *words, "-o", self.path("p.json"))
+            with open(self.path("p.json")) as file:
+                self.assertAlmostEqual(json.load(file)["predicted"]["step_seconds"], p["step_seconds"], delta=1e-12)
+
     def test_what_cannot_be(self):
         words = ["--batch", 32, "--ranks", "2,99", "--microbatches", "8,7", "--schedule", "1f1b"]
         _, plans = self.plans(*words)

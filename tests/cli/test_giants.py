@@ -26,7 +26,8 @@ class Giants(CommandLineTest):
     def plan(self, name, ranks, *words):
         plan, begun = self.path("p.json"), time.monotonic()
         result = self.run_words([sys.executable, "-c", WRAPPER, ONNXPIPE, "plan", self.path(name + ".onnx"), "--ranks", ranks,
-                                 "--loss", "cross_entropy", "--precision", "bf16", "--memory-limit", "2T", "-o", plan, *words])
+                                 "--loss", "cross_entropy", "--precision", "bf16", "-o", plan,
+                                 *([] if "--cluster" in words else ["--memory-limit", "2T"]), *words])
         self.assertEqual(result.returncode, 0, result.stderr)
         if "/release/" in ONNXPIPE:  # sanitizers take time and memory of their own
             self.assertLess(time.monotonic() - begun, 10 * (1 + common.busy()))
@@ -44,6 +45,22 @@ class Giants(CommandLineTest):
                 self.assertEqual(len(plan["stages"]), ranks)
                 weights = sum(stage["parameter_bytes"] for stage in plan["stages"])
                 self.assertLess(abs(weights / 4e9 - billions), 0.02 * billions)  # a tied table lies on two ranks
+
+    def test_beside_a_published_run(self):
+        """Megatron-Turing NLG on 35 ranks of 8 A100 (docs/planning.md): memory a stage, and the pipeline's efficiency."""
+        self.write("mt_nlg_530b")
+        with open(self.path("c.json"), "w") as file:
+            json.dump({"nodes": [{"count": 35, "device": "server"}], "devices": {"server": {"like": "A100-80", "times": 8}},
+                       "links": {"between": {"latency_seconds": 5e-6, "bytes_per_second": 2e11}}}, file)
+        for m in (240, 160):
+            plan = self.plan("mt_nlg_530b", 35, "--batch", m, "--microbatches", m, "--schedule", "1f1b", "--cluster", self.path("c.json"))
+            self.assertLess(abs((1 - plan["predicted"]["bubble"]) * (m + 34) / m - 1), 0.02)
+            for rank in plan["memory"][1:-1]:
+                self.assertAlmostEqual(rank["parameter_bytes"] / (4 * 3 * 12 * 20480**2), 1, delta=0.001)  # 3 layers
+                self.assertEqual(rank["state_bytes"], 2 * rank["parameter_bytes"])
+                self.assertLess(rank["total_bytes"], 640e9)
+            kept = [rank["activation_bytes"] for rank in plan["memory"]]
+            self.assertAlmostEqual((kept[1] - kept[33]) / (kept[1] / 34) / 32, 1, delta=0.05)  # one microbatch less a stage
 
     def test_attention_spelled_out(self):
         """Masks that all layers share are written once; what they say, which keys are seen, is read once."""

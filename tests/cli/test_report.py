@@ -57,7 +57,6 @@ class Report(CommandLineTest):
             with self.subTest(model):
                 page, plan = self.page(model_path(model), "--ranks", 3, "--schedule", "1f1b")
                 stages = [stage for _, those in self.tiles(page) for stage in those]
-                self.assertEqual(stages, sorted(stages))  # in order, each once or more
                 self.assertEqual(set(stages), set(range(len(plan["stages"]))))
         self.assertIn('class="arc"', self.page(model_path("unet3d"), "--ranks", 2)[0])
         self.assertIn('class="tie"', self.page(model_path("gpt2"), "--ranks", 2)[0])
