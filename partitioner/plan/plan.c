@@ -2,12 +2,13 @@
  * out and proved as a whole; estimates only steer the search. */
 #include "partitioner/plan/plan.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "partitioner/plan/internal.h"
 #include "partitioner/plan/partition.h"
 
-enum { MOST_ROUNDS = 8, ROUNDS_OF_FEW = 3 };
+enum { MOST_ROUNDS = 8, ROUNDS_OF_FEW = 3, FEW_ROUNDS = 8, FEW_TRIALS = 3 };
 
 /* What steers the cuts of one schedule. */
 typedef struct {
@@ -236,37 +237,102 @@ static bool is_better(const PlanCandidate *a, const PlanCandidate *b, bool by_me
   return a->step_seconds <= b->step_seconds * (1 + 1e-3) && a->largest < b->largest;
 }
 
+static void take(const PlanSearch *search, const PlanCandidate *candidate, PlanCandidate *best) {
+  int *cut = best->cut;
+  *best = *candidate;
+  best->cut = memcpy(cut, candidate->cut, (size_t)(search->stages + 1) * sizeof *cut);
+}
+
+/* As plan_try_schedule, but only what so many microbatches let expect of them all: what a further one takes, in time
+ * and memory, is the same every time, and rounds of all stages are whole. */
+static Status foresee(const PlanSearch *search, const char *schedule, const size_t *limits, PlanCandidate *candidate) {
+  PlanRequest request = *search->request;
+  PlanSearch fewer = *search;
+  PlanCandidate first = *candidate;
+  int all = request.microbatches, step = FEW_ROUNDS * search->stages, few = step + all % search->stages;
+  fewer.request = &request;
+  request.microbatches = few;
+  TRY(ARENA_NEW(search->arena, first.cut, search->stages + 1));
+  TRY(plan_try_schedule(&fewer, schedule, limits, &first));
+  request.microbatches = few + step;
+  TRY(plan_try_schedule(&fewer, schedule, limits, candidate));
+  double times = (double)(all - few - step) / step;
+  double growth = candidate->largest > first.largest ? (double)(candidate->largest - first.largest) : 0;
+  candidate->step_seconds += times * (candidate->step_seconds - first.step_seconds);
+  candidate->largest = (size_t)fmin((double)candidate->largest + times * growth, 9e18);
+  return OK;
+}
+
+/* One schedule after the other. With many microbatches only the few that promise most. */
+typedef struct {
+  const char *const *names;
+  bool many, by_memory;
+  PlanCandidate *promises; /* [names] */
+  Status *status;          /* [names] of the promises, then of the plans */
+  int n;
+} Trials;
+
+static Status list_trials(const PlanSearch *search, const size_t *limits, Trials *t) {
+  while (t->names[t->n])
+    t->n++;
+  t->many = t->n > 1 && search->request->microbatches > 4 * FEW_ROUNDS * search->stages;
+  TRY(ARENA_NEW(search->arena, t->promises, t->n));
+  TRY(ARENA_NEW(search->arena, t->status, t->n));
+  for (int i = 0; i < t->n && t->many; i++) {
+    TRY(ARENA_NEW(search->arena, t->promises[i].cut, search->stages + 1));
+    t->status[i] = foresee(search, t->names[i], limits, &t->promises[i]);
+    if (t->status[i] == E_MEMORY)
+      return E_MEMORY;
+  }
+  return OK;
+}
+
+/* The most promising of those that are left; -1: none. */
+static int next_trial(const Trials *t, const bool *tried) {
+  int next = -1;
+  for (int i = 0; i < t->n; i++)
+    if (!tried[i] && t->status[i] == OK &&
+        (next < 0 || (t->many && is_better(&t->promises[i], &t->promises[next], t->by_memory))))
+      next = i;
+  return next;
+}
+
 /* The best of the schedules that the request allows. Where none can be, E_LIMIT if memory hindered one, else as the
  * last one failed. */
 static Status try_schedules(const PlanSearch *search, const size_t *limits, bool by_memory, PlanCandidate *best) {
   const char *one[] = {search->request->given ? search->request->given->name : search->request->schedule, NULL};
-  const char *const *names = one;
+  Trials trials = {.names = one, .by_memory = by_memory};
   PlanCandidate candidate = {0};
   Status status = OK;
-  bool found = false, short_of_memory = false;
+  int found = 0;
+  bool short_of_memory = false, *tried;
   bool open = !search->request->given && strcmp(one[0], "auto") == 0;
   if (open && search->graph->loss_sum == NO_VALUE)
     one[0] = "forward";
   else if (open)
-    names = schedule_names;
+    trials.names = schedule_names;
   TRY(ARENA_NEW(search->arena, candidate.cut, search->stages + 1));
-  for (; *names; names++) {
-    status = plan_try_schedule(search, *names, limits, &candidate);
+  TRY(list_trials(search, limits, &trials));
+  TRY(ARENA_NEW(search->arena, tried, trials.n));
+  for (int i; (i = next_trial(&trials, tried)) >= 0 && !(trials.many && found == FEW_TRIALS);) {
+    tried[i] = true;
+    status = trials.status[i] = plan_try_schedule(search, trials.names[i], limits, &candidate);
     if (status == E_MEMORY)
       return status;
-    short_of_memory |= status == E_LIMIT;
-    if (status != OK || (found && !is_better(&candidate, best, by_memory)))
+    if (status != OK)
       continue;
-    int *cut = best->cut;
-    *best = candidate;
-    best->cut = memcpy(cut, candidate.cut, (size_t)(search->stages + 1) * sizeof *cut);
-    found = true;
+    if (found++ == 0 || is_better(&candidate, best, by_memory))
+      take(search, &candidate, best);
   }
   if (found)
     return OK;
-  if (short_of_memory && status != E_LIMIT)
+  for (int i = 0; i < trials.n; i++) {
+    short_of_memory |= trials.status[i] == E_LIMIT;
+    status = trials.status[i];
+  }
+  if (short_of_memory && status_last() != E_LIMIT)
     return fail(E_LIMIT, "no cut into %d stages fits the memory", search->stages);
-  return status;
+  return short_of_memory ? E_LIMIT : status;
 }
 
 char *plan_bytes_text(size_t bytes, char *text) {

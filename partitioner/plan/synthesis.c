@@ -10,7 +10,7 @@ static const double EFFORT = 1e6;
 /* What is less than this much faster is not worth another schedule. */
 static const double WORTH = 1e-3;
 
-enum { PLACEMENTS = 3, MOST_CONTENDERS = 5, MOST_ROUNDS = 5 };
+enum { PLACEMENTS = 3, MOST_CONTENDERS = 5, MOST_ROUNDS = 5, MOST_MICROBATCHES = 1024 };
 
 /* Stages of one placement, cut for a named schedule that has it. */
 typedef struct {
@@ -117,6 +117,8 @@ static Status list_contenders(Synthesis *s, const PlanCandidate *best) {
   size_t bytes = (size_t)(s->search->stages + 1) * sizeof *best->cut;
   bool seen[PLACEMENTS] = {false};
   TRY(prepare(s, best, seen));
+  if (r->microbatches > MOST_MICROBATCHES) /* the steady state decides, and that is work alone */
+    return OK;
   for (size_t i = 0; r->chunks > 1 && i < sizeof names / sizeof *names; i++) {
     PlanCandidate other = {0};
     TRY(ARENA_NEW(s->arena, other.cut, s->search->stages + 1));

@@ -4,8 +4,9 @@
 
 #include <math.h>
 
-/* How many operations are placed or timed for a placement, at most, and how often each operation of its problem. */
-static const double most_effort = 1e7, most_tries = 8000;
+/* How many operations are placed or timed for a placement, at most, and how often each operation of its problem: less
+ * often where they are many, for then what repeats decides, and that is soon found. */
+static const double most_effort = 1e7, most_tries = 8000, many_operations = 2e4;
 enum { ROUNDS = 4 };
 
 typedef struct {
@@ -38,7 +39,8 @@ static int leader(const Contest *contests, int n) {
 }
 
 static double effort(const Contest *contest) {
-  return fmin(contest->most_effort, most_tries * contest->problem.operations);
+  double operations = contest->problem.operations;
+  return fmin(fmin(contest->most_effort, most_tries * operations), most_effort * many_operations / operations);
 }
 
 static bool still_open(const Contest *contests, int i, int best) {

@@ -6,7 +6,7 @@
 
 #include "runtime/job/job.h"
 
-enum { MOST_CHUNKS = 2 };
+enum { MOST_CHUNKS = 2, MOST_PLANNED = 512 };
 
 typedef struct {
   int tried; /* numbers of microbatches */
@@ -128,6 +128,24 @@ static Status search_all(const Job *job, const int *microbatches, int n, const i
   return search->found ? OK : status_adopt(search->status, search->message);
 }
 
+/* What a step takes with the stages a rank at hand. Of many microbatches, as those of fewer let expect: what another
+ * one takes is the same every time. */
+static Status foresee(Job *job, double *seconds) {
+  int all = job->decided.microbatches, few = all < MOST_PLANNED ? all : MOST_PLANNED;
+  double at[2] = {0, 0};
+  Status status = OK;
+  job->decided.foresees = few < all;
+  for (int i = few < all ? 0 : 1; i < 2 && status == OK; i++) {
+    job->decided.microbatches = i ? few : few / 2;
+    status = job_plan(job, NULL);
+    at[i] = job->decided.plan.step_seconds;
+  }
+  job->decided.microbatches = all;
+  job->decided.foresees = false;
+  *seconds = at[1] + (few < all ? (at[1] - at[0]) / (few - few / 2) * (all - few) : 0);
+  return status;
+}
+
 /* Plans with each number of stages a rank and keeps the faster one, fewer stages where it makes no difference: what is
  * made for the stages may be faster where what has a name is not. Those that have no plan are left out; where none has,
  * fails as the first that memory hindered, or else the first. */
@@ -136,26 +154,30 @@ static Status plan_chunks(Job *job, const int *chunks, int n) {
   PlanRequest request = {0};
   Status failed = OK;
   char message[1024] = "";
+  double least = 0, seconds;
+  bool many = job->decided.microbatches > MOST_PLANNED;
   for (int c = 0; c < n; c++) {
     job->decided.chunks = chunks[c];
-    Status status = job_plan(job, NULL);
+    Status status = foresee(job, &seconds);
     if (status != OK && status != E_USAGE && status != E_LIMIT)
       return status;
     if (status != OK && (failed == OK || (status == E_LIMIT && failed != E_LIMIT))) {
       failed = status;
       snprintf(message, sizeof message, "%s", status_message());
     }
-    if (status != OK || (best.graph && job->decided.plan.step_seconds >= best.step_seconds * (1 - 1e-3)))
+    if (status != OK || (best.graph && seconds >= least * (1 - 1e-3)))
       continue;
     best = job->decided.plan;
     request = job->decided.request;
+    least = seconds;
   }
   if (!best.graph)
     return status_adopt(failed, message);
   job->decided.plan = best;
   job->decided.request = request;
   job->decided.chunks = best.chunks; /* nodes lie as in the last one that was made */
-  return stages_assign(best.graph, job->arena, best.stage_of, best.stages, &job->decided.plan.cuts);
+  return many ? job_plan(job, NULL)
+              : stages_assign(best.graph, job->arena, best.stage_of, best.stages, &job->decided.plan.cuts);
 }
 
 /* Where the batch's loss is not that of its microbatches, there is one. *n: how many numbers are open. *statistics: so

@@ -78,7 +78,7 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       .direct_bytes_per_second = with_devices > 1 && (!job->asked.world->mpi || wire_nccl_version() > 0) ? 20e9 : 0,
       .profiles = costs ? costs->profiles : NULL,
       .given = job->asked.schedule,
-      .synthesize = true,
+      .synthesize = !decided->foresees,
       .brief = decided->compares,
   };
   /* executor_agree: where hosts run ahead of devices that exchange directly */

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "partitioner/plan/internal.h"
 #include "tests/partitioner/plan_case.h"
@@ -178,11 +179,58 @@ static void given_schedules_keep_limits(void **state) {
   arena_destroy(arena);
 }
 
+/* Of many microbatches few are planned to choose the schedule: it is as good as the best of all by name. */
+static void many_microbatches_take_the_best_by_name(void **state) {
+  (void)state;
+  for (int chunks = 1; chunks <= 2; chunks++)
+    for (int limited = 0; limited < 2; limited++) {
+      Arena *arena = arena_create();
+      Graph *g = layers_of(arena, 19, 4, 8);
+      PlanRequest request = request_of(3, 400, chunks == 1 ? "1f1b" : "interleaved-1f1b");
+      double best = INFINITY;
+      Plan plan;
+      request.chunks = chunks;
+      ASSERT_OK(plan_make(arena, g, &request, &plan));
+      size_t limits[3];
+      for (int r = 0; r < 3; r++)
+        limits[r] = plan.rank_memory[0].total_bytes * 11 / 10;
+      request.memory_limits = limited ? limits : NULL;
+      for (int n = 0; schedule_names[n]; n++) {
+        request.schedule = schedule_names[n];
+        if (plan_make(arena, g, &request, &plan) == OK)
+          best = fmin(best, plan.step_seconds);
+      }
+      request.schedule = "auto";
+      ASSERT_OK(plan_make(arena, g, &request, &plan));
+      assert_true(plan.step_seconds <= best * (1 + 1e-3));
+      arena_destroy(arena);
+    }
+}
+
+static void thousands_of_microbatches_take_little_time(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g = layers_of(arena, 40, 4, 8);
+  PlanRequest request = request_of(8, 8192, "auto");
+  Plan plan;
+  request.synthesize = true;
+  clock_t begin = clock();
+  ASSERT_OK(plan_make(arena, g, &request, &plan));
+  assert_true((double)(clock() - begin) / CLOCKS_PER_SEC < 5);
+  assert_true(plan.step_seconds > 0 && plan.bubble < 0.02);
+  arena_destroy(arena);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(synthesis_is_faster_and_fits),   cmocka_unit_test(synthesis_takes_any_graph),
-      cmocka_unit_test(a_step_is_a_span_or_a_makespan), cmocka_unit_test(given_schedules_are_taken),
-      cmocka_unit_test(given_schedules_are_proved),     cmocka_unit_test(given_schedules_keep_limits),
+      cmocka_unit_test(many_microbatches_take_the_best_by_name),
+      cmocka_unit_test(thousands_of_microbatches_take_little_time),
+      cmocka_unit_test(synthesis_is_faster_and_fits),
+      cmocka_unit_test(synthesis_takes_any_graph),
+      cmocka_unit_test(a_step_is_a_span_or_a_makespan),
+      cmocka_unit_test(given_schedules_are_taken),
+      cmocka_unit_test(given_schedules_are_proved),
+      cmocka_unit_test(given_schedules_keep_limits),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
