@@ -1,5 +1,8 @@
 """How much memory the program really takes: `memory.py ONNXPIPE` prints a table and fails where a promise is broken.
 
+- With `--models DIR NAME…`, of DIR/NAME.onnx and NAME.npz each: the peak (VmHWM) of training on 1 rank, on 2 threads and on 2 processes
+  is what the plan says, to 3 % + 32 MB. `NAME:OPTION=VALUE` gives an option of its own: `dlrm:loss=bce_with_logits`.
+
 - On 4 ranks of a model whose weights dominate, each rank's peak (VmHWM) stays under its own stages' planned arena + 64 MB,
   from start to saved file.
 - inspect and plan of a file of 1.5 GB stay under 64 MB: the file is never held whole.
@@ -134,12 +137,45 @@ def large_file(program, folder):
     return good
 
 
+def predicted(path, processes):
+    """What the plan says of each process: its arenas, and what a process takes beside them."""
+    with open(path) as file:
+        plan = json.load(file)
+    arenas = [rank["total_bytes"] for rank in plan["memory"]]
+    beside = plan["process"]["beside_bytes"]
+    return [a + beside + plan["process"]["mpi_bytes"] for a in arenas] if processes else [sum(arenas) + beside]
+
+
+def model_rows(program, folder, models, name):
+    name, *own = name.split(":")
+    options = [part for o in own for part in ("--" + o.split("=")[0], o.split("=")[1])]
+    model, data, plan = (os.path.join(models, name + ".onnx"), os.path.join(models, name + ".npz"), os.path.join(folder, "p.json"))
+    job = [model, "--data", data, "--threads", "1", "--quiet", *options]
+    good = True
+    for ranks, processes in (1, 0), (2, 0), (2, 2):
+        if processes and not shutil.which("mpirun"):
+            print(f"{name}: 2 processes: skipped, this machine has no mpirun")
+            continue
+        subprocess.run([program, "plan", *job, "--ranks", str(ranks), "-o", plan], check=True)
+        found = peaks([program, "train", *job, "--steps", "2", "--plan", plan], processes)
+        for i, (peak, said) in enumerate(zip(found, predicted(plan, processes))):
+            off = abs(peak - said)
+            broken = off > 0.03 * peak + 32 * MB
+            good &= not broken
+            where = f"rank {i} of {processes} processes" if processes else f"{ranks} thread{'s' if ranks > 1 else ''}"
+            print(f"{name + ', ' + where:44} {peak / MB:9.1f} MB, predicted {said / MB:9.1f} MB ({100 * (said / peak - 1):+5.1f} %)"
+                  f"{'   BROKEN' if broken else ''}", flush=True)
+    return good
+
+
 def main():
     if sys.argv[1:2] == ["--wrap"]:
         return run_and_report(sys.argv[2:])
     program = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else os.environ["ONNXPIPE"])
     folder = tempfile.mkdtemp(prefix="onnxpipe-memory-")
     try:
+        if sys.argv[2:3] == ["--models"]:
+            return 0 if all([model_rows(program, folder, sys.argv[3], name) for name in sys.argv[4:]]) else 1
         good = large_file(program, folder)
         if shutil.which("mpirun"):
             good &= stages(program, folder, 12, 2048)

@@ -124,7 +124,7 @@ static json_t *plan_json(const Plan *plan) {
   for (int r = 0; r < plan->ranks && ranks; r++)
     ranks = with(ranks, rank_json(plan, r));
   return json_pack("{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
-                   "s:f}, s:f, s:o, s:o, s:o, s:o}",
+                   "s:f}, s:f, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
                    "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer,
                    "device", plan->device, "precision", plan->precision, "ranks", plan->ranks, "chunks", plan->chunks,
                    "microbatches", plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule",
@@ -132,7 +132,9 @@ static json_t *plan_json(const Plan *plan) {
                    plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
                    "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds",
                    plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "capacity",
-                   plan->capacity, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks, "actions",
+                   plan->capacity, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks, "process",
+                   "beside_bytes", (json_int_t)plan->process.beside_bytes, "mpi_bytes",
+                   (json_int_t)plan->process.mpi_bytes, "actions",
                    schedule_json(&plan->schedule));
 }
 
@@ -509,7 +511,9 @@ static Status read_body(Arena *arena, const json_t *root, const PlanRequest *ask
     if ((status = get_rank(json_array_get(memory, (size_t)r), asked, plan, r)) != OK)
       status_context("%s: ", plan_rank_text(plan, r, (char[96]){0}));
   TRY(status);
-  const json_t *predicted = json_object_get(root, "predicted");
+  const json_t *process = json_object_get(root, "process"), *predicted = json_object_get(root, "predicted");
+  plan->process = (ProcessMemory){(size_t)json_integer_value(json_object_get(process, "beside_bytes")),
+                                  (size_t)json_integer_value(json_object_get(process, "mpi_bytes"))};
   TRY(get_number(predicted, "update_seconds", &plan->update_seconds));
   TRY(get_number(predicted, "lower_bound_seconds", &plan->lower_bound_seconds));
   return plan_predict(plan);

@@ -41,6 +41,12 @@ typedef struct {
   int n_pairs;
 } Ties;
 
+/* What a process takes beside its ranks' arenas: the program, graph and plan, data. 0: not known. */
+typedef struct {
+  size_t beside_bytes;
+  size_t mpi_bytes; /* more, where it is one of an MPI world */
+} ProcessMemory;
+
 typedef struct {
   Graph *graph; /* the graph the plan was made for; stages assigned */
   const char *model_hash;
@@ -69,6 +75,7 @@ typedef struct {
   double named_step_seconds;
   LinkSpec link;
   double capacity; /* so many ranks can compute at once where they share cores; 0: all can */
+  ProcessMemory process;
 } Plan;
 
 /* Measured seconds, handed in by the runtime. NULL: the roofline of DeviceSpec. */

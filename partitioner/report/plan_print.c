@@ -95,6 +95,23 @@ static void copy_narrow(const char *text, FILE *file, int columns) {
   }
 }
 
+/* Peaks of what processes hold: of one whose threads are the ranks, of one a rank. */
+static void add_process(const Plan *plan, Text *text) {
+  size_t sum = plan->process.beside_bytes, most = 0;
+  char cell[2][CELL];
+  if (sum == 0)
+    return;
+  for (int r = 0; r < plan->ranks; r++) {
+    sum += plan->rank_memory[r].total_bytes;
+    most = plan->rank_memory[r].total_bytes > most ? plan->rank_memory[r].total_bytes : most;
+  }
+  most += plan->process.beside_bytes + plan->process.mpi_bytes;
+  text_add(text, "resident, with program and data: %s as one process", plan_bytes_text(sum, cell[0]));
+  if (plan->ranks > 1)
+    text_add(text, "; under mpirun %s the largest", plan_bytes_text(most, cell[1]));
+  text_add_char(text, '\n');
+}
+
 static void add_prose(const Plan *plan, Text *text) {
   char step[CELL], update[CELL];
   text_add(text, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
@@ -158,6 +175,7 @@ static Status print_text(Text *text, FILE *file, int columns, bool prose) {
 static Status print_tables(const Plan *plan, FILE *file, int columns) {
   Text text = {0};
   add_prose(plan, &text);
+  add_process(plan, &text);
   TRY(print_text(&text, file, columns, true));
   add_stages(plan, &text, columns);
   add_memory(plan, &text);
@@ -170,6 +188,7 @@ static Status print_one(const Plan *plan, FILE *file, int columns) {
   add_prose(plan, &text);
   text_add_char(&text, '\n');
   add_memory_line(plan, &text);
+  add_process(plan, &text);
   return print_text(&text, file, columns, true);
 }
 

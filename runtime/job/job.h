@@ -160,6 +160,9 @@ Status job_choose(Job *job, JobBeside *beside, void *context);
 /* Makes or reads the plan (rank 0), of a graph without a loss for inference. costs NULL: by the devices' stated speed.
  */
 Status job_plan(Job *job, const JobCosts *costs);
+/* What a process of the planned job takes beside its ranks' arenas; nothing where it is not known: with devices that
+ * have memory of their own. */
+ProcessMemory job_process(const Job *job);
 /* Whether every rank has room for `beside` [ranks] next to the plan's memory and what is `taken` [ranks] already (NULL:
  * nothing): else E_LIMIT with what it is for and the numbers. */
 Status job_check_beside(const Job *job, const char *what, const size_t *taken, const size_t *beside);

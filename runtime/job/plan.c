@@ -92,6 +92,8 @@ Status job_plan(Job *job, const JobCosts *costs) {
   if (job->asked.options->plan)
     return plan_read(job->arena, job->asked.options->plan, decided->graph, &decided->request, &decided->plan);
   Status status = plan_make(job->arena, decided->graph, &decided->request, &decided->plan);
+  if (status == OK)
+    decided->plan.process = job_process(job);
   if (job->asked.schedule && (status == E_MODEL || status == E_LIMIT))
     status_context("%s: ", job->asked.options->schedule_file);
   return status;
