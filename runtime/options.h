@@ -51,6 +51,7 @@ typedef struct OnnxpipeOptions {
 
   const char *init_from;
   TextList init_names;
+  TextList cut, pin, same_stage;
 } Options;
 
 typedef enum {

@@ -134,8 +134,7 @@ static json_t *plan_json(const Plan *plan) {
                    plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "capacity",
                    plan->capacity, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks, "process",
                    "beside_bytes", (json_int_t)plan->process.beside_bytes, "mpi_bytes",
-                   (json_int_t)plan->process.mpi_bytes, "actions",
-                   schedule_json(&plan->schedule));
+                   (json_int_t)plan->process.mpi_bytes, "actions", schedule_json(&plan->schedule));
 }
 
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text) {

@@ -29,6 +29,13 @@ Status plan_window_create(Arena *arena, const Graph *graph, const PlanItems *ite
  */
 size_t plan_window_bytes(PlanWindow *window, int from, int to, int in_flight);
 
+/* The request's wishes as the partition sees them; *wishes is NULL where there are none. Forbids cuts of the items.
+ * E_USAGE where one cannot hold, with the reason. */
+typedef struct PlanWishes PlanWishes;
+Status plan_wish(Arena *arena, const Graph *graph, const PlanRequest *request, PlanItems *items, PlanWishes **wishes);
+/* Whether items [from, to) may be one stage on this rank; with an interval all within it may. */
+bool plan_wishes_allow(const PlanWishes *wishes, int rank, int from, int to);
+
 /* What making a plan knows from its beginning to its end. */
 typedef struct {
   Arena *arena; /* goes when the plan is made */
@@ -36,6 +43,7 @@ typedef struct {
   const PlanRequest *request;
   PlanItems items;
   PlanWindow *window;
+  PlanWishes *wishes; /* NULL: none */
   int stages;
   const size_t *limits; /* [ranks] */
 } PlanSearch;

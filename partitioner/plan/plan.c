@@ -13,6 +13,8 @@ enum { MOST_ROUNDS = 8, ROUNDS_OF_FEW = 3, FEW_ROUNDS = 8, FEW_TRIALS = 3 };
 /* What steers the cuts of one schedule. */
 typedef struct {
   PlanWindow *window;
+  const PlanWishes *wishes;
+  const int *rank_of_stage;   /* [stages] */
   int *in_flight;             /* [stages] */
   size_t *allowed, *margin;   /* [stages]: what the stage may take; what it took above the estimate */
   const double **seconds;     /* [stages][items] */
@@ -22,6 +24,8 @@ typedef struct {
 
 static bool fits(void *context, int stage, int from, int to) {
   const Steering *s = context;
+  if (s->wishes && !plan_wishes_allow(s->wishes, s->rank_of_stage[stage], from, to))
+    return false;
   if (s->allowed[stage] == SIZE_MAX)
     return true;
   size_t bytes = plan_window_bytes(s->window, from, to, s->in_flight[stage]);
@@ -174,12 +178,14 @@ static Status prepare_steering(const PlanSearch *search, Arena *arena, const Pla
                                const size_t *limits, Steering *s) {
   Schedule draft;
   s->window = search->window;
+  s->wishes = search->wishes;
   TRY(draw(search, arena, candidate, NULL, &draft));
   TRY(ARENA_NEW(arena, s->in_flight, search->stages));
   TRY(ARENA_NEW(arena, s->allowed, search->stages));
   TRY(ARENA_NEW(arena, s->margin, search->stages));
   TRY(ARENA_NEW(arena, s->seconds, search->stages));
   TRY(ARENA_NEW(arena, s->cut, search->stages + 1));
+  s->rank_of_stage = draft.rank_of_stage;
   count_in_flight(&draft, s->in_flight);
   for (int i = 0; i < search->stages; i++) {
     s->allowed[i] = limits[draft.rank_of_stage[i]];
@@ -425,20 +431,78 @@ static Status explain_shortage(const PlanSearch *search, PlanCandidate *best) {
               lacks, needs, limit, amount);
 }
 
+typedef struct {
+  const PlanWishes *wishes;
+  const int *rank_of_stage;
+} Wished;
+
+static bool is_wished(void *context, int stage, int from, int to) {
+  const Wished *w = context;
+  return plan_wishes_allow(w->wishes, w->rank_of_stage[stage], from, to);
+}
+
+/* Whether any placement can have what is wished, whatever memory it takes. */
+static Status check_wishes(const PlanSearch *search) {
+  const PlanRequest *r = search->request;
+  int *rank_of_stage, *cut;
+  double bottleneck, *nothing;
+  const double **seconds;
+  TRY(ARENA_NEW(search->arena, rank_of_stage, search->stages));
+  TRY(ARENA_NEW(search->arena, cut, search->stages + 1));
+  TRY(ARENA_NEW(search->arena, seconds, search->stages));
+  TRY(ARENA_NEW(search->arena, nothing, search->items.n + 1));
+  for (int s = 0; s < search->stages; s++)
+    seconds[s] = nothing;
+  Wished wished = {search->wishes, rank_of_stage};
+  PartitionProblem problem = {.n_items = search->items.n,
+                              .n_stages = search->stages,
+                              .seconds = seconds,
+                              .cut_seconds = seconds,
+                              .may_cut = search->items.may_cut,
+                              .fits = is_wished,
+                              .context = &wished};
+  for (Placement placement = PLACE_LINE; placement <= PLACE_V; placement++) {
+    placement_ranks(placement, r->ranks, r->chunks, rank_of_stage);
+    Status status = partition_solve(&problem, cut, &bottleneck);
+    if (status != E_LIMIT)
+      return status;
+  }
+  return fail(E_USAGE, "no cut into %d stages has all that --cut, --pin and --same-stage ask for", search->stages);
+}
+
 static Status prepare(PlanSearch *search) {
   const PlanRequest *r = search->request;
   size_t *limits;
   search->stages = r->ranks * r->chunks;
-  NodeId *order;
+  NodeId *order = NULL;
   TRY(plan_items(search->arena, search->graph, r, NULL, &search->items));
-  TRY(plan_order(search, &order));
+  TRY(plan_wish(search->arena, search->graph, r, &search->items, &search->wishes));
+  if (!search->wishes) /* they speak of the graph's order */
+    TRY(plan_order(search, &order));
   if (order)
     TRY(plan_items(search->arena, search->graph, r, order, &search->items));
   TRY(partition_check_cuts(search->items.may_cut, search->items.n, search->stages)); /* before schedules are drawn */
+  if (search->wishes)
+    TRY(check_wishes(search));
   TRY(plan_window_create(search->arena, search->graph, &search->items, &search->window));
   TRY(plan_limits(search->arena, r, r->ranks, &limits));
   search->limits = limits;
   return OK;
+}
+
+/* What a step takes without the wishes; 0: it does not fit. */
+static Status try_freely(const PlanSearch *search, double *seconds) {
+  PlanRequest request = *search->request;
+  PlanSearch freely = {.arena = search->arena, .graph = search->graph, .request = &request};
+  PlanCandidate best = {0};
+  *seconds = 0;
+  request.wishes = NULL;
+  TRY(prepare(&freely));
+  TRY(ARENA_NEW(search->arena, best.cut, freely.stages + 1));
+  Status status = try_schedules(&freely, freely.limits, false, &best);
+  if (status == OK)
+    *seconds = best.step_seconds;
+  return status == E_LIMIT ? OK : status;
 }
 
 /* Whether a schedule made for the stages is asked for. */
@@ -449,7 +513,10 @@ static bool is_open(const PlanSearch *search) {
 
 static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
   PlanCandidate best = {0};
+  double free_step_seconds = 0;
   TRY(prepare(search));
+  if (search->wishes)
+    TRY(try_freely(search, &free_step_seconds));
   TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
   Status status = try_schedules(search, search->limits, false, &best);
   if (status == E_LIMIT)
@@ -462,6 +529,10 @@ static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
     TRY(plan_synthesise(search, &best, &synthesis));
   TRY(plan_build(search, arena, &best, plan));
   TRY(plan_weigh_cuts(search, arena, plan));
+  if (search->wishes) {
+    plan->wished_step_seconds = named_step_seconds;
+    plan->free_step_seconds = free_step_seconds;
+  }
   if (is_open(search)) {
     plan->named = named;
     plan->named_step_seconds = named_step_seconds;

@@ -73,6 +73,8 @@ typedef struct {
   double lower_bound_seconds;
   const char *named; /* the fastest schedule by name, where the plan was just made with "auto"; else NULL */
   double named_step_seconds;
+  double free_step_seconds,
+      wished_step_seconds; /* by name, without the request's wishes and with them; 0: it has none */
   LinkSpec link;
   double capacity; /* so many ranks can compute at once where they share cores; 0: all can */
   ProcessMemory process;
@@ -84,6 +86,19 @@ typedef struct {
   double action_seconds;      /* of an F, B, W or BW, beside its nodes */
   double step_seconds;        /* of a step, beside its actions and its update */
 } Profile;
+
+typedef struct {
+  const char *glob; /* of nodes' names */
+  int rank;
+} PinWish;
+
+/* What a person wishes of the stages. */
+typedef struct {
+  const char *const *cuts; /* [n_cuts] tensors: a stage ends with the node that makes it, in the graph's order */
+  const PinWish *pins;     /* [n_pins] nodes that lie on a rank */
+  const char *const *same; /* [n_same] globs of nodes that lie in one stage */
+  int n_cuts, n_pins, n_same;
+} StageWishes;
 
 typedef struct {
   const char *model_hash;
@@ -102,15 +117,17 @@ typedef struct {
   double direct_bytes_per_second;         /* between two such devices, where the host takes no part; 0: it does */
   const Profile *profiles;                /* [ranks], on each one's device; NULL: none */
   Ties ties;
-  Objective objective;   /* what makes a plan faster than another */
-  const Schedule *given; /* not NULL: this one, whatever `schedule` says; compute actions alone are enough */
-  bool synthesize;       /* "auto" is more than the fastest by name: a schedule made for the stages */
-  bool brief;            /* where nothing fits, what limit would do is not looked for: that takes many plans */
+  Objective objective;       /* what makes a plan faster than another */
+  const Schedule *given;     /* not NULL: this one, whatever `schedule` says; compute actions alone are enough */
+  const StageWishes *wishes; /* NULL: none */
+  bool synthesize;           /* "auto" is more than the fastest by name: a schedule made for the stages */
+  bool brief;                /* where nothing fits, what limit would do is not looked for: that takes many plans */
 } PlanRequest;
 
 /* Partitions, schedules, checks and lays out memory. Fails E_LIMIT where nothing fits, naming the rank that lacks
  * most and by how much, and the smallest limit that would do; E_USAGE where there are more stages than cuts, for an
- * unknown schedule, or one that does not have so many stages a rank; E_MODEL for a given one that is refused. */
+ * unknown schedule, or one that does not have so many stages a rank, or wishes that cannot hold; E_MODEL for a given
+ * one that is refused. */
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan);
 
 /* Writes and reads the plan file. Of the request, reading uses what is set: model_hash, loss, optimizer, device (but

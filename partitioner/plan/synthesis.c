@@ -130,7 +130,7 @@ static Status list_contenders(Synthesis *s, const PlanCandidate *best) {
     if (status != OK)
       continue;
     TRY(prepare(s, &other, seen));
-    if (memcmp(other.cut, best->cut, bytes) == 0)
+    if (memcmp(other.cut, best->cut, bytes) == 0 || s->search->wishes) /* of other ranks */
       continue;
     PlanCandidate same = {.schedule = names[i], .cut = best->cut};
     TRY(prepare(s, &same, seen));

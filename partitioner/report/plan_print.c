@@ -125,6 +125,12 @@ static void add_prose(const Plan *plan, Text *text) {
   if (plan->named && strcmp(plan->named, plan->schedule.name) != 0)
     text_add(text, "made for these stages: %s, the fastest schedule by name, would take %s a step\n", plan->named,
              seconds_text(plan->named_step_seconds, step));
+  if (plan->free_step_seconds > 0) {
+    double cost = fmax(0, plan->wished_step_seconds - plan->free_step_seconds);
+    text_add(text, "what --cut, --pin and --same-stage ask for costs %s a step, %.1f %% of what it takes without, %s\n",
+             seconds_text(cost, step), 100 * cost / plan->free_step_seconds,
+             seconds_text(plan->free_step_seconds, update));
+  }
   if (plan->lower_bound_seconds > 0) {
     double reached = plan->step_seconds - plan->update_seconds;
     char bound[CELL];

@@ -71,7 +71,7 @@ typedef struct {
   int ranks, chunks, microbatches;
   int64_t batch, microbatch_size;
   bool microbatches_open;                   /* may still be chosen by simulated time */
-  bool foresees; /* named schedules stand for what would be found */
+  bool foresees;                            /* named schedules stand for what would be found */
   RankDevice *devices;                      /* [ranks] */
   const char *device_text, *precision_text; /* as a plan names them */
   Precision precision;

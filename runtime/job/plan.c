@@ -1,4 +1,5 @@
 /* What the planner is asked for, and its answer. Invariant: ranks on one kind of device have the same costs. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/job/job.h"
@@ -27,6 +28,60 @@ static const LinkSpec machine_link = {.latency_seconds = 10e-6, .bytes_per_secon
 
 static bool is_known(LinkSpec link) {
   return link.latency_seconds > 0 || link.bytes_per_second > 0;
+}
+
+/* GLOB=RANK: the last '=' counts, for names may hold others. */
+static Status read_pin(Arena *arena, const char *text, PinWish *pin) {
+  const char *equals = strrchr(text, '=');
+  char *end = NULL;
+  long rank = equals ? strtol(equals + 1, &end, 10) : -1;
+  if (!equals || equals == text || end == equals + 1 || *end || rank < 0 || rank >= OPTIONS_MOST_RANKS)
+    return fail(E_USAGE, "--pin: '%s' is not GLOB=RANK", text);
+  char *glob = arena_copy(arena, text, (size_t)(equals - text) + 1);
+  if (!glob)
+    return status_code();
+  glob[equals - text] = 0;
+  *pin = (PinWish){glob, (int)rank};
+  return OK;
+}
+
+/* --cut, --pin, --same-stage. */
+static Status read_wishes(Job *job, const StageWishes **wishes) {
+  const Options *o = job->asked.options;
+  StageWishes *w;
+  PinWish *pins;
+  const char **cuts = NULL;
+  size_t n = 0, room = 0;
+  *wishes = NULL;
+  if (o->cut.n + o->pin.n + o->same_stage.n == 0)
+    return OK;
+  if (o->plan)
+    return fail(E_USAGE, "--%s is for plans that are made, and --plan %s has its stages",
+                o->cut.n   ? "cut"
+                : o->pin.n ? "pin"
+                           : "same-stage",
+                o->plan);
+  TRY(ARENA_NEW(job->arena, w, 1));
+  TRY(ARENA_NEW(job->arena, pins, o->pin.n));
+  for (size_t i = 0; i < o->cut.n; i++) {
+    char *text = arena_string(job->arena, o->cut.items[i]), *rest = NULL;
+    if (!text)
+      return status_code();
+    for (char *name = strtok_r(text, ",", &rest); name; name = strtok_r(NULL, ",", &rest)) {
+      TRY(ARENA_RESERVE(job->arena, cuts, n, room, n + 1));
+      cuts[n++] = name;
+    }
+  }
+  for (size_t i = 0; i < o->pin.n; i++)
+    TRY(read_pin(job->arena, o->pin.items[i], &pins[i]));
+  *w = (StageWishes){.cuts = cuts,
+                     .pins = pins,
+                     .same = o->same_stage.items,
+                     .n_cuts = (int)n,
+                     .n_pins = (int)o->pin.n,
+                     .n_same = (int)o->same_stage.n};
+  *wishes = w;
+  return OK;
 }
 
 /* What the planner is asked for. */
@@ -81,6 +136,7 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       .synthesize = !decided->foresees,
       .brief = decided->compares,
   };
+  TRY(read_wishes(job, &decided->request.wishes));
   /* executor_agree: where hosts run ahead of devices that exchange directly */
   decided->request.objective = job_objective(job->asked.options, decided->request.direct_bytes_per_second > 0);
   return list_ties(job, &decided->request.ties);

@@ -279,6 +279,11 @@ class BadCommandLines(CommandLineTest):
             ("--precision tf32 needs a GPU (--device cuda): cpu has float32 and bf16", [*train, "--precision", "tf32"]),
             ("3 stages need 2 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 3]),
             ("4096 stages need 4095 cuts, but only 1 is possible", ["plan", self.linear(), "--ranks", 4096]),
+            ("--cut x: no node of the forward pass makes a tensor of this name", ["plan", self.linear(), "--ranks", 2, "--cut", "x"]),
+            ("--pin: 'x' is not GLOB=RANK", ["plan", self.linear(), "--ranks", 2, "--pin", "x"]),
+            ("--pin *=2: the ranks are 0 to 1", ["plan", self.linear(), "--ranks", 2, "--pin", "*=2"]),
+            ("--same-stage zz*: no node of the graph has such a name",
+             ["plan", self.linear(), "--ranks", 2, "--same-stage", "zz*"]),
             ("--dim: 'T' is not NAME=N with a size of at least 0", [*train, "--dim", "T"]),
             (re.compile("--output: .* has no output 'logits', it has 'output'"), [*train, "--output", "logits"]),
         ]:
