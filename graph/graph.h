@@ -112,6 +112,7 @@ typedef struct {
   int n_attrs;
   Phase phase;
   NodeId origin; /* the forward node whose stage this node shares; itself for a forward node, NO_NODE for update */
+  bool again;    /* a forward node that backward runs again: `origin`'s clone (graph/recompute.h) */
   int unrolled;  /* of a loop's body, whose uses of a parameter are one group: the loop's number; else 0 */
   int stage;     /* -1 until assigned; update nodes keep -1: they run on every rank that holds the parameter */
   Precision precision;                  /* of a product, on backends that reduce it; set before workspaces */
@@ -165,6 +166,8 @@ typedef struct Graph {
   size_t n_denominators, denominators_capacity;
   PassDone *passes; /* that found something, in their order */
   size_t n_passes, passes_capacity;
+  const NodeId *plain; /* [n_nodes], of a graph with clones (graph/recompute.h): the node's number in the graph without
+                          them, a clone's that of its node; NULL: there are none */
   const uint8_t *backend_of_rank; /* [ranks]: which of the run's backends; NULL: all have the first */
   Phase building;                 /* phase and origin that graph_add_node gives to new nodes */
   NodeId origin;                  /* NO_NODE while building forward nodes: each is its own origin */
@@ -207,6 +210,10 @@ static inline Value *graph_value(const Graph *graph, ValueId id) {
 }
 static inline Node *graph_node(const Graph *graph, NodeId id) {
   return graph->nodes[id];
+}
+/* The node's number in the graph without clones. */
+static inline NodeId graph_plain(const Graph *graph, NodeId id) {
+  return graph->plain ? graph->plain[id] : id;
 }
 /* Dense bytes of a value. */
 size_t graph_value_bytes(const Graph *graph, ValueId id);

@@ -201,6 +201,12 @@ static Status mark_uses(const Graph *g, Arena *arena, Stages *s) {
   return OK;
 }
 
+Status stages_list(const Graph *graph, Arena *arena, Stages *stages) {
+  TRY(ARENA_NEW(arena, stages->stages, stages->n_stages));
+  TRY(list_nodes(graph, arena, stages));
+  return mark_uses(graph, arena, stages);
+}
+
 /* Appends the value to the cut's list; without lists yet, counts. */
 static Status cross(const Graph *g, ValueId v, bool backward, Cut *cut) {
   ValueId *list = backward ? cut->backward : cut->forward;
@@ -241,7 +247,6 @@ Status stages_assign(Graph *graph, Arena *arena, const int *stage_of, int n_stag
   int *far; /* [n_values] */
   *stages = (Stages){.n_stages = n_stages};
   TRY(ARENA_NEW(arena, stages->cuts, n_stages - 1));
-  TRY(ARENA_NEW(arena, stages->stages, n_stages));
   TRY(ARENA_NEW(arena, far, graph->n_values));
   TRY(place_nodes(graph, stage_of, n_stages));
   TRY(check_buffers(graph));
@@ -249,7 +254,6 @@ Status stages_assign(Graph *graph, Arena *arena, const int *stage_of, int n_stag
   TRY(check_loss(graph, n_stages));
   TRY(find_extents(graph, far));
   TRY(mark_phases(graph, arena, far));
-  TRY(list_nodes(graph, arena, stages));
-  TRY(mark_uses(graph, arena, stages));
+  TRY(stages_list(graph, arena, stages));
   return list_cuts(graph, arena, far, stages);
 }

@@ -33,4 +33,8 @@ typedef struct {
  * naming the nodes. May be called again with other stages. */
 Status stages_assign(Graph *graph, Arena *arena, const int *stage_of, int n_stages, Stages *stages);
 
+/* The nodes of each stage, and what they use, of a graph whose nodes have stage and phase; what crosses the cuts stays
+ * as it is. */
+Status stages_list(const Graph *graph, Arena *arena, Stages *stages);
+
 #endif

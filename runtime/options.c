@@ -91,6 +91,10 @@ static const OptionEntry table[] = {
     {"objective", "NAME", "span", " plan simulate ",
      "what auto makes small: span, or makespan (the default with --clip-norm or several GPUs: all ranks wait for all)",
      OPTION_NAME, AT(objective), NAMES("span makespan")},
+    {"recompute", "NAME", "auto", " plan train ",
+     "of what the backward pass needs: none is computed anew, as much as memory asks for (auto), or whatever makes it "
+     "small (full)",
+     OPTION_NAME, AT(recompute), NAMES("none auto full")},
     {"plan", "FILE", NULL, " plan train ",
      "a plan of `onnxpipe plan -o`: takes what is not given, refuses what contradicts it", OPTION_TEXT, AT(plan), ANY},
     /* learning */

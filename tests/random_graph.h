@@ -10,6 +10,7 @@
 #include "graph/loss.h"
 #include "graph/op.h"
 #include "graph/optimizer.h"
+#include "graph/recompute.h"
 #include "tests/test.h"
 
 enum { ROWS = 3, WIDTH = 5 };
@@ -191,6 +192,12 @@ static inline int random_cuts(const Graph *g, uint64_t *seed, int stages, int *s
     stage_of[i] = stage;
   }
   return count + 1;
+}
+
+/* Some of the forward nodes that may run again, into again [n_nodes]. */
+static inline void random_again(const Graph *g, uint64_t *seed, bool *again) {
+  for (size_t i = 0; i < g->n_nodes; i++)
+    again[i] = recompute_may(g, g->nodes[i]) && random_below(seed, 3) > 0;
 }
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "partitioner/plan/again.h"
 #include "partitioner/plan/internal.h"
 
 static const char format_name[] = "onnxpipe plan 1";
@@ -66,10 +67,11 @@ static json_t *nodes_json(const Plan *plan, int s) {
 static json_t *stage_json(const Plan *plan, int s) {
   const StageReport *r = &plan->reports[s];
   json_t *stage =
-      json_pack("{s:i, s:i, s:o, s:o, s:o, s:f, s:f, s:f, s:I, s:I}", "stage", s, "rank",
+      json_pack("{s:i, s:i, s:o, s:o, s:o, s:o, s:f, s:f, s:f, s:f, s:I, s:I}", "stage", s, "rank",
                 plan->schedule.rank_of_stage[s], "nodes", nodes_json(plan, s), "first_node", name_json(r->first_node),
-                "last_node", name_json(r->last_node), "forward_seconds", r->forward_seconds, "backward_input_seconds",
-                r->backward_input_seconds, "backward_weight_seconds", r->backward_weight_seconds, "parameter_bytes",
+                "last_node", name_json(r->last_node), "again", plan_again_json(plan, s), "forward_seconds",
+                r->forward_seconds, "backward_input_seconds", r->backward_input_seconds, "backward_weight_seconds",
+                r->backward_weight_seconds, "again_seconds", r->again_seconds, "parameter_bytes",
                 (json_int_t)r->parameter_bytes, "constant_bytes", (json_int_t)r->constant_bytes);
   if (s == plan->stages - 1)
     return stage;
@@ -88,11 +90,12 @@ static json_t *stage_json(const Plan *plan, int s) {
 static json_t *rank_json(const Plan *plan, int rank) {
   const RankMemory *m = &plan->rank_memory[rank];
   size_t limit = plan->memory_limits[rank];
-  return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rank", rank, "parameter_bytes",
+  return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rank", rank, "parameter_bytes",
                    (json_int_t)m->parameter_bytes, "gradient_bytes", (json_int_t)m->gradient_bytes, "state_bytes",
                    (json_int_t)m->state_bytes, "constant_bytes", (json_int_t)m->constant_bytes, "activation_bytes",
                    (json_int_t)m->activation_bytes, "scratch_bytes", (json_int_t)m->scratch_bytes, "total_bytes",
-                   (json_int_t)m->total_bytes, "bound_bytes", (json_int_t)m->bound_bytes, "limit_bytes",
+                   (json_int_t)m->total_bytes, "bound_bytes", (json_int_t)m->bound_bytes, "spared_bytes",
+                   (json_int_t)(plan->spared_bytes ? plan->spared_bytes[rank] : 0), "limit_bytes",
                    limit == SIZE_MAX ? json_null() : json_integer((json_int_t)limit));
 }
 
@@ -123,18 +126,18 @@ static json_t *plan_json(const Plan *plan) {
     stages = with(stages, stage_json(plan, s));
   for (int r = 0; r < plan->ranks && ranks; r++)
     ranks = with(ranks, rank_json(plan, r));
-  return json_pack("{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
-                   "s:f}, s:f, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
-                   "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer,
-                   "device", plan->device, "precision", plan->precision, "ranks", plan->ranks, "chunks", plan->chunks,
-                   "microbatches", plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule",
-                   plan->schedule.name, "objective", objective_names[plan->objective], "predicted", "step_seconds",
-                   plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
-                   "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds",
-                   plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "capacity",
-                   plan->capacity, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks, "process",
-                   "beside_bytes", (json_int_t)plan->process.beside_bytes, "mpi_bytes",
-                   (json_int_t)plan->process.mpi_bytes, "actions", schedule_json(&plan->schedule));
+  return json_pack(
+      "{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
+      "s:f}, s:f, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
+      "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer, "device",
+      plan->device, "precision", plan->precision, "ranks", plan->ranks, "chunks", plan->chunks, "microbatches",
+      plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule", plan->schedule.name,
+      "recompute", plan_recompute_names[plan->recompute], "objective", objective_names[plan->objective], "predicted",
+      "step_seconds", plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
+      "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds", plan->link.latency_seconds,
+      "bytes_per_second", plan->link.bytes_per_second, "capacity", plan->capacity, "ties", ties_json(plan->ties),
+      "stages", stages, "memory", ranks, "process", "beside_bytes", (json_int_t)plan->process.beside_bytes, "mpi_bytes",
+      (json_int_t)plan->process.mpi_bytes, "actions", schedule_json(&plan->schedule));
 }
 
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text) {
@@ -253,7 +256,7 @@ static Status get_objective(Arena *arena, const json_t *root, Objective *objecti
 /* The fields before the stages. */
 static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
   const json_t *link = json_object_get(root, "link");
-  const char *format;
+  const char *format, *recompute;
   json_int_t size = 0;
   TRY(get_string(arena, root, "format", &format));
   if (strcmp(format, format_name) != 0)
@@ -264,6 +267,8 @@ static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
   TRY(get_name(arena, root, "device", &head->device));
   TRY(get_name(arena, root, "precision", &head->precision));
   TRY(get_string(arena, root, "schedule", &head->schedule));
+  TRY(get_string(arena, root, "recompute", &recompute));
+  TRY(plan_recompute_find(recompute, &head->recompute));
   TRY(get_objective(arena, root, &head->objective));
   TRY(get_int(root, "ranks", 1, SCHEDULE_LIMIT, &head->ranks));
   TRY(get_int(root, "chunks", 1, SCHEDULE_LIMIT / head->ranks, &head->chunks));
@@ -316,6 +321,9 @@ static Status check_request(const PlanRequest *head, const PlanRequest *asked) {
   TRY(check_made_with("--optimizer", head->optimizer, asked->optimizer, same_text, ""));
   TRY(check_made_with("--device", head->device, asked->device, same_device, ""));
   TRY(check_made_with("--precision", head->precision, asked->precision, same_text, ""));
+  if (asked->recompute_given && asked->recompute != RECOMPUTE_AUTO && asked->recompute != head->recompute)
+    return fail(E_USAGE, "the plan has --recompute %s, asked for is %s", plan_recompute_names[head->recompute],
+                plan_recompute_names[asked->recompute]);
   if (asked->ranks && asked->ranks != head->ranks)
     return differ("--ranks", head->ranks, asked->ranks);
   if (asked->chunks && asked->chunks != head->chunks)
@@ -446,6 +454,7 @@ static Status get_stage(const json_t *stage, Plan *plan, int s) {
   TRY(get_number(stage, "forward_seconds", &r->forward_seconds));
   TRY(get_number(stage, "backward_input_seconds", &r->backward_input_seconds));
   TRY(get_number(stage, "backward_weight_seconds", &r->backward_weight_seconds));
+  TRY(get_number(stage, "again_seconds", &r->again_seconds));
   TRY(check_bytes(stage, "parameter_bytes", r->parameter_bytes));
   TRY(check_bytes(stage, "constant_bytes", r->constant_bytes));
   if (s == plan->stages - 1)
@@ -463,7 +472,9 @@ static Status get_stage(const json_t *stage, Plan *plan, int s) {
 static Status get_rank(const json_t *json, const PlanRequest *asked, Plan *plan, int rank) {
   const RankMemory *m = &plan->rank_memory[rank];
   const json_t *limit = json_object_get(json, "limit_bytes");
-  json_int_t stated = INT64_MAX;
+  json_int_t stated = INT64_MAX, spared = 0;
+  TRY(get_integer(json, "spared_bytes", 0, INT64_MAX, &spared));
+  plan->spared_bytes[rank] = (size_t)spared;
   TRY(check_bytes(json, "parameter_bytes", m->parameter_bytes));
   TRY(check_bytes(json, "gradient_bytes", m->gradient_bytes));
   TRY(check_bytes(json, "state_bytes", m->state_bytes));
@@ -498,10 +509,12 @@ static Status read_body(Arena *arena, const json_t *root, const PlanRequest *ask
   TRY(get_array(root, "stages", (size_t)plan->stages, &stages));
   TRY(get_array(root, "memory", (size_t)plan->ranks, &memory));
   TRY(get_nodes(stages, plan, forward, n_forward));
+  TRY(plan_again_read(arena, stages, forward, n_forward, plan));
   TRY(plan_cut(arena, plan));
   TRY(as_file(get_schedule(arena, root, head->schedule, plan)));
   TRY(as_file(plan_finish(arena, plan)));
   TRY(plan_limits(arena, asked, plan->ranks, &plan->memory_limits));
+  TRY(ARENA_NEW(arena, plan->spared_bytes, plan->ranks));
   Status status = OK;
   for (int s = 0; s < plan->stages && status == OK; s++)
     if ((status = get_stage(json_array_get(stages, (size_t)s), plan, s)) != OK)
@@ -536,7 +549,8 @@ static Status read_plan(Arena *arena, const json_t *root, Graph *graph, const Pl
                  .ties = head.ties,
                  .objective = head.objective,
                  .link = head.link,
-                 .capacity = head.capacity};
+                 .capacity = head.capacity,
+                 .recompute = head.recompute};
   return read_body(arena, root, asked, &head, plan);
 }
 

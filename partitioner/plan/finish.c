@@ -1,9 +1,11 @@
 /* Completes a plan whose stages and schedule are chosen. Invariant: everything here follows from the graph, stage_of,
  * the schedule and the items' costs, so a plan that was read is as complete as one that was made. */
+#include "graph/recompute.h"
 #include "partitioner/plan/internal.h"
 
 Status plan_cut(Arena *arena, Plan *plan) {
-  return stages_assign(plan->graph, arena, plan->stage_of, plan->stages, &plan->cuts);
+  TRY(stages_assign(plan->graph, arena, plan->stage_of, plan->stages, &plan->cuts));
+  return plan->again ? recompute_graph(arena, plan->graph, plan->again, &plan->cuts, &plan->graph) : OK;
 }
 
 Status plan_crossings(Arena *arena, const Plan *plan, Crossings *crossings) {
@@ -127,7 +129,7 @@ static double update_seconds(const Plan *plan, const PlanItems *items, const Pla
   double seconds = 0;
   for (size_t i = 0; i < g->n_nodes; i++)
     if (g->nodes[i]->phase == PHASE_UPDATE && memory_updates(memory, g, g->nodes[i]))
-      seconds += items->node_seconds[rank][i];
+      seconds += items->node_seconds[rank][graph_plain(g, (NodeId)i)];
   for (size_t i = 0; i < g->n_groups; i++) {
     ValueId gradient = g->groups[i].gradient;
     int from = plan->schedule.rank_of_stage[graph_node(g, g->groups[i].nodes[0])->stage];
@@ -160,10 +162,11 @@ Status plan_time(const PlanItems *items, const PlanRequest *request, Plan *plan)
     if (node->phase == PHASE_UPDATE)
       continue;
     StageReport *report = &plan->reports[node->stage];
-    double seconds = items->node_seconds[plan->schedule.rank_of_stage[node->stage]][i];
+    double seconds = items->node_seconds[plan->schedule.rank_of_stage[node->stage]][graph_plain(g, (NodeId)i)];
     *(node->phase == PHASE_F   ? &report->forward_seconds
       : node->phase == PHASE_B ? &report->backward_input_seconds
                                : &report->backward_weight_seconds) += seconds;
+    report->again_seconds += node->again ? seconds : 0;
   }
   const int *rank_of = plan->schedule.rank_of_stage;
   for (int s = 0; s < plan->stages - 1; s++)

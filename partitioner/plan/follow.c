@@ -6,6 +6,7 @@
 
 #include "graph/autodiff.h"
 #include "graph/op.h"
+#include "graph/recompute.h"
 #include "partitioner/plan/internal.h"
 
 typedef struct {
@@ -13,6 +14,7 @@ typedef struct {
   const Graph *graph; /* the second */
   bool trains;        /* it has more than a forward pass */
   int *wanted;        /* [n_nodes]: where the first graph has the node; -1: nowhere */
+  bool *again;        /* [n_nodes]: it runs again there; NULL: nothing does */
   ValueId *trained;   /* [n_trained]: of each initializer the value that the first graph writes; NO_VALUE: none */
   size_t n_trained;
   int *highest;  /* [n_nodes]: the last stage that the node's users allow */
@@ -58,6 +60,8 @@ static Status find_wanted(Following *f, Arena *arena) {
   TRY(list_names(arena, f->first->graph, &first, &n));
   TRY(list_names(arena, f->graph, &second, &m));
   TRY(ARENA_NEW(arena, f->wanted, f->graph->n_nodes));
+  if (f->trains && f->first->again)
+    TRY(ARENA_NEW(arena, f->again, f->graph->n_nodes));
   for (size_t i = 0, k = 0; k < m;) {
     int order = i < n ? strcmp(first[i]->name, second[k]->name) : 1;
     if (order < 0) {
@@ -65,6 +69,9 @@ static Status find_wanted(Following *f, Arena *arena) {
       continue;
     }
     size_t alike = order ? 0 : count_alike(first + i, n - i), own = count_alike(second + k, m - k);
+    for (size_t j = 0; f->again && alike == own && j < own; j++)
+      f->again[second[k + j]->id] =
+          f->first->again[first[i + j]->id] && recompute_may(f->graph, graph_node(f->graph, second[k + j]->id));
     for (size_t j = 0; j < own; j++)
       f->wanted[second[k + j]->id] = !alike ? -1 : alike == own ? first[i + j]->stage : lowest_stage(first + i, alike);
     i += alike;
@@ -278,6 +285,8 @@ static Status build(Following *f, Arena *arena, Arena *scratch, int microbatches
   for (size_t i = 0; i < f->graph->n_nodes; i++)
     if (f->graph->nodes[i]->phase == PHASE_F)
       choose(f, f->graph->nodes[i]);
+  if (f->again && !(plan->again = arena_copy(arena, f->again, f->graph->n_nodes * sizeof *f->again)))
+    return status_code();
   TRY(plan_cut(arena, plan));
   TRY(plan_crossings(scratch, plan, &crossings));
   TRY(f->trains ? order_first(arena, f->first, microbatches, &computes)
@@ -306,7 +315,8 @@ Status plan_follow(Arena *arena, Graph *graph, const Plan *first, int microbatch
                  .microbatch_size = microbatch_size,
                  .memory_limits = first->memory_limits,
                  .objective = first->objective,
-                 .link = first->link};
+                 .link = first->link,
+                 .recompute = first->recompute};
   TRY(ARENA_NEW(arena, plan->stage_of, graph->n_nodes));
   TRY(ARENA_NEW(arena, *beside_bytes, first->ranks));
   f.stage_of = plan->stage_of;

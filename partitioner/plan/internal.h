@@ -45,7 +45,8 @@ typedef struct {
   PlanWindow *window;
   PlanWishes *wishes; /* NULL: none */
   int stages;
-  const size_t *limits; /* [ranks] */
+  const size_t *limits;    /* [ranks] */
+  Recomputation recompute; /* now: what the request says, but none before `auto` needs it */
 } PlanSearch;
 
 /* A schedule with the best cut that was found for it. */
@@ -53,6 +54,7 @@ typedef struct {
   const char *schedule;      /* its name */
   const Schedule *synthesis; /* not NULL: this one, in the search's arena, whatever the name */
   int *cut;                  /* [stages + 1] */
+  const bool *again;         /* [graph->n_nodes], in the search's arena: what runs again; NULL: nothing */
   double step_seconds;
   size_t largest; /* bytes of the largest rank */
   size_t excess;  /* most bytes of a rank over its limit */
@@ -75,6 +77,12 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
 /* Time and memory of the plan, against these limits. */
 void plan_judge(const Plan *plan, const size_t *limits, PlanCandidate *candidate);
 
+/* What is to run again of a plan without recomputation of this candidate: all that makes the stages smaller, with
+ * RECOMPUTE_FULL; else what brings ranks under these limits, as fast as may be. Judges the candidate with it; what does
+ * not fit even so has excess. */
+Status plan_recompute(const PlanSearch *search, const Plan *plan, const size_t *limits, bool relaxes,
+                      PlanCandidate *candidate);
+
 /* What synthesis came to. */
 typedef struct {
   double lower_bound_seconds; /* of the objective: no schedule of the stages that were tried is shorter */
@@ -91,7 +99,7 @@ Status plan_slots(Arena *arena, const Schedule *schedule, const StageMemory *sta
 /* Lays out every stage and rank for plan->graph, cuts and schedule: fills stage_memory and rank_memory. */
 Status plan_memory(Arena *arena, Plan *plan);
 
-/* From graph, stage_of and the numbers of stages: the cuts. */
+/* From graph, stage_of, `again` and the numbers of stages: the cuts, and the graph with what runs again. */
 Status plan_cut(Arena *arena, Plan *plan);
 /* What crosses the cuts, for schedules. */
 Status plan_crossings(Arena *arena, const Plan *plan, Crossings *crossings);

@@ -8,12 +8,11 @@
 #include "partitioner/plan/internal.h"
 #include "partitioner/plan/partition.h"
 
-enum { MOST_ROUNDS = 8, ROUNDS_OF_FEW = 3, FEW_ROUNDS = 8, FEW_TRIALS = 3 };
+enum { MOST_ROUNDS = 8, MOST_ROUNDS_AGAIN = 4, ROUNDS_OF_FEW = 3, FEW_ROUNDS = 8, FEW_TRIALS = 3 };
 
 /* What steers the cuts of one schedule. */
 typedef struct {
-  PlanWindow *window;
-  const PlanWishes *wishes;
+  const PlanSearch *search;
   const int *rank_of_stage;   /* [stages] */
   int *in_flight;             /* [stages] */
   size_t *allowed, *margin;   /* [stages]: what the stage may take; what it took above the estimate */
@@ -22,13 +21,22 @@ typedef struct {
   int *cut;
 } Steering;
 
+/* What a stage of these items takes at least. What may be computed anew need not be kept, but what it is made of. */
+static size_t estimate(const Steering *s, int stage, int from, int to) {
+  const PlanSearch *search = s->search;
+  if (search->recompute == RECOMPUTE_NONE)
+    return plan_window_bytes(search->window, from, to, s->in_flight[stage]);
+  return plan_window_bytes(search->window, from, to, 0) +
+         search->items.forward_bytes[from] * (size_t)s->in_flight[stage];
+}
+
 static bool fits(void *context, int stage, int from, int to) {
   const Steering *s = context;
-  if (s->wishes && !plan_wishes_allow(s->wishes, s->rank_of_stage[stage], from, to))
+  if (s->search->wishes && !plan_wishes_allow(s->search->wishes, s->rank_of_stage[stage], from, to))
     return false;
   if (s->allowed[stage] == SIZE_MAX)
     return true;
-  size_t bytes = plan_window_bytes(s->window, from, to, s->in_flight[stage]);
+  size_t bytes = estimate(s, stage, from, to);
   return bytes <= s->allowed[stage] && s->margin[stage] <= s->allowed[stage] - bytes;
 }
 
@@ -78,7 +86,8 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
                  .microbatch_size = r->microbatch_size,
                  .objective = r->objective,
                  .link = r->link,
-                 .capacity = r->capacity};
+                 .capacity = r->capacity,
+                 .recompute = r->recompute};
   plan->model_hash = arena_string(arena, r->model_hash);
   plan->loss = r->loss;
   plan->optimizer = r->optimizer;
@@ -91,6 +100,9 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
       plan->stage_of[search->items.node[i]] = s;
   plan->memory_limits = arena_copy(arena, search->limits, (size_t)r->ranks * sizeof *search->limits);
   if (!plan->memory_limits || !plan->model_hash)
+    return status_code();
+  if (candidate->again &&
+      !(plan->again = arena_copy(arena, candidate->again, search->graph->n_nodes * sizeof *plan->again)))
     return status_code();
   TRY(plan_cut(arena, plan));
   TRY(plan_crossings(arena, plan, &crossings));
@@ -142,9 +154,8 @@ static void tighten(const PlanSearch *search, const Plan *plan, const size_t *li
       if (plan->schedule.rank_of_stage[s] != r)
         continue;
       size_t own = own_bytes(plan, s);
-      size_t estimate =
-          plan_window_bytes(search->window, steering->cut[s], steering->cut[s + 1], steering->in_flight[s]);
-      size_t margin = own > estimate ? own - estimate : 0;
+      size_t least = estimate(steering, s, steering->cut[s], steering->cut[s + 1]);
+      size_t margin = own > least ? own - least : 0;
       steering->margin[s] = margin > steering->margin[s] ? margin : steering->margin[s];
       if (over && search->request->chunks > 1)
         steering->allowed[s] = (size_t)((double)limits[r] * ((double)own / (double)sum));
@@ -177,8 +188,7 @@ Status plan_price_cuts(const PlanSearch *search, const PlanItems *items, Arena *
 static Status prepare_steering(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate,
                                const size_t *limits, Steering *s) {
   Schedule draft;
-  s->window = search->window;
-  s->wishes = search->wishes;
+  s->search = search;
   TRY(draw(search, arena, candidate, NULL, &draft));
   TRY(ARENA_NEW(arena, s->in_flight, search->stages));
   TRY(ARENA_NEW(arena, s->allowed, search->stages));
@@ -206,13 +216,19 @@ static Status steer(const PlanSearch *search, Arena *arena, const size_t *limits
                               .may_cut = search->items.may_cut,
                               .fits = fits,
                               .context = steering};
-  for (int round = 0; round < MOST_ROUNDS; round++) {
+  int rounds = search->recompute == RECOMPUTE_NONE ? MOST_ROUNDS : MOST_ROUNDS_AGAIN; /* which take longer */
+  for (int round = 0; round < rounds; round++) {
     double bottleneck;
     Plan plan;
     TRY(partition_solve(&problem, steering->cut, &bottleneck));
     memcpy(candidate->cut, steering->cut, (size_t)(search->stages + 1) * sizeof *candidate->cut);
+    candidate->again = NULL;
     TRY(plan_build(search, arena, candidate, &plan));
     plan_judge(&plan, limits, candidate);
+    if (search->recompute == RECOMPUTE_FULL || (search->recompute == RECOMPUTE_AUTO && candidate->excess)) {
+      TRY(plan_recompute(search, &plan, limits, false, candidate));
+      TRY(plan_build(search, arena, candidate, &plan)); /* whose stages are to tighten */
+    }
     if (candidate->excess == 0)
       return OK;
     tighten(search, &plan, limits, round >= ROUNDS_OF_FEW, steering);
@@ -315,6 +331,8 @@ static Status try_schedules(const PlanSearch *search, const size_t *limits, bool
   bool open = !search->request->given && strcmp(one[0], "auto") == 0;
   if (open && search->graph->loss_sum == NO_VALUE)
     one[0] = "forward";
+  else if (open && by_memory && search->recompute != RECOMPUTE_NONE) /* many plans, each of which takes long */
+    one[0] = search->request->chunks > 1 ? "interleaved-1f1b" : "1f1b";
   else if (open)
     trials.names = schedule_names;
   TRY(ARENA_NEW(search->arena, candidate.cut, search->stages + 1));
@@ -373,7 +391,7 @@ static Status try_raised(const PlanSearch *search, size_t by, PlanCandidate *bes
  * must. */
 static Status find_shortage(const PlanSearch *search, PlanCandidate *best, size_t *amount) {
   size_t low = 0, high;
-  int rounds = (double)search->items.n * search->stages > 1e5 ? 10 : 40;
+  int rounds = (double)search->items.n * search->stages > 1e5 || search->recompute != RECOMPUTE_NONE ? 10 : 40;
   PlanCandidate trial = {0};
   TRY(ARENA_NEW(search->arena, trial.cut, search->stages + 1));
   TRY(try_raised(search, SIZE_MAX / 2, best)); /* no limits */
@@ -511,6 +529,51 @@ static bool is_open(const PlanSearch *search) {
   return r->synthesize && !r->given && strcmp(r->schedule, "auto") == 0 && search->graph->loss_sum != NO_VALUE;
 }
 
+/* The fastest plan by name. Where none fits as it is, one that computes as little anew as it must. */
+static Status find_named(PlanSearch *search, PlanCandidate *best) {
+  Recomputation asked = search->graph->loss_sum == NO_VALUE ? RECOMPUTE_NONE : search->request->recompute;
+  search->recompute = asked == RECOMPUTE_AUTO ? RECOMPUTE_NONE : asked;
+  Status status = try_schedules(search, search->limits, false, best);
+  if (status == E_LIMIT && asked == RECOMPUTE_AUTO) {
+    search->recompute = asked;
+    status = try_schedules(search, search->limits, false, best);
+  }
+  if (status == E_LIMIT && asked == RECOMPUTE_AUTO && search->request->brief) /* what lacks at best */
+    search->recompute = RECOMPUTE_FULL;
+  return status == E_LIMIT ? explain_shortage(search, best) : status;
+}
+
+/* The plan of the same candidate that computes nothing anew. */
+static Status build_plain(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, Plan *plan) {
+  PlanCandidate plain = *candidate;
+  plain.again = NULL;
+  return plan_build(search, arena, &plain, plan);
+}
+
+/* Now that it is chosen, with as little as will do. */
+static Status relax(const PlanSearch *search, PlanCandidate *best) {
+  Plan plain;
+  PlanCandidate trial = *best;
+  if (search->recompute != RECOMPUTE_AUTO || !best->again)
+    return OK;
+  TRY(build_plain(search, search->arena, best, &plain));
+  TRY(plan_recompute(search, &plain, search->limits, true, &trial));
+  if (trial.excess == 0 && trial.step_seconds < best->step_seconds)
+    *best = trial;
+  return OK;
+}
+
+static Status count_spared(const PlanSearch *search, Arena *arena, const PlanCandidate *best, Plan *plan) {
+  Plan plain;
+  TRY(ARENA_NEW(arena, plan->spared_bytes, plan->ranks));
+  TRY(build_plain(search, search->arena, best, &plain));
+  for (int r = 0; r < plan->ranks; r++) {
+    size_t without = plain.rank_memory[r].total_bytes, with = plan->rank_memory[r].total_bytes;
+    plan->spared_bytes[r] = without > with ? without - with : 0;
+  }
+  return OK;
+}
+
 static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
   PlanCandidate best = {0};
   double free_step_seconds = 0;
@@ -518,10 +581,8 @@ static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
   if (search->wishes)
     TRY(try_freely(search, &free_step_seconds));
   TRY(ARENA_NEW(search->arena, best.cut, search->stages + 1));
-  Status status = try_schedules(search, search->limits, false, &best);
-  if (status == E_LIMIT)
-    status = explain_shortage(search, &best);
-  TRY(status);
+  TRY(find_named(search, &best));
+  TRY(relax(search, &best));
   const char *named = best.schedule;
   double named_step_seconds = best.step_seconds;
   PlanSynthesis synthesis = {0};
@@ -538,7 +599,7 @@ static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
     plan->named_step_seconds = named_step_seconds;
     plan->lower_bound_seconds = synthesis.lower_bound_seconds;
   }
-  return OK;
+  return plan->again ? count_spared(search, arena, &best, plan) : OK;
 }
 
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan) {

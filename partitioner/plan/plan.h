@@ -7,6 +7,13 @@
 #include "graph/memory.h"
 #include "partitioner/synthesis/auto.h"
 
+/* Whether the backward pass computes forward values anew instead of keeping them: never; where nothing fits without,
+ * as little as does; wherever it makes a stage smaller. */
+typedef enum { RECOMPUTE_NONE, RECOMPUTE_AUTO, RECOMPUTE_FULL } Recomputation;
+/* "none", "auto", "full"; and back: E_MODEL where it is none of them. */
+extern const char *const plan_recompute_names[];
+Status plan_recompute_find(const char *name, Recomputation *recomputation);
+
 typedef struct {
   double latency_seconds;
   double bytes_per_second; /* 0: transfers take no time but the latency */
@@ -17,6 +24,7 @@ typedef struct {
   size_t parameter_bytes, constant_bytes;       /* of the stage alone, in units of 64 bytes */
   size_t cut_forward_bytes, cut_backward_bytes; /* over the cut after this stage */
   double cut_bytes_per_second;                  /* 0: they take no time but the latency */
+  double again_seconds;                         /* of the backward pass: what runs again in it */
   const char *first_node, *last_node;
   int first, last; /* numbers of these nodes in the order of forward nodes; others' may lie between them */
   int n_nodes;
@@ -48,7 +56,7 @@ typedef struct {
 } ProcessMemory;
 
 typedef struct {
-  Graph *graph; /* the graph the plan was made for; stages assigned */
+  Graph *graph; /* the graph the plan was made for; stages assigned; a copy of it where something runs again */
   const char *model_hash;
   const char *loss, *optimizer; /* what the graph was made with, by name; NULL: nothing, for inference */
   const char *device;           /* the ranks' backends, "cuda" for all or "cuda:0,cpu", one a rank; NULL: not said */
@@ -56,11 +64,15 @@ typedef struct {
   int ranks, chunks, stages, microbatches;
   int64_t microbatch_size;
   int *stage_of; /* [graph->n_nodes]: stage of each forward node */
+  Recomputation recompute;
+  const bool *again; /* [graph->n_nodes], of forward nodes: backward runs it again where it reads what it makes; NULL:
+                        nothing */
   Stages cuts;
   Schedule schedule;
   StageMemory *stage_memory; /* [stages] */
   RankMemory *rank_memory;   /* [ranks] */
   size_t *memory_limits;     /* [ranks]; SIZE_MAX: none */
+  size_t *spared_bytes;      /* [ranks]: what it would take more without recomputation; NULL: there is none */
   StageReport *reports;      /* [stages] */
   CutReport *cut_reports;    /* [stages - 1]; NULL: the plan was read, and costs of nodes are not known */
   Ties ties;
@@ -122,6 +134,8 @@ typedef struct {
   const StageWishes *wishes; /* NULL: none */
   bool synthesize;           /* "auto" is more than the fastest by name: a schedule made for the stages */
   bool brief;                /* where nothing fits, what limit would do is not looked for: that takes many plans */
+  Recomputation recompute;
+  bool recompute_given; /* then a plan file's is the same; else it may be any */
 } PlanRequest;
 
 /* Partitions, schedules, checks and lays out memory. Fails E_LIMIT where nothing fits, naming the rank that lacks

@@ -132,7 +132,7 @@ static Status list_contenders(Synthesis *s, const PlanCandidate *best) {
     TRY(prepare(s, &other, seen));
     if (memcmp(other.cut, best->cut, bytes) == 0 || s->search->wishes) /* of other ranks */
       continue;
-    PlanCandidate same = {.schedule = names[i], .cut = best->cut};
+    PlanCandidate same = {.schedule = names[i], .cut = best->cut, .again = best->again};
     TRY(prepare(s, &same, seen));
   }
   return OK;
@@ -195,7 +195,8 @@ static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *foun
     TRY(ARENA_NEW(s->arena, schedule, 1));
     TRY(schedule_auto(s->arena, &request, schedule, &report));
     Contender *chosen = &s->contenders[report.chosen];
-    *found = (PlanCandidate){.schedule = schedule->name, .synthesis = schedule, .cut = chosen->named.cut};
+    *found = (PlanCandidate){
+        .schedule = schedule->name, .synthesis = schedule, .cut = chosen->named.cut, .again = chosen->named.again};
     TRY(measure(s, limits, found, total));
     if (found->excess == 0)
       return OK;

@@ -37,16 +37,22 @@ static void add_name(const char *name, int width, Text *text) {
 
 static void add_stages(const Plan *plan, Text *text, int columns) {
   enum { FIXED = 5 + 5 + 6 + 3 * 9 + 3 * 10 + 2 };
-  int name = columns - FIXED - 3; /* for "first … last" */
-  text_add(text, "%5s%5s%6s%9s%9s%9s%10s%10s%10s", "stage", "rank", "nodes", "F", "B", "W", "weights", "up", "down");
+  int name = columns - FIXED - 3 - (plan->again ? 9 : 0); /* for "first … last" */
+  text_add(text, "%5s%5s%6s%9s%9s%9s", "stage", "rank", "nodes", "F", "B", "W");
+  if (plan->again)
+    text_add(text, "%9s", "again");
+  text_add(text, "%10s%10s%10s", "weights", "up", "down");
   text_add_string(text, name >= 12 ? "  first … last\n" : "\n");
   for (int s = 0; s < plan->stages; s++) {
     const StageReport *r = &plan->reports[s];
-    char f[CELL], b[CELL], w[CELL], parameters[CELL], up[CELL], down[CELL];
+    char f[CELL], b[CELL], w[CELL], again[CELL], parameters[CELL], up[CELL], down[CELL];
     size_t sends_down = s > 0 ? plan->reports[s - 1].cut_backward_bytes : 0;
-    text_add(text, "%5d%5d%6d%9s%9s%9s%10s%10s%10s", s, plan->schedule.rank_of_stage[s], r->n_nodes,
+    text_add(text, "%5d%5d%6d%9s%9s%9s", s, plan->schedule.rank_of_stage[s], r->n_nodes,
              seconds_text(r->forward_seconds, f), seconds_text(r->backward_input_seconds, b),
-             seconds_text(r->backward_weight_seconds, w), plan_bytes_text(r->parameter_bytes, parameters),
+             seconds_text(r->backward_weight_seconds, w));
+    if (plan->again)
+      text_add(text, "%9s", seconds_text(r->again_seconds, again));
+    text_add(text, "%10s%10s%10s", plan_bytes_text(r->parameter_bytes, parameters),
              plan_bytes_text(r->cut_forward_bytes, up), plan_bytes_text(sends_down, down));
     if (name >= 12) {
       text_add_string(text, "  ");
@@ -59,8 +65,8 @@ static void add_stages(const Plan *plan, Text *text, int columns) {
 }
 
 static void add_memory(const Plan *plan, Text *text) {
-  text_add(text, "%5s%10s%10s%10s%10s%10s%10s%10s\n", "rank", "weights", "gradients", "optimizer", "constants", "kept",
-           "temporary", "in all");
+  text_add(text, "%5s%10s%10s%10s%10s%10s%10s%10s%s\n", "rank", "weights", "gradients", "optimizer", "constants",
+           "kept", "temporary", "in all", plan->again ? "    spared" : "");
   for (int r = 0; r < plan->ranks; r++) {
     const RankMemory *m = &plan->rank_memory[r];
     size_t bytes[] = {m->parameter_bytes,  m->gradient_bytes, m->state_bytes, m->constant_bytes,
@@ -69,6 +75,8 @@ static void add_memory(const Plan *plan, Text *text) {
     text_add(text, "%5d", r);
     for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++)
       text_add(text, "%10s", plan_bytes_text(bytes[i], cell));
+    if (plan->again)
+      text_add(text, "%10s", plan_bytes_text(plan->spared_bytes[r], cell));
     text_add_char(text, '\n');
   }
 }
@@ -112,6 +120,23 @@ static void add_process(const Plan *plan, Text *text) {
   text_add_char(text, '\n');
 }
 
+/* What the ranks compute in a step to keep less, all of them together. */
+static void add_recomputation(const Plan *plan, Text *text) {
+  char seconds[CELL], bytes[CELL];
+  double sum = 0;
+  size_t most = 0;
+  for (int s = 0; s < plan->stages; s++)
+    sum += plan->reports[s].again_seconds * plan->microbatches;
+  for (int r = 0; r < plan->ranks; r++)
+    most = plan->spared_bytes[r] > most ? plan->spared_bytes[r] : most;
+  text_add(
+      text,
+      "recomputation (--recompute %s): forward nodes run again before their gradients, %s a step%s; %s%s less memory\n",
+      plan_recompute_names[plan->recompute], seconds_text(sum, seconds),
+      plan->ranks > 1 ? " on all ranks together" : "", plan->ranks > 1 ? "at most a rank " : "",
+      plan_bytes_text(most, bytes));
+}
+
 static void add_prose(const Plan *plan, Text *text) {
   char step[CELL], update[CELL];
   text_add(text, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
@@ -119,9 +144,13 @@ static void add_prose(const Plan *plan, Text *text) {
            (long long)plan->microbatch_size, plan->schedule.name);
   text_add(text, "predicted: %s a step, %s of it the update", seconds_text(plan->step_seconds, step),
            seconds_text(plan->update_seconds, update));
+  if (plan->ranks > 1)
+    text_add(text, "; bubble %.1f %%", 100 * plan->bubble);
+  text_add_char(text, '\n');
+  if (plan->again)
+    add_recomputation(plan, text);
   if (plan->ranks == 1)
     return;
-  text_add(text, "; bubble %.1f %%\n", 100 * plan->bubble);
   if (plan->named && strcmp(plan->named, plan->schedule.name) != 0)
     text_add(text, "made for these stages: %s, the fastest schedule by name, would take %s a step\n", plan->named,
              seconds_text(plan->named_step_seconds, step));
@@ -161,6 +190,8 @@ static const char legend[] =
     "the "
     "rows of ranks time runs to the right: a digit is a microbatch's F, a small letter its B, a capital its W, a dot "
     "waiting";
+static const char legend_again[] =
+    "; again: seconds of B and W in which forward nodes run again; spared: what the rank would take more without";
 
 static Status print_text(Text *text, FILE *file, int columns, bool prose) {
   Text wrapped = {0};
@@ -192,15 +223,16 @@ static Status print_tables(const Plan *plan, FILE *file, int columns) {
 static Status print_one(const Plan *plan, FILE *file, int columns) {
   Text text = {0};
   add_prose(plan, &text);
-  text_add_char(&text, '\n');
   add_memory_line(plan, &text);
   add_process(plan, &text);
   return print_text(&text, file, columns, true);
 }
 
-static Status print_legend(FILE *file, int columns) {
+static Status print_legend(const Plan *plan, FILE *file, int columns) {
   Text text = {0};
   text_add_string(&text, legend);
+  if (plan->again)
+    text_add_string(&text, legend_again);
   return print_text(&text, file, columns, true);
 }
 
@@ -212,7 +244,7 @@ Status plan_print(const Plan *plan, FILE *file, int columns, bool colours) {
   if (status == OK && plan->ranks > 1)
     status = print_grid(plan, arena, file, columns, colours);
   if (status == OK && plan->ranks > 1)
-    status = print_legend(file, columns);
+    status = print_legend(plan, file, columns);
   arena_destroy(arena);
   if (status == OK && ferror(file))
     return fail(E_IO, "the plan cannot be printed");

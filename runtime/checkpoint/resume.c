@@ -16,7 +16,7 @@ static const char own[] =
     "timeout config print-config quiet verbose dry-run json ";
 /* May be given anew. */
 static const char free_to_change[] =
-    " data tokens every keep steps epochs ranks chunks schedule threads device prefetch "
+    " data tokens every keep steps epochs ranks chunks schedule recompute threads device prefetch "
     "validate metric patience min-delta ";
 
 static bool is_in(const char *list, const char *name) {
@@ -121,6 +121,8 @@ static bool takes_free(const Options *given, const Options *then, bool alone, co
     return !given->steps && !given->epochs;
   if (strcmp(name, "ranks") == 0 || strcmp(name, "chunks") == 0 || strcmp(name, "schedule") == 0)
     return same_ranks;
+  if (strcmp(name, "recompute") == 0)
+    return !shaped;
   if (strcmp(name, "device") == 0)
     return !shaped && (same_ranks || !strchr(then->device, ','));
   return true;

@@ -5,7 +5,7 @@
 
 /* A kernel that minds the contents leaves its node without a number. */
 static Status rehearse_call(Executor *e, Call *call, int microbatch, Rehearsal *r) {
-  NodeId id = call->node->id;
+  NodeId id = graph_plain(e->graph, call->node->id);
   int kind = r->kind_of ? r->kind_of[id] : -1;
   if ((kind >= 0 && r->done[kind]) || r->late)
     return OK;

@@ -78,7 +78,13 @@ static Status try_plan(Job *trial, const char *schedule, Search *search) {
  * what will be found: synthesis is for the sizes that are taken. Fails as the plan that came closest. */
 static Status try_microbatches(const Job *job, Arena *arena, int microbatches, const int *chunks, int n_chunks,
                                Search *search) {
+  /* with recomputation plans take longer to make: of each number of stages a rank what is fast, and takes least */
+  static const char *const frugal[] = {"1f1b", "zb-h1", "interleaved-1f1b", "v-min", NULL}, *const plain[] = {"1f1b",
+                                                                                                              NULL};
   const char *const one[] = {job->asked.options->schedule, NULL};
+  const char *const *all = job->decided.attempt == ATTEMPT_AGAIN     ? frugal
+                           : job->decided.attempt == ATTEMPT_EXPLAIN ? plain
+                                                                     : schedule_names;
   bool open = strcmp(one[0], "auto") == 0 && !job->asked.options->plan && !job->asked.schedule, good = false;
   Job trial = *job;
   trial.arena = arena;
@@ -91,7 +97,7 @@ static Status try_microbatches(const Job *job, Arena *arena, int microbatches, c
   Status status = OK;
   char message[sizeof search->message] = "";
   for (int c = 0; c < n_chunks; c++)
-    for (const char *const *name = open ? schedule_names : one; *name; name++) {
+    for (const char *const *name = open ? all : one; *name; name++) {
       trial.decided.chunks = chunks[c];
       Status tried = try_plan(&trial, *name, search);
       if (tried == E_MEMORY)
@@ -143,6 +149,25 @@ static Status foresee(Job *job, double *seconds) {
   job->decided.microbatches = all;
   job->decided.foresees = false;
   *seconds = at[1] + (few < all ? (at[1] - at[0]) / (few - few / 2) * (all - few) : 0);
+  return status;
+}
+
+/* First without recomputation: what fits so needs none. What lacks is told of the most microbatches, which take least.
+ */
+static Status search_twice(Job *job, const int *microbatches, int n, const int *chunks, int n_chunks, Search *search) {
+  Status status = OK;
+  if (strcmp(job->asked.options->recompute, "auto") != 0)
+    return search_all(job, microbatches, n, chunks, n_chunks, search);
+  for (Attempt attempt = ATTEMPT_KEEP; attempt <= ATTEMPT_EXPLAIN; attempt++) {
+    bool last = attempt == ATTEMPT_EXPLAIN;
+    *search = (Search){0};
+    job->decided.attempt = attempt;
+    status = last ? search_all(job, &microbatches[n - 1], 1, chunks, 1, search)
+                  : search_all(job, microbatches, n, chunks, n_chunks, search);
+    job->decided.attempt = ATTEMPT_ANY;
+    if (status != E_LIMIT)
+      break;
+  }
   return status;
 }
 
@@ -244,7 +269,7 @@ static Status choose_among(Job *job, const int *microbatches, int *of) {
   }
   *of = n;
   if (n > 1) {
-    TRY(search_all(job, microbatches, n, chunks, n_chunks, &search));
+    TRY(search_twice(job, microbatches, n, chunks, n_chunks, &search));
     job->decided.microbatches = search.microbatches;
     job->decided.chunks = search.chunks;
   } else {
@@ -269,26 +294,53 @@ static Status choose_among(Job *job, const int *microbatches, int *of) {
   return n_chunks > 1 ? plan_chunks(job, chunks, n_chunks) : job_plan(job, NULL);
 }
 
+/* Whether training may compute anew what would take the room of what lies beside it. */
+static bool may_reserve(const Job *job) {
+  const Options *o = job->asked.options;
+  return o->memory_limit && !o->plan && strcmp(o->recompute, "auto") == 0 && !job->decided.reserved_bytes;
+}
+
+/* Plans within what the limit leaves; where nothing fits so, as before. */
+static Status choose_within(Job *job, const int *microbatches, int n) {
+  size_t n_lines = job->decided.n_lines;
+  int of = n, chunks = job->decided.chunks;
+  job->decided.reserved_bytes = job->decided.beside_bytes;
+  Status status = choose_among(job, microbatches, &of);
+  if (status != E_LIMIT)
+    return status;
+  job->decided.n_lines = n_lines;
+  job->decided.chunks = chunks;
+  job->decided.reserved_bytes = 0;
+  return choose_among(job, microbatches, &n);
+}
+
 Status job_choose(Job *job, JobBeside *beside, void *context) {
   int microbatches[JOB_MICROBATCHES], n = job_list_microbatches(job, microbatches), all = n;
+  int chunks = job->decided.chunks;
   Status status = OK;
   char why[1024];
   for (;;) {
     size_t n_lines = job->decided.n_lines;
     int open = n, kept = 0;
+    job->decided.chunks = chunks;
     TRY(choose_among(job, microbatches, &open));
     if (n < all && status != OK)
       TRY(job_decide(job, "note", "with other numbers of microbatches this would not fit: %s", why));
-    if (!beside || open == 1)
+    if (!beside || (open == 1 && !may_reserve(job)))
       return OK;
     size_t planned = job->decided.n_lines;
     status = beside(context, job);
     job->decided.n_lines = status == OK ? planned : n_lines; /* what lies there is told when it stays */
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n && open > 1; i++)
       if (microbatches[i] != job->decided.microbatches)
         microbatches[kept++] = microbatches[i];
+    if (status == E_LIMIT && !kept && may_reserve(job)) {
+      n = job_list_microbatches(job, microbatches);
+      job->decided.chunks = chunks;
+      return choose_within(job, microbatches, n);
+    }
     if (status != E_LIMIT || !kept)
-      return status;
+      return open == 1 && status == E_LIMIT ? OK : status;
     snprintf(why, sizeof why, "%s", status_message());
     n = kept;
   }

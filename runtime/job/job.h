@@ -66,6 +66,9 @@ typedef struct {
   Dataset validation; /* what --validation-split takes away from it; the same */
 } JobData;
 
+/* A search for what fits: keeping everything, then computing some anew, then saying what lacks. */
+typedef enum { ATTEMPT_ANY, ATTEMPT_KEEP, ATTEMPT_AGAIN, ATTEMPT_EXPLAIN } Attempt;
+
 /* What was decided: where the options left it open, a line says what and why. */
 typedef struct {
   int ranks, chunks, microbatches;
@@ -86,7 +89,10 @@ typedef struct {
   OptimizerSpec optimizer;
   Graph *graph;
   const char *schedule; /* a name, or "auto"; NULL: as the options say */
-  PlanRequest request;  /* what the planner was asked for */
+  Attempt attempt;
+  size_t beside_bytes;   /* of the rank for which job_check_beside failed last */
+  size_t reserved_bytes; /* of --memory-limit, for that */
+  PlanRequest request;   /* what the planner was asked for */
   Plan plan;
 
   Decision *lines;
@@ -165,7 +171,7 @@ Status job_plan(Job *job, const JobCosts *costs);
 ProcessMemory job_process(const Job *job);
 /* Whether every rank has room for `beside` [ranks] next to the plan's memory and what is `taken` [ranks] already (NULL:
  * nothing): else E_LIMIT with what it is for and the numbers. */
-Status job_check_beside(const Job *job, const char *what, const size_t *taken, const size_t *beside);
+Status job_check_beside(Job *job, const char *what, const size_t *taken, const size_t *beside);
 /* The largest divisor of n that is at most `most`. */
 int64_t job_largest_divisor(int64_t n, int64_t most);
 /* Prints what was decided and the plan to `out` (NULL: nothing), and writes the page of the option `report`. */

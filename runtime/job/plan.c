@@ -105,6 +105,8 @@ static Status fill_request(Job *job, const JobCosts *costs) {
     if (costs && costs->devices)
       devices[r] = costs->devices[r];
     limits[r] = (size_t)job->asked.options->memory_limit;
+    if (decided->reserved_bytes) /* of a limit that was given */
+      limits[r] = limits[r] > decided->reserved_bytes ? limits[r] - decided->reserved_bytes : 1;
   }
   decided->request = (PlanRequest){
       .model_hash = model_hash(job->given.model),
@@ -133,9 +135,12 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       .direct_bytes_per_second = with_devices > 1 && (!job->asked.world->mpi || wire_nccl_version() > 0) ? 20e9 : 0,
       .profiles = costs ? costs->profiles : NULL,
       .given = job->asked.schedule,
+      .recompute_given = options_given(job->asked.options, "recompute"),
       .synthesize = !decided->foresees,
-      .brief = decided->compares,
+      .brief = decided->compares || decided->attempt == ATTEMPT_KEEP || decided->attempt == ATTEMPT_AGAIN,
   };
+  TRY(plan_recompute_find(decided->attempt == ATTEMPT_KEEP ? "none" : job->asked.options->recompute,
+                          &decided->request.recompute));
   TRY(read_wishes(job, &decided->request.wishes));
   /* executor_agree: where hosts run ahead of devices that exchange directly */
   decided->request.objective = job_objective(job->asked.options, decided->request.direct_bytes_per_second > 0);
@@ -150,6 +155,8 @@ Status job_plan(Job *job, const JobCosts *costs) {
   Status status = plan_make(job->arena, decided->graph, &decided->request, &decided->plan);
   if (status == OK)
     decided->plan.process = job_process(job);
+  for (int r = 0; status == OK && r < decided->ranks; r++)
+    decided->plan.memory_limits[r] += decided->plan.memory_limits[r] == SIZE_MAX ? 0 : decided->reserved_bytes;
   if (job->asked.schedule && (status == E_MODEL || status == E_LIMIT))
     status_context("%s: ", job->asked.options->schedule_file);
   return status;
@@ -161,13 +168,14 @@ Status job_plan_from(Job *job, const char *text) {
                         &job->decided.plan);
 }
 
-Status job_check_beside(const Job *job, const char *what, const size_t *taken, const size_t *beside) {
+Status job_check_beside(Job *job, const char *what, const size_t *taken, const size_t *beside) {
   const Plan *plan = &job->decided.plan;
   for (int r = 0; r < plan->ranks; r++) {
     size_t has = plan->rank_memory[r].total_bytes + (taken ? taken[r] : 0), limit = plan->memory_limits[r];
     char needs[24], own[24], at_most[24], rank[96];
     if (has <= limit && beside[r] <= limit - has)
       continue;
+    job->decided.beside_bytes = (taken ? taken[r] : 0) + beside[r];
     return fail(E_LIMIT, "%s needs %s for %s beside training's %s, the limit is %s; a limit of %zu would do",
                 plan_rank_text(plan, r, rank), plan_bytes_text(beside[r], needs), what, plan_bytes_text(has, own),
                 plan_bytes_text(limit, at_most), has + beside[r]);

@@ -102,9 +102,10 @@ class ByHand(CommandLineTest):
         self.assertEqual(["validation_loss" in line for line in lines], [False, False, True] * 2)
 
     def test_memory_is_planned(self):
-        base = [*self.base, "--microbatches", 5, "--ranks", 2, "--no-measure"]  # plans by the costs that `plan` has
+        base = [*self.base, "--microbatches", 5, "--ranks", 2, "--recompute", "none",
+                "--no-measure"]  # plans by the costs that `plan` has
         plan = ["plan", self.model, "--data", self.data, "--loss", "mse", "--optimizer", "sgd", "--batch", BATCH, "--microbatches", 5,
-                "--ranks", 2, *EXACT]
+                "--ranks", 2, "--recompute", "none", *EXACT]
         self.assertRegex(self.done(*plan), r"last batch +the last 2 samples of each epoch, in 2 microbatches of 1 \(--last-batch\); "
                                            r"it takes .* a rank at most beside a whole one")
         said = self.refused(1, re.compile("would do"), *base, "--memory-limit", 64)

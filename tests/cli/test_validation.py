@@ -233,7 +233,7 @@ class Validation(CommandLineTest):
     def test_memory_is_planned(self):
         model, data = model_path("surrogate"), model_path("surrogate", "data.npz")
         self.samples(data)
-        base = ["train", model, "--data", data, "--batch", 8, "--microbatches", 1, "--steps", 1]
+        base = ["train", model, "--data", data, "--batch", 8, "--microbatches", 1, "--recompute", "none", "--steps", 1]
         least = self.training_bytes(base)
         said = self.refused(1, re.compile("for validation beside training's"), *base, "--validate", self.path("v.npz"),
                             "--memory-limit", least)
@@ -252,7 +252,7 @@ class Validation(CommandLineTest):
         """The number is chosen so that what lies beside training fits, too: validation's graph, an epoch's rest."""
         model, data = model_path("nanogpt"), model_path("nanogpt", "data.npz")
         for batch, beside, what in ((8, ["--validate", data], "validation"), (24, ["--epochs", 1, "--last-batch", "exact"], "the last")):
-            base = ["train", model, "--data", data, "--batch", batch, "--dry-run"]
+            base = ["train", model, "--data", data, "--batch", batch, "--recompute", "none", "--dry-run"]
             self.done("plan", *base[1:-1], "--microbatches", 1, "--ranks", 1, "--quiet", "-o", self.path("plan.json"))
             with open(self.path("plan.json")) as file:
                 limit = ["--memory-limit", json.load(file)["memory"][0]["total_bytes"]]

@@ -351,7 +351,13 @@ static void build(House *h, Arena *arena, uint64_t seed) {
   Plan *plan = &h->plan;
   *plan = (Plan){.graph = g, .stage_of = stage_of, .microbatches = 1 + (int)random_below(&random, 6)};
   plan->stages = random_cuts(g, &random, 1 + (int)random_below(&random, 6), stage_of);
-  ASSERT_OK(stages_assign(g, arena, stage_of, plan->stages, &plan->cuts));
+  if (seed % 2 && !inference) {
+    bool *again = arena_alloc(arena, g->n_nodes, sizeof *again);
+    uint64_t own = seed;
+    random_again(g, &own, again);
+    plan->again = again;
+  }
+  ASSERT_OK(plan_cut(arena, plan));
   if (random_below(&random, 2) && name_schedule(h, arena, &random)) {
     ASSERT_OK(plan_memory(arena, plan));
     return;

@@ -147,17 +147,24 @@ static inline CaseResult case_interpret(Arena *arena, const Graph *g, int microb
   return result;
 }
 
-/* A plan with random cuts. False where the graph has too few or the schedule has no such number of chunks. */
+/* A plan with random cuts, in which, by turns, some forward nodes run again. False where the graph has too few or the
+ * schedule has no such number of chunks. */
 static inline bool case_plan(Arena *arena, Graph *g, const char *schedule, int ranks, int chunks, int microbatches,
                              uint64_t seed, Plan *plan) {
-  int stage_of[1024], stages = ranks * chunks;
-  bool forward[64], backward[64];
+  int *stage_of = arena_alloc(arena, g->n_nodes, sizeof *stage_of), stages = ranks * chunks;
+  bool forward[64], backward[64], *again = arena_alloc(arena, g->n_nodes, sizeof *again);
   Crossings crossings = {forward, backward};
-  assert_true(g->n_nodes <= 1024);
   if (random_cuts(g, &seed, stages, stage_of) != stages)
     return false;
-  *plan = (Plan){.graph = g, .ranks = ranks, .chunks = chunks, .stages = stages, .microbatches = microbatches};
-  ASSERT_OK(stages_assign(g, arena, stage_of, stages, &plan->cuts));
+  *plan = (Plan){.graph = g,
+                 .ranks = ranks,
+                 .chunks = chunks,
+                 .stages = stages,
+                 .microbatches = microbatches,
+                 .stage_of = stage_of};
+  random_again(g, &seed, again);
+  plan->again = random_below(&seed, 2) ? again : NULL;
+  ASSERT_OK(plan_cut(arena, plan));
   for (int c = 0; c < stages - 1; c++) {
     forward[c] = plan->cuts.cuts[c].n_forward > 0;
     backward[c] = plan->cuts.cuts[c].n_backward > 0;
@@ -171,7 +178,7 @@ static inline bool case_plan(Arena *arena, Graph *g, const char *schedule, int r
   return true;
 }
 
-/* The planner's own cuts. False where the graph has too few. */
+/* The planner's own cuts and, by turns, recomputation. False where the graph has too few. */
 static inline bool case_planned(Arena *arena, Graph *g, const char *schedule, int ranks, int chunks, int microbatches,
                                 Plan *plan) {
   DeviceSpec devices[MOST_RANKS];
@@ -182,6 +189,7 @@ static inline bool case_planned(Arena *arena, Graph *g, const char *schedule, in
                          .microbatch_size = ROWS,
                          .schedule = schedule,
                          .devices = devices,
+                         .recompute = (ranks + chunks + microbatches) % 2 ? RECOMPUTE_FULL : RECOMPUTE_NONE,
                          .link = {.latency_seconds = 1e-6, .bytes_per_second = 1e9}};
   for (int r = 0; r < ranks; r++)
     ASSERT_OK(backend_reference.describe(0, &devices[r]));

@@ -1,6 +1,6 @@
 /* Every schedule trains the reference cases bitwise alike: 2 and 4 ranks, 1 to 9 microbatches, `auto`, one from a file
- * and all names, against one rank with naive. Two steps of microbatches of one sample (two, where the model was
- * exported for two).
+ * and all names, with and without recomputation by turns, against one rank with naive. Two steps of microbatches of one
+ * sample (two, where the model was exported for two).
  *
  * One backend for each number of microbatches by turns. With ONNXPIPE_TEST_SAMPLE set, some of all this. */
 #include <unistd.h>
@@ -44,9 +44,10 @@ typedef struct {
 } Trained;
 
 static Trained train(OnnxpipeModel *model, OnnxpipeOptions *options, int ranks, const char *schedule,
-                     const char *what) {
+                     const char *recompute, const char *what) {
   Trained trained = {0};
   set_number(options, "ranks", ranks);
+  set(options, "recompute", recompute);
   set(options, schedule ? "schedule" : "schedule-file", schedule ? schedule : schedule_file);
   remove_saved(saved);
   if (onnxpipe_train(model, stdout, take_loss, &trained.losses) != ONNXPIPE_OK)
@@ -56,12 +57,12 @@ static Trained train(OnnxpipeModel *model, OnnxpipeOptions *options, int ranks, 
   return trained;
 }
 
-static void compare(OnnxpipeModel *model, OnnxpipeOptions *options, int ranks, const char *schedule, const char *name,
-                    int microbatches, const Trained *alone) {
+static void compare(OnnxpipeModel *model, OnnxpipeOptions *options, int ranks, const char *schedule, bool again,
+                    const char *name, int microbatches, const Trained *alone) {
   char what[128];
-  snprintf(what, sizeof what, "%s, %d ranks, %s, %d microbatches", name, ranks, schedule ? schedule : "from a file",
-           microbatches);
-  Trained trained = train(model, options, ranks, schedule, what);
+  snprintf(what, sizeof what, "%s, %d ranks, %s, %d microbatches%s", name, ranks, schedule ? schedule : "from a file",
+           microbatches, again ? ", recomputation" : "");
+  Trained trained = train(model, options, ranks, schedule, again ? "full" : "none", what);
   if (memcmp(&trained.losses, &alone->losses, sizeof trained.losses) != 0)
     FAIL_TEST("%s: other losses than with one rank", what);
   if (trained.bytes != alone->bytes || memcmp(trained.file, alone->file, trained.bytes) != 0)
@@ -100,14 +101,15 @@ static void is_bitwise_alike(void **state) {
       continue;
     set_work(options, c, m);
     set_work(file_options, c, m);
-    Trained alone = train(model, options, 1, "naive", c->name);
+    Trained alone = train(model, options, 1, "naive", "none", c->name);
     for (int ranks = 2; ranks <= 4; ranks += 2) {
       for (int s = -1; s < 0 || schedule_names[s]; s++)
         if (!sample || (m + s + ranks) % 9 == 0)
-          compare(model, options, ranks, s < 0 ? "auto" : schedule_names[s], c->name, m, &alone);
+          compare(model, options, ranks, s < 0 ? "auto" : schedule_names[s], (m + s + ranks / 2) % 2 != 0, c->name, m,
+                  &alone);
       write_schedule(ranks, m);
       if (!sample || (m + ranks) % 3 == 0)
-        compare(file_model, file_options, ranks, NULL, c->name, m, &alone);
+        compare(file_model, file_options, ranks, NULL, (m + ranks / 2) % 2 != 0, c->name, m, &alone);
     }
     free(alone.file);
   }

@@ -1,7 +1,8 @@
 /* PyTorch's losses and gradients, through the public functions, on threads of one process: the cases of models/, on
  * both host backends, on 1 to 4 ranks, with naive, gpipe and 1f1b, and 1, 2 and 4 microbatches; every other schedule on
- * 2 and 4 ranks with 4 microbatches, and the cpu backend with 1 and 2 threads. For one backend and number of
- * microbatches, losses and saved files are the same bytes however it was cut. In bf16, losses within 2 %.
+ * 2 and 4 ranks with 4 microbatches, and the cpu backend with 1 and 2 threads; on 2 and 4 ranks with recomputation. For
+ * one backend and number of microbatches, losses and saved files are the same bytes however it was cut. In bf16, losses
+ * within 2 %.
  *
  * With ON_CUDA defined, on CUDA devices, or emulated ones, instead; an argument names the only precision to run in.
  * With OVER_NCCL, too, on 2 to 4 emulated devices whose ranks exchange as processes do, over NCCL.
@@ -144,6 +145,7 @@ static void run_combination(Run *run, int ranks, const char *schedule) {
   set_number(run->options, "ranks", ranks);
   set_number(run->options, "microbatches", run->microbatches);
   set(run->options, "schedule", schedule);
+  set(run->options, "recompute", ranks % 2 ? "none" : "full");
   set(run->options, "save", in_folder("saved.onnx", save));
   remove_saved(save);
   set(run->options, "dump-gradients", in_folder("gradients.npz", gradients));
