@@ -25,7 +25,6 @@ static void fails(const char *ranks, const char *device, char message[1024]) {
   must(onnxpipe_options_set(options, "device", device));
   must(onnxpipe_options_set(options, "microbatches", "2"));
   must(onnxpipe_options_set(options, "schedule", "1f1b"));
-  must(onnxpipe_options_set(options, "no-measure", "")); /* so that stages are the same everywhere */
   must(onnxpipe_open(BRANCHES "model.onnx", options, &model));
   steps = 0;
   assert_int_equal(onnxpipe_train(model, NULL, count_step, NULL), ONNXPIPE_FAILED);

@@ -17,7 +17,6 @@ static Counts count(const char *name, int ranks, int steps) {
   char path[256];
   snprintf(path, sizeof path, SOURCE_DIR "/models/%s/model.onnx", name);
   set(options, "device", "cuda:0");
-  set(options, "no-measure", ""); /* which waits and allocates, too, before the first step */
   set_number(options, "ranks", ranks);
   set_number(options, "steps", steps);
   if (onnxpipe_open(path, options, &model) != ONNXPIPE_OK ||
