@@ -16,12 +16,12 @@
 
 enum {
   K_BLOCK = 256,
-  TILE_BYTES = 768 << 10,   /* of what a task in tiles has of channels and rows at once */
-  WEIGHT_BYTES = 128 << 10, /* of weights, before they are transformed */
-  STRIPS_OF_TASK = 8,       /* at most, of columns */
-  LEAST_STRIPS = 4,         /* of columns and of rows, where there are as many: what is
-                               laid out serves them all */
-  TASKS = 16,               /* of a part at least, where it is large enough */
+  TILE_BYTES = 768 << 10,  /* of what a task in tiles has of channels and rows at once */
+  WEIGHT_BYTES = 64 << 10, /* of weights, before they are transformed */
+  STRIPS_OF_TASK = 8,      /* at most, of columns */
+  LEAST_STRIPS = 4,        /* of columns and of rows, where there are as many: what is
+                              laid out serves them all */
+  TASKS = 16,              /* of a part at least, where it is large enough */
   WIDEST = 2 * MOST_VECTOR_BYTES,
   MOST_RUNS = WIDEST / (int)sizeof(float), /* of a strip */
   MOST_ROWS =
@@ -125,7 +125,8 @@ static int64_t runs_of(const Job *job, int64_t strip, Run *runs) {
   const Plan *p = job->plan;
   const Part *part = job->part;
   int64_t column = strip * job->width, width = least(job->columns - column, job->width), n = 0;
-  int64_t from_sample = p->groups * p->channels * plan_plane(p), to_sample = p->groups * p->rows * p->result_plane;
+  int64_t from_sample = (p->tiled ? 1 : p->groups * p->channels) * plan_plane(p),
+          to_sample = p->groups * p->rows * p->result_plane;
   Place place = place_of(job, column);
   for (int64_t to = 0, count; to < width; to += count) {
     count = least(width - to, part->count[2] - place.at[2]);

@@ -117,13 +117,17 @@ static void plan_chunks(Plan *plan, int64_t results, size_t size) {
 
 /* The frame holds whole tiles; columns of tiles meet every tile-th of it. */
 static void plan_tiles(Plan *plan) {
+  enum { FEW_TILES = 32, FEW_PLACES = 64 };
+  int64_t tiles = plan->samples;
   plan->places = 1;
   for (int i = 0; i < AXES; i++) {
     plan->frame.size[i] = round_up(plan->result[i], plan->tile[i]) + (plan->tile[i] > 1 ? 2 : 0);
     plan->reach[i] = plan->tile[i];
+    tiles *= (plan->result[i] + plan->tile[i] - 1) / plan->tile[i];
     plan->places *= transform_size(TRANSFORM_INPUT, 0, plan->tile[i]);
   }
   plan->frame.phases = plan->tile[2];
+  plan->fused = tiles <= FEW_TILES && plan->places <= FEW_PLACES;
   plan->reach[2] = 1;
   plan->depth = transform_size(TRANSFORM_INPUT, 0, plan->tile[0]);
   plan->slices_at_once = (plan->result[0] + plan->tile[0] - 1) / plan->tile[0];
@@ -218,6 +222,8 @@ Status plan_parts(const Convolution *c, bool spreads, Plan *plan) {
 }
 
 int64_t plan_packed(const Plan *plan) {
+  if (plan->fused)
+    return 0;
   return plan->groups * plan->rows * plan->channels * (plan->tiled ? plan->places : plan->kernel);
 }
 

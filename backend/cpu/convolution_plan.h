@@ -28,6 +28,7 @@ typedef struct {
   bool direct;                                /* the frame is the input as it lies */
   bool tiled;                                 /* results are made in tiles (winograd.inc) */
   int64_t tile[AXES], places;                 /* of a tile: results along each axis, and what they read */
+  bool fused;                                 /* tiles are few: who needs weights at their places packs them */
   bool covers;                                /* every result belongs to a part */
   int n_parts;
   Part *parts;

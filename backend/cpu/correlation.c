@@ -18,8 +18,7 @@ enum {
   BLOCK = 512,             /* places, about: what two strips have of them lies in a second-level cache */
   TASKS = 32,              /* at least, where there is enough to do */
   PARTIAL_BYTES = 4 << 20, /* of all parts' sums, where there is more than one part */
-  TILE_BYTES = 4 << 20,    /* of transformed tiles at once, where a line of them has no more */
-  TAP_CHANNELS = 16,       /* of a task that makes taps */
+  TILE_BYTES = 8 << 20,    /* of transformed tiles at once, where a line of them has no more */
 };
 
 /* How one instruction set goes about it. */
@@ -38,6 +37,7 @@ typedef struct {
   int64_t results[AXES], places, count[AXES]; /* of a tile, places, and tiles along each axis */
   int64_t lines, tiles;                       /* along the last axis, at once, and tiles of them */
   int64_t x_width, x_strips;                  /* lanes of a strip of channels */
+  bool at_once;                               /* all lines: no sums wait for the next ones */
 } Plan;
 
 typedef struct {
@@ -134,9 +134,11 @@ static bool plan_tiles(Plan *p, int64_t size) {
   p->filter_strips = up(p->c.filters, 2 * p->vector);
   int64_t lanes = p->c.groups * (p->x_strips * p->x_width + filters_laid(p));
   int64_t line = lanes * p->places * p->count[2] * size;
-  p->lines = least(TILE_BYTES / line, p->c.samples * p->count[0] * p->count[1]);
+  int64_t lines = p->c.samples * p->count[0] * p->count[1];
+  p->lines = least(TILE_BYTES / line, lines);
   p->lines = p->lines < 1 ? 1 : p->lines;
   p->tiles = p->lines * p->count[2];
+  p->at_once = p->lines == lines;
   return true;
 }
 
@@ -178,7 +180,7 @@ static size_t laid_dy_bytes(const Plan *p, size_t size) {
 
 static size_t sums_bytes(const Plan *p, size_t size) {
   if (p->tiled)
-    return (size_t)(p->c.groups * filters_laid(p) * p->places * p->c.channels) * size;
+    return p->at_once ? 0 : (size_t)(p->c.groups * filters_laid(p) * p->places * p->c.channels) * size;
   return (size_t)(p->parts * tiles(p) * p->tile) * size;
 }
 
