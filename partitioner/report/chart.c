@@ -21,21 +21,12 @@ typedef struct {
   double until_seconds; /* what begins later is left out */
 } Page;
 
-static void escape(const char *plain, FILE *file) {
-  Text text = {0};
-  html_add(&text, plain);
-  const char *whole = text_whole(&text);
-  if (whole)
-    fputs(whole, file);
-  text_free(&text);
-}
-
 static void write_numbers(const Page *page) {
   for (int i = 0; i < page->chart->n_numbers; i++) {
     fputs("<div><b>", page->file);
-    escape(page->chart->numbers[i].value, page->file);
+    html_write(page->chart->numbers[i].value, page->file);
     fputs("</b><span>", page->file);
-    escape(page->chart->numbers[i].name, page->file);
+    html_write(page->chart->numbers[i].name, page->file);
     fputs("</span></div>", page->file);
   }
 }
@@ -45,13 +36,13 @@ static void write_table(const Page *page) {
   if (!chart->table)
     return;
   fputs("<h2>", page->file);
-  escape(chart->table_title, page->file);
+  html_write(chart->table_title, page->file);
   fputs("</h2>\n<div class=\"wide\"><table>\n", page->file);
   for (int row = 0; row <= chart->rows; row++) {
     fputs("<tr>", page->file);
     for (int column = 0; column < chart->columns; column++) {
       fputs(row ? "<td>" : "<th>", page->file);
-      escape(chart->table[row * chart->columns + column], page->file);
+      html_write(chart->table[row * chart->columns + column], page->file);
     }
     fputs("\n", page->file);
   }
@@ -146,9 +137,9 @@ static void write_data(const Page *page) {
 static void write_mark(const Page *page, const char *mark) {
   const Chart *chart = page->chart;
   if (strcmp(mark, "TITLE") == 0) {
-    escape(chart->title, page->file);
+    html_write(chart->title, page->file);
   } else if (strcmp(mark, "SUBTITLE") == 0) {
-    escape(chart->subtitle, page->file);
+    html_write(chart->subtitle, page->file);
     if (isfinite(page->until_seconds))
       fprintf(page->file, " The charts show the first %.6g ms.", page->until_seconds * 1e3);
   } else if (strcmp(mark, "NUMBERS") == 0) {

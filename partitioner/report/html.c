@@ -16,6 +16,16 @@ static const char *entity(char c) {
   }
 }
 
+void html_write(const char *plain, FILE *file) {
+  for (; *plain; plain++) {
+    const char *instead = entity(*plain);
+    if (instead)
+      fputs(instead, file);
+    else
+      fputc(*plain, file);
+  }
+}
+
 void html_add(Text *text, const char *plain) {
   for (; *plain; plain++) {
     const char *instead = entity(*plain);
