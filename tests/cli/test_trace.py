@@ -181,7 +181,7 @@ class Trace(CommandLineTest):
         data = self.write_arrays("d.npz", first=rng.integers(0, 50, 32), second=rng.integers(0, 50, 32),
                                  target=rng.normal(size=(32, 1)).astype(np.float32))
         said = self.done("train", self.path("rows.onnx"), "--data", data, "--batch", 8, "--steps", 3, "--ranks", 2, "--microbatches", 2, "--optimizer", "sgd",
-                         "--cut", "d", "--trace", self.path("t.json"))  # so that a lookup lies on each rank
+                         "--schedule", "1f1b", "--cut", "d", "--trace", self.path("t.json"))  # a lookup on each rank
         self.assertRegex(" ".join(said.split()), "rows table: gradients and updates of those alone")
         head, lines = self.read(self.path("t.json"))
         self.check_messages(head, lines)
