@@ -63,7 +63,8 @@ class Bench:
         with open(metrics) as lines:
             seconds = [json.loads(line)["seconds"] for line in lines][1:]
         self.steps[model] = statistics.median(seconds)
-        return float(re.search(r"^predicted: ([\d.e+-]+) ms", done.stdout, re.M)[1]) / 1e3, seconds
+        number, unit = re.search(r"^predicted: ([\d.e+-]+) (us|ms|s) a step", done.stdout, re.M).groups()
+        return float(number) * {"us": 1e-6, "ms": 1e-3, "s": 1}[unit], seconds
 
     def error(self, configuration):
         predicted, seconds = self.results[configuration]
