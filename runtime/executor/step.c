@@ -332,14 +332,12 @@ static Status exchange_accumulators(Executor *e) {
 
 /* Accumulators are zero when a step begins, where they have to be. */
 Status executor_clear(Executor *e) {
-  double begun = clock_seconds();
   for (size_t i = 0; i < e->graph->n_groups; i++) {
     const UseGroup *group = &e->graph->groups[i];
     ValueId v = group->places != NO_VALUE ? group->places : group->gradient; /* no place: no row */
     if (v != NO_VALUE && executor_holds(e, v) && !e->begun[v])
       TRY(e->backend->zero(e->stream, executor_persistent(e, v), graph_value_bytes(e->graph, v)));
   }
-  e->busy_seconds += clock_seconds() - begun;
   return OK;
 }
 
