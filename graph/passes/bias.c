@@ -42,13 +42,8 @@ static Status find(const Graph *g, const Instead **instead) {
       if (!product || !is_row(g, product, row))
         continue;
       const ValueId in[] = {product->in[0], product->in[1], row};
-      Instead *made;
-      TRY(ARENA_NEW(g->arena, made, 1));
-      *made = (Instead){.n_in = 3, .attrs = product->attrs, .n_attrs = product->n_attrs, .emit = emit_gemm};
-      made->in = arena_copy(g->arena, in, sizeof in);
-      if (!made->in)
-        return status_code();
-      instead[i] = made;
+      Instead gemm = {.n_in = 3, .attrs = product->attrs, .n_attrs = product->n_attrs, .emit = emit_gemm};
+      TRY(instead_make(g, gemm, in, &instead[i]));
     }
   return OK;
 }

@@ -91,16 +91,8 @@ static Status emit_norm(Graph *g, const Instead *instead, const ValueId *in, Val
 
 static Status make_norm(const Graph *g, OpKind op, ValueId x, ValueId scale, ValueId bias, const Attr *attrs,
                         int n_attrs, const Instead **instead) {
-  Instead *made;
-  ValueId in[] = {x, scale, bias};
-  TRY(ARENA_NEW(g->arena, made, 1));
-  *made = (Instead){.op = op, .n_in = 3, .n_attrs = n_attrs, .emit = emit_norm};
-  made->in = arena_copy(g->arena, in, sizeof in);
-  made->attrs = arena_copy(g->arena, attrs, (size_t)n_attrs * sizeof *attrs);
-  if (!made->in || !made->attrs)
-    return status_code();
-  *instead = made;
-  return OK;
+  Instead norm = {.op = op, .n_in = 3, .attrs = attrs, .n_attrs = n_attrs, .emit = emit_norm};
+  return instead_make(g, norm, (ValueId[]){x, scale, bias}, instead);
 }
 
 static Status find_norms(const Graph *g, const Instead **instead) {

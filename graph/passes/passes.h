@@ -39,6 +39,9 @@ Status graph_replace(const Graph *from, const char *pass, const Instead *const *
 /* "gelu 8, attention 8": what passes found, and how often; "nothing". */
 Status graph_passes_text(const Graph *graph, Arena *arena, const char **text);
 
+/* *instead: `what` over in [what.n_in], a copy with its attributes in the graph's arena. */
+Status instead_make(const Graph *graph, Instead what, const ValueId *in, const Instead **instead);
+
 /* Emits what stands for a node. */
 Status instead_emit(Graph *graph, const Instead *instead, const ValueId *in, ValueId *out);
 

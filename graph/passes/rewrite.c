@@ -26,21 +26,28 @@ static int count_attrs(const Rewrite *rewrite) {
   return n;
 }
 
+Status instead_make(const Graph *graph, Instead what, const ValueId *in, const Instead **instead) {
+  Instead *made;
+  TRY(ARENA_NEW(graph->arena, made, 1));
+  what.in = arena_copy(graph->arena, in, (size_t)what.n_in * sizeof *in);
+  if (what.n_attrs > 0)
+    what.attrs = arena_copy(graph->arena, what.attrs, (size_t)what.n_attrs * sizeof *what.attrs);
+  if (!what.in || (what.n_attrs > 0 && !what.attrs))
+    return status_code();
+  *made = what;
+  *instead = made;
+  return OK;
+}
+
 /* What the table has for the node, or NULL. */
 static Status find_row(const Graph *g, const Pass *pass, const Node *node, const Instead **instead) {
   for (int i = 0; i < pass->n && node->n_out == 1; i++) {
     const Rewrite *r = &pass->rewrites[i];
     Match match;
-    Instead *made;
     if (!graph_match(g, r->pattern, node->out[0], &match))
       continue;
-    TRY(ARENA_NEW(g->arena, made, 1));
-    *made = (Instead){.op = r->op, .n_in = r->n_in, .attrs = r->attrs, .n_attrs = count_attrs(r)};
-    made->in = arena_copy(g->arena, match.variable, sizeof match.variable);
-    if (!made->in)
-      return status_code();
-    *instead = made;
-    return OK;
+    Instead what = {.op = r->op, .n_in = r->n_in, .attrs = r->attrs, .n_attrs = count_attrs(r)};
+    return instead_make(g, what, match.variable, instead);
   }
   return OK;
 }

@@ -104,15 +104,9 @@ static Status find(const Graph *g, const Instead **instead) {
   for (size_t i = 0; i < g->n_nodes; i++)
     for (int k = 0; k < 2 && g->nodes[i]->op == OP_Add && !instead[i]; k++) {
       ValueId in[3];
-      Instead *made;
       if (!find_at(g, g->nodes[i], k, in) || !fits(g, g->nodes[i], wants, in))
         continue;
-      TRY(ARENA_NEW(g->arena, made, 1));
-      *made = (Instead){.op = OP_Rotary, .n_in = 3, .emit = emit_rotary};
-      made->in = arena_copy(g->arena, in, sizeof in);
-      if (!made->in)
-        return status_code();
-      instead[i] = made;
+      TRY(instead_make(g, (Instead){.op = OP_Rotary, .n_in = 3, .emit = emit_rotary}, in, &instead[i]));
     }
   return OK;
 }

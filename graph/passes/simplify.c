@@ -60,17 +60,10 @@ static Status emit_value(Graph *g, const Instead *instead, const ValueId *in, Va
 
 /* The value in place of the node's; outputs keep their names. */
 static Status replace(const Graph *g, const Node *n, ValueId value, const Instead **instead) {
-  Instead *made;
   for (size_t i = 0; i < g->n_outputs; i++)
     if (g->outputs[i] == n->out[0])
       return OK;
-  TRY(ARENA_NEW(g->arena, made, 1));
-  *made = (Instead){.n_in = 1, .emit = emit_value};
-  made->in = arena_copy(g->arena, &value, sizeof value);
-  if (!made->in)
-    return status_code();
-  instead[n->id] = made;
-  return OK;
+  return instead_make(g, (Instead){.n_in = 1, .emit = emit_value}, &value, &instead[n->id]);
 }
 
 static Status find_unchanged(const Graph *g, const Instead **instead) {
