@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "bench/each_file.h"
 #include "graph/pack.h"
 
 typedef struct {
@@ -119,17 +120,5 @@ static Status measure(Arena *arena, const char *name) {
 }
 
 int main(int n, char **names) {
-  int code = n < 2 ? 2 : 0;
-  if (n < 2)
-    fprintf(stderr, "usage: arena_bench FILE...\n");
-  for (int i = 1; i < n; i++) {
-    Arena *arena = arena_create();
-    if (!arena || measure(arena, names[i]) != OK) {
-      fprintf(stderr, "%s: %s\n", names[i], status_message());
-      code = 1;
-    }
-    fflush(stdout);
-    arena_destroy(arena);
-  }
-  return code;
+  return each_file("arena_bench", n, names, measure);
 }

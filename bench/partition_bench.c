@@ -11,6 +11,7 @@
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "bench/each_file.h"
 #include "partitioner/plan/partition_graph.h"
 
 /* So many take some 300 MB. */
@@ -268,17 +269,5 @@ static Status measure(Arena *arena, const char *name) {
 }
 
 int main(int n, char **names) {
-  int code = n < 2 ? 2 : 0;
-  if (n < 2)
-    fprintf(stderr, "usage: partition_bench FILE...\n");
-  for (int i = 1; i < n; i++) {
-    Arena *arena = arena_create();
-    if (!arena || measure(arena, names[i]) != OK) {
-      fprintf(stderr, "%s: %s\n", names[i], status_message());
-      code = 1;
-    }
-    fflush(stdout);
-    arena_destroy(arena);
-  }
-  return code;
+  return each_file("partition_bench", n, names, measure);
 }

@@ -9,10 +9,9 @@
 #include "backend/cpu/cpu.h"
 #include "backend/reference/attention.h"
 #include "graph/narrow.h"
+#include "tests/backend/amx_model.h"
 #include "tests/ops/cases.h"
 #include "tests/test.h"
-
-extern const Isa isa_amx_model;
 
 static double rounded(double x) {
   return (double)bf16_value(bf16_bits((float)x));
@@ -80,21 +79,6 @@ static void compare(const OpCase *c, const Isa *isa, const CaseGraph *got, const
         FAIL_TEST("%s on %s: result %d, element %d is %.9g, not %.9g", case_text(c), isa->name, r, (int)i, x, y);
     }
   }
-}
-
-static bool sample;
-
-/* With AMX on its model behind all that run. */
-static const Isa *isa_at(int i) {
-  const Isa *best;
-  int n = 0;
-  if (sample) {
-    ASSERT_OK(isa_choose(&best));
-    return i ? NULL : best;
-  }
-  while (isas[n])
-    n++;
-  return i < n ? isas[i] : i == n ? &isa_amx_model : NULL;
 }
 
 static void check(const OpCase *c, uint64_t seed) {
@@ -242,6 +226,5 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(weights_and_slopes_are_rounded),
                                      cmocka_unit_test(random_attention_agrees),
                                      cmocka_unit_test(large_attention_agrees)};
-  sample = getenv("ONNXPIPE_TEST_SAMPLE") != NULL;
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

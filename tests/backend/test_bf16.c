@@ -8,10 +8,9 @@
 
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/product_bf16.h"
+#include "tests/backend/amx_model.h"
 #include "tests/ops/cases.h"
 #include "tests/test.h"
-
-extern const Isa isa_amx_model;
 
 static uint16_t rounded(double x) {
   float f = (float)x;
@@ -178,21 +177,6 @@ static ProductCase draw_case(uint64_t seed) {
   return c;
 }
 
-static bool sample;
-
-/* With AMX on its model behind all that run. */
-static const Isa *isa_at(int i) {
-  const Isa *best;
-  int n = 0;
-  if (sample) {
-    ASSERT_OK(isa_choose(&best));
-    return i ? NULL : best;
-  }
-  while (isas[n])
-    n++;
-  return i < n ? isas[i] : i == n ? &isa_amx_model : NULL;
-}
-
 static void random_products_are_sums_of_rounded_operands(void **state) {
   (void)state;
   for (int i = 0; isa_at(i); i++) {
@@ -254,6 +238,5 @@ int main(void) {
       cmocka_unit_test(large_products_agree),
       cmocka_unit_test(conversions_round_to_nearest_even),
   };
-  sample = getenv("ONNXPIPE_TEST_SAMPLE") != NULL;
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
