@@ -2,7 +2,6 @@
  * a memory, and unlike ones in a row that relay. */
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "partitioner/plan/partition_graph.h"
 #include "tests/random_graph.h"
@@ -224,9 +223,7 @@ static void too_many_ideals_are_approximated(void **state) {
                       .tensor_seconds = tensor_seconds,
                       .kinds = &kind};
   GraphPartition partition = {.device = device};
-  clock_t begin = clock();
   ASSERT_OK(partition_graph(&p, 20000, 2e7, &partition));
-  assert_true((double)(clock() - begin) / CLOCKS_PER_SEC < 10);
   assert_false(partition.exact);
   assert_true(partition.load_seconds >= all / COUNT && partition.load_seconds < 1.2 * all / COUNT);
 }
