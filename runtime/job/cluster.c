@@ -66,7 +66,8 @@ static Status check_keys(const json_t *object, const char *where, const char *co
     while (k < n && strcmp(known[k], key) != 0)
       k++;
     if (k == n)
-      return fail(E_MODEL, "%s.%s: there is no such key%s", where, key, nearest_hint(key, known, n, hint));
+      return fail(E_MODEL, "%s%s%s: there is no such key%s", where, *where ? "." : "", key,
+                  nearest_hint(key, known, n, hint));
   }
   return OK;
 }
@@ -301,7 +302,7 @@ static Status read_cluster(const File *file, int ranks, Cluster *cluster, Text *
   Seat *seats;
   if (!json_is_object(file->root))
     return fail(E_MODEL, "it is no JSON object");
-  TRY(check_keys(file->root, "it", keys, 3));
+  TRY(check_keys(file->root, "", keys, 3));
   const json_t *devices = json_object_get(file->root, "devices");
   if (devices)
     TRY(need_object(devices, "devices"));

@@ -60,6 +60,7 @@ class Cluster(CommandLineTest):
                 (f"{path}: nodes is missing", {}),
                 (f"{path}: nodes have 2 devices for 4 ranks", {"nodes": [{"devices": 2, "device": "H100"}]}),
                 (f"{path}: nodes[0].device is 'H10': 'devices' has no such device", {"nodes": [{"device": "H10"}]}),
+                (f"{path}: nods: there is no such key (did you mean nodes?)", {"nods": []}),
                 (f"{path}: nodes[0].cuont: there is no such key (did you mean count?)", {"nodes": [{"cuont": 2, "device": "H100"}]}),
                 (f"{path}: nodes[0].count is no whole number from 1 to 65536", {"nodes": [{"count": 0, "device": "H100"}]}),
                 (f"{path}: devices.mine.memory_bytes is missing", {"nodes": [node], "devices": {"mine": {}}}),
