@@ -163,9 +163,12 @@ static void add_prose(const Plan *plan, Text *text) {
   if (plan->lower_bound_seconds > 0) {
     double reached = plan->step_seconds - plan->update_seconds;
     char bound[CELL];
-    text_add(text, "%s %s, proved to be at least %s: the gap is %.1f %%\n",
-             plan->objective == OBJECTIVE_SPAN ? "longest span" : "makespan", seconds_text(reached, step),
-             seconds_text(plan->lower_bound_seconds, bound), 100 * fmax(0, reached / plan->lower_bound_seconds - 1));
+    text_add(text, "%s %s, proved to be at least %s", plan->objective == OBJECTIVE_SPAN ? "longest span" : "makespan",
+             seconds_text(reached, step), seconds_text(plan->lower_bound_seconds, bound));
+    if (plan->capacity > 0)
+      text_add(text, ", were there a core for each rank\n");
+    else
+      text_add(text, ": the gap is %.1f %%\n", 100 * fmax(0, reached / plan->lower_bound_seconds - 1));
   }
 }
 
