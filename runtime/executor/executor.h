@@ -92,9 +92,10 @@ typedef struct {
  * store holds nothing of use. */
 Status executor_rehearse(Executor *executor, const StepWork *work, const double scalars[STEP_SCALARS], int microbatches,
                          Rehearsal *rehearsal);
-/* Has `fill` write what would be received. */
-Status executor_make_up(Executor *executor, void fill(void *context, ValueId value, void *data, size_t bytes),
-                        void *context);
+/* What would be received, dense, in host memory. */
+typedef void MakeUp(void *context, ValueId value, void *data, size_t bytes);
+/* Has `fill` write it. */
+Status executor_make_up(Executor *executor, MakeUp *fill, void *context);
 
 /* Seconds that this rank's nodes have taken so far, waiting apart; negative where a device counts them and not the
  * host. */

@@ -1,5 +1,7 @@
 /* A step without its neighbours. Invariant: nothing crosses between ranks and nothing fails for what contents are, so
  * that no rank waits for another one. */
+#include <stdlib.h>
+
 #include "base/clock.h"
 #include "runtime/executor/internal.h"
 
@@ -90,24 +92,48 @@ Status executor_rehearse(Executor *e, const StepWork *work, const double scalars
   return OK;
 }
 
-Status executor_make_up(Executor *e, void fill(void *context, ValueId value, void *data, size_t bytes), void *context) {
+/* Contents are written in the host's memory; what stays on devices has no place there but this. */
+static Status make_up(Executor *e, const Lane *lane, int i, int microbatch, void *room, ValueId value, MakeUp *fill,
+                      void *context) {
+  const Site *site = &lane->sites[i];
+  bool staged = !e->backend->is_host && lane->peer != e->spec.rank && !way_is_wire(lane->way);
+  void *host = staged ? site_host(site, microbatch) : e->backend->is_host ? site_at(site, microbatch) : room;
+  fill(context, value, host, site->bytes);
+  if (host != room)
+    return executor_stage_in(e, site, microbatch);
+  TRY(e->backend->copy(e->stream, site_at(site, microbatch), room, site->bytes, COPY_HOST_TO_DEVICE));
+  return e->backend->stream_wait(e->stream); /* the room is free again */
+}
+
+/* What comes into stage s by the lane; NULL: nothing. */
+static const ValueId *received(const Plan *plan, int s, ActionKind kind) {
+  if (kind == ACTION_RECV_F)
+    return s > 0 ? plan->cuts.cuts[s - 1].forward : NULL;
+  return kind == ACTION_RECV_B && s + 1 < plan->stages ? plan->cuts.cuts[s].backward : NULL;
+}
+
+Status executor_make_up(Executor *e, MakeUp *fill, void *context) {
   const Plan *plan = e->spec.plan;
+  size_t most = 0;
   for (int s = 0; s < plan->stages; s++)
-    for (int k = 0; k < ACTION_KINDS - ACTION_SEND_F; k++) {
-      Lane *lane = &e->stages[s].lanes[k];
-      const Cut *cut = s > 0 ? &plan->cuts.cuts[s - 1] : NULL;
-      const ValueId *values = k + ACTION_SEND_F == ACTION_RECV_F                           ? (cut ? cut->forward : NULL)
-                              : k + ACTION_SEND_F == ACTION_RECV_B && s + 1 < plan->stages ? plan->cuts.cuts[s].backward
-                                                                                           : NULL;
+    for (ActionKind kind = ACTION_SEND_F; kind < ACTION_KINDS; kind++)
+      for (int i = 0; i < lane_of(&e->stages[s], kind)->n; i++)
+        most =
+            lane_of(&e->stages[s], kind)->sites[i].bytes > most ? lane_of(&e->stages[s], kind)->sites[i].bytes : most;
+  void *room = malloc(most + 1);
+  if (!room)
+    return fail(E_MEMORY, "out of memory");
+  Status status = OK;
+  for (int s = 0; s < plan->stages; s++)
+    for (ActionKind kind = ACTION_SEND_F; kind < ACTION_KINDS; kind++) {
+      const Lane *lane = lane_of(&e->stages[s], kind);
+      const ValueId *values = received(plan, s, kind);
       for (int i = 0; values && i < lane->n; i++)
-        for (int m = 0; m < lane->sites[i].slots; m++) {
-          if (e->backend->is_host) {
-            fill(context, values[i], site_at(&lane->sites[i], m), lane->sites[i].bytes);
-            continue;
-          }
-          fill(context, values[i], site_host(&lane->sites[i], m), lane->sites[i].bytes);
-          TRY(executor_stage_in(e, &lane->sites[i], m));
-        }
+        for (int m = 0; m < lane->sites[i].slots && status == OK; m++)
+          status = make_up(e, lane, i, m, room, values[i], fill, context);
     }
-  return e->backend->stream_wait(e->stream);
+  if (status == OK)
+    status = e->backend->stream_wait(e->stream);
+  free(room);
+  return status;
 }

@@ -1,0 +1,52 @@
+/* bfloat16 as it lies in memory: read as float32, written rounded to the nearest, ties to even. */
+#ifndef BACKEND_CUDA_BFLOAT_CUH
+#define BACKEND_CUDA_BFLOAT_CUH
+
+#include <string.h>
+
+#include "backend/cuda/steps.cuh"
+
+struct alignas(2) Bfloat {
+  uint16_t bits;
+  Bfloat() = default;
+  /* A NaN stays one. */
+  DEVICE explicit Bfloat(float x) {
+#ifdef __CUDACC__
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+#else
+    uint32_t wide;
+    memcpy(&wide, &x, sizeof wide);
+    bits = (uint16_t)(x != x ? 0x7fff : (wide + 0x7fff + (wide >> 16 & 1)) >> 16);
+#endif
+  }
+  DEVICE operator float() const {
+#ifdef __CUDACC__
+    return __uint_as_float((uint32_t)bits << 16);
+#else
+    uint32_t wide = (uint32_t)bits << 16;
+    float x;
+    memcpy(&x, &wide, sizeof x);
+    return x;
+#endif
+  }
+};
+
+/* What an element is computed in. */
+template <class T> struct ComputedOf { typedef T Type; };
+template <> struct ComputedOf<Bfloat> { typedef float Type; };
+template <class T> using Computed = typename ComputedOf<T>::Type;
+
+/* N elements that one access reads or writes; where they lie at a multiple of their bytes. */
+template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
+
+/* Calls CALL with T as the type that is stored. */
+#define FOR_STORED(dtype, CALL)                                                                                        \
+  {                                                                                                                    \
+    if (dtype == BF16) {                                                                                               \
+      typedef Bfloat T;                                                                                                \
+      CALL;                                                                                                            \
+    } else                                                                                                             \
+      FOR_FLOATS(dtype, CALL)                                                                                          \
+  }
+
+#endif
