@@ -39,12 +39,11 @@ static const char *input_types(const Graph *graph, const Node *node, char text[6
 }
 
 bool backend_accepts(const Backend *backend, const Graph *graph, const Node *node) {
-  const KernelDef *kernel = backend->kernels[node->op];
-  return kernel && wide_accepts(kernel, backend->is_host, graph, node);
+  return backend->kernels[node->op] && wide_accepts(backend, graph, node);
 }
 
 size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const Node *node) {
-  return wide_workspace(backend->kernels[node->op], graph, node, WORKSPACE_BUDGET);
+  return wide_workspace(backend, graph, node, WORKSPACE_BUDGET);
 }
 
 /* Nodes of one operator that are computed in one way. */
@@ -101,8 +100,7 @@ Status backend_kernels_text(const Backend *backend, const Graph *graph, Arena *a
 
 Status backend_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                        size_t workspace_bytes, NodeKernel *kernel) {
-  Status status =
-      wide_prepare(backend->kernels[node->op], backend->is_host, stream, node, in, out, workspace_bytes, kernel);
+  Status status = wide_prepare(backend, stream, node, in, out, workspace_bytes, kernel);
   if (status != OK)
     node_context(node);
   return status;

@@ -28,7 +28,7 @@ typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const 
  * rounds its result once where that is bfloat16; its accumulator stays float32. Attention of which all is bfloat16 is
  * two products: it rounds its weights (backend/reference/attention.h). Kernels of operators that move elements
  * as they are (OP_ANY_TYPE) run where all float operands and results have one type. Others say which mixes they take;
- * what they do not take, a host backend runs on copies in float32 (backend/wide.c), and another one refuses. */
+ * what they do not take runs on copies in float32 (backend/wide.c). */
 typedef struct {
   Kernel *run;
   /* Whether it has a node that passed its shape rule: types, attributes. What is stored in bfloat16 is float32 to it.
@@ -78,6 +78,9 @@ typedef struct Backend {
   void (*unpin)(Stream *stream, void *memory);
   Status (*copy)(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind);
   Status (*zero)(Stream *stream, void *memory, size_t bytes);
+  /* Copies n elements of float32 or bfloat16 as the other of the two, rounded to the nearest, ties to even; or float32
+   * as float32, rounded to bfloat16 numbers. NULL: what its kernels do not take in bfloat16, it refuses. */
+  Status (*convert)(Stream *stream, void *to, DType to_type, const void *from, DType from_type, int64_t n);
   Status (*event_create)(Stream *stream, Event **event);
   void (*event_destroy)(Event *event);
   Status (*event_record)(Stream *stream, Event *event);

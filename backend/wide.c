@@ -1,22 +1,23 @@
-/* Runs kernels on copies: bfloat16 operands become float32, float32 results are rounded. What is elementwise runs on
- * blocks, everything else on whole operands. Invariant: blocks follow from shapes alone. */
+/* Runs kernels on copies, which the backend makes: bfloat16 operands become float32, float32 results are rounded. What
+ * is elementwise runs on blocks, everything else on whole operands. Invariant: blocks follow from shapes alone. */
 #include "backend/wide.h"
 
 #include <stdlib.h>
 
 #include "backend/reference/reference.h"
 #include "graph/memory.h"
-#include "graph/narrow.h"
 #include "graph/op.h"
 
 enum {
-  BLOCK = 1 << 16, /* elements of a result */
-  MOST = 16        /* operands, and results, that a kernel is asked about: those behind them are as these */
+  HOST_BLOCK = 1 << 16,   /* elements of a result: what caches hold */
+  DEVICE_BLOCK = 1 << 22, /* what keeps a device busy */
+  MOST = 16               /* operands, and results, that a kernel is asked about: those behind them are as these */
 };
 
 /* A node's operands and results, n_in + n_out of them, and how they are copied. */
 typedef struct {
-  const KernelDef *kernel;
+  const Backend *backend;
+  int64_t block; /* elements of a result */
   int n_in, n_out;
   bool whole;             /* else in blocks */
   bool rounds;            /* float32 operands first and first + 1 become bfloat16 numbers, too */
@@ -103,12 +104,13 @@ static bool writes_narrow(const Node *node, const Tensor *in) {
   return writes;
 }
 
-bool wide_accepts(const KernelDef *kernel, bool copies, const Graph *graph, const Node *node) {
+bool wide_accepts(const Backend *backend, const Graph *graph, const Node *node) {
+  const KernelDef *kernel = backend->kernels[node->op];
   Alone alone;
   if (!has_narrow(graph, node))
     return kernel->accepts(graph, node);
   set_apart(graph, node, &alone);
-  if (writes_narrow(&alone.node, alone.in) || (!takes(kernel, &alone.node, alone.in, alone.out) && !copies))
+  if (writes_narrow(&alone.node, alone.in) || (!takes(kernel, &alone.node, alone.in, alone.out) && !backend->convert))
     return false;
   if (!(op_def(node->op)->traits & OP_ANY_TYPE))
     widen(&alone);
@@ -129,14 +131,15 @@ static void lay_out(Wide *w, const Node *node, const Tensor *in, const Tensor *o
   unsigned traits = op_def(node->op)->traits;
   w->n_in = node->n_in;
   w->n_out = node->n_out;
-  w->whole = !is_elementwise(w->kernel, node);
+  w->whole = !is_elementwise(w->backend->kernels[node->op], node);
+  w->block = w->backend->is_host ? HOST_BLOCK : DEVICE_BLOCK;
   w->first = traits & OP_MUTATES_FIRST ? 1 : 0;
   w->rounds = traits & OP_PRODUCT && (is_narrow(&in[w->first]) || is_narrow(&in[w->first + 1]));
   size_t at = 0;
   for (int i = 0; i < w->n_in + w->n_out; i++) {
     const Tensor *t = i < w->n_in ? &in[i] : &out[i - w->n_in];
     bool copied = is_narrow(t) || (i < w->n_in && is_rounded(w, t, i));
-    int64_t elements = !copied ? 0 : w->whole ? shape_elements(t->shape) : least(shape_elements(t->shape), BLOCK);
+    int64_t elements = !copied ? 0 : w->whole ? shape_elements(t->shape) : least(shape_elements(t->shape), w->block);
     if (w->tensors) {
       w->tensors[i] = *t;
       w->tensors[i].dtype = is_narrow(t) ? F32 : t->dtype;
@@ -148,9 +151,10 @@ static void lay_out(Wide *w, const Node *node, const Tensor *in, const Tensor *o
   w->workspace_bytes = at + own;
 }
 
-size_t wide_workspace(const KernelDef *kernel, const Graph *graph, const Node *node, size_t budget) {
+size_t wide_workspace(const Backend *backend, const Graph *graph, const Node *node, size_t budget) {
+  const KernelDef *kernel = backend->kernels[node->op];
   Alone alone;
-  Wide w = {.kernel = kernel};
+  Wide w = {.backend = backend};
   if (!has_narrow(graph, node))
     return kernel->workspace ? kernel->workspace(graph, node, budget) : 0;
   set_apart(graph, node, &alone);
@@ -168,26 +172,13 @@ size_t wide_workspace(const KernelDef *kernel, const Graph *graph, const Node *n
   return w.workspace_bytes;
 }
 
-WIDE_LOOPS static void read_narrow(const uint16_t *from, float *to, int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    to[i] = bf16_value(from[i]);
+/* As float32; what is float32 already, rounded. */
+static Status read_operand(const Wide *w, Stream *stream, const Tensor *from, void *to) {
+  return w->backend->convert(stream, to, F32, from->data, from->dtype, shape_elements(from->shape));
 }
 
-WIDE_LOOPS static void read_rounded(const float *from, float *to, int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    to[i] = bf16_value(bf16_bits(from[i]));
-}
-
-WIDE_LOOPS static void write_narrow(const float *from, uint16_t *to, int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    to[i] = bf16_bits(from[i]);
-}
-
-static void read_operand(const Tensor *from, float *to, int64_t n) {
-  if (is_narrow(from))
-    read_narrow(from->data, to, n);
-  else
-    read_rounded(from->data, to, n);
+static Status write_result(const Wide *w, Stream *stream, const void *from, void *to, int64_t n) {
+  return w->backend->convert(stream, to, BF16, from, F32, n);
 }
 
 static Status run_whole(const Wide *w, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
@@ -196,12 +187,12 @@ static Status run_whole(const Wide *w, Stream *stream, const Node *node, const T
     const Tensor *t = i < w->n_in ? &in[i] : &out[i - w->n_in];
     w->tensors[i].data = w->offset[i] == SIZE_MAX || !t->data ? t->data : workspace + w->offset[i];
     if (i < w->n_in && w->tensors[i].data != t->data)
-      read_operand(t, w->tensors[i].data, shape_elements(t->shape));
+      TRY(read_operand(w, stream, t, w->tensors[i].data));
   }
   TRY(w->inner.run(stream, node, w->tensors, w->tensors + w->n_in, workspace + w->kernel_offset, w->inner.state));
   for (int i = 0; i < w->n_out; i++)
     if (w->offset[w->n_in + i] != SIZE_MAX && out[i].data)
-      write_narrow(w->tensors[w->n_in + i].data, out[i].data, shape_elements(out[i].shape));
+      TRY(write_result(w, stream, w->tensors[w->n_in + i].data, out[i].data, shape_elements(out[i].shape)));
   return OK;
 }
 
@@ -245,12 +236,13 @@ static Status run_block(const Wide *w, Stream *stream, const Node *node, const T
     w->tensors[i].shape = part.shape;
     w->tensors[i].data = w->offset[i] == SIZE_MAX ? part.data : workspace + w->offset[i];
     if (i < w->n_in && w->offset[i] != SIZE_MAX)
-      read_operand(&part, w->tensors[i].data, shape_elements(part.shape));
+      TRY(read_operand(w, stream, &part, w->tensors[i].data));
   }
   TRY(w->inner.run(stream, node, w->tensors, w->tensors + w->n_in, NULL, NULL));
   if (w->offset[w->n_in] != SIZE_MAX)
-    write_narrow(w->tensors[w->n_in].data, (uint16_t *)out->data + block_offset(result, result, axis, outer, at),
-                 shape_elements(w->tensors[w->n_in].shape));
+    TRY(write_result(w, stream, w->tensors[w->n_in].data,
+                     (uint16_t *)out->data + block_offset(result, result, axis, outer, at),
+                     shape_elements(w->tensors[w->n_in].shape)));
   return OK;
 }
 
@@ -261,11 +253,11 @@ static Status run_blocks(const Wide *w, Stream *stream, const Node *node, const 
   int axis = result.rank - 1;
   if (!shape_elements(result))
     return OK;
-  while (axis > 0 && inner * result.dim[axis] <= BLOCK)
+  while (axis > 0 && inner * result.dim[axis] <= w->block)
     inner *= result.dim[axis--];
   for (int i = 0; i < axis; i++)
     outer *= result.dim[i];
-  most = BLOCK / inner;
+  most = w->block / inner;
   for (int64_t o = 0; o < outer; o++)
     for (int64_t at = 0; at < (axis < 0 ? 1 : result.dim[axis]); at += most)
       TRY(run_block(w, stream, node, in, out, workspace, axis, o, at,
@@ -293,11 +285,12 @@ static Status prepare_plain(const KernelDef *kernel, Stream *stream, const Node 
   return kernel->prepare ? kernel->prepare(stream, node, in, out, workspace_bytes, &made->state) : OK;
 }
 
-Status wide_prepare(const KernelDef *kernel, bool copies, Stream *stream, const Node *node, const Tensor *in,
-                    const Tensor *out, size_t workspace_bytes, NodeKernel *made) {
+Status wide_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                    size_t workspace_bytes, NodeKernel *made) {
+  const KernelDef *kernel = backend->kernels[node->op];
   bool plain = takes(kernel, node, in, out);
   *made = (NodeKernel){0};
-  if (writes_narrow(node, in) || (!plain && !copies))
+  if (writes_narrow(node, in) || (!plain && !backend->convert))
     return fail(E_UNSUPPORTED, "no kernel for %s", dtype_name(BF16));
   if (plain)
     return prepare_plain(kernel, stream, node, in, out, workspace_bytes, made);
@@ -312,7 +305,7 @@ Status wide_prepare(const KernelDef *kernel, bool copies, Stream *stream, const 
       release(w);
     return fail(E_MEMORY, "out of memory");
   }
-  w->kernel = kernel;
+  w->backend = backend;
   lay_out(w, node, in, out, 0);
   *made = (NodeKernel){run_wide, w, release};
   Status status = prepare_plain(kernel, stream, node, w->tensors, w->tensors + node->n_in,

@@ -5,12 +5,12 @@
 
 #include "backend/backend.h"
 
-/* Whether the node runs: the kernel takes it as it is, or, `copies`, on copies in float32. */
-bool wide_accepts(const KernelDef *kernel, bool copies, const Graph *graph, const Node *node);
+/* Whether the node, of which the backend has a kernel, runs: the kernel takes it as it is, or on copies in float32. */
+bool wide_accepts(const Backend *backend, const Graph *graph, const Node *node);
 /* What it takes beside its operands: the kernel's workspace, and the copies. */
-size_t wide_workspace(const KernelDef *kernel, const Graph *graph, const Node *node, size_t budget);
-/* backend_prepare of this kernel, without the node's name in a failure. */
-Status wide_prepare(const KernelDef *kernel, bool copies, Stream *stream, const Node *node, const Tensor *in,
-                    const Tensor *out, size_t workspace_bytes, NodeKernel *made);
+size_t wide_workspace(const Backend *backend, const Graph *graph, const Node *node, size_t budget);
+/* backend_prepare, without the node's name in a failure. */
+Status wide_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                    size_t workspace_bytes, NodeKernel *made);
 
 #endif

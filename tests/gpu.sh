@@ -28,7 +28,7 @@ done
 make_programs() {
   cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DONNXPIPE_MPI=OFF -DONNXPIPE_CUDA=ON -DONNXPIPE_TEST_ROOT=. \
     -DCMAKE_CUDA_ARCHITECTURES="$1" >/dev/null
-  cmake --build $build --target onnxpipe cuda_test_device cuda_test_operators cuda_test_cases
+  cmake --build $build --target onnxpipe cuda_test_device cuda_test_operators cuda_test_narrow cuda_test_cases
   if grep -q '^NCCL_INCLUDE_DIR:.*=/' $build/CMakeCache.txt; then
     cmake --build $build --target cuda_test_nccl cuda_test_cases_nccl
   fi
@@ -241,6 +241,7 @@ sanitized() {
 row question answer took
 ask streams_memory_errors limited $build/tests/cuda_test_device
 ask operator_table limited $build/tests/cuda_test_operators
+ask operators_of_stored_bf16 limited env ONNXPIPE_TEST_SAMPLE=1 $build/tests/cuda_test_narrow
 ask cases_float32_alone_3_ranks_and_with_cpu limited $build/tests/cuda_test_cases float32
 ask cases_tf32 limited $build/tests/cuda_test_cases tf32
 ask cases_bf16_within_2_percent limited $build/tests/cuda_test_cases bf16

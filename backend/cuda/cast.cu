@@ -1,6 +1,7 @@
 /* Cast between all types through the widest one of the source's kind. Invariant, as the reference's: no conversion is
  * undefined: a float that an integer type cannot hold becomes that type's most negative value (0 if unsigned), halves
  * round to nearest even, and what is not 0 is true. */
+#include "backend/cuda/eight.cuh"
 #include "backend/cuda/map.cuh"
 
 struct Wide {
@@ -172,39 +173,42 @@ template <class T> struct Nearest {
   DEVICE T operator()(T x) const { return (T)from_narrow(to, to_narrow(to, (double)x, saturate)); }
 };
 
-void launch_narrow(cudaStream_t s, DType type, DType to, bool saturate, int64_t n, const void *x,
-                   void *y){FOR_FLOATS(type, run1(s, Nearest<T>{narrow_layout(to), saturate}, n, (const T *)x, (T *)y))}
-
-/* The nearest bfloat16, ties to even; a NaN stays one. */
-DEVICE uint16_t nearest_bfloat(uint32_t bits) {
-  if ((bits & 0x7fffffffu) > 0x7f800000u)
-    return (uint16_t)(bits >> 16 | 0x40);
-  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+void launch_narrow(cudaStream_t s, DType type, DType to, bool saturate, int64_t n, const void *x, void *y) {
+  FOR_FLOATS(type, run1(s, Nearest<T>{narrow_layout(to), saturate}, n, (const T *)x, (T *)y))
 }
 
-/* Memory is the limit: four elements a thread, each four in one access. */
-struct alignas(16) FourWide {
-  uint32_t bits[4];
-};
-struct alignas(8) FourNarrow {
-  uint16_t bits[4];
-};
+/* To the type that is stored; float32 as float32 is rounded. */
+template <class A, class R> DEVICE R converted(A x) {
+  if constexpr (std::is_same<A, R>::value)
+    return (R)Bfloat(x);
+  else
+    return (R)x;
+}
 
-static GLOBAL void reduce_precision(int64_t n, const uint32_t *x, uint16_t *y) {
-  for (int64_t i = global_thread() * 4; i < n; i += global_threads() * 4) {
-    if (i + 4 <= n) {
-      FourWide from = *(const FourWide *)(x + i);
-      FourNarrow to;
-      for (int k = 0; k < 4; k++)
-        to.bits[k] = nearest_bfloat(from.bits[k]);
-      *(FourNarrow *)(y + i) = to;
+template <class A, class R> GLOBAL void convert(int64_t n, bool eights, const A *x, R *y) {
+  for (int64_t i = global_thread() * 8; i < n; i += global_threads() * 8) {
+    if (eights && i + 8 <= n) {
+      Eight<A> from = load_eight(x + i);
+      Eight<R> to;
+      for (int k = 0; k < 8; k++)
+        to.at[k] = converted<A, R>(from.at[k]);
+      store_eight(y + i, to);
     } else {
-      for (int64_t k = i; k < n; k++)
-        y[k] = nearest_bfloat(x[k]);
+      for (int64_t k = i; k < i + 8 && k < n; k++)
+        y[k] = converted<A, R>(x[k]);
     }
   }
 }
 
-void launch_reduce_precision(cudaStream_t s, int64_t n, const void *x, void *y) {
-  launch(reduce_precision, blocks_for((n + 3) / 4), BLOCK_THREADS, s, n, (const uint32_t *)x, (uint16_t *)y);
+template <class A, class R> static void run_convert(cudaStream_t s, int64_t n, const A *x, R *y) {
+  launch(convert<A, R>, blocks_for((n + 7) / 8), BLOCK_THREADS, s, n, eights_at(x) && eights_at(y), x, y);
+}
+
+void launch_convert(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y) {
+  if (from == BF16)
+    run_convert(s, n, (const Bfloat *)x, (float *)y);
+  else if (to == BF16)
+    run_convert(s, n, (const float *)x, (Bfloat *)y);
+  else
+    run_convert(s, n, (const float *)x, (float *)y);
 }

@@ -95,6 +95,7 @@ static Status describe(int device, DeviceSpec *spec) {
                        .flops_per_second = cycles * lanes.float32,
                        .tf32_flops_per_second = cycles * lanes.tf32,
                        .bf16_flops_per_second = cycles * lanes.bf16,
+                       .narrow_flops_per_second = cycles * lanes.bf16,
                        .bytes_per_second = 2.0 * memory_khz * 1e3 * bus_bits / 8,
                        .node_overhead_seconds = 4e-6};
   snprintf(spec->name, sizeof spec->name, "%.63s", p.name);
@@ -215,6 +216,12 @@ static Status zero(Stream *stream, void *memory, size_t bytes) {
   return bytes ? cuda_check(stream->device, cudaMemsetAsync(memory, 0, bytes, stream->cuda), "zeroing memory") : OK;
 }
 
+static Status convert(Stream *stream, void *to, DType to_type, const void *from, DType from_type, int64_t n) {
+  TRY(cuda_enter(stream));
+  launch_convert(stream->cuda, from_type, to_type, n, from, to);
+  return cuda_check(stream->device, cudaGetLastError(), "launching a kernel");
+}
+
 static Status event_create(Stream *stream, Event **out) {
   TRY(cuda_enter(stream));
   Event *event = calloc(1, sizeof *event);
@@ -315,6 +322,7 @@ const Backend backend_cuda = {
     .unpin = unpin,
     .copy = copy,
     .zero = zero,
+    .convert = convert,
     .event_create = event_create,
     .event_destroy = event_destroy,
     .event_record = event_record,

@@ -144,8 +144,8 @@ void launch_bit_not(cudaStream_t s, size_t size, int64_t n, const void *x, void 
 void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y);
 /* The nearest numbers of a narrow type. */
 void launch_narrow(cudaStream_t s, DType type, DType to, bool saturate, int64_t n, const void *x, void *y);
-/* Float32 to bfloat16: what a product in bf16 does to its operands. x: 16-byte aligned, y: 8. */
-void launch_reduce_precision(cudaStream_t s, int64_t n, const void *x, void *y);
+/* Between float32 and bfloat16; or float32 to float32, rounded to bfloat16 numbers. */
+void launch_convert(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y);
 
 /* movement.cu. `size`: bytes of an element. Operand 0 of steps is `from`, 1 is `to`. */
 void launch_copy(cudaStream_t s, size_t size, const Steps *steps, const void *from, void *to);

@@ -145,8 +145,8 @@ static size_t accumulate_workspace(const Graph *graph, const Node *node, size_t 
 static void reduce_operands(Stream *stream, const Tensor *in, const Room *room, char *workspace, const char *at[2]) {
   at[0] = workspace;
   at[1] = workspace + room->b;
-  launch_reduce_precision(stream->cuda, shape_elements(in[0].shape), in[0].data, workspace);
-  launch_reduce_precision(stream->cuda, shape_elements(in[1].shape), in[1].data, workspace + room->b);
+  launch_convert(stream->cuda, F32, BF16, shape_elements(in[0].shape), in[0].data, workspace);
+  launch_convert(stream->cuda, F32, BF16, shape_elements(in[1].shape), in[1].data, workspace + room->b);
 }
 
 /* in: A and B. */

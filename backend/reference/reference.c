@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "graph/narrow.h"
+
 const KernelDef *const reference_kernels[OP_COUNT] = {
 #define OP(name) [OP_##name] = &reference_##name,
 #include "graph/ops.def"
@@ -167,6 +169,32 @@ Status host_copy(Stream *stream, void *to, const void *from, size_t bytes, CopyK
 Status host_zero(Stream *stream, void *memory, size_t bytes) {
   (void)stream;
   memset(memory, 0, bytes);
+  return OK;
+}
+
+WIDE_LOOPS static void widen_all(const uint16_t *from, float *to, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    to[i] = bf16_value(from[i]);
+}
+
+WIDE_LOOPS static void round_all(const float *from, float *to, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    to[i] = bf16_value(bf16_bits(from[i]));
+}
+
+WIDE_LOOPS static void narrow_all(const float *from, uint16_t *to, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    to[i] = bf16_bits(from[i]);
+}
+
+Status host_convert(Stream *stream, void *to, DType to_type, const void *from, DType from_type, int64_t n) {
+  (void)stream;
+  if (from_type == BF16)
+    widen_all(from, to, n);
+  else if (to_type == BF16)
+    narrow_all(from, to, n);
+  else
+    round_all(from, to, n);
   return OK;
 }
 

@@ -32,6 +32,7 @@ Status host_alloc(Stream *stream, size_t bytes, void **memory);
 void host_release(Stream *stream, void *memory);
 Status host_copy(Stream *stream, void *to, const void *from, size_t bytes, CopyKind kind);
 Status host_zero(Stream *stream, void *memory, size_t bytes);
+Status host_convert(Stream *stream, void *to, DType to_type, const void *from, DType from_type, int64_t n);
 Status host_event_create(Stream *stream, Event **event);
 void host_event_destroy(Event *event);
 Status host_event_pass(Stream *stream, Event *event);
@@ -39,7 +40,7 @@ Status host_event_pass(Stream *stream, Event *event);
 /* The entries that all of these tables have. */
 #define HOST_BACKEND                                                                                                   \
   .is_host = true, .stream_wait = host_wait, .alloc = host_alloc, .release = host_release, .copy = host_copy,          \
-  .zero = host_zero, .event_create = host_event_create, .event_destroy = host_event_destroy,                           \
+  .zero = host_zero, .convert = host_convert, .event_create = host_event_create, .event_destroy = host_event_destroy,  \
   .event_record = host_event_pass, .event_wait = host_event_pass
 
 /* Wide loops get a version for each instruction set, chosen when the program is loaded. Bits are the same on one

@@ -62,23 +62,21 @@ static Status choose_devices(Job *job) {
   return planned ? refuse_plan(job, status) : status;
 }
 
-/* Whose products are not in full; in bf16, without a GPU, what is stored. */
+/* Whose products are not in full; in bf16, what is stored. */
 static Status choose_precision(Job *job) {
   JobDecisions *decided = &job->decided;
   bool planned = job->asked.planned.precision && !options_given(job->asked.options, "precision");
-  bool all = true, none = true;
+  bool all = true;
   const char *name = decided->precision_text = planned ? job->asked.planned.precision : job->asked.options->precision;
   Status status = devices_precision(name, decided->devices, decided->ranks, &decided->precision);
   TRY(planned ? refuse_plan(job, status) : status);
   if (decided->precision == PRECISION_FLOAT32)
     return OK;
-  for (int r = 0; r < decided->ranks; r++) {
-    all &= decided->devices[r].backend->reduces_precision;
-    none &= !decided->devices[r].backend->reduces_precision;
-  }
-  if (none)
+  if (decided->precision == PRECISION_BF16)
     return job_decide(job, "precision", "%s activations and operands of products; weights, sums and losses float32",
                       name);
+  for (int r = 0; r < decided->ranks; r++)
+    all &= decided->devices[r].backend->reduces_precision;
   return job_decide(job, "precision", "%s operands of products%s; weights, sums and all else float32", name,
                     all ? "" : " on GPUs, float32 ones on the other ranks");
 }

@@ -134,7 +134,7 @@ static void a_plan_holds_devices_and_precision(void **state) {
   for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
     run_and_read(path, "device", devices[i][0], text);
     run_and_read(path, "steps", "1", text);
-    if (!strstr(text, devices[i][1]) || !strstr(text, "precision     bf16 operands"))
+    if (!strstr(text, devices[i][1]) || !strstr(text, "precision     bf16 activations"))
       FAIL_TEST("%s", text);
   }
   unlink(path);
