@@ -1,5 +1,6 @@
 /* cuBLASLt, loaded when the first device is opened: it is large, and programs without a device do not need it.
- * Invariant: which algorithm runs is what cuBLASLt's heuristic puts first for the product and its workspace. */
+ * Invariant: which algorithm runs is what cuBLASLt's heuristic puts first for the product and its workspace, among
+ * those that add up parts of a sum, if at all, in the type that they compute in. */
 #include "backend/cuda/blas.h"
 
 #include <cublasLt.h>
@@ -7,6 +8,8 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include "graph/memory.h"
 
 /* The library's functions, by their names without the prefix. */
 #define FUNCTIONS(VISIT)                                                                                               \
@@ -46,6 +49,8 @@ static void load_library(void) {
   FUNCTIONS(VISIT)
 #undef VISIT
 }
+
+enum { ROW_ALIGNMENT = MEMORY_ALIGNMENT }; /* of rows that are added */
 
 struct Blas {
   cublasLtHandle_t handle; /* its device's */
@@ -129,46 +134,71 @@ static Status describe_matrix(cublasLtMatrixLayoutOpaque_t *layout, const BlasPr
                "describing a matrix");
 }
 
+static cudaDataType_t type_of(DType type) {
+  return type == F64 ? CUDA_R_64F : type == BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+static Status set(Descriptors *d, cublasLtMatmulDescAttributes_t attribute, const void *value, size_t bytes) {
+  return check(lt.MatmulDescSetAttribute(&d->product, attribute, value, bytes), "describing a product");
+}
+
+/* Where the row lies decides, too; a place of the same alignment stands for those to come. */
+static Status describe_row(Descriptors *d) {
+  uint32_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+  const void *somewhere = (const void *)(uintptr_t)ROW_ALIGNMENT;
+  TRY(set(d, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+  return set(d, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &somewhere, sizeof somewhere);
+}
+
 static Status describe(const BlasProduct *p, Descriptors *d) {
-  bool wide = p->type == F64;
-  cublasComputeType_t compute = wide         ? CUBLAS_COMPUTE_64F
-                                : p->is_tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
-                                             : CUBLAS_COMPUTE_32F;
-  cudaDataType_t result = wide ? CUDA_R_64F : CUDA_R_32F, operand = p->type == BF16 ? CUDA_R_16BF : result;
+  cublasComputeType_t compute = p->type == F64 ? CUBLAS_COMPUTE_64F
+                                : p->is_tf32   ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                               : CUBLAS_COMPUTE_32F;
+  cudaDataType_t scale = p->type == F64 ? CUDA_R_64F : CUDA_R_32F, operand = type_of(p->type);
   cublasOperation_t a = p->transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N, b = p->transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
-  TRY(check(lt.MatmulDescInit_internal(&d->product, sizeof d->product, compute, result), "describing a product"));
-  TRY(check(lt.MatmulDescSetAttribute(&d->product, CUBLASLT_MATMUL_DESC_TRANSA, &b, sizeof b), "describing a product"));
-  TRY(check(lt.MatmulDescSetAttribute(&d->product, CUBLASLT_MATMUL_DESC_TRANSB, &a, sizeof a), "describing a product"));
+  TRY(check(lt.MatmulDescInit_internal(&d->product, sizeof d->product, compute, scale), "describing a product"));
+  TRY(set(d, CUBLASLT_MATMUL_DESC_TRANSA, &b, sizeof b));
+  TRY(set(d, CUBLASLT_MATMUL_DESC_TRANSB, &a, sizeof a));
+  if (p->row)
+    TRY(describe_row(d));
   TRY(describe_matrix(&d->b, p, operand, p->transpose_b, p->k, p->n, p->b_step));
   TRY(describe_matrix(&d->a, p, operand, p->transpose_a, p->m, p->k, p->a_step));
-  return describe_matrix(&d->c, p, result, false, p->m, p->n, p->m * p->n);
+  return describe_matrix(&d->c, p, type_of(p->result), false, p->m, p->n, p->m * p->n);
+}
+
+static Status prefer(cublasLtMatmulPreferenceOpaque_t *preference, cublasLtMatmulPreferenceAttributes_t attribute,
+                     const void *value, size_t bytes) {
+  return check(lt.MatmulPreferenceSetAttribute(preference, attribute, value, bytes), "choosing an algorithm");
+}
+
+static Status describe_wishes(const BlasProduct *p, cublasLtMatmulPreferenceOpaque_t *preference) {
+  uint64_t bytes = p->workspace_bytes;
+  uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; /* or one sum */
+  TRY(check(lt.MatmulPreferenceInit_internal(preference, sizeof *preference), "choosing an algorithm"));
+  TRY(prefer(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes));
+  TRY(prefer(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes));
+  static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
+      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+  for (int i = 0; i < 4; i++) {
+    size_t element = dtype_bytes(i < 2 ? p->type : p->result);
+    uint32_t alignment = (uint32_t)(p->alignment < element ? element : p->alignment);
+    TRY(prefer(preference, alignments[i], &alignment, sizeof alignment));
+  }
+  return OK;
 }
 
 /* The first of the heuristic's; count 0: it has none. */
 static Status ask(Blas *blas, const BlasProduct *p, Descriptors *d, cublasLtMatmulHeuristicResult_t *found,
                   int *count) {
   cublasLtMatmulPreferenceOpaque_t preference;
-  size_t bytes = p->workspace_bytes;
-  uint32_t alignment = (uint32_t)p->alignment;
-  TRY(check(lt.MatmulPreferenceInit_internal(&preference, sizeof preference), "choosing an algorithm"));
-  TRY(check(
-      lt.MatmulPreferenceSetAttribute(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
-      "choosing an algorithm"));
-  static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
-      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-  for (int i = 0; i < 4; i++) {
-    if (i >= 2 && alignment < sizeof(float)) /* results are not less wide */
-      alignment = sizeof(float);
-    TRY(check(lt.MatmulPreferenceSetAttribute(&preference, alignments[i], &alignment, sizeof alignment),
-              "choosing an algorithm"));
-  }
+  TRY(describe_wishes(p, &preference));
   cublasStatus_t status =
       lt.MatmulAlgoGetHeuristic(blas->handle, &d->product, &d->b, &d->a, &d->c, &d->c, &preference, 1, found, count);
   if (status == CUBLAS_STATUS_SUCCESS && *count && found->state != CUBLAS_STATUS_SUCCESS)
     *count = 0;
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_INVALID_VALUE && p->batches > 1)) {
-    *count = 0; /* versions differ in which batches they take, and in how they say so */
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_INVALID_VALUE && (p->batches > 1 || p->row))) {
+    *count = 0; /* versions differ in which batches and rows they take, and in how they say so */
     return OK;
   }
   return check(status, "choosing an algorithm");
@@ -186,6 +216,12 @@ static Status choose(Blas *blas, BlasPlan *plan, bool *found) {
   return OK;
 }
 
+/* The lowest bit. */
+size_t blas_alignment(size_t bytes) {
+  bytes |= MEMORY_ALIGNMENT;
+  return bytes & -bytes;
+}
+
 /* Each of the batches as a product of its own, wherever its matrices begin. */
 static void take_apart(BlasPlan *plan) {
   BlasProduct *p = &plan->product;
@@ -194,7 +230,10 @@ static void take_apart(BlasPlan *plan) {
   plan->b_step = p->b_step;
   p->batches = 1;
   p->a_step = p->b_step = 0;
-  p->alignment = dtype_bytes(p->type);
+  size_t operand = dtype_bytes(p->type), result = dtype_bytes(p->result);
+  size_t alignment =
+      blas_alignment((size_t)plan->a_step * operand | (size_t)plan->b_step * operand | (size_t)(p->m * p->n) * result);
+  p->alignment = alignment < p->alignment ? alignment : p->alignment;
   size_t wish = blas_workspace_bytes(p);
   p->workspace_bytes = wish < p->workspace_bytes ? wish : p->workspace_bytes;
 }
@@ -202,6 +241,10 @@ static void take_apart(BlasPlan *plan) {
 static Status prepare(Blas *blas, BlasPlan *plan) {
   bool found;
   TRY(choose(blas, plan, &found));
+  if (!found && plan->product.row) {
+    plan->product.row = false;
+    TRY(choose(blas, plan, &found));
+  }
   if (!found && plan->product.batches > 1) {
     take_apart(plan);
     TRY(choose(blas, plan, &found));
@@ -212,12 +255,54 @@ static Status prepare(Blas *blas, BlasPlan *plan) {
                       (long long)p->k, (long long)p->k, (long long)p->n);
 }
 
+/* What was asked before. */
+typedef struct {
+  cublasLtHandle_t handle;
+  BlasProduct product;
+  BlasPlan plan;
+} Known;
+
+static struct {
+  pthread_mutex_t lock;
+  Known *known;
+  size_t n, capacity;
+} all = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static bool is_same(const BlasProduct *a, const BlasProduct *b) {
+  return a->type == b->type && a->result == b->result && a->is_tf32 == b->is_tf32 && a->transpose_a == b->transpose_a &&
+         a->transpose_b == b->transpose_b && a->row == b->row && a->m == b->m && a->n == b->n && a->k == b->k &&
+         a->batches == b->batches && a->a_step == b->a_step && a->b_step == b->b_step && a->alpha == b->alpha &&
+         a->alignment == b->alignment && a->workspace_bytes == b->workspace_bytes;
+}
+
+/* With all.lock held. */
+static Status find_plan(Blas *blas, const BlasProduct *product, BlasPlan *plan) {
+  for (size_t i = 0; i < all.n; i++)
+    if (all.known[i].handle == blas->handle && is_same(&all.known[i].product, product)) {
+      *plan = all.known[i].plan;
+      return OK;
+    }
+  *plan = (BlasPlan){.product = *product, .apart = 1};
+  TRY(prepare(blas, plan));
+  if (all.n == all.capacity) {
+    size_t capacity = all.capacity ? 2 * all.capacity : 64;
+    Known *grown = realloc(all.known, capacity * sizeof *grown);
+    if (!grown)
+      return fail(E_MEMORY, "out of memory");
+    all.known = grown;
+    all.capacity = capacity;
+  }
+  all.known[all.n++] = (Known){blas->handle, *product, *plan};
+  return OK;
+}
+
 Status blas_prepare(Blas *blas, const BlasProduct *product, BlasPlan **out) {
   BlasPlan *plan = malloc(sizeof *plan);
   if (!plan)
     return fail(E_MEMORY, "out of memory");
-  *plan = (BlasPlan){.product = *product, .apart = 1};
-  Status status = prepare(blas, plan);
+  pthread_mutex_lock(&all.lock);
+  Status status = find_plan(blas, product, plan);
+  pthread_mutex_unlock(&all.lock);
   if (status != OK)
     free(plan);
   else
@@ -229,14 +314,20 @@ void blas_release(BlasPlan *plan) {
   free(plan);
 }
 
-Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, const void *a, const void *b, void *c,
-                void *workspace) {
+bool blas_adds_row(const BlasPlan *plan) {
+  return plan->product.row;
+}
+
+Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, bool adds, const void *a, const void *b,
+                const void *row, void *c, void *workspace) {
   const BlasProduct *p = &plan->product;
   Descriptors d = plan->descriptors; /* the library's arguments are not const */
-  int64_t operand = (int64_t)dtype_bytes(p->type), result = p->type == F64 ? 8 : 4;
-  float alpha = (float)p->alpha, kept = p->adds;
-  double wide_kept = p->adds;
+  int64_t operand = (int64_t)dtype_bytes(p->type), result = (int64_t)dtype_bytes(p->result);
+  float alpha = (float)p->alpha, kept = adds;
+  double wide_kept = adds;
   bool wide = p->type == F64;
+  if (p->row)
+    TRY(set(&d, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &row, sizeof row));
   for (int64_t i = 0; i < plan->apart; i++)
     TRY(check(lt.Matmul(blas->handle, &d.product, wide ? &p->alpha : (const void *)&alpha,
                         (const char *)b + i * plan->b_step * operand, &d.b,

@@ -16,12 +16,13 @@ enum { BLAS_ALIGNMENT = 256, BLAS_BATCHES = 32768 };
  * BLAS_BATCHES) times, the matrices a_step, b_step, m n elements apart (0: the same one). m, n, k, batches are not 0.
  */
 typedef struct {
-  DType type;   /* of A and B: F32, F64, BF16. C's: F64 where theirs is, else F32 */
+  DType type;   /* of A and B: F32, F64, BF16 */
+  DType result; /* C's: F64 where theirs is, else F32, or BF16 where theirs is */
   bool is_tf32; /* operands in F32 are rounded to TF32 */
   bool transpose_a, transpose_b;
+  bool row; /* a row of n, in C's type, is added to C's rows; not in F64 */
   int64_t m, n, k, batches, a_step, b_step;
   double alpha;
-  bool adds;              /* to what is in C */
   size_t alignment;       /* of where A, B and C begin, bytes */
   size_t workspace_bytes; /* what cuBLASLt may use beside them */
 } BlasProduct;
@@ -36,12 +37,20 @@ void blas_close(Blas *blas);
 /* What cuBLASLt should have beside the operands. */
 size_t blas_workspace_bytes(const BlasProduct *product);
 
-/* Which algorithm is chosen depends on the product alone. Fails E_DEVICE where there is none. */
+/* What a matrix of so many bytes keeps of the alignment of a tensor, when others lie before it. */
+size_t blas_alignment(size_t bytes);
+
+/* Which algorithm is chosen depends on the product alone. Equal products are asked about once in a process. Fails
+ * E_DEVICE where there is none. */
 Status blas_prepare(Blas *blas, const BlasProduct *product, BlasPlan **plan);
 void blas_release(BlasPlan *plan); /* NULL: nothing */
 
-/* Enqueues. workspace: at a multiple of BLAS_ALIGNMENT. */
-Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, const void *a, const void *b, void *c,
-                void *workspace);
+/* Whether it adds the row: cuBLASLt does not for all products. */
+bool blas_adds_row(const BlasPlan *plan);
+
+/* Enqueues. adds: to what is in C. row: at a multiple of 64 bytes; where the plan does not add one it is not read.
+ * workspace: at a multiple of BLAS_ALIGNMENT. */
+Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, bool adds, const void *a, const void *b,
+                const void *row, void *c, void *workspace);
 
 #endif

@@ -6,22 +6,70 @@
 #include "backend/reference/reference.h"
 #include "graph/memory.h"
 
-/* Float64 is not reduced. */
-static Precision precision_of(const Node *node, const Tensor *in) {
-  return in->dtype == F32 ? node->precision : PRECISION_FLOAT32;
+enum { A, B, C, MULTIPLIED = C, OPERANDS };
+
+/* What a node multiplies, and adds, and where to. */
+typedef struct {
+  Tensor in[OPERANDS], out; /* AccumulateMatMul's accumulator is `out` */
+  bool has_c;
+} Operands;
+
+/* in, out: the node's; NULL: types and shapes, of the graph's values. */
+static Operands operands_of(const Graph *graph, const Node *node, const Tensor *in, const Tensor *out) {
+  Operands o = {.has_c = node->op == OP_Gemm && node->n_in > C && node->in[C] != NO_VALUE};
+  bool accumulates = node->op == OP_AccumulateMatMul;
+  for (int i = 0; i < MULTIPLIED + o.has_c; i++)
+    o.in[i] = in ? in[i + accumulates] : kernel_input(graph, node, i + accumulates);
+  if (accumulates)
+    o.out = in ? in[0] : kernel_input(graph, node, 0);
+  else if (out)
+    o.out = *out;
+  else
+    o.out.dtype = graph_value(graph, node->out[0])->dtype;
+  return o;
+}
+
+/* What A and B are multiplied in. Float64 is not reduced. */
+static DType multiplied_type(const Node *node, const Operands *o) {
+  bool narrow = o->in[A].dtype == BF16 || o->in[B].dtype == BF16;
+  return narrow || (o->in[A].dtype == F32 && node->precision == PRECISION_BF16) ? BF16 : o->in[A].dtype;
+}
+
+/* Whether C is a row that is added to each of the product's, in the result's type: where that is bfloat16, it is
+ * rounded. */
+static bool has_row(const Node *node, const Operands *o, const Product *p) {
+  Shape c = o->in[C].shape;
+  return o->has_c && o->out.dtype != F64 && c.rank && c.dim[c.rank - 1] == p->n && shape_elements(c) == p->n &&
+         node_float(node, "beta", 1) == 1 && p->k;
+}
+
+static bool is_narrow_or_wide(const Tensor *t) {
+  return t->dtype == BF16 || t->dtype == F32;
+}
+
+static bool takes_narrow(const Node *node, const Tensor *in, const Tensor *out) {
+  Operands o = operands_of(NULL, node, in, out);
+  Product p = product_of(node, o.in);
+  bool takes = multiplied_type(node, &o) == BF16 && is_narrow_or_wide(&o.out);
+  for (int i = 0; i < MULTIPLIED + o.has_c; i++)
+    takes &= is_narrow_or_wide(&o.in[i]);
+  return takes && (node->op != OP_AccumulateMatMul || o.out.dtype == F32) && (!o.has_c || has_row(node, &o, &p));
 }
 
 /* A product as rows of batched ones: the batches of its innermost loop. The first row begins where tensors do; others
- * at any matrix. */
-static BlasProduct blas_product(const Node *node, const Tensor *in, const Product *p) {
+ * at any matrix. One alone may have n to add to its rows. */
+static BlasProduct blas_product(const Node *node, const Operands *o, const Product *p) {
   int last = p->batch.rank - 1;
-  DType type = precision_of(node, in) == PRECISION_BF16 ? BF16 : in->dtype;
+  DType type = multiplied_type(node, o);
   int64_t batches = p->batches == 1 ? 1 : p->batch.dim[last];
   bool one_row = batches == p->batches && batches <= BLAS_BATCHES;
+  size_t operand = dtype_bytes(type), result = dtype_bytes(o->out.dtype);
   return (BlasProduct){.type = type,
-                       .is_tf32 = precision_of(node, in) == PRECISION_TF32,
+                       .result = o->out.dtype,
+                       .is_tf32 = type == F32 && node->precision == PRECISION_TF32,
                        .transpose_a = node_int(node, "transA", 0),
                        .transpose_b = node_int(node, "transB", 0),
+                       .row = has_row(node, o, p) && p->n > 1 && p->k > 1,
                        .m = p->m,
                        .n = p->n,
                        .k = p->k,
@@ -29,20 +77,27 @@ static BlasProduct blas_product(const Node *node, const Tensor *in, const Produc
                        .a_step = p->batch.stride[0][last] * p->m * p->k,
                        .b_step = p->batch.stride[1][last] * p->k * p->n,
                        .alpha = node_float(node, "alpha", 1),
-                       .alignment = one_row ? 64 : dtype_bytes(type)};
+                       .alignment =
+                           one_row ? MEMORY_ALIGNMENT
+                                   : blas_alignment((size_t)(p->m * p->k) * operand | (size_t)(p->k * p->n) * operand |
+                                                    (size_t)(p->m * p->n) * result)};
 }
 
-/* A product's workspace from the first multiple of BLAS_ALIGNMENT on: A and B as bfloat16 where they are reduced to it,
- * then cuBLASLt's. */
+/* A product's workspace from the first multiple of BLAS_ALIGNMENT on: operands in the type that they are multiplied or
+ * added in, where that is another than their own; then cuBLASLt's. */
 typedef struct {
-  size_t b, blas;
+  bool copied[OPERANDS];
+  size_t at[OPERANDS], blas;
 } Room;
 
-static Room room_of(const Node *node, const Tensor *in) {
+static Room room_of(const Node *node, const Operands *o, const Product *p) {
+  DType multiplied = multiplied_type(node, o), wanted[] = {multiplied, multiplied, o->out.dtype};
   Room room = {0};
-  if (precision_of(node, in) == PRECISION_BF16) {
-    room.b = (size_t)round_up(shape_elements(in[0].shape) * 2, BLAS_ALIGNMENT);
-    room.blas = room.b + (size_t)round_up(shape_elements(in[1].shape) * 2, BLAS_ALIGNMENT);
+  for (int i = 0; i < MULTIPLIED + has_row(node, o, p); i++) {
+    room.copied[i] = o->in[i].dtype != wanted[i];
+    room.at[i] = room.blas;
+    if (room.copied[i])
+      room.blas += (size_t)round_up(shape_elements(o->in[i].shape) * (int64_t)dtype_bytes(wanted[i]), BLAS_ALIGNMENT);
   }
   return room;
 }
@@ -59,13 +114,13 @@ static bool is_nothing(const Product *p) {
   return !p->k || !p->batches || !p->m || !p->n;
 }
 
-/* A and B are inputs `first` and first + 1. Their copies are needed; cuBLASLt does with the budget. */
-static size_t product_bytes(const Graph *graph, const Node *node, int first, size_t budget) {
-  Tensor in[] = {kernel_input(graph, node, first), kernel_input(graph, node, first + 1)};
-  Product p = product_of(node, in);
-  BlasProduct row = blas_product(node, in, &p);
+/* The copies are needed; cuBLASLt does with the budget. */
+static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
+  Operands o = operands_of(graph, node, NULL, NULL);
+  Product p = product_of(node, o.in);
+  BlasProduct row = blas_product(node, &o, &p);
   size_t wish = blas_workspace_bytes(&row);
-  return is_nothing(&p) ? 0 : room_of(node, in).blas + (wish < budget ? wish : budget) + ALIGNING;
+  return is_nothing(&p) ? 0 : room_of(node, &o, &p).blas + (wish < budget ? wish : budget) + ALIGNING;
 }
 
 /* What is worked out before a product runs. A row is as many `whole` ones as it takes, and the rest. */
@@ -73,6 +128,7 @@ typedef struct {
   Product product;
   BlasProduct row;
   Room room;
+  bool has_row;
   BlasPlan *whole, *rest; /* of BLAS_BATCHES batches or of all; NULL where there is none */
 } Prepared;
 
@@ -91,20 +147,19 @@ static Status prepare_part(Stream *stream, const Prepared *r, int64_t batches, s
   return batches ? blas_prepare(stream->blas, &part, plan) : OK;
 }
 
-/* in: A and B. */
-static Status prepare(Stream *stream, const Node *node, const Tensor *in, bool adds, size_t workspace_bytes,
-                      void **state) {
+static Status product_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                              size_t workspace_bytes, void **state) {
+  Operands o = operands_of(NULL, node, in, out);
   Prepared *r = calloc(1, sizeof *r);
   if (!r)
     return fail(E_MEMORY, "out of memory");
-  r->product = product_of(node, in);
+  r->product = product_of(node, o.in);
   *state = r;
-  r->row.adds = adds;
   if (is_nothing(&r->product))
     return OK;
-  r->row = blas_product(node, in, &r->product);
-  r->row.adds = adds;
-  r->room = room_of(node, in);
+  r->row = blas_product(node, &o, &r->product);
+  r->room = room_of(node, &o, &r->product);
+  r->has_row = has_row(node, &o, &r->product);
   size_t room = workspace_bytes - r->room.blas - ALIGNING;
   Status status = cuda_enter(stream);
   if (status == OK)
@@ -118,61 +173,52 @@ static Status prepare(Stream *stream, const Node *node, const Tensor *in, bool a
   return status;
 }
 
-static Status product_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                              size_t workspace_bytes, void **state) {
-  (void)out;
-  return prepare(stream, node, in, false, workspace_bytes, state);
-}
-
-static Status accumulate_prepare(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
-                                 size_t workspace_bytes, void **state) {
-  (void)out;
-  return prepare(stream, node, in + 1, !node_int(node, "begins", 0), workspace_bytes, state);
-}
-
-static size_t product_workspace(const Graph *graph, const Node *node, size_t budget) {
-  return product_bytes(graph, node, 0, budget);
-}
-
-static size_t accumulate_workspace(const Graph *graph, const Node *node, size_t budget) {
-  return product_bytes(graph, node, 1, budget);
-}
-
 #define PRODUCT                                                                                                        \
-  .accepts = takes_floats, .workspace = product_workspace, .prepare = product_prepare, .release = product_release
+  .accepts = takes_floats, .narrow = takes_narrow, .workspace = product_workspace, .prepare = product_prepare,         \
+  .release = product_release
 
-/* Rounds A and B into the workspace. */
-static void reduce_operands(Stream *stream, const Tensor *in, const Room *room, char *workspace, const char *at[2]) {
-  at[0] = workspace;
-  at[1] = workspace + room->b;
-  launch_convert(stream->cuda, F32, BF16, shape_elements(in[0].shape), in[0].data, workspace);
-  launch_convert(stream->cuda, F32, BF16, shape_elements(in[1].shape), in[1].data, workspace + room->b);
+/* Operands in the types that they are wanted in: at[i], as they are or in the workspace. */
+static void convert_operands(Stream *stream, const Prepared *r, const Operands *o, char *workspace,
+                             const char *at[OPERANDS]) {
+  for (int i = 0; i < OPERANDS; i++) {
+    const Tensor *t = &o->in[i];
+    DType wanted = i == C ? o->out.dtype : r->row.type;
+    at[i] = r->room.copied[i] ? workspace + r->room.at[i] : t->data;
+    if (r->room.copied[i])
+      launch_convert(stream->cuda, t->dtype, wanted, shape_elements(t->shape), t->data, workspace + r->room.at[i]);
+  }
 }
 
-/* in: A and B. */
-static Status multiply(Stream *stream, const Node *node, const Prepared *r, const Tensor *in, const Tensor *out,
-                       void *workspace) {
-  TAKES(in->dtype, is_float(in->dtype));
+/* The row on each of the product's rows: what the product is then added to. */
+static void lay_rows(Stream *stream, const Product *p, const Operands *o, const void *row) {
+  Steps steps = {.rank = 2, .n = p->m * p->n, .dim = {p->m, p->n}, .step = {{0, 1}, {p->n, 1}}};
+  launch_copy(stream->cuda, dtype_bytes(o->out.dtype), &steps, row, o->out.data);
+}
+
+static Status multiply(Stream *stream, const Node *node, const Prepared *r, const Operands *o, void *workspace) {
   const Product *p = &r->product;
-  int64_t size = (int64_t)dtype_bytes(in->dtype), results = p->batches * p->m * p->n;
-  if (!results)
-    return OK;
-  if (!p->k && r->row.adds)
+  int64_t result = (int64_t)dtype_bytes(o->out.dtype), results = p->batches * p->m * p->n;
+  bool adds = node->op == OP_AccumulateMatMul && !node_int(node, "begins", 0);
+  if (!results || (!p->k && adds))
     return OK;
   if (!p->k)
-    return backend_cuda.zero(stream, out->data, (size_t)(results * size));
+    return backend_cuda.zero(stream, o->out.data, (size_t)(results * result));
   int64_t operand = (int64_t)dtype_bytes(r->row.type), batches;
-  const char *at[2] = {in[0].data, in[1].data};
+  const char *at[OPERANDS];
   workspace = align_workspace(workspace);
-  if (r->row.type == BF16)
-    reduce_operands(stream, in, &r->room, workspace, at);
+  convert_operands(stream, r, o, workspace, at);
+  if (r->has_row && !blas_adds_row(r->whole)) {
+    lay_rows(stream, p, o, at[C]);
+    adds = true;
+  }
   for (int64_t i = 0; i < p->batches; i += batches) {
     int64_t a, b, left = r->row.batches - i % r->row.batches;
     product_batch(p, i, &a, &b);
     batches = least(left, BLAS_BATCHES);
     const BlasPlan *plan = batches == least(r->row.batches, BLAS_BATCHES) ? r->whole : r->rest;
-    if (blas_run(stream->blas, stream->cuda, plan, at[0] + a * p->m * p->k * operand, at[1] + b * p->k * p->n * operand,
-                 (char *)out->data + i * p->m * p->n * size, (char *)workspace + r->room.blas) != OK) {
+    if (blas_run(stream->blas, stream->cuda, plan, adds, at[A] + a * p->m * p->k * operand,
+                 at[B] + b * p->k * p->n * operand, at[C], (char *)o->out.data + i * p->m * p->n * result,
+                 (char *)workspace + r->room.blas) != OK) {
       node_context(node);
       return status_code();
     }
@@ -180,21 +226,27 @@ static Status multiply(Stream *stream, const Node *node, const Prepared *r, cons
   return cuda_launched(stream, node);
 }
 
-KERNEL(MatMul, PRODUCT) {
-  return multiply(stream, node, state, in, out, workspace);
+static Status run_product(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                          const Prepared *r) {
+  Operands o = operands_of(NULL, node, in, out);
+  TAKES(in->dtype, is_float(o.out.dtype) || o.out.dtype == BF16);
+  return multiply(stream, node, r, &o, workspace);
 }
 
-KERNEL(AccumulateMatMul, .accepts = takes_floats, .workspace = accumulate_workspace, .prepare = accumulate_prepare,
-       .release = product_release) {
-  (void)out;
-  return multiply(stream, node, state, in + 1, in, workspace);
+KERNEL(MatMul, PRODUCT) {
+  return run_product(stream, node, in, out, workspace, state);
+}
+
+KERNEL(AccumulateMatMul, PRODUCT) {
+  return run_product(stream, node, in, out, workspace, state);
 }
 
 KERNEL(Gemm, PRODUCT) {
-  TRY(run_MatMul(stream, node, in, out, workspace, state));
-  if (node->n_in < 3 || !in[2].data)
+  const Prepared *r = state;
+  TRY(run_product(stream, node, in, out, workspace, state));
+  if (node->n_in <= C || !in[C].data || r->has_row)
     return OK;
-  Tensor both[] = {in[2], *out};
+  Tensor both[] = {in[C], *out};
   Walk w;
   walk_init(&w, out->shape, both, 2);
   Steps steps = {.rank = w.rank, .n = shape_elements(out->shape)};
@@ -203,6 +255,6 @@ KERNEL(Gemm, PRODUCT) {
     steps.step[0][i] = w.stride[0][i];
     steps.step[1][i] = w.stride[1][i];
   }
-  launch_add_scaled(stream->cuda, in->dtype, node_float(node, "beta", 1), &steps, in[2].data, out->data);
+  launch_add_scaled(stream->cuda, in->dtype, node_float(node, "beta", 1), &steps, in[C].data, out->data);
   return cuda_launched(stream, node);
 }

@@ -1,6 +1,7 @@
 /* cuBLASLt by plain loops, as its documentation has it: matrices are column-major. Invariant: what the library would
  * refuse, or may do wrong on a device, is refused here, most of it by ending the program. Batches whose matrices are
- * one and the same have no algorithm where their number is odd, as some versions have none. */
+ * one and the same have no algorithm where their number is odd, nor has a vector that is added to one column, as some
+ * versions have none. */
 #include <cublasLt.h>
 
 #include <algorithm>
@@ -16,6 +17,8 @@ struct Product { /* lies in a cublasLtMatmulDescOpaque_t */
   cublasComputeType_t compute;
   cudaDataType_t scale;
   cublasOperation_t a, b;
+  uint32_t epilogue;
+  const void *bias;
 };
 
 struct Layout { /* in a cublasLtMatrixLayoutOpaque_t */
@@ -27,13 +30,13 @@ struct Layout { /* in a cublasLtMatrixLayoutOpaque_t */
 
 struct Preference { /* in a cublasLtMatmulPreferenceOpaque_t */
   uint64_t workspace;
-  uint32_t alignment[4];
+  uint32_t alignment[4], schemes;
 };
 
 /* In a cublasLtMatmulAlgo_t: good for this problem, these addresses and so much workspace. */
 struct Algorithm {
   uint64_t problem, workspace;
-  uint32_t alignment[4];
+  uint32_t alignment[4], bias_alignment;
 };
 
 static_assert(sizeof(Layout) <= sizeof(cublasLtMatrixLayoutOpaque_t) &&
@@ -76,13 +79,18 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
 cublasStatus_t cublasLtMatmulDescInit_internal(cublasLtMatmulDesc_t desc, size_t size, cublasComputeType_t compute,
                                                cudaDataType_t scale) {
   refuse(size != sizeof *desc, "a descriptor of another size");
-  return put(desc, Product{compute, scale, CUBLAS_OP_N, CUBLAS_OP_N});
+  return put(desc, Product{compute, scale, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL});
 }
 
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
                                               const void *value, size_t bytes) {
   Product p = get<Product>(desc);
-  take(attribute == CUBLASLT_MATMUL_DESC_TRANSA ? p.a : p.b, value, bytes);
+  if (attribute == CUBLASLT_MATMUL_DESC_EPILOGUE)
+    take(p.epilogue, value, bytes);
+  else if (attribute == CUBLASLT_MATMUL_DESC_BIAS_POINTER)
+    take(p.bias, value, bytes);
+  else
+    take(attribute == CUBLASLT_MATMUL_DESC_TRANSA ? p.a : p.b, value, bytes);
   return put(desc, p);
 }
 
@@ -106,7 +114,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
 
 cublasStatus_t cublasLtMatmulPreferenceInit_internal(cublasLtMatmulPreference_t preference, size_t size) {
   refuse(size != sizeof *preference, "a preference of another size");
-  return put(preference, Preference{0, {256, 256, 256, 256}});
+  return put(preference, Preference{0, {256, 256, 256, 256}, CUBLASLT_REDUCTION_SCHEME_MASK});
 }
 
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
@@ -115,6 +123,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
   Preference p = get<Preference>(preference);
   if (attribute == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
     take(p.workspace, value, bytes);
+  else if (attribute == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK)
+    take(p.schemes, value, bytes);
   else
     take(p.alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, bytes);
   return put(preference, p);
@@ -126,9 +136,10 @@ static size_t size_of(cudaDataType_t type) {
 
 /* A number that stands for all that an algorithm is chosen by. */
 static uint64_t problem_of(const Product &p, const Layout &a, const Layout &b, const Layout &d) {
-  const uint64_t parts[] = {(uint64_t)p.compute, (uint64_t)p.a, (uint64_t)p.b, (uint64_t)a.type, a.rows, a.columns,
-                            (uint64_t)a.step,    b.rows,        b.columns,     (uint64_t)b.step, d.rows, d.columns,
-                            (uint64_t)d.batches};
+  const uint64_t parts[] = {
+      (uint64_t)p.compute, (uint64_t)p.a, (uint64_t)p.b, p.epilogue,       (uint64_t)a.type, a.rows, a.columns,
+      (uint64_t)a.step,    b.rows,        b.columns,     (uint64_t)b.step, (uint64_t)d.type, d.rows, d.columns,
+      (uint64_t)d.batches};
   uint64_t hash = 14695981039346656037u;
   for (uint64_t part : parts)
     hash = (hash ^ part) * 1099511628211u;
@@ -145,9 +156,17 @@ static void check(const Product &p, const Layout &a, const Layout &b, const Layo
   refuse(a.batches != d.batches || b.batches != d.batches || d.batches < 1, "unlike numbers of batches");
   refuse(d.batches > 65535, "more batches than a grid has layers");
   refuse(d.batches > 1 && d.step < (int64_t)(d.rows * d.columns), "results lie in each other");
-  refuse(a.type != b.type || p.scale != d.type || (wide ? CUDA_R_64F : CUDA_R_32F) != d.type,
-         "types that do not go together");
-  refuse(a.type != d.type && !(a.type == CUDA_R_16BF && p.compute == CUBLAS_COMPUTE_32F), "operands of another type");
+  refuse(a.type != b.type || p.scale != (wide ? CUDA_R_64F : CUDA_R_32F), "types that do not go together");
+  refuse(a.type != d.type && !(a.type == CUDA_R_16BF && d.type == CUDA_R_32F), "a result of another type");
+  refuse((a.type == CUDA_R_64F) != wide || (a.type == CUDA_R_16BF && p.compute != CUBLAS_COMPUTE_32F),
+         "operands of another type");
+  refuse(p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && (p.epilogue != CUBLASLT_EPILOGUE_BIAS || wide || d.batches > 1),
+         "an epilogue that the product does not have");
+}
+
+/* What a place has. */
+static uint32_t alignment_of(const void *place) {
+  return (uint32_t)((uintptr_t)place | 256) & (0 - (uint32_t)((uintptr_t)place | 256));
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
@@ -161,7 +180,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   *found = 0;
   if (ld.batches % 2 == 1 && ld.batches > 1 && (!la.step || !lb.step))
     return CUBLAS_STATUS_NOT_SUPPORTED;
-  Algorithm algorithm = {problem_of(p, la, lb, ld), std::min((uint64_t)WORKSPACE_BYTES, wish.workspace), {}};
+  if (p.epilogue == CUBLASLT_EPILOGUE_BIAS && ld.columns == 1)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  refuse(wish.schemes & ~(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, "sums that are rounded on the way");
+  Algorithm algorithm = {
+      problem_of(p, la, lb, ld), std::min((uint64_t)WORKSPACE_BYTES, wish.workspace), {}, alignment_of(p.bias)};
   memcpy(algorithm.alignment, wish.alignment, sizeof wish.alignment);
   put(&results->algo, algorithm);
   results->workspaceSize = algorithm.workspace;
@@ -191,6 +214,18 @@ static double number(uint16_t x, bool) {
   return (double)wide;
 }
 
+template <class R> static void put_number(R *to, double x) {
+  *to = (R)x;
+}
+
+/* To the nearest bfloat16, ties to even. */
+static void put_number(uint16_t *to, double x) {
+  float wide = (float)x;
+  uint32_t bits;
+  memcpy(&bits, &wide, sizeof bits);
+  *to = (uint16_t)(wide != wide ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 /* The sanitizer is asked about the ends of all matrices, and not about each element again and again. */
 template <class T> static T end_of(const T *first, const Layout &l) {
   const volatile T *data = first;
@@ -204,6 +239,7 @@ multiply(const Product &p, double alpha, double beta, const T *a, const Layout &
          const Layout &ld) {
   bool tf32 = p.compute == CUBLAS_COMPUTE_32F_FAST_TF32, ta = p.a == CUBLAS_OP_T, tb = p.b == CUBLAS_OP_T;
   int64_t m = (int64_t)ld.rows, n = (int64_t)ld.columns, k = (int64_t)(ta ? la.rows : la.columns);
+  const R *bias = p.epilogue == CUBLASLT_EPILOGUE_BIAS ? (const R *)p.bias : NULL;
   std::vector<double> whole((size_t)(k * m)), sums((size_t)m);
   double *rows = whole.data(), *sum = sums.data();
   for (int64_t batch = 0; batch < ld.batches; batch++, a += la.step, b += lb.step, d += ld.step) {
@@ -217,8 +253,11 @@ multiply(const Product &p, double alpha, double beta, const T *a, const Layout &
         for (int64_t i = 0; i < m; i++)
           sum[i] += rows[l * m + i] * x;
       }
-      for (int64_t i = 0; i < m; i++)
-        d[i + j * ld.leading] = (R)(alpha * sum[i] + (beta != 0 ? beta * (double)d[i + j * ld.leading] : 0));
+      for (int64_t i = 0; i < m; i++) {
+        R *to = d + i + j * ld.leading;
+        put_number(to,
+                   alpha * sum[i] + (beta != 0 ? beta * number(*to, false) : 0) + (bias ? number(bias[i], false) : 0));
+      }
     }
   }
 }
@@ -229,6 +268,8 @@ static void run(const Product &p, double alpha, double beta, const void *a, cons
   end_of((const T *)a, la);
   end_of((const T *)b, lb);
   end_of((const R *)d, ld);
+  if (p.epilogue == CUBLASLT_EPILOGUE_BIAS)
+    end_of((const R *)p.bias, Layout{ld.rows, 1, (int64_t)ld.rows, 0, ld.type, 1});
   multiply(p, alpha, beta, (const T *)a, la, (const T *)b, lb, (R *)d, ld);
 }
 
@@ -249,6 +290,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     refuse((uintptr_t)matrices[i] % algorithm.alignment[i] ||
                algorithm.alignment[i] < size_of(i < 2 ? la.type : ld.type),
            "matrices that are not aligned as was said");
+  refuse(p.epilogue == CUBLASLT_EPILOGUE_BIAS &&
+             (!p.bias || (uintptr_t)p.bias % std::max(algorithm.bias_alignment, (uint32_t)size_of(ld.type))),
+         "a vector that is not aligned as was said");
   double factor = p.scale == CUDA_R_64F ? *(const double *)alpha : (double)*(const float *)alpha;
   double kept = p.scale == CUDA_R_64F ? *(const double *)beta : (double)*(const float *)beta;
   refuse(kept != 0 && kept != 1, "beta is neither 0 nor 1");
@@ -256,7 +300,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   uint64_t uses = algorithm.workspace;
   emulated_enqueue(stream, [=] {
     memset(workspace, 0xa5, uses);
-    if (la.type == CUDA_R_16BF)
+    if (la.type == CUDA_R_16BF && ld.type == CUDA_R_16BF)
+      run<uint16_t, uint16_t>(p, factor, kept, a, la, b, lb, d, ld);
+    else if (la.type == CUDA_R_16BF)
       run<uint16_t, float>(p, factor, kept, a, la, b, lb, d, ld);
     else if (la.type == CUDA_R_32F)
       run<float, float>(p, factor, kept, a, la, b, lb, d, ld);
