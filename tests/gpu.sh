@@ -1,19 +1,40 @@
 #!/bin/sh
-# gpu.sh [DEVICE]: every question that needs a GPU, in one call of under ten minutes, on a machine without MPI or network.
+# gpu.sh: every question that needs a GPU, in one call of under four minutes, on a machine without MPI or network.
 # Builds build/gpu for the device that is there and prints a table; exit 1 where an answer is wrong, 77 where there is no
-# device. Logs are in build/gpu/answers.
+# device.
+#
+# gpu.sh speed [ROW…]: training steps beside PyTorch's, in under five minutes; ROW: MODEL[/BATCH][:PRECISION], ours, torch
+# (bench/gpu_speed.py).
+#
+# gpu.sh kernels MODEL[/BATCH] PRECISION [torch]: where a step's milliseconds go, in under a minute
+# (bench/gpu_kernels.py).
 #
 # gpu.sh pack [ARCHITECTURES]: for a machine that lacks what the build needs; needs no device itself. Puts programs for
-# these (90-real: see CMAKE_CUDA_ARCHITECTURES) and the libraries that they need into build/gpu-pack, which gpu.sh takes
+# these (90-real: see CMAKE_CUDA_ARCHITECTURES), the libraries that they need and the models of `speed` (where
+# ONNXPIPE_PYTHON, or python3, has torch and onnx) into build/gpu-pack and build/gpu-pack.tar.xz; gpu.sh takes either
 # where it cannot build.
+#
+# ONNXPIPE_GPU_DEVICE: the device's number for nvidia-smi (0); cpu: a dry run of `speed` with the program of build/release,
+# and with ONNXPIPE_TINY=1 of small models. ONNXPIPE_SECONDS: when to end. ONNXPIPE_OUT: logs go there, else to
+# answers/ beside the programs.
 # shellcheck disable=SC2086,SC2317
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/cuda/bin # where the toolkit puts itself
 build=build/gpu
 pack=build/gpu-pack
+device=${ONNXPIPE_GPU_DEVICE:-0}
+python=${ONNXPIPE_PYTHON:-python3}
 began=$(date +%s)
 failed=0
+
+case ${1:-} in
+pack | speed | kernels | '') ;;
+*)
+  sed -n 's/^# \(gpu.sh.*\)/\1/p' tests/gpu.sh >&2
+  exit 2
+  ;;
+esac
 
 # what the build needs, from tools/install_packages.sh tests and the CUDA toolkit
 missing=""
@@ -28,15 +49,19 @@ done
 make_programs() {
   cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DONNXPIPE_MPI=OFF -DONNXPIPE_CUDA=ON -DONNXPIPE_TEST_ROOT=. \
     -DCMAKE_CUDA_ARCHITECTURES="$1" >/dev/null
-  cmake --build $build --target onnxpipe cuda_test_device cuda_test_operators cuda_test_narrow cuda_test_cases
-  if grep -q '^NCCL_INCLUDE_DIR:.*=/' $build/CMakeCache.txt; then
-    cmake --build $build --target cuda_test_nccl cuda_test_cases_nccl
-  fi
+  tests=$(ninja -C $build -t targets all | sed -n 's/^\(cuda_test_[a-z_]*\):.*/\1/p')
+  cmake --build $build --target onnxpipe $tests
+}
+
+# make_models FOLDER [--tiny]
+make_models() {
+  $python bench/gpu_models.py export "$@" >/dev/null 2>&1 ||
+    echo "gpu.sh: $python has no torch and onnx that could write the models of \`speed\` (ONNXPIPE_PYTHON)" >&2
 }
 
 # The programs, and every library of theirs that is no part of a compiler's own run time.
 make_pack() {
-  rm -rf $pack
+  rm -rf $pack $pack.tar.xz
   mkdir -p $pack/tests $pack/lib
   cp $build/onnxpipe $pack/
   cp $build/libonnxpipe.so.0 $pack/lib/
@@ -46,28 +71,37 @@ make_pack() {
     cp -L "$library" $pack/lib/
   done
   strip $pack/onnxpipe $pack/lib/libonnxpipe.so.0 $pack/tests/*
-  echo "$pack: $(du -sm $pack | cut -f 1) MiB"
+  make_models $pack/models
+  XZ_OPT='-3 -T0' tar -C build -cJf $pack.tar.xz gpu-pack
+  echo "$pack: $(du -sm $pack | cut -f 1) MiB; $pack.tar.xz: $(du -sm $pack.tar.xz | cut -f 1) MiB"
 }
 
-if [ "${1:-}" != pack ]; then
-  device=${1:-0}
-elif [ -n "$missing" ]; then
-  echo "gpu.sh: missing:$missing (sh tools/install_packages.sh tests; nvcc is of the CUDA toolkit)" >&2
-  exit 1
-else
+if [ "${1:-}" = pack ]; then
+  if [ -n "$missing" ]; then
+    echo "gpu.sh: missing:$missing (sh tools/install_packages.sh tests; nvcc is of the CUDA toolkit)" >&2
+    exit 1
+  fi
   make_programs "${2:-90-real}"
   make_pack
   exit
 fi
 
-if [ -n "$missing" ] && [ ! -d $pack ]; then
-  echo "gpu.sh: missing:$missing (sh tools/install_packages.sh tests; nvcc is of the CUDA toolkit), and there is no" \
-    "$pack that was made elsewhere (sh tests/gpu.sh pack)" >&2
-  exit 1
-fi
-if ! nvidia-smi -i "$device" >/dev/null 2>&1; then
+if [ "$device" = cpu ]; then
+  build=build/release
+elif ! nvidia-smi -i "$device" >/dev/null 2>&1; then
   echo "gpu.sh: skipped: nvidia-smi finds no device $device"
   exit 77
+elif [ -n "$missing" ]; then
+  if [ -f $pack.tar.xz ] && [ "$(cksum <$pack.tar.xz)" != "$(cat $pack/unpacked 2>/dev/null)" ]; then
+    rm -rf $pack
+    tar -C build -xJf $pack.tar.xz 2>/dev/null || $python -m tarfile -e $pack.tar.xz build
+    cksum <$pack.tar.xz >$pack/unpacked
+  fi
+  if [ ! -d $pack ]; then
+    echo "gpu.sh: missing:$missing (sh tools/install_packages.sh tests; nvcc is of the CUDA toolkit), and there is neither" \
+      "$pack nor $pack.tar.xz, made elsewhere (sh tests/gpu.sh pack)" >&2
+    exit 1
+  fi
 fi
 
 ask_driver() {
@@ -85,23 +119,59 @@ folder_of() {
     find /usr/local /usr/lib /opt -name "$1.[0-9]*" 2>/dev/null | head -n 1 | xargs -r dirname
 }
 
-if [ -n "$missing" ]; then
-  build=$pack
-  look_in "$PWD/$pack/lib"
-else
-  make_programs "$(ask_driver compute_cap | tr -d '. ')-real"
+peers_path=${LD_LIBRARY_PATH:-}
+if [ "$device" != cpu ]; then
+  if [ -n "$missing" ]; then
+    build=$pack
+    look_in "$PWD/$pack/lib"
+  else
+    make_programs "$(ask_driver compute_cap | tr -d '. ')-real"
+  fi
+  look_in "$(folder_of libcublasLt.so)"
+  look_in "$(folder_of libnccl.so)"
+  look_in "$(folder_of libcudnn.so)"
+  CUDA_VISIBLE_DEVICES=$(ask_driver uuid) # numbers of CUDA's own order need not be the driver's
+  export CUDA_VISIBLE_DEVICES
 fi
-look_in "$(folder_of libcublasLt.so)"
-look_in "$(folder_of libnccl.so)"
-look_in "$(folder_of libcudnn.so)"
-[ -z "${LD_LIBRARY_PATH:-}" ] || export LD_LIBRARY_PATH
-answers=$build/answers
+answers=${ONNXPIPE_OUT:-$build/answers}
 mkdir -p $answers
-CUDA_VISIBLE_DEVICES=$(ask_driver uuid) # numbers of CUDA's own order need not be the driver's
-export CUDA_VISIBLE_DEVICES
+
+# with_models SCRIPT [ARGUMENT…]: one of bench/, with what all take
+with_models() {
+  models=$build/models
+  tiny=""
+  if [ -n "${ONNXPIPE_TINY:-}" ]; then
+    models=build/gpu/models-tiny
+    tiny=--tiny
+  fi
+  ours=cuda:0
+  [ "$device" != cpu ] || ours=cpu
+  libraries=${LD_LIBRARY_PATH:-}
+  [ -d $models ] || make_models $models $tiny
+  script=bench/$1.py
+  shift
+  LD_LIBRARY_PATH=$peers_path PYTHONUNBUFFERED=1 $python "$script" --libraries "$libraries" --models $models --out "$answers/speed" \
+    --device $ours $tiny "$@"
+}
+
+case ${1:-} in
+speed)
+  shift
+  with_models gpu_speed --onnxpipe $build/onnxpipe --nvidia-smi "$device" \
+    --seconds $((${ONNXPIPE_SECONDS:-285} - $(date +%s) + began)) "$@"
+  exit
+  ;;
+kernels)
+  shift
+  library=$(find $build/libonnxpipe.so.0 $build/lib/libonnxpipe.so.0 2>/dev/null | head -n 1)
+  with_models gpu_kernels --library "$library" --seconds "${ONNXPIPE_SECONDS:-50}" "$@"
+  exit
+  ;;
+esac
+[ -z "${LD_LIBRARY_PATH:-}" ] || export LD_LIBRARY_PATH
 
 seconds_left() {
-  echo $((570 - $(date +%s) + began))
+  echo $((${ONNXPIPE_SECONDS:-235} - $(date +%s) + began))
 }
 
 row() {
