@@ -97,7 +97,7 @@ static void *draw_part(void *argument) {
   return NULL;
 }
 
-/* In as many parts as the rank has threads; what no thread takes is drawn here. */
+/* In as many parts as there are threads; what no thread takes is drawn here. */
 static void draw(Part whole, int64_t n, int threads) {
   enum { MOST = 64, ELEMENTS = 1 << 20 };
   Part parts[MOST];
@@ -157,6 +157,8 @@ Status init_load(const Job *job, ValueId id, void *data, size_t bytes) {
                 .dtype = value->dtype,
                 .stream = mix(mix((uint64_t)job->asked.options->seed) + (uint64_t)value->initializer),
                 .deviation = deviation};
-  draw(whole, n, job->decided.threads);
+  const Cores *cores = &job->decided.cores;
+  /* a device's rank has one thread, but its share of the host's cores is idle */
+  draw(whole, n, job->asked.options->threads ? job->decided.threads : cores_usable(cores) / cores->ranks);
   return OK;
 }
