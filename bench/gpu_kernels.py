@@ -145,8 +145,9 @@ def main():
         each = [(short(name), seconds / count, 0) for name, seconds, count in said["kernels"] for _ in range(count)]
         show(each, f"PyTorch, compiled: step {said['ms']:.3f} ms")
         return
+    options = gpu_speed.Ours(args, sizes).options(args.model, batch, args.precision, BEFORE + 1)
     if args.run:
-        run(args, gpu_speed.Ours(args, sizes).options(args.model, batch, args.precision, BEFORE + 1))
+        run(args, options)
         return
     command = [sys.executable, os.path.abspath(__file__), "--run", *sys.argv[1:]]
     environment = dict(os.environ, LD_LIBRARY_PATH=args.libraries)

@@ -9,6 +9,8 @@
 # gpu.sh kernels MODEL[/BATCH] PRECISION [torch]: where a step's milliseconds go, in under a minute
 # (bench/gpu_kernels.py).
 #
+# gpu.sh large [OPTION…]: the largest GPT that trains on the device, in under two minutes (bench/gpu_large.py).
+#
 # gpu.sh pack [ARCHITECTURES]: for a machine that lacks what the build needs; needs no device itself. Puts programs for
 # these (90-real: see CMAKE_CUDA_ARCHITECTURES), the libraries that they need and the models of `speed` (where
 # ONNXPIPE_PYTHON, or python3, has torch and onnx) into build/gpu-pack and build/gpu-pack.tar.xz; gpu.sh takes either
@@ -29,7 +31,7 @@ began=$(date +%s)
 failed=0
 
 case ${1:-} in
-pack | speed | kernels | '') ;;
+pack | speed | kernels | large | '') ;;
 *)
   sed -n 's/^# \(gpu.sh.*\)/\1/p' tests/gpu.sh >&2
   exit 2
@@ -136,6 +138,10 @@ fi
 answers=${ONNXPIPE_OUT:-$build/answers}
 mkdir -p $answers
 
+ours=cuda:0
+[ "$device" != cpu ] || ours=cpu
+libraries=${LD_LIBRARY_PATH:-}
+
 # with_models SCRIPT [ARGUMENT…]: one of bench/, with what all take
 with_models() {
   models=$build/models
@@ -144,9 +150,6 @@ with_models() {
     models=build/gpu/models-tiny
     tiny=--tiny
   fi
-  ours=cuda:0
-  [ "$device" != cpu ] || ours=cpu
-  libraries=${LD_LIBRARY_PATH:-}
   [ -d $models ] || make_models $models $tiny
   script=bench/$1.py
   shift
@@ -165,6 +168,14 @@ kernels)
   shift
   library=$(find $build/libonnxpipe.so.0 $build/lib/libonnxpipe.so.0 2>/dev/null | head -n 1)
   with_models gpu_kernels --library "$library" --seconds "${ONNXPIPE_SECONDS:-50}" "$@"
+  exit
+  ;;
+large)
+  shift
+  free=4096
+  [ "$device" = cpu ] || free=$(ask_driver memory.free)
+  LD_LIBRARY_PATH=$peers_path PYTHONUNBUFFERED=1 $python bench/gpu_large.py --libraries "$libraries" --onnxpipe $build/onnxpipe \
+    --out "$answers/large" --device $ours --memory "$free" --seconds $((${ONNXPIPE_SECONDS:-112} - $(date +%s) + began)) "$@"
   exit
   ;;
 esac
@@ -202,12 +213,17 @@ ask() {
     [ "$1" = nccl_test ] || failed=1 # only NCCL or a second device may be missing
     return 0
     ;;
+  124)
+    answer=late
+    failed=1
+    ;;
   *)
     answer=NO
     failed=1
     ;;
   esac
   row "$name" $answer "$(($(date +%s) - start)) s"
+  [ $answer = yes ] || tail -n 4 "$answers/$name" | cut -c 1-300 | sed 's/^/  | /'
 }
 
 train() {
@@ -222,8 +238,11 @@ eight_steps() {
 
 # bit for bit
 repeats() {
-  eight_steps --device cuda:0 --save $answers/first.onnx && eight_steps --device cuda:0 --save $answers/second.onnx &&
-    cmp $answers/first.onnx $answers/second.onnx
+  for precision in float32 bf16; do
+    eight_steps --device cuda:0 --precision $precision --save $answers/first.onnx &&
+      eight_steps --device cuda:0 --precision $precision --save $answers/second.onnx &&
+      cmp $answers/first.onnx $answers/second.onnx || return 1
+  done
 }
 
 # The same bits as alone, in every precision.
@@ -300,12 +319,25 @@ memory() {
   awk -v p="$planned" -v t="$taken" -v c="$context" 'BEGIN { exit !(c > 0 && t >= p && t <= 1.03 * p + c) }'
 }
 
-# sanitized TOOL: over the device's tests and a sample of the operator table
+# checked TOOL COMMAND…: under one of compute-sanitizer's tools, for a minute at most
+checked() {
+  tool=$1
+  shift
+  left=$(seconds_left)
+  timeout $((left < 60 ? left : 60)) compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$@"
+}
+
+# sanitized TOOL: the device's tests and a sample of the operators' rows, in float32 and stored in bf16
 sanitized() {
-  for test in cuda_test_device cuda_test_operators; do
-    ONNXPIPE_TEST_SAMPLE=1 limited compute-sanitizer --tool "$1" --report-api-errors no --error-exitcode 9 \
-      $build/tests/$test || return 1
+  for test in device operators narrow; do
+    ONNXPIPE_TEST_SAMPLE=1 checked "$1" $build/tests/cuda_test_$test || return 1
   done
+}
+
+# sanitized_step TOOL: two steps of a small model in bf16
+sanitized_step() {
+  checked "$1" $build/onnxpipe train models/nanogpt/model.onnx --data models/nanogpt/data.npz --quiet --batch 2 --microbatches 1 --steps 2 \
+    --device cuda:0 --precision bf16
 }
 
 row question answer took
@@ -324,6 +356,9 @@ ask too_small_a_device_is_one_line out_of_memory
 ask planned_memory_is_the_drivers memory
 tail -n 1 $answers/planned_memory_is_the_drivers || true
 if command -v compute-sanitizer >/dev/null 2>&1; then
+  for tool in memcheck racecheck synccheck; do
+    ask ${tool}_of_a_step sanitized_step $tool
+  done
   for tool in memcheck racecheck synccheck; do
     ask $tool sanitized $tool
   done
