@@ -26,12 +26,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # batches, loss, steps of ours, numbers of an input and the target, each drawn from: a count of classes, or None for normal ones
 SIZES = {
     "gpt2_124m": ((8, 32), "cross_entropy", 30, [((1024,), 50304)], ((1024,), 50304)),
-    "gpt_25m": ((8,), "cross_entropy", 80, [((256,), 8192)], ((256,), 8192)),
-    "surrogate": ((256,), "mse", 80, [((8,), None)], ((4096,), None)),
-    "dlrm": ((512,), "bce_with_logits", 80, [((13,), None), ((26, 4), 100000)], ((1,), None)),
-    "resnet18": ((16,), "cross_entropy", 60, [((3, 160, 160), None)], ((), 1000)),
+    "gpt_25m": ((8,), "cross_entropy", 150, [((256,), 8192)], ((256,), 8192)),
+    "surrogate": ((256,), "mse", 200, [((8,), None)], ((4096,), None)),
+    "dlrm": ((512,), "bce_with_logits", 200, [((13,), None), ((26, 4), 100000)], ((1,), None)),
+    "resnet18": ((16,), "cross_entropy", 100, [((3, 160, 160), None)], ((), 1000)),
     "resnet50": ((64,), "cross_entropy", 25, [((3, 224, 224), None)], ((), 1000)),
-    "unet3d": ((1,), "cross_entropy", 40, [((1, 64, 64, 64), None)], ((64, 64, 64), 3)),
+    "unet3d": ((1,), "cross_entropy", 60, [((1, 64, 64, 64), None)], ((64, 64, 64), 3)),
 }
 TINY = {
     "gpt2_124m": ((2, 4), "cross_entropy", 6, [((32,), 512)], ((32,), 512)),
@@ -243,6 +243,18 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
+def losses(rows):
+    """Ours after the last step, of one model in its precisions: the same weights, batch and steps."""
+    found = {}
+    for (model, batch, precision), engines in rows.items():
+        if "loss" in engines.get("ours", {}):
+            found.setdefault(f"{model} {batch}", {})[precision] = engines["ours"]["loss"]
+    for name, by in found.items():
+        if len(by) > 1:
+            apart = (max(by.values()) - min(by.values())) / max(map(abs, by.values()))
+            yield f"{name}: " + ", ".join(f"{precision} {loss:.5f}" for precision, loss in by.items()) + " <- apart" * (apart > 0.02)
+
+
 def chosen(asked, sizes, rows):
     """The questions that `rows` leave."""
     engines = ({"ours"} if "ours" in rows else set()) | (set(WAYS) if "torch" in rows else set())
@@ -308,6 +320,8 @@ def main():
     peer.end()
     print()
     print(table.text(), flush=True)
+    for line in losses(table.rows):
+        print("onnxpipe's last loss,", line, flush=True)
     if left:
         print("no time was left for: " + "; ".join(f"{how}: {', '.join(models)}" for how, models in left.items()))
 
