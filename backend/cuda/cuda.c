@@ -122,9 +122,10 @@ static Status open_parts(Stream *s) {
   void *fault, *claimed;
   TRY(cuda_check(s->device, cudaHostAlloc(&fault, sizeof *s->fault, cudaHostAllocDefault), "pinning memory"));
   s->fault = memset(fault, 0, sizeof *s->fault);
-  TRY(cuda_check(s->device, cudaMalloc(&claimed, sizeof *s->claimed), "allocating memory"));
+  TRY(cuda_check(s->device, cudaMalloc(&claimed, 2 * sizeof *s->claimed), "allocating memory"));
   s->claimed = claimed;
-  TRY(backend_cuda.zero(s, s->claimed, sizeof *s->claimed));
+  s->finished = s->claimed + 1;
+  TRY(backend_cuda.zero(s, s->claimed, 2 * sizeof *s->claimed));
   return blas_open(s->device, &s->blas);
 }
 

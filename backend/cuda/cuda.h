@@ -12,9 +12,10 @@ struct Stream {
   int device;
   cudaStream_t cuda;
   Blas *blas;
-  Dnn *dnn;     /* NULL: there is no cuDNN, or no convolution has asked for it */
-  Fault *fault; /* pinned */
-  int *claimed; /* on the device: whether someone writes the fault */
+  Dnn *dnn;      /* NULL: there is no cuDNN, or no convolution has asked for it */
+  Fault *fault;  /* pinned */
+  int *claimed;  /* on the device: whether someone writes the fault */
+  int *finished; /* on the device: blocks of the launch that runs, 0 between launches */
 };
 
 /* The operators that have kernels here. */
@@ -160,7 +161,12 @@ struct Stream {
   VISIT(RandomUniform)                                                                                                 \
   VISIT(RandomNormal)                                                                                                  \
   VISIT(DropoutGrad)                                                                                                   \
-  VISIT(AdamUpdate)
+  VISIT(AdamUpdate)                                                                                                    \
+  VISIT(AccumulateRows)                                                                                                \
+  VISIT(SquaredNormRows)                                                                                               \
+  VISIT(SgdUpdateRows)                                                                                                 \
+  VISIT(AdamUpdateRows)                                                                                                \
+  VISIT(SparseAdamUpdate)
 
 #define DECLARE(op_name) extern const KernelDef cuda_##op_name;
 CUDA_OPERATORS(DECLARE)

@@ -44,6 +44,21 @@ DEVICE bool claim(int *flag) {
   return atomicCAS(flag, 0, 1) == 0;
 }
 
+/* True in all threads of the last block that comes here, once what the others wrote before can be read. */
+DEVICE bool last_block(int *finished) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(finished, 1) == (int)gridDim.x - 1;
+    if (last)
+      *finished = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+
 /* No blocks: no launch. */
 template <class... P, class... A>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, cudaStream_t stream, A... a) {

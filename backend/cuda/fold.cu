@@ -93,29 +93,3 @@ struct NumberTerm {
 void launch_sum(cudaStream_t s, int64_t n, const double *x, double *y, void *partial) {
   run_fold<Adding>(s, NumberTerm{x}, Divide<double>{y, 1}, 1, n, true, partial);
 }
-
-/* The square of the sum of the groups' elements, added from the left in their type. */
-template <class T> struct SquareTerm {
-  int n_groups;
-  const T *groups[MOST_GROUPS];
-  DEVICE double operator()(int64_t r, int64_t i) const {
-    (void)r;
-    T sum = groups[0][i];
-    for (int k = 1; k < n_groups; k++)
-      sum += groups[k][i];
-    return (double)sum * (double)sum;
-  }
-};
-
-template <class T>
-static void squared_norm(cudaStream_t s, int64_t n, int n_groups, const void *const *groups, double *y, void *partial) {
-  SquareTerm<T> term = {n_groups, {}};
-  for (int k = 0; k < n_groups; k++)
-    term.groups[k] = (const T *)groups[k];
-  run_fold<Adding>(s, term, Divide<double>{y, 1}, 1, n, true, partial);
-}
-
-void launch_squared_norm(cudaStream_t s, DType type, int64_t n, int n_groups, const void *const *groups, double *y,
-                         void *partial) {
-  FOR_FLOATS(type, squared_norm<T>(s, n, n_groups, groups, y, partial))
-}

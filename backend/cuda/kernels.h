@@ -272,9 +272,6 @@ void launch_loss(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const v
                  void *partial);
 void launch_count(cudaStream_t s, DType type, int64_t n, int64_t ignored, const void *target, double *y, void *partial);
 void launch_sum(cudaStream_t s, int64_t n, const double *x, double *y, void *partial);
-enum { MOST_GROUPS = 4 };
-void launch_squared_norm(cudaStream_t s, DType type, int64_t n, int n_groups, const void *const *groups, double *y,
-                         void *partial);
 
 /* rows.cu. */
 void launch_softmax(cudaStream_t s, bool is_log, DType type, Lines lines, const void *x, void *y);
@@ -355,19 +352,56 @@ void launch_dropout_grad(cudaStream_t s, DType type, int64_t n, double factor, c
 void launch_draw(cudaStream_t s, DType type, const Drawing *d, bool is_normal, int64_t n, double from, double by,
                  const int64_t *counter, void *y);
 
-/* optimizer.cu. The scalars (graph/optimizer.h) are on the device. */
+/* optimizer.cu. Norms and updates of parameters. A group of a parameter's gradient: its accumulator; or, where there
+ * are places, rows in its stead (graph/rows.h), `lookups` a microbatch, the first of which is number `first` of all the
+ * parameter's. */
+enum { MOST_GROUPS = 4 };
 typedef struct {
+  const void *data;
+  const int64_t *places;
+  int64_t first, lookups;
+} GradientGroup;
+typedef struct {
+  GradientGroup groups[MOST_GROUPS];
   int n_groups;
-  const void *groups[MOST_GROUPS];
+  bool has_whole;   /* some of them are accumulators */
+  int64_t elements; /* of the parameter */
+  /* Where a group has rows (parameter_sorts): of the table, elements of one, lookups of all groups; how many bits
+   * number them; room for their keys, twice, and where they lie sorted. */
+  int64_t rows, row, lookups;
+  int number_bits;
+  uint64_t *keys;
+  const uint64_t *sorted;
+  /* Of a norm: */
+  double *y, *partial; /* partial: room for parameter_parts(PARTS_OF_ELEMENTS, …) numbers */
+  /* Of an update; the scalars (graph/optimizer.h) are on the device: */
   void *parameter, *momentum, *variance; /* Adam's m and v; SGD's momentum or NULL */
   const double *scalars;
   double momentum_factor, decay;
-  bool nesterov, decoupled;
   double beta1, beta2, epsilon;
-} UpdateWork;
-void launch_accumulate(cudaStream_t s, DType type, int64_t n, const void *term, void *sum);
-void launch_sgd(cudaStream_t s, DType type, int64_t n, const UpdateWork *work);
-void launch_adam(cudaStream_t s, DType type, int64_t n, const UpdateWork *work);
+  bool nesterov, decoupled;
+} ParameterWork;
+/* What the blocks of a launch take: tiles of keys, runs of elements, or rows that were looked up. */
+typedef enum { PARTS_OF_SORT, PARTS_OF_ELEMENTS, PARTS_OF_LOOKUPS, PARTS_COUNT } Parts;
+int64_t parameter_parts(Parts parts, DType type, const ParameterWork *work);
+/* rows, row and lookups are set. rows + 1 times lookups is less than 2^63. */
+void parameter_sorts(ParameterWork *work, uint64_t *keys);
+void launch_squared_norm(cudaStream_t s, DType type, const ParameterWork *work);
+/* whole: else only rows that were looked up. */
+typedef enum { UPDATE_SGD, UPDATE_ADAM, UPDATE_SPARSE_ADAM } UpdateRule;
+void launch_update(cudaStream_t s, DType type, UpdateRule rule, bool whole, const ParameterWork *work);
+void launch_accumulate(cudaStream_t s, DType type, DType term_type, int64_t n, const void *term, void *sum);
+
+/* sparse.cu. Sorts the keys of a parameter's lookups: the row of the table in the high bits, the number of the lookup
+ * in the low ones; lookups of no row come last. */
+void launch_sort_lookups(cudaStream_t s, const ParameterWork *work);
+/* AccumulateRows: `inner` elements a row. finished: a 0 on the device, which it leaves there. */
+typedef struct {
+  DType index_type;
+  int64_t rows, microbatches, lookups, inner;
+} RowsWork;
+void launch_accumulate_rows(cudaStream_t s, DType type, DType cotangent_type, const RowsWork *work, Reporter reporter,
+                            int *finished, const void *cotangent, const void *indices, void *rows, int64_t *places);
 
 #ifdef __cplusplus
 }

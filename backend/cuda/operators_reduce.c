@@ -1,7 +1,6 @@
-/* From nodes to launches: reductions, normalisations, losses and updates; and the workspaces that they take. */
+/* From nodes to launches: reductions, normalisations and losses; and the workspaces that they take. */
 #include "backend/cuda/cuda.h"
 #include "backend/reference/reference.h"
-#include "graph/optimizer.h"
 
 /* The input's axes, merged where neighbours are both kept or both reduced. */
 typedef struct {
@@ -212,62 +211,3 @@ KERNEL(CountTargets, .accepts = takes_any, .workspace = sum_workspace) {
   }
 PAIRED_LOSS(MeanSquaredError, LOSS_SQUARES)
 PAIRED_LOSS(BinaryCrossEntropy, LOSS_LOGITS)
-
-KERNEL(Accumulate, .accepts = takes_floats) {
-  UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
-  launch_accumulate(stream->cuda, in->dtype, shape_elements(in->shape), in[1].data, in[0].data);
-  return cuda_launched(stream, node);
-}
-
-static Status take_groups(const Node *node, const Tensor *in, int n, const void *groups[MOST_GROUPS]) {
-  if (n < 1 || n > MOST_GROUPS) {
-    fail(E_UNSUPPORTED, "%d accumulators, 1 to %d can be", n, MOST_GROUPS);
-    node_context(node);
-    return E_UNSUPPORTED;
-  }
-  for (int k = 0; k < n; k++)
-    groups[k] = in[k].data;
-  return OK;
-}
-
-KERNEL(SquaredNorm, .accepts = takes_floats, .workspace = sum_workspace) {
-  UNUSED;
-  const void *groups[MOST_GROUPS];
-  TAKES(in->dtype, is_float(in->dtype));
-  TRY(take_groups(node, in, node->n_in, groups));
-  launch_squared_norm(stream->cuda, in->dtype, shape_elements(in->shape), node->n_in, groups, out->data, workspace);
-  return cuda_launched(stream, node);
-}
-
-typedef void Launch(cudaStream_t s, DType type, int64_t n, const UpdateWork *work);
-
-static Status update(Stream *stream, const Node *node, const Tensor *in, Launch *launch) {
-  TAKES(in->dtype, is_float(in->dtype));
-  int states = (int)node_int(node, "states", 0);
-  UpdateWork work = {.n_groups = node->n_in - 2 - states,
-                     .parameter = in[0].data,
-                     .momentum = states ? in[2].data : NULL,
-                     .variance = states > 1 ? in[3].data : NULL,
-                     .scalars = in[1].data,
-                     .momentum_factor = node_float(node, "momentum", 0),
-                     .decay = node_float(node, "weight_decay", 0),
-                     .nesterov = node_int(node, "nesterov", 0),
-                     .decoupled = node_int(node, "decoupled", 0),
-                     .beta1 = node_float(node, "beta1", 0.9),
-                     .beta2 = node_float(node, "beta2", 0.999),
-                     .epsilon = node_float(node, "epsilon", 1e-8)};
-  TRY(take_groups(node, in + 2 + states, work.n_groups, work.groups));
-  launch(stream->cuda, in->dtype, shape_elements(in->shape), &work);
-  return cuda_launched(stream, node);
-}
-
-KERNEL(SgdUpdate, .accepts = takes_floats) {
-  UNUSED;
-  return update(stream, node, in, launch_sgd);
-}
-
-KERNEL(AdamUpdate, .accepts = takes_floats) {
-  UNUSED;
-  return update(stream, node, in, launch_adam);
-}

@@ -1,63 +1,250 @@
-/* Accumulation and the fused optimizer updates: one element a thread, all of it at once. */
-#include "backend/cuda/steps.cuh"
+/* Accumulation, squared norms and optimizer updates. Invariant: a parameter is cut into runs of elements, of which each
+ * thread of a block takes packs in turn; so the order of a sum depends on the number of elements alone, and elements
+ * whose rows were never looked up count as zeros. */
+#include "backend/cuda/parameter.cuh"
 
-#include "graph/optimizer.h"
+constexpr int RUN = 16384; /* elements of a block */
 
-template <class T> GLOBAL void accumulate(int64_t n, const T *term, T *sum) {
-  for (int64_t i = global_thread(); i < n; i += global_threads())
-    sum[i] += term[i];
+template <class T, class S> GLOBAL void accumulate(int64_t n, const S *term, T *sum) {
+  constexpr int N = PACKED<T>;
+  for (int64_t at = global_thread() * N; at < n; at += global_threads() * N) {
+    int count = n - at < N ? (int)(n - at) : N;
+    Pack<S, N> x = read_pack<S, N>(term + at, count);
+    Pack<T, N> y = read_pack<T, N>(sum + at, count);
+    for (int i = 0; i < N; i++)
+      y.at[i] += (T)x.at[i];
+    write_pack<T, N>(sum + at, y, count);
+  }
 }
 
-void launch_accumulate(cudaStream_t s, DType type, int64_t n, const void *term, void *sum) {
-  FOR_FLOATS(type, launch(accumulate<T>, blocks_for(n), BLOCK_THREADS, s, n, (const T *)term, (T *)sum))
+void launch_accumulate(cudaStream_t s, DType type, DType term_type, int64_t n, const void *term, void *sum) {
+  if (term_type == BF16)
+    launch(accumulate<float, Bfloat>, blocks_for((n + 3) / 4), BLOCK_THREADS, s, n, (const Bfloat *)term, (float *)sum);
+  else
+    FOR_FLOATS(type, launch(accumulate<T, T>, blocks_for((n + PACKED<T> - 1) / PACKED<T>), BLOCK_THREADS, s, n,
+                            (const T *)term, (T *)sum))
 }
 
-/* The parameter's gradient: the groups added from the left, times the step's factor. */
-template <class T> DEVICE T gradient_at(const UpdateWork &w, int64_t i) {
-  T sum = ((const T *)w.groups[0])[i];
-  for (int k = 1; k < w.n_groups; k++)
-    sum += ((const T *)w.groups[k])[i];
-  return sum * (T)w.scalars[SCALAR_GRADIENT_FACTOR];
+/* ---- parts of a parameter ---- */
+
+int64_t parameter_parts(Parts parts, DType type, const ParameterWork *w) {
+  int64_t packs = w->row % (16 / (int64_t)dtype_bytes(type)) == 0 ? 16 / (int64_t)dtype_bytes(type) : 1;
+  switch (parts) {
+  case PARTS_OF_SORT:
+    return (w->lookups + SORT_TILE - 1) / SORT_TILE;
+  case PARTS_OF_LOOKUPS:
+    return (w->lookups * (w->row / packs) + BLOCK_THREADS - 1) / BLOCK_THREADS;
+  default:
+    return w->elements > RUN ? (w->elements + RUN - 1) / RUN : 1;
+  }
 }
 
-/* torch.optim.SGD. */
-template <class T> GLOBAL void sgd(int64_t n, UpdateWork w) {
-  T *p = (T *)w.parameter, *momentum = (T *)w.momentum;
-  T rate = (T)w.scalars[SCALAR_LEARNING_RATE], mu = (T)w.momentum_factor, decay = (T)w.decay;
-  bool first = w.scalars[SCALAR_FIRST_STEP] != 0;
-  for (int64_t i = global_thread(); i < n; i += global_threads()) {
-    T g = gradient_at<T>(w, i);
-    if (decay != 0)
-      g += decay * p[i];
-    if (momentum) {
-      T m = first ? g : mu * momentum[i] + g;
-      momentum[i] = m;
-      g = w.nesterov ? g + mu * m : m;
+void parameter_sorts(ParameterWork *w, uint64_t *keys) {
+  int merges = 0;
+  for (int64_t width = SORT_TILE; width < w->lookups; width *= 2)
+    merges++;
+  w->number_bits = bits_for(w->lookups);
+  w->keys = keys;
+  w->sorted = keys + (merges % 2 ? w->lookups : 0);
+}
+
+/* ---- norms ---- */
+
+/* The number of one run, or where it is to be added to others'. WIDTH: of rows
+ * that some groups have; 0: none. */
+template <class T, int WIDTH> GLOBAL void norm_runs(Parameters p) {
+  constexpr int N = PACKED<T>;
+  SHARED ParameterWork w;
+  SHARED int64_t range[2];
+  SHARED double sums[BLOCK_THREADS / WARP_LANES];
+  int64_t run = take_parameter(p, &w), first = run * RUN, end = first + RUN < w.elements ? first + RUN : w.elements;
+  Sorted s = {};
+  double total = 0;
+  if (WIDTH && first < end)
+    s = lookups_between(w, first, end, range);
+  if (!WIDTH || w.has_whole || s.begin < s.end)
+    for (int64_t at = first + thread_index() * N; at < end; at += BLOCK_THREADS * N) {
+      int count = end - at < N ? (int)(end - at) : N;
+      bool touched;
+      Pack<T, N> g;
+      if constexpr (WIDTH > 0)
+        g = sparse_gradient<T, N, WIDTH>(w, s, at, count, &touched);
+      else
+        g = dense_gradient<T, N>(w, at, count);
+      for (int i = 0; i < N; i++)
+        total += (double)g.at[i] * (double)g.at[i];
     }
-    p[i] -= rate * g;
+  total = sum_lanes(total, WARP_LANES);
+  if (thread_index() % WARP_LANES == 0)
+    sums[thread_index() / WARP_LANES] = total;
+  barrier();
+  if (thread_index() == 0) {
+    for (int i = 1; i < BLOCK_THREADS / WARP_LANES; i++)
+      total += sums[i];
+    (w.elements > RUN ? w.partial + run : w.y)[0] = total;
   }
 }
 
-/* torch.optim.Adam, AdamW. */
-template <class T> GLOBAL void adam(int64_t n, UpdateWork w) {
-  T *p = (T *)w.parameter, *m = (T *)w.momentum, *v = (T *)w.variance;
-  double rate = w.scalars[SCALAR_LEARNING_RATE];
-  T keep = (T)(w.decoupled ? 1 - rate * w.decay : 1), decay = (T)(w.decoupled ? 0 : w.decay);
-  T toward1 = (T)(1 - w.beta1), beta2 = (T)w.beta2, toward2 = (T)(1 - w.beta2), epsilon = (T)w.epsilon;
-  T step = (T)(rate / w.scalars[SCALAR_BIAS_CORRECTION1]), root = (T)sqrt(w.scalars[SCALAR_BIAS_CORRECTION2]);
-  for (int64_t i = global_thread(); i < n; i += global_threads()) {
-    T weight = p[i] * keep, g = gradient_at<T>(w, i) + decay * weight;
-    T mean = m[i] + toward1 * (g - m[i]), variance = v[i] * beta2 + toward2 * g * g;
-    m[i] = mean;
-    v[i] = variance;
-    p[i] = weight - step * mean / (sqrt(variance) / root + epsilon);
+/* A block a parameter that has several runs. */
+GLOBAL void norm_totals(Parameters p) {
+  SHARED ParameterWork w;
+  SHARED double sums[BLOCK_THREADS / WARP_LANES];
+  take_parameter(p, &w);
+  int64_t runs = (w.elements + RUN - 1) / RUN;
+  double total = 0;
+  for (int64_t run = thread_index(); runs > 1 && run < runs; run += BLOCK_THREADS)
+    total += w.partial[run];
+  total = sum_lanes(total, WARP_LANES);
+  if (thread_index() % WARP_LANES == 0)
+    sums[thread_index() / WARP_LANES] = total;
+  barrier();
+  if (thread_index() == 0 && runs > 1) {
+    for (int i = 1; i < BLOCK_THREADS / WARP_LANES; i++)
+      total += sums[i];
+    w.y[0] = total;
   }
 }
 
-void launch_sgd(cudaStream_t s, DType type, int64_t n, const UpdateWork *work) {
-  FOR_FLOATS(type, launch(sgd<T>, blocks_for(n), BLOCK_THREADS, s, n, *work))
+void launch_squared_norm(cudaStream_t s, DType type, const ParameterWork *work) {
+  Parameters p = {*work};
+  int64_t runs = parameter_parts(PARTS_OF_ELEMENTS, type, work);
+  if (work->lookups)
+    launch_sort_lookups(s, work);
+  FOR_FLOATS(type, launch(!work->lookups              ? norm_runs<T, 0>
+                          : has_packed_rows<T>(*work) ? norm_runs<T, PACKED<T>>
+                                                      : norm_runs<T, 1>,
+                          runs, BLOCK_THREADS, s, p))
+  if (runs > 1)
+    launch(norm_totals, 1, BLOCK_THREADS, s, p);
 }
 
-void launch_adam(cudaStream_t s, DType type, int64_t n, const UpdateWork *work) {
-  FOR_FLOATS(type, launch(adam<T>, blocks_for(n), BLOCK_THREADS, s, n, *work))
+/* ---- updates ---- */
+
+template <class T, int N> DEVICE bool are_zeros(const Pack<T, N> &pack) {
+  bool zeros = true;
+  for (int i = 0; i < N; i++)
+    zeros &= pack.at[i] == 0 && !signbit(pack.at[i]);
+  return zeros;
+}
+
+/* Of a whole parameter; WIDTH as above. With rows, states stay as they are where nothing was ever looked
+ * up. */
+template <class Rule, int WIDTH> GLOBAL void update_runs(Parameters p) {
+  typedef typename Rule::T T;
+  constexpr int N = PACKED<T>;
+  SHARED ParameterWork w;
+  SHARED int64_t range[2];
+  int64_t first = take_parameter(p, &w) * RUN, end = first + RUN < w.elements ? first + RUN : w.elements;
+  const Rule rule(w);
+  T factor = (T)w.scalars[SCALAR_GRADIENT_FACTOR], kept = 1;
+  Sorted s = {};
+  bool rests = false;
+  if constexpr (WIDTH > 0) {
+    if (first < end)
+      s = lookups_between(w, first, end, range);
+    rests = rule.rests(&kept) && !w.has_whole && factor * 0 == 0;
+  }
+  for (int64_t at = first + thread_index() * N; at < end; at += BLOCK_THREADS * N) {
+    int count = end - at < N ? (int)(end - at) : N;
+    T *parameter = (T *)w.parameter + at, *momentum = (T *)w.momentum + at, *variance = (T *)w.variance + at;
+    Pack<T, N> g, m = {}, v = {};
+    bool touched = true;
+    if constexpr (WIDTH > 0)
+      g = sparse_gradient<T, N, WIDTH>(w, s, at, count, &touched);
+    else
+      g = dense_gradient<T, N>(w, at, count);
+    Pack<T, N> x = read_pack<T, N>(parameter, count);
+    if (Rule::STATES > 0)
+      m = read_pack<T, N>(momentum, count);
+    if (Rule::STATES > 1)
+      v = read_pack<T, N>(variance, count);
+    if (rests && !touched && are_zeros(m) && are_zeros(v)) {
+      for (int i = 0; i < N; i++)
+        x.at[i] *= kept;
+      if (kept != 1)
+        write_pack(parameter, x, count);
+      continue;
+    }
+    for (int i = 0; i < N; i++)
+      rule.step(g.at[i] * factor, x.at[i], m.at[i], v.at[i]);
+    write_pack(parameter, x, count);
+    if (Rule::STATES > 0)
+      write_pack(momentum, m, count);
+    if (Rule::STATES > 1)
+      write_pack(variance, v, count);
+  }
+}
+
+/* Elements at … at + N - 1 of a row whose lookups begin at key k. */
+template <class Rule, int N>
+DEVICE void update_in_row(const ParameterWork &w, const Sorted &s, uint64_t row, int64_t at, int64_t k) {
+  typedef typename Rule::T T;
+  const Rule rule(w);
+  T *parameter = (T *)w.parameter + at, *momentum = (T *)w.momentum + at, *variance = (T *)w.variance + at;
+  Pack<T, N> g, x = read_pack<T, N>(parameter, N), m = {}, v = {};
+  T factor = (T)w.scalars[SCALAR_GRADIENT_FACTOR];
+  if (Rule::STATES) {
+    m = read_pack<T, N>(momentum, N);
+    v = read_pack<T, N>(variance, N);
+  }
+  gradient_of_row<T, N>(w, s, row, at, k, g.at);
+  for (int i = 0; i < N; i++)
+    rule.step(g.at[i] * factor, x.at[i], m.at[i], v.at[i]);
+  write_pack(parameter, x, N);
+  if (Rule::STATES) {
+    write_pack(momentum, m, N);
+    write_pack(variance, v, N);
+  }
+}
+
+/* Of the rows that were looked up: a thread takes a pack of a row, and there is work for one at the row's first lookup.
+ */
+template <class Rule, int WIDTH> GLOBAL void update_rows(Parameters p) {
+  SHARED ParameterWork w;
+  int64_t item = take_parameter(p, &w) * BLOCK_THREADS + thread_index();
+  int64_t packs = w.row / WIDTH, k = packs ? quotient(item, packs) : w.lookups;
+  if (k >= w.lookups || !begins_run(w.sorted, k, w.number_bits))
+    return;
+  Sorted s = {w.sorted, 0, w.lookups, w.number_bits};
+  uint64_t row = w.sorted[k] >> w.number_bits;
+  int64_t at = (int64_t)row * w.row + (item - k * packs) * WIDTH;
+  if (row < (uint64_t)w.rows)
+    update_in_row<Rule, WIDTH>(w, s, row, at, k);
+}
+
+template <class Rule> static void update(cudaStream_t s, DType type, const ParameterWork *work) {
+  Parameters p = {*work};
+  int64_t runs = parameter_parts(PARTS_OF_ELEMENTS, type, work);
+  constexpr int N = PACKED<typename Rule::T>;
+  bool packed = has_packed_rows<typename Rule::T>(*work);
+  launch(!work->lookups ? update_runs<Rule, 0>
+         : packed       ? update_runs<Rule, N>
+                        : update_runs<Rule, 1>,
+         runs, BLOCK_THREADS, s, p);
+}
+
+template <class T> static void update_whole(cudaStream_t s, DType type, UpdateRule rule, const ParameterWork *work) {
+  if (rule == UPDATE_ADAM)
+    update<Adam<T>>(s, type, work);
+  else if (work->momentum)
+    update<Sgd<T, 1>>(s, type, work);
+  else
+    update<Sgd<T, 0>>(s, type, work);
+}
+
+template <class Rule> static void update_rows_of(cudaStream_t s, DType type, const ParameterWork *work) {
+  typedef typename Rule::T T;
+  launch(has_packed_rows<T>(*work) ? update_rows<Rule, PACKED<T>> : update_rows<Rule, 1>,
+         parameter_parts(PARTS_OF_LOOKUPS, type, work), BLOCK_THREADS, s, Parameters{*work});
+}
+
+void launch_update(cudaStream_t s, DType type, UpdateRule rule, bool whole, const ParameterWork *work) {
+  if (work->lookups)
+    launch_sort_lookups(s, work);
+  if (whole)
+    FOR_FLOATS(type, update_whole<T>(s, type, rule, work))
+  else if (rule == UPDATE_SPARSE_ADAM)
+    FOR_FLOATS(type, update_rows_of<SparseAdam<T>>(s, type, work))
+  else
+    FOR_FLOATS(type, (update_rows_of<Sgd<T, 0>>(s, type, work)))
 }

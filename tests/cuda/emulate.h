@@ -54,6 +54,17 @@ static inline bool claim(int *flag) {
   return *flag ? false : (*flag = 1, true);
 }
 
+static inline bool last_block(int *finished, int line = __builtin_LINE()) {
+  static bool last;
+  emulated_barrier(line);
+  if (emulated->thread == 0) {
+    last = ++*finished == emulated->grid_size;
+    *finished = last ? 0 : *finished;
+  }
+  emulated_barrier(line);
+  return last;
+}
+
 void emulated_launch(cudaStream_t stream, int blocks, int threads, std::function<void()> thread);
 
 template <class... P, class... A>
