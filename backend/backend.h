@@ -8,6 +8,7 @@
 
 typedef struct Stream Stream; /* each backend's own */
 typedef struct Event Event;
+typedef struct Recording Recording;
 
 /* in[i], out[i]: as node->in, node->out; absent ones have data NULL. workspace: what the entry's workspace() said.
  * state: what its prepare() made, else NULL. Inputs are written only by operators that say so (OP_MUTATES_FIRST,
@@ -86,6 +87,14 @@ typedef struct Backend {
   void (*event_destroy)(Event *event);
   Status (*event_record)(Stream *stream, Event *event);
   Status (*event_wait)(Stream *stream, Event *event);
+  /* Between begin and end, which one thread calls, what that thread puts on the stream is kept and not run: kernels,
+   * zeros, copies of devices' and pinned memory. Nothing else may be asked of the stream meanwhile, nor memory of any
+   * device. Replaying puts all of it on the stream once more, at the same addresses, at the expense of one launch.
+   * Where the end fails, nothing was kept, and the stream is as before. NULL where is_host. */
+  Status (*record_begin)(Stream *stream);
+  Status (*record_end)(Stream *stream, Recording **recording);
+  Status (*replay)(Stream *stream, const Recording *recording);
+  void (*recording_free)(Recording *recording); /* after its last replay is done */
   /* What devices that can exchange without the host need; NULL where is_host. */
   Status (*stream_idle)(Stream *stream, bool *idle); /* whether stream_wait would not wait */
   void *(*stream_handle)(const Stream *stream);      /* what the maker's libraries know the stream by: a cudaStream_t */

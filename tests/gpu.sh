@@ -342,6 +342,7 @@ sanitized_step() {
 
 row question answer took
 ask streams_memory_errors limited $build/tests/cuda_test_device
+ask recordings limited $build/tests/cuda_test_recordings
 ask operator_table limited $build/tests/cuda_test_operators
 ask operators_of_stored_bf16 limited env ONNXPIPE_TEST_SAMPLE=1 $build/tests/cuda_test_narrow
 ask cases_float32_alone_3_ranks_and_with_cpu limited $build/tests/cuda_test_cases float32

@@ -13,6 +13,11 @@ struct Event {
   cudaEvent_t cuda;
 };
 
+struct Recording {
+  int device;
+  cudaGraphExec_t cuda;
+};
+
 Status cuda_check(int device, cudaError_t error, const char *what) {
   if (error == cudaSuccess)
     return OK;
@@ -254,6 +259,45 @@ static Status event_wait(Stream *stream, Event *event) {
   return cuda_check(stream->device, cudaStreamWaitEvent(stream->cuda, event->cuda, 0), "waiting for an event");
 }
 
+/* The thread's own calls alone are kept from what would spoil it: other ranks are other threads. */
+static Status record_begin(Stream *stream) {
+  TRY(cuda_enter(stream));
+  return cuda_check(stream->device, cudaStreamBeginCapture(stream->cuda, cudaStreamCaptureModeThreadLocal),
+                    "recording a stream");
+}
+
+static Status record_end(Stream *stream, Recording **out) {
+  cudaGraph_t graph = NULL;
+  TRY(cuda_enter(stream));
+  Status status = cuda_check(stream->device, cudaStreamEndCapture(stream->cuda, &graph), "recording a stream");
+  Recording *recording = status == OK ? calloc(1, sizeof *recording) : NULL;
+  if (status == OK && !recording)
+    status = fail(E_MEMORY, "out of memory");
+  if (status == OK)
+    status =
+        cuda_check(stream->device, cudaGraphInstantiateWithFlags(&recording->cuda, graph, 0), "keeping a recording");
+  if (graph)
+    cudaGraphDestroy(graph);
+  if (status != OK) {
+    free(recording);
+    return status;
+  }
+  recording->device = stream->device;
+  *out = recording;
+  return OK;
+}
+
+static Status replay(Stream *stream, const Recording *recording) {
+  TRY(cuda_enter(stream));
+  return cuda_check(stream->device, cudaGraphLaunch(recording->cuda, stream->cuda), "replaying a recording");
+}
+
+static void recording_free(Recording *recording) {
+  if (enter(recording->device) == OK)
+    cudaGraphExecDestroy(recording->cuda);
+  free(recording);
+}
+
 static Status stream_idle(Stream *stream, bool *idle) {
   TRY(cuda_enter(stream));
   cudaError_t error = cudaStreamQuery(stream->cuda);
@@ -328,6 +372,10 @@ const Backend backend_cuda = {
     .event_destroy = event_destroy,
     .event_record = event_record,
     .event_wait = event_wait,
+    .record_begin = record_begin,
+    .record_end = record_end,
+    .replay = replay,
+    .recording_free = recording_free,
     .stream_idle = stream_idle,
     .stream_handle = stream_handle,
     .identify = identify,

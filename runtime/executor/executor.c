@@ -188,6 +188,8 @@ void executor_close(Executor *e) {
   if (!e)
     return;
   executor_disconnect(e, false);
+  tape_free(e, &e->run);
+  tape_free(e, &e->update);
   for (const Prepared *p = e->prepared; p; p = p->next)
     backend_forget(&p->kernel);
   if (e->base)
@@ -197,19 +199,9 @@ void executor_close(Executor *e) {
   arena_destroy(e->arena);
 }
 
-Status executor_squares(Executor *e, double *squares) {
-  double begun = trace_begin(e->spec.trace);
-  for (int i = 0; i < e->n_norms; i++) {
-    Update *norm = &e->norms[i];
-    TRY(executor_call(e, &norm->call, 0));
-    TRY(e->backend->copy(e->stream, &e->squares[i], norm->call.operands[norm->call.node->n_in].data, sizeof(double),
-                         COPY_DEVICE_TO_HOST));
-  }
-  TRY(e->backend->stream_wait(e->stream));
+void executor_squares(const Executor *e, double *squares) {
   for (int i = 0; i < e->n_norms; i++)
-    squares[e->norms[i].index] = e->squares[i];
-  trace_end(e->spec.trace, begun, (TraceEvent){.kind = TRACE_NORMS});
-  return OK;
+    memcpy(&squares[e->norms[i].index], e->norms[i].square, sizeof *squares);
 }
 
 Status executor_give(Executor *e, ValueId value, const double *numbers, size_t n, size_t at) {
@@ -217,23 +209,34 @@ Status executor_give(Executor *e, ValueId value, const double *numbers, size_t n
   if (value == NO_VALUE || !executor_holds(e, value))
     return OK;
   memcpy(place, numbers, n * sizeof *place);
-  return e->backend->copy(e->stream, executor_persistent(e, value), place, n * sizeof *place, COPY_HOST_TO_DEVICE);
+  return tape_copy(e, executor_persistent(e, value), place, n * sizeof *place, COPY_HOST_TO_DEVICE);
 }
 
-Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
+static Status update(Executor *e, const double scalars[STEP_SCALARS]) {
   if (e->n_updates)
     TRY(executor_give(e, e->graph->step_scalars, scalars, STEP_SCALARS, 1 + e->graph->n_denominators));
   double begun = clock_seconds();
   for (int i = 0; i < e->n_updates; i++)
-    TRY(executor_call(e, &e->updates[i].call, 0));
+    TRY(tape_call(e, &e->updates[i].call, 0));
   double ended = clock_seconds();
   e->busy_seconds += ended - begun;
   if (trace_on(e->spec.trace))
     trace_add(e->spec.trace, (TraceEvent){.begin = begun, .end = ended, .kind = TRACE_UPDATE});
-  if (e->backend->is_host)
-    return OK;
+  return tape_end(e);
+}
+
+Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
+  tape_begin(e, &e->update);
+  Status status = update(e, scalars);
+  tape_drop(e);
+  return status;
+}
+
+Status executor_settle(Executor *e) {
+  double begun = trace_begin(e->spec.trace);
   TRY(e->backend->stream_wait(e->stream));
-  trace_waited(e->spec.trace, ended, TRACE_DEVICE);
+  if (!e->backend->is_host)
+    trace_waited(e->spec.trace, begun, TRACE_DEVICE);
   return OK;
 }
 

@@ -1,5 +1,6 @@
 /* One rank's part of a plan, on one backend: lays out its memory once, over the rank's store, then walks the rank's
- * action list step after step. Invariant: no allocation and no host wait but for transfers inside a step.
+ * action list step after step. Invariant: inside a step no allocation, but in the second one that runs
+ * on a device, and no host wait but for transfers, and for the device once at the end of its run.
  *
  * F, B and W of a stage run in increasing microbatch order, whatever the schedule; so every accumulator adds in the
  * same order, and the bits do not depend on ranks, stages, schedule or transport. */
@@ -66,12 +67,16 @@ typedef struct {
 Status executor_run(Executor *executor, const StepWork *work, double *loss);
 bool executor_has_loss(const Executor *executor);
 
-/* The squared norm of each parameter's gradient into squares[i] for the graph's i-th SquaredNorm node, which belongs to
- * its i-th OP_UPDATE node, where this rank owns it (it has the parameter's first group); others are left alone. */
-Status executor_squares(Executor *executor, double *squares);
+/* The squared norm of each parameter's gradient, as the last run left it, into squares[i] for the graph's i-th
+ * SquaredNorm node, which belongs to its i-th OP_UPDATE node, where this rank owns it (it has the parameter's first
+ * group); others are left alone. */
+void executor_squares(const Executor *executor, double *squares);
 
-/* Runs the update nodes of this rank's parameters. */
+/* Runs the update nodes of this rank's parameters, at most once after a run. A device may be at it still on return: its
+ * errors are the next run's, or whoever's who waits next. */
 Status executor_update(Executor *executor, const double scalars[STEP_SCALARS]);
+/* Until all of it is done. */
+Status executor_settle(Executor *executor);
 
 /* What one pass takes. Zero before it, but for `until`. */
 typedef struct {

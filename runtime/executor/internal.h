@@ -3,6 +3,7 @@
 #define RUNTIME_EXECUTOR_INTERNAL_H
 
 #include "runtime/executor/executor.h"
+#include "runtime/executor/tape.h"
 
 /* Where a value lies in the rank's memory: microbatch m at first + m % slots * stride. What is fed, sent, received or
  * emitted has a second place, in host memory, in which the world outside sees it: the same one where the rank's memory
@@ -25,7 +26,7 @@ static inline char *site_host(const Site *site, int microbatch) {
 }
 
 /* One kernel call: operands n_in + n_out, in before out; their addresses are set for each microbatch. */
-typedef struct {
+typedef struct Call {
   const Node *node;
   NodeKernel kernel;
   Tensor *operands;
@@ -86,7 +87,8 @@ typedef struct {
 /* An update node of this rank. */
 typedef struct {
   Call call;
-  int index; /* of a norm: counted over the whole graph's */
+  int index;          /* of a norm: counted over the whole graph's */
+  const char *square; /* of a norm: where its double comes to the host */
 } Update;
 
 /* A call's state, to be released. */
@@ -125,7 +127,12 @@ struct Executor {
   double total;        /* of the first n_added */
   double busy_seconds; /* in calls, since it was opened */
   double *given;       /* [1 + denominators + STEP_SCALARS]: what the host gives the device in a step, each once */
-  double *squares;     /* [norms]: what it gets back */
+  Tape *tape;          /* at hand; NULL: launches go to the stream */
+  Tape run, update;
+  const char *norms_at; /* where the step's norms lie, and how far */
+  size_t norms_bytes;
+  bool norms_apart; /* too far for one copy */
+  char *squares;    /* on the host: that span, or each */
 };
 
 /* What lies at this offset of memory->total_bytes, behind what is stored. */
@@ -165,7 +172,7 @@ Status executor_agree(Executor *executor);
 Status executor_feed(const Executor *executor, const Port *port, const StepWork *work, int microbatch);
 /* Begins a step: accumulators that have to be are zero. */
 Status executor_clear(Executor *executor);
-/* Runs one call for a microbatch. */
+/* Runs one call for a microbatch, now. */
 Status executor_call(Executor *executor, Call *call, int microbatch);
 /* Enqueues n numbers for a value that this rank may have, by way of given[at …]. */
 Status executor_give(Executor *executor, ValueId value, const double *numbers, size_t n, size_t at);

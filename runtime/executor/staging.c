@@ -38,15 +38,39 @@ static Status place_ports(Room *room, Ports *ports, int slots) {
   return OK;
 }
 
+enum { NORMS_SPAN = 1 << 20 };
+
+static const char *norm_at(const Update *norm) {
+  return norm->call.operands[norm->call.node->n_in].data;
+}
+
+/* Norms lie side by side as a rule: then they come in one copy, with what lies between them. */
+static void find_norms(Executor *e) {
+  const char *last = NULL;
+  for (int i = 0; i < e->n_norms; i++) {
+    const char *at = norm_at(&e->norms[i]);
+    e->norms_at = !last || at < e->norms_at ? at : e->norms_at;
+    last = !last || at > last ? at : last;
+  }
+  e->norms_bytes = last ? (size_t)(last - e->norms_at) + sizeof(double) : 0;
+  e->norms_apart = e->norms_bytes > NORMS_SPAN;
+  if (e->norms_apart)
+    e->norms_bytes = (size_t)e->n_norms * sizeof(double);
+}
+
 /* Last, for there is nothing to align behind them. */
 static Status place_numbers(Executor *e, Room *room) {
   size_t losses = (size_t)e->spec.plan->microbatches, given = 1 + e->graph->n_denominators + STEP_SCALARS;
+  find_norms(e);
   if (room->at) {
     e->losses = (double *)(room->at + room->bytes);
     e->given = e->losses + losses;
-    e->squares = e->given + given;
+    e->squares = (char *)(e->given + given);
+    for (int i = 0; i < e->n_norms; i++)
+      e->norms[i].square =
+          e->squares + (e->norms_apart ? i * (ptrdiff_t)sizeof(double) : norm_at(&e->norms[i]) - e->norms_at);
   }
-  room->bytes += (losses + given + (size_t)e->n_norms) * sizeof(double);
+  room->bytes += (losses + given) * sizeof(double) + e->norms_bytes;
   return OK;
 }
 
@@ -81,13 +105,11 @@ Status executor_stage(Executor *e) {
 Status executor_stage_in(Executor *e, const Site *site, int microbatch) {
   if (e->backend->is_host)
     return OK;
-  return e->backend->copy(e->stream, site_at(site, microbatch), site_host(site, microbatch), site->bytes,
-                          COPY_HOST_TO_DEVICE);
+  return tape_copy(e, site_at(site, microbatch), site_host(site, microbatch), site->bytes, COPY_HOST_TO_DEVICE);
 }
 
 Status executor_stage_out(Executor *e, const Site *site, int microbatch) {
   if (e->backend->is_host)
     return OK;
-  return e->backend->copy(e->stream, site_host(site, microbatch), site_at(site, microbatch), site->bytes,
-                          COPY_DEVICE_TO_HOST);
+  return tape_copy(e, site_host(site, microbatch), site_at(site, microbatch), site->bytes, COPY_DEVICE_TO_HOST);
 }

@@ -23,6 +23,7 @@ static Status add_losses(Executor *e) {
 }
 
 static Status sync_device(Executor *e) {
+  TRY(tape_flush(e));
   double begun = trace_begin(e->spec.trace);
   TRY(executor_wait(e));
   if (!e->backend->is_host)
@@ -93,6 +94,8 @@ static Status wait_lane(Executor *e, int stage, ActionKind kind, int microbatch)
   Lane *lane = lane_of(&e->stages[stage], kind);
   double begun = trace_begin(e->spec.trace);
   int before = e->in_flight;
+  if (microbatch >= 0 && lane->n && lane->peer != e->spec.rank)
+    TRY(tape_flush(e));
   for (int i = 0; microbatch >= 0 && i < lane->n; i++) {
     Ticket *ticket = &lane->tickets[(size_t)microbatch * (size_t)lane->n + (size_t)i];
     if (ticket->id)
@@ -129,8 +132,16 @@ Status executor_feed(const Executor *e, const Port *port, const StepWork *work, 
   return OK;
 }
 
+/* What takes the host as long as some launches: the device has its work before. */
+enum { LARGE_FEED = 256 << 10 };
+
 static Status feed_inputs(Executor *e, int stage, const StepWork *work, int microbatch) {
   const Ports *feeds = &e->stages[stage].feeds;
+  size_t bytes = 0;
+  for (int i = 0; i < feeds->n; i++)
+    bytes += feeds->ports[i].site.bytes;
+  if (bytes >= LARGE_FEED)
+    TRY(tape_flush(e));
   double begun = trace_begin(e->spec.trace);
   for (int i = 0; i < feeds->n; i++) {
     const Port *port = &feeds->ports[i];
@@ -155,8 +166,7 @@ static Status emit_outputs(Executor *e, const Ports *emits, const StepWork *work
 
 /* Where the host computes, a loss that is not finite is known at once; a device is asked before anything leaves it. */
 static Status take_loss(Executor *e, int microbatch) {
-  TRY(e->backend->copy(e->stream, &e->losses[microbatch], site_at(&e->loss, microbatch), sizeof *e->losses,
-                       COPY_DEVICE_TO_HOST));
+  TRY(tape_copy(e, &e->losses[microbatch], site_at(&e->loss, microbatch), sizeof *e->losses, COPY_DEVICE_TO_HOST));
   e->n_losses = microbatch + 1;
   return e->backend->is_host ? add_losses(e) : OK;
 }
@@ -166,8 +176,8 @@ static Status copy_over(Executor *e, int stage, ActionKind kind, const Lane *to,
   const Lane *from = lane_of(&e->stages[stage], kind);
   double begun = trace_begin(e->spec.trace);
   for (int i = 0; i < from->n; i++)
-    TRY(e->backend->copy(e->stream, site_at(&to->sites[i], microbatch), site_at(&from->sites[i], microbatch),
-                         from->sites[i].bytes, COPY_DEVICE_TO_DEVICE));
+    TRY(tape_copy(e, site_at(&to->sites[i], microbatch), site_at(&from->sites[i], microbatch), from->sites[i].bytes,
+                  COPY_DEVICE_TO_DEVICE));
   if (from->n)
     trace_end(e->spec.trace, begun, transfer_event(from, TRACE_COPY, kind, stage, microbatch));
   return OK;
@@ -183,10 +193,8 @@ static Status compute(Executor *e, Action action, const StepWork *work) {
     TRY(feed_inputs(e, stage, work, m));
   double begun = clock_seconds();
   for (int i = 0; i < calls->n; i++)
-    if (executor_call(e, &calls->calls[i], m) != OK) {
-      status_context("microbatch %d: ", m);
-      return status_code();
-    }
+    TRY(tape_call(e, &calls->calls[i], m));
+  TRY(tape_action(e));
   double ended = clock_seconds();
   e->busy_seconds += ended - begun;
   if (trace_on(e->spec.trace))
@@ -249,6 +257,7 @@ static Status post_group(Executor *e, const Action *actions, int n_left, int *n)
                 transfer_event(lane, actions[k].kind, 0, actions[k].stage, actions[k].microbatch));
     list_lane(lane, actions[k], e->transfers + posted);
     if (way_is_wire(lane->way)) {
+      TRY(tape_flush(e));
       TRY(executor_wire_post(e, lane->way, e->transfers + posted, lane->n, tickets_of(lane, actions[k])));
       for (int i = 0; i < lane->n; i++)
         e->in_flight += tickets_of(lane, actions[k])[i].id != 0;
@@ -269,6 +278,8 @@ static Status post_group(Executor *e, const Action *actions, int n_left, int *n)
 
 /* All sends must have been taken before their buffers belong to the next step. */
 static Status wait_sends(Executor *e) {
+  if (e->spec.transport)
+    TRY(tape_flush(e));
   const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
   for (int i = 0; i < list->n_actions && e->in_flight; i++)
     if (!action_is_compute(list->actions[i]))
@@ -287,6 +298,7 @@ static TraceEvent exchange_event(const Executor *e, const Exchange *x, bool wait
 }
 
 static Status post_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
+  TRY(tape_flush(e));
   double begun = trace_begin(e->spec.trace);
   bool wire = way_is_wire(x->way);
   Transfer transfer = {.peer = x->peer,
@@ -301,6 +313,7 @@ static Status post_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
 }
 
 static Status wait_exchange(Executor *e, const Exchange *x, Ticket *ticket) {
+  TRY(tape_flush(e));
   double begun = trace_begin(e->spec.trace);
   bool waits = ticket->id != 0;
   watch_action(e->spec.watch, ACTION_KINDS, 0, 0);
@@ -336,8 +349,25 @@ Status executor_clear(Executor *e) {
     const UseGroup *group = &e->graph->groups[i];
     ValueId v = group->places != NO_VALUE ? group->places : group->gradient; /* no place: no row */
     if (v != NO_VALUE && executor_holds(e, v) && !e->begun[v])
-      TRY(e->backend->zero(e->stream, executor_persistent(e, v), graph_value_bytes(e->graph, v)));
+      TRY(tape_zero(e, executor_persistent(e, v), graph_value_bytes(e->graph, v)));
   }
+  return OK;
+}
+
+/* They come with the losses. */
+static Status take_norms(Executor *e) {
+  double begun = trace_begin(e->spec.trace);
+  char *to = e->squares;
+  for (int i = 0; i < e->n_norms; i++)
+    TRY(tape_call(e, &e->norms[i].call, 0));
+  if (!e->norms_apart)
+    TRY(tape_copy(e, to, e->norms_at, e->norms_bytes, COPY_DEVICE_TO_HOST));
+  for (int i = 0; e->norms_apart && i < e->n_norms; i++, to += sizeof(double)) {
+    const Call *call = &e->norms[i].call;
+    TRY(tape_copy(e, to, call->operands[call->node->n_in].data, sizeof(double), COPY_DEVICE_TO_HOST));
+  }
+  if (e->n_norms)
+    trace_end(e->spec.trace, begun, (TraceEvent){.kind = TRACE_NORMS});
   return OK;
 }
 
@@ -356,6 +386,8 @@ static Status walk(Executor *e, const StepWork *work) {
   }
   TRY(wait_sends(e));
   TRY(exchange_accumulators(e));
+  TRY(take_norms(e));
+  TRY(tape_end(e));
   TRY(sync_device(e));
   watch_action(e->spec.watch, -1, 0, 0);
   return executor_agree(e);
@@ -376,7 +408,9 @@ Status executor_run(Executor *e, const StepWork *work, double *loss) {
       e->spec.transport && e->spec.transport->progress ? e->backend->stream_between : NULL;
   if (between)
     between(e->stream, progress, e);
+  tape_begin(e, &e->run);
   Status status = walk(e, work);
+  tape_drop(e);
   if (between)
     between(e->stream, NULL, NULL);
   *loss = e->total * work->loss_scale;

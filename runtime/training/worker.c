@@ -252,7 +252,7 @@ static Status run_step(Worker *w) {
     TRY(weights_dump_gradients(w, o->dump_gradients));
   for (int i = 0; i < w->n_updates; i++)
     w->squares[i] = -1;
-  TRY(executor_squares(stepper->executor, w->squares));
+  executor_squares(stepper->executor, w->squares);
   TRY(check_gradients(w));
   TRY(clip(w, &factor));
   double learning_rate = trainer_learning_rate(o, w->steps_done, training->steps);
@@ -390,6 +390,8 @@ Status worker_checkpoint_wait(Worker *w) {
 Status worker_end(Worker *w, Outcome *outcome) {
   at(w, WATCH_END);
   Status status = collect(w);
+  if (status == OK)
+    status = executor_settle(w->stepper ? w->stepper->executor : w->whole.executor);
   if (status == OK)
     status = word_sent(w);
   if (status == OK)

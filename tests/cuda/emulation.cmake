@@ -12,7 +12,7 @@ set_source_files_properties(${CMAKE_SOURCE_DIR}/backend/cuda/blas.c ${CMAKE_SOUR
   PROPERTIES COMPILE_DEFINITIONS CUDA_LIBRARIES=".")
 set_source_files_properties(${cuda_device_sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
 add_library(emulated_cuda OBJECT EXCLUDE_FROM_ALL ${cuda_host_sources} ${cuda_device_sources}
-  ${here}/emulate.cpp ${here}/runtime.cpp ${here}/cublaslt.cpp ${here}/cudnn.cpp ${here}/linked.cpp)
+  ${here}/emulate.cpp ${here}/runtime.cpp ${here}/graph.cpp ${here}/cublaslt.cpp ${here}/cudnn.cpp ${here}/linked.cpp)
 # Programs that have the rooms' wires over NCCL, which is in the program itself, link these, too.
 add_library(emulated_nccl OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/runtime/transport/nccl.c
   ${CMAKE_SOURCE_DIR}/runtime/transport/nccl_library.c ${here}/nccl.cpp)

@@ -16,7 +16,7 @@ void emulation_devices(int count, size_t bytes);
 /* The call number `after` from now of the runtime's function of this name fails, once; of cuDNN's: cudnnCreate,
  * cudnnBackendFinalize of a plan, cudnnBackendExecute. */
 void emulation_fail(const char *function, int after);
-/* Bytes that are allocated on all devices, and pinned on the host. */
+/* Bytes that are allocated on all devices, and pinned on the host; one more for each graph. */
 size_t emulation_allocated(void);
 
 /* How often memory has been allocated on devices or pinned so far. */
@@ -24,6 +24,9 @@ int emulation_allocations(void);
 
 /* How often the calling thread has waited for a device so far, copies of memory that is not pinned included. */
 int emulation_waits(void);
+
+/* What the calling thread has put on streams so far: kernels, copies, zeros, libraries' work; of a graph one. */
+int emulation_launches(void);
 
 /* How many convolutions have been put on streams by cuDNN so far. */
 int emulation_convolutions(void);

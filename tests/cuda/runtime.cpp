@@ -63,7 +63,7 @@ typedef std::lock_guard<std::recursive_mutex> Locked;
 static std::map<char *, Block> memory, pinned;
 static uint64_t seed_state = 1;
 static int n_devices = 2, running, allocations;
-static thread_local int waits;
+static thread_local int waits, launches;
 static size_t device_bytes = (size_t)1 << 30;
 static std::string failing;
 static int failing_after;
@@ -105,7 +105,11 @@ size_t emulation_allocated(void) {
   size_t bytes = allocated(-1);
   for (const auto &entry : pinned)
     bytes += entry.second.bytes;
-  return bytes;
+  return bytes + emulated_graphs();
+}
+
+int emulation_launches(void) {
+  return launches;
 }
 
 int emulation_allocations(void) {
@@ -125,14 +129,15 @@ bool emulated_fails(const char *function) {
   return true;
 }
 
-static cudaError_t result(cudaError_t error) {
+cudaError_t emulated_result(cudaError_t error) {
   last_error = error ? error : last_error;
   return error;
 }
 
-#define MAY_FAIL                                                                                                       \
-  if (emulated_fails(__func__))                                                                                        \
-  return result(cudaErrorLaunchFailure)
+#define result emulated_result
+#define MAY_NOT_BE_CAPTURED                                                                                            \
+  if (emulated_spoils(NULL))                                                                                           \
+  return result(cudaErrorStreamCaptureUnsupported)
 
 static void open_memory(bool open) {
   for (const auto &entry : memory)
@@ -203,8 +208,8 @@ void emulation_patience(double seconds) {
   patience = seconds;
 }
 
-uint64_t emulated_enqueue_waiting(cudaStream_t stream, std::function<bool()> work) {
-  Locked locked(lock);
+/* Under the lock. */
+static uint64_t enqueue(cudaStream_t stream, std::function<bool()> work) {
   Queue *queue = stream->queue.get();
   queue->work.push_back(std::move(work));
   uint64_t number = ++queue->added;
@@ -214,8 +219,29 @@ uint64_t emulated_enqueue_waiting(cudaStream_t stream, std::function<bool()> wor
   return number;
 }
 
+uint64_t emulated_enqueue_waiting(cudaStream_t stream, std::function<bool()> work) {
+  Locked locked(lock);
+  emulated_spoils(stream); /* when it is over is not for the stream alone to say */
+  return enqueue(stream, std::move(work));
+}
+
+/* Unless it is kept. */
+static uint64_t put(cudaStream_t stream, std::function<bool()> work) {
+  Locked locked(lock);
+  if (emulated_captures(stream, work))
+    return 0;
+  launches++;
+  return enqueue(stream, std::move(work));
+}
+
 void emulated_enqueue(cudaStream_t stream, std::function<void()> work) {
-  emulated_enqueue_waiting(stream, [=] { return work(), true; });
+  put(stream, [=] { return work(), true; });
+}
+
+void emulated_put_all(cudaStream_t stream, const EmulatedWork &work) {
+  launches++;
+  for (const auto &operation : work)
+    enqueue(stream, operation);
 }
 
 /* Launches go to the calling thread's device. */
@@ -228,21 +254,25 @@ void emulated_launch(cudaStream_t stream, int blocks, int threads, std::function
 }
 
 const char *cudaGetErrorName(cudaError_t error) {
-  return error == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation"
-         : error == cudaErrorNoDevice       ? "cudaErrorNoDevice"
-         : error == cudaErrorInvalidDevice  ? "cudaErrorInvalidDevice"
-         : error == cudaErrorLaunchFailure  ? "cudaErrorLaunchFailure"
-         : error == cudaErrorLaunchTimeout  ? "cudaErrorLaunchTimeout"
-                                            : "cudaErrorInvalidValue";
+  return error == cudaErrorMemoryAllocation           ? "cudaErrorMemoryAllocation"
+         : error == cudaErrorNoDevice                 ? "cudaErrorNoDevice"
+         : error == cudaErrorInvalidDevice            ? "cudaErrorInvalidDevice"
+         : error == cudaErrorLaunchFailure            ? "cudaErrorLaunchFailure"
+         : error == cudaErrorLaunchTimeout            ? "cudaErrorLaunchTimeout"
+         : error == cudaErrorStreamCaptureUnsupported ? "cudaErrorStreamCaptureUnsupported"
+         : error == cudaErrorStreamCaptureInvalidated ? "cudaErrorStreamCaptureInvalidated"
+                                                      : "cudaErrorInvalidValue";
 }
 
 const char *cudaGetErrorString(cudaError_t error) {
-  return error == cudaErrorMemoryAllocation ? "out of memory"
-         : error == cudaErrorNoDevice       ? "no CUDA-capable device is detected"
-         : error == cudaErrorInvalidDevice  ? "invalid device ordinal"
-         : error == cudaErrorLaunchFailure  ? "unspecified launch failure"
-         : error == cudaErrorLaunchTimeout  ? "the launch timed out and was terminated"
-                                            : "invalid argument";
+  return error == cudaErrorMemoryAllocation           ? "out of memory"
+         : error == cudaErrorNoDevice                 ? "no CUDA-capable device is detected"
+         : error == cudaErrorInvalidDevice            ? "invalid device ordinal"
+         : error == cudaErrorLaunchFailure            ? "unspecified launch failure"
+         : error == cudaErrorLaunchTimeout            ? "the launch timed out and was terminated"
+         : error == cudaErrorStreamCaptureUnsupported ? "operation not permitted when stream is capturing"
+         : error == cudaErrorStreamCaptureInvalidated ? "operation failed due to a previous error during capture"
+                                                      : "invalid argument";
 }
 
 cudaError_t cudaGetLastError(void) {
@@ -309,6 +339,7 @@ cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
 
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
   *total = device_bytes;
   *free = device_bytes - allocated(current);
@@ -339,6 +370,7 @@ static cudaError_t give(std::map<char *, Block> &blocks, void *address) {
 
 cudaError_t cudaMalloc(void **address, size_t bytes) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
   *address = NULL;
   if (bytes > device_bytes - allocated(current))
@@ -349,12 +381,14 @@ cudaError_t cudaMalloc(void **address, size_t bytes) {
 
 cudaError_t cudaFree(void *address) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
   return result(give(memory, address));
 }
 
 cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
   (void)flags;
   *address = take(pinned, bytes);
@@ -364,6 +398,7 @@ cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags) {
 
 cudaError_t cudaFreeHost(void *address) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
   return result(give(pinned, address));
 }
@@ -397,12 +432,14 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
   bool from_device = kind != cudaMemcpyHostToDevice, to_device = kind != cudaMemcpyDeviceToHost;
   if (is_device(from, bytes) != from_device || is_device(to, bytes) != to_device)
     return result(cudaErrorInvalidValue);
+  if (((!from_device && !is_pinned(from, bytes)) || (!to_device && !is_pinned(to, bytes))) && emulated_spoils(stream))
+    return result(cudaErrorStreamCaptureUnsupported);
   if (!from_device && !is_pinned(from, bytes)) {
     std::vector<char> copy((const char *)from, (const char *)from + bytes);
     emulated_enqueue(stream, [=] { memcpy(to, copy.data(), bytes); });
     return result(cudaSuccess);
   }
-  uint64_t at = emulated_enqueue_waiting(stream, [=] { return memcpy(to, from, bytes), true; });
+  uint64_t at = put(stream, [=] { return memcpy(to, from, bytes), true; });
   return result(to_device || is_pinned(to, bytes) ? cudaSuccess : drain(stream, at));
 }
 
@@ -417,6 +454,7 @@ cudaError_t cudaMemsetAsync(void *address, int byte, size_t bytes, cudaStream_t 
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   (void)flags;
   *stream = new CUstream_st();
   (*stream)->queue->device = current;
@@ -425,17 +463,20 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   return result(drain(stream, stream->queue->added));
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
   return result(progress(stream->queue.get(), stream->queue->added) ? cudaSuccess : cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   cudaError_t error = drain(stream, stream->queue->added);
   delete stream;
   return result(error);
@@ -443,6 +484,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
   (void)flags;
   std::shared_ptr<Queue> other = event->queue;
@@ -468,6 +510,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   MAY_FAIL;
+  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
   if (emulated_device_of(stream) != event->device)
     return result(cudaErrorInvalidValue);

@@ -5,6 +5,7 @@
 #include <functional>
 #include <mutex>
 #include <stdint.h>
+#include <vector>
 
 #include <cuda_runtime_api.h>
 
@@ -14,7 +15,11 @@ uint64_t emulated_random();
 void emulated_run(int blocks, int threads, const std::function<void()> &run);
 /* Whether the call of this function was told to fail. */
 bool emulated_fails(const char *function);
-/* Puts work on a stream. */
+cudaError_t emulated_result(cudaError_t error);
+#define MAY_FAIL                                                                                                       \
+  if (emulated_fails(__func__))                                                                                        \
+  return emulated_result(cudaErrorLaunchFailure)
+/* Puts work on a stream, or on its graph. */
 void emulated_enqueue(cudaStream_t stream, std::function<void()> work);
 
 /* For what is more than one device's (nccl.cpp). All under the lock, which is the world's. */
@@ -29,6 +34,18 @@ bool emulated_progress(cudaStream_t stream, uint64_t until);
 /* Whether nothing at all has happened for longer than any host takes, while somebody asked. */
 bool emulated_stuck();
 int emulated_device_of(cudaStream_t stream);
+
+/* Graphs (graph.cpp), under the lock. Operations that say whether they are done: */
+typedef std::vector<std::function<bool()>> EmulatedWork;
+/* Whether the stream is captured; then the work was kept. */
+bool emulated_captures(cudaStream_t stream, const std::function<bool()> &work);
+/* Whether the stream is captured, NULL: whether the thread captures one; then that will fail. */
+bool emulated_spoils(cudaStream_t stream);
+/* How many there are. */
+size_t emulated_graphs();
+/* Puts all of it on the stream, as one launch. */
+void emulated_put_all(cudaStream_t stream, const EmulatedWork &work);
+
 /* The device that has this memory; -1: none. */
 int emulated_device_of_memory(const void *address, size_t bytes);
 
