@@ -211,7 +211,7 @@ class Peer:
             LOSSES[m.loss](module(*x), y).backward()
         flops = counter.get_total_flops()
         if m.causal:  # the only batched products are attention's, and half of them are masked
-            flops -= sum(n for op, n in counter.get_flop_counts()["Global"].items() if "bmm" in str(op)) / 2
+            flops -= sum(n for op, n in counter.get_flop_counts()["Global"].items() if "bmm" in str(op) or "attention" in str(op)) / 2
         numbers = sum(p.numel() for p in module.parameters())
         length = x[0].shape[1] if m.causal else 0  # scores of attention need not be kept
         activations = sum(size for (key, size), t in kept.items() if key not in own and t.shape[-2:] != (length, length))

@@ -189,9 +189,19 @@ row() {
   printf '%-44s %-8s %s\n' "$1" "$2" "$3"
 }
 
-# no longer than there is time
+# no longer than there is time, and a minute: what hangs must not take the other questions with it
 limited() {
-  timeout "$(seconds_left)" "$@"
+  left=$(seconds_left)
+  timeout -k 5 $((left < 60 ? left : 60)) "$@"
+}
+
+# explain LOG: the lines that say what went wrong, and the last ones
+explain() {
+  {
+    grep -m 3 -A 2 -E 'Invalid|hazard|Barrier|rror|differ|FAIL' "$1" || true
+    echo ...
+    tail -n 3 "$1"
+  } | cut -c 1-300 | sed 's/^/  | /'
 }
 
 # ask NAME COMMAND…: a row of the table; the log is answers/NAME
@@ -213,7 +223,7 @@ ask() {
     [ "$1" = nccl_test ] || failed=1 # only NCCL or a second device may be missing
     return 0
     ;;
-  124)
+  124 | 137)
     answer=late
     failed=1
     ;;
@@ -223,7 +233,7 @@ ask() {
     ;;
   esac
   row "$name" $answer "$(($(date +%s) - start)) s"
-  [ $answer = yes ] || tail -n 4 "$answers/$name" | cut -c 1-300 | sed 's/^/  | /'
+  [ $answer = yes ] || explain "$answers/$name"
 }
 
 train() {
@@ -319,12 +329,11 @@ memory() {
   awk -v p="$planned" -v t="$taken" -v c="$context" 'BEGIN { exit !(c > 0 && t >= p && t <= 1.03 * p + c) }'
 }
 
-# checked TOOL COMMAND…: under one of compute-sanitizer's tools, for a minute at most
+# checked TOOL COMMAND…: under one of compute-sanitizer's tools
 checked() {
   tool=$1
   shift
-  left=$(seconds_left)
-  timeout $((left < 60 ? left : 60)) compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$@"
+  limited compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$@"
 }
 
 # sanitized TOOL: the device's tests and a sample of the operators' rows, in float32 and stored in bf16
