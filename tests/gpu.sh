@@ -338,7 +338,7 @@ checked() {
 
 # sanitized TOOL: the device's tests and a sample of the operators' rows, in float32 and stored in bf16
 sanitized() {
-  for test in device operators narrow; do
+  for test in device operators narrow attention; do
     ONNXPIPE_TEST_SAMPLE=1 checked "$1" $build/tests/cuda_test_$test || return 1
   done
 }
@@ -354,6 +354,7 @@ ask streams_memory_errors limited $build/tests/cuda_test_device
 ask recordings limited $build/tests/cuda_test_recordings
 ask operator_table limited $build/tests/cuda_test_operators
 ask operators_of_stored_bf16 limited env ONNXPIPE_TEST_SAMPLE=1 $build/tests/cuda_test_narrow
+ask attention_in_bf16 limited $build/tests/cuda_test_attention
 ask cases_float32_alone_3_ranks_and_with_cpu limited $build/tests/cuda_test_cases float32
 ask cases_tf32 limited $build/tests/cuda_test_cases tf32
 ask cases_bf16_within_2_percent limited $build/tests/cuda_test_cases bf16

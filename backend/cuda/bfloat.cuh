@@ -31,6 +31,17 @@ struct alignas(2) Bfloat {
   }
 };
 
+/* Two of them side by side, the first one low. */
+DEVICE uint32_t pack_two(float first, float second) {
+#ifdef __CUDACC__
+  uint32_t two;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(two) : "f"(second), "f"(first));
+  return two;
+#else
+  return Bfloat(first).bits | (uint32_t)Bfloat(second).bits << 16;
+#endif
+}
+
 /* What an element is computed in. */
 template <class T> struct ComputedOf { typedef T Type; };
 template <> struct ComputedOf<Bfloat> { typedef float Type; };

@@ -94,6 +94,8 @@ struct Stream {
   VISIT(ReduceMax)                                                                                                     \
   VISIT(MatMul)                                                                                                        \
   VISIT(Gemm)                                                                                                          \
+  VISIT(Attention)                                                                                                     \
+  VISIT(AttentionGrad)                                                                                                 \
   VISIT(Softmax)                                                                                                       \
   VISIT(LogSoftmax)                                                                                                    \
   VISIT(LayerNormalization)                                                                                            \
@@ -186,6 +188,9 @@ Status cuda_launched(const Stream *stream, const Node *node);
 
 /* E_UNSUPPORTED where `count` numbers that point to so many places cannot be sorted by place in 63 bits. */
 Status cuda_sortable(const Node *node, int64_t count, int64_t places);
+
+/* How so many elements of the node are drawn. */
+Drawing cuda_drawing(const Node *node, int64_t elements);
 
 static inline Reporter cuda_reporter(const Stream *stream, const Node *node) {
   return (Reporter){stream->claimed, stream->fault, node};

@@ -1,10 +1,11 @@
-/* All that kernels may use of a device: where a thread stands, a barrier, exchanges within a warp, shared memory, and
- * the launch. nvcc compiles this for devices; the tests compile the same kernels for the host, over their own
- * emulate.h, which gives the same names. Kernels launch blocks and grids of one dimension. */
+/* All that kernels may use of a device: where a thread stands, a barrier, exchanges and products within a warp, shared
+ * memory and copies to it, and the launch. nvcc compiles this for devices; the tests compile the same kernels for the
+ * host, over their own emulate.h, which gives the same names. Kernels launch blocks and grids of one dimension. */
 #ifndef BACKEND_CUDA_DEVICE_CUH
 #define BACKEND_CUDA_DEVICE_CUH
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <type_traits>
 
@@ -14,7 +15,10 @@
 
 #define DEVICE __device__ __forceinline__
 #define GLOBAL __global__
+#define GLOBAL_OF(threads, blocks) __global__ __launch_bounds__(threads, blocks) /* so many at once on one processor   \
+                                                                                  */
 #define SHARED __shared__
+#define UNROLL _Pragma("unroll")
 
 DEVICE int thread_index() {
   return (int)threadIdx.x;
@@ -59,11 +63,79 @@ DEVICE bool last_block(int *finished) {
   return last;
 }
 
+/* What a launch of launch_shared() gives each block, with nothing in it yet. */
+DEVICE char *shared_memory() {
+  extern __shared__ uint4 dynamic_memory[];
+  return (char *)dynamic_memory;
+}
+
+/* Four 8 x 8 matrices of two-byte elements, the warp's: lane l gives row l % 8 of matrix l / 8 (16 bytes, at a multiple
+ * of them) and gets of each matrix elements 2 (l % 4) and the next of row l / 4, the first one low; of its transpose
+ * those. */
+DEVICE void load_matrices(uint32_t (&to)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"((unsigned)__cvta_generic_to_shared(row))
+               : "memory");
+}
+DEVICE void load_transposed(uint32_t (&to)[4], const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"((unsigned)__cvta_generic_to_shared(row))
+               : "memory");
+}
+
+/* The warp's c [16,8] += a [16,16] b [16,8], a and b of bfloat16. Lane l has of c row l / 4, columns 2 (l % 4) and the
+ * next, then the same of row l / 4 + 8; a is four matrices as load_matrices gives them: rows 0-7 and 8-15 of columns
+ * 0-7, then of 8-15; b two, of rows 0-7 and 8-15, each transposed. */
+DEVICE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* The thread's copies to shared memory go on beside what it does: 16 bytes, or 4; zeros unless `real`. Addresses are
+ * multiples. What was begun since the last copies_end() is a group; copies_wait waits for all groups but the last
+ * `left`. Other threads see it behind a barrier. */
+DEVICE void copy_16(void *to, const void *from, bool real) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(real ? 16 : 0)
+               : "memory");
+}
+DEVICE void copy_4(void *to, const void *from, bool real) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(real ? 4 : 0)
+               : "memory");
+}
+DEVICE void copies_end() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int left> DEVICE void copies_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
+}
+
+/* 2 to the power of x, with an error of a few units of the last digit; what is no normal number may be 0. */
+DEVICE float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /* No blocks: no launch. */
 template <class... P, class... A>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, cudaStream_t stream, A... a) {
   if (blocks)
     kernel<<<(unsigned)blocks, (unsigned)threads, 0, stream>>>(P(a)...);
+}
+
+/* With so many bytes of shared memory; more than a device has fail as launches do. */
+template <class... P, class... A>
+void launch_shared(void (*kernel)(P...), int64_t blocks, int threads, size_t bytes, cudaStream_t stream, A... a) {
+  if (bytes > 48 << 10)
+    cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+  if (blocks)
+    kernel<<<(unsigned)blocks, (unsigned)threads, bytes, stream>>>(P(a)...);
 }
 
 #else

@@ -14,6 +14,7 @@ extern "C" {
 #include "backend/reference/between.h"
 #include "graph/convolution.h"
 #include "graph/narrow.h"
+#include "graph/ops/attention.h"
 #include "graph/ops/recurrent.h"
 #include "graph/window.h"
 
@@ -351,6 +352,30 @@ void launch_dropout_grad(cudaStream_t s, DType type, int64_t n, double factor, c
 /* y = from + by times a number from 0 to 1, or a standard normal one. */
 void launch_draw(cudaStream_t s, DType type, const Drawing *d, bool is_normal, int64_t n, double from, double by,
                  const int64_t *counter, void *y);
+
+/* attention*.cu. Sizes of heads are at most ATTENTION_SIZE. Statistics, masks of numbers and `room` are of the type, of
+ * bfloat16 float32. With a counter some weights are dropped, others multiplied by the factor. The narrow ones are of
+ * bfloat16 and drop none: they round what they multiply. */
+enum { ATTENTION_SIZE = 256, ATTENTION_SUMS = 3 };
+typedef struct {
+  Attention a;
+  bool aligned[4]; /* Q, K, V, Y: rows begin at multiples of 16 bytes and are as long */
+  const void *operand[3], *mask;
+  bool mask_is_bool;
+  int64_t mask_step[4];
+  const int64_t *counter;
+  Drawing drawing;
+  double factor;
+  void *y, *most, *log_sum;
+  /* of the gradient: */
+  const void *dy;
+  void *slope[3]; /* the tensors that operands' are in */
+  void *room;     /* for ATTENTION_SUMS numbers a query and head */
+} AttentionWork;
+void launch_attention(cudaStream_t s, DType type, const AttentionWork *w);
+void launch_attention_grad(cudaStream_t s, DType type, const AttentionWork *w);
+void launch_attention_narrow(cudaStream_t s, const AttentionWork *w);
+void launch_attention_narrow_grad(cudaStream_t s, const AttentionWork *w);
 
 /* optimizer.cu. Norms and updates of parameters. A group of a parameter's gradient: its accumulator; or, where there
  * are places, rows in its stead (graph/rows.h), `lookups` a microbatch, the first of which is number `first` of all the

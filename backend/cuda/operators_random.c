@@ -8,7 +8,7 @@ static double kept_factor(const Node *node) {
 }
 
 /* As the reference's (backend/reference/random.c). */
-static Drawing drawing_of(const Node *node, int64_t elements) {
+Drawing cuda_drawing(const Node *node, int64_t elements) {
   int64_t outer = node_int(node, "outer", 1), inner = node_int(node, "inner", 0);
   bool per_sample = node_int(node, "per_sample", 0) && outer > 0 && inner > 0;
   return (Drawing){.samples = per_sample ? elements / (outer * inner) : 1,
@@ -23,7 +23,7 @@ KERNEL(Dropout, .accepts = takes_floats) {
   UNUSED;
   TAKES(in->dtype, is_float(in->dtype));
   int64_t n = shape_elements(in->shape);
-  Drawing d = drawing_of(node, n);
+  Drawing d = cuda_drawing(node, n);
   launch_dropout(stream->cuda, in->dtype, &d, n, kept_factor(node), in[0].data, in[1].data, out[0].data, out[1].data);
   return cuda_launched(stream, node);
 }
@@ -41,7 +41,7 @@ static Status draw(Stream *stream, const Node *node, const Tensor *in, const Ten
                    double by) {
   TAKES(in->dtype, is_float(in->dtype));
   int64_t n = shape_elements(in->shape);
-  Drawing d = drawing_of(node, n);
+  Drawing d = cuda_drawing(node, n);
   launch_draw(stream->cuda, in->dtype, &d, is_normal, n, from, by, in[1].data, out->data);
   return cuda_launched(stream, node);
 }

@@ -1,32 +1,12 @@
-/* What is drawn, with the reference's bits: compiled without contraction (cmake/cuda.cmake). Elements are [outer,
- * samples, inner], those of a sample numbered in this order. */
+/* What is drawn, with the reference's bits: compiled without contraction (cmake/cuda.cmake). */
+#include "backend/cuda/draw.cuh"
 #include "backend/cuda/steps.cuh"
 #include "backend/reference/draw.h"
-
-/* Where element i stands: its sample's number from 1 on, 0 where a draw is for all, and its own within the sample. */
-struct Standing {
-  uint64_t sample, number;
-};
-
-DEVICE Standing standing_of(const Drawing &d, const int64_t *counter, int64_t i) {
-  int64_t row = i / d.inner;
-  return Standing{d.per_sample ? (uint64_t)counter[COUNTER_SAMPLE] + 1 + (uint64_t)(row % d.samples) : 0,
-                  (uint64_t)(row / d.samples * d.inner + i % d.inner)};
-}
-
-DEVICE Philox words_of(const Drawing &d, const int64_t *counter, uint64_t sample, uint64_t block) {
-  uint64_t key =
-      (uint64_t)counter[COUNTER_SEED] + d.seed * 0x9E3779B97F4A7C15u + ((uint64_t)counter[COUNTER_STEP] >> 32);
-  Philox at = {
-      {(uint32_t)block, d.node ^ (uint32_t)(block >> 32) << 24, (uint32_t)sample, (uint32_t)counter[COUNTER_STEP]}};
-  return philox(at, (uint32_t)key, (uint32_t)(key >> 32) ^ (uint32_t)(sample >> 32));
-}
 
 template <class T>
 GLOBAL void dropout(Drawing d, int64_t n, T factor, const T *x, const int64_t *counter, T *y, uint8_t *mask) {
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
-    Standing at = standing_of(d, counter, i);
-    mask[i] = words_of(d, counter, at.sample, at.number / 4).word[at.number % 4] >= d.threshold;
+    mask[i] = is_kept(d, counter, i);
     y[i] = mask[i] ? x[i] * factor : 0;
   }
 }

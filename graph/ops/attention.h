@@ -7,9 +7,12 @@
 /* Inputs of both operators, and of each behind them; mask and counter may be absent. With a counter weights are dropped
  * as Dropout [B,Hq,T,S] with the same attributes (and `drawn`: S) drops them: behind their division by the sum, which
  * is of all. */
-enum { ATTENTION_Q, ATTENTION_K, ATTENTION_V };
-enum { ATTENTION_MASK = 3, ATTENTION_COUNTER };
 enum {
+  ATTENTION_Q,
+  ATTENTION_K,
+  ATTENTION_V,
+  ATTENTION_MASK,
+  ATTENTION_COUNTER,
   ATTENTION_GRAD_Y = 3,
   ATTENTION_GRAD_MOST,
   ATTENTION_GRAD_LOG_SUM,

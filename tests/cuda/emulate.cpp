@@ -31,10 +31,22 @@ struct Fiber {
   bool begun;
 };
 
+typedef void Together(void *const lane[WARP]);
+
+struct Copy {
+  void *to;
+  const void *from;
+  int bytes, group;
+  bool real;
+};
+
 struct Thread : EmulatedThread {
   State state;
-  int line, lane_mask;
-  uint64_t bits; /* what it gives, then what it gets */
+  int line;
+  void *own; /* at a shuffle */
+  Together *together;
+  std::vector<Copy> copies; /* that it has not waited for */
+  int groups;
   Fiber *fiber;
 };
 
@@ -46,6 +58,7 @@ static struct Running {
   std::vector<int> order; /* of starting */
   size_t next;            /* in order */
   const std::function<void()> *run;
+  char *shared;
   ~Running() {
     for (Fiber *f : fibers) {
       free((void *)f->stack);
@@ -127,12 +140,86 @@ void emulated_barrier(int line) {
   wait(AT_BARRIER, line);
 }
 
-uint64_t emulated_shuffle(uint64_t bits, int lane_mask, int line) {
+void emulated_warp(void *own, Together *together, int line) {
   Thread *t = (Thread *)emulated;
-  t->bits = bits;
-  t->lane_mask = lane_mask;
+  t->own = own;
+  t->together = together;
   wait(AT_SHUFFLE, line);
-  return t->bits;
+}
+
+char *shared_memory() {
+  return block.shared;
+}
+
+static void matrices(void *const lane[WARP], bool transposed) {
+  for (int l = 0; l < WARP; l++)
+    for (int m = 0; m < 4; m++) {
+      uint16_t two[2];
+      for (int k = 0; k < 2; k++) {
+        int row = transposed ? l % 4 * 2 + k : l / 4, column = transposed ? l / 4 : l % 4 * 2 + k;
+        two[k] = ((EmulatedMatrices *)lane[8 * m + row])->row[column];
+      }
+      memcpy(&((EmulatedMatrices *)lane[l])->to[m], two, sizeof two);
+    }
+}
+
+void emulated_matrices(void *const lane[WARP]) {
+  matrices(lane, false);
+}
+void emulated_transposed(void *const lane[WARP]) {
+  matrices(lane, true);
+}
+
+/* The bfloat16 number in the upper or lower half. */
+static float half_of(uint32_t two, int upper) {
+  uint32_t bits = upper ? two & 0xffff0000u : two << 16;
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+void emulated_product(void *const lane[WARP]) {
+  float a[16][16], b[16][8];
+  for (int l = 0; l < WARP; l++) {
+    const EmulatedProduct *own = (const EmulatedProduct *)lane[l];
+    for (int k = 0; k < 2; k++) {
+      for (int m = 0; m < 4; m++)
+        a[l / 4 + m % 2 * 8][l % 4 * 2 + k + m / 2 * 8] = half_of(own->a[m], k);
+      for (int m = 0; m < 2; m++)
+        b[l % 4 * 2 + k + m * 8][l / 4] = half_of(own->b[m], k);
+    }
+  }
+  for (int l = 0; l < WARP; l++)
+    for (int k = 0; k < 4; k++) {
+      int row = l / 4 + k / 2 * 8, column = l % 4 * 2 + k % 2;
+      float *c = ((EmulatedProduct *)lane[l])->c;
+      for (int i = 0; i < 16; i++)
+        c[k] += a[row][i] * b[i][column];
+    }
+}
+
+void emulated_copy(void *to, const void *from, int bytes, bool real) {
+  Thread *t = (Thread *)emulated;
+  if ((uintptr_t)to % (uintptr_t)bytes || (uintptr_t)from % (uintptr_t)bytes)
+    die("a copy between addresses that are no multiples", *t);
+  t->copies.push_back({to, from, bytes, t->groups, real});
+}
+
+void emulated_copies_end() {
+  ((Thread *)emulated)->groups++;
+}
+
+void emulated_copies_wait(int left) {
+  Thread *t = (Thread *)emulated;
+  size_t kept = 0;
+  for (const Copy &c : t->copies)
+    if (c.group >= t->groups - left)
+      t->copies[kept++] = c;
+    else if (c.real)
+      memcpy(c.to, c.from, (size_t)c.bytes);
+    else
+      memset(c.to, 0, (size_t)c.bytes);
+  t->copies.resize(kept);
 }
 
 static void shuffle_order() {
@@ -161,14 +248,12 @@ static bool meet(State state, size_t first, size_t last) {
 }
 
 static void exchange(size_t first) {
-  uint64_t bits[WARP];
-  for (size_t i = 0; i < WARP; i++)
-    bits[i] = block.threads[first + i].bits;
+  void *lane[WARP];
   for (size_t i = 0; i < WARP; i++) {
-    Thread &t = block.threads[first + i];
-    t.bits = bits[i ^ (size_t)t.lane_mask];
-    t.state = RUNS;
+    lane[i] = block.threads[first + i].own;
+    block.threads[first + i].state = RUNS;
   }
+  block.threads[first].together(lane);
 }
 
 /* Lets go who may; false when all are done. */
@@ -217,7 +302,7 @@ static void run_block(int index, int blocks, int threads, const std::function<vo
   }
 }
 
-void emulated_run(int blocks, int threads, const std::function<void()> &run) {
+void emulated_run(int blocks, int threads, size_t shared, const std::function<void()> &run) {
   block.scheduler.begun = true;
   if (blocks < 1 || threads < WARP || threads > 1024 || threads % WARP) {
     fprintf(stderr, "emulated device: a launch of %d blocks of %d threads\n", blocks, threads);
@@ -228,6 +313,11 @@ void emulated_run(int blocks, int threads, const std::function<void()> &run) {
     order[(size_t)i] = i;
   for (size_t i = order.size(); i > 1; i--)
     std::swap(order[i - 1], order[emulated_random() % i]);
-  for (int i : order)
+  for (int i : order) {
+    block.shared = shared ? (char *)aligned_alloc(128, (shared + 127) / 128 * 128) : NULL;
+    if (shared)
+      memset(block.shared, 0xff, shared);
     run_block(i, blocks, threads, run);
+    free(block.shared);
+  }
 }

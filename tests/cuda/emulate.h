@@ -7,6 +7,8 @@
 #define TESTS_CUDA_EMULATE_H
 
 #include <functional>
+#include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -14,6 +16,8 @@
 
 #define DEVICE inline
 #define GLOBAL
+#define GLOBAL_OF(threads, blocks)
+#define UNROLL
 #define SHARED static /* one launch runs at a time */
 
 struct EmulatedThread {
@@ -34,20 +38,82 @@ static inline int grid_size() {
   return emulated->grid_size;
 }
 
-/* `line` tells apart the places where threads wait. */
+/* `line` tells apart the places where threads wait. `together` runs once for a warp whose lanes all wait: lane[l] is
+ * what lane l gave as its own. */
 void emulated_barrier(int line);
-uint64_t emulated_shuffle(uint64_t bits, int lane_mask, int line);
+void emulated_warp(void *own, void (*together)(void *const lane[32]), int line);
 
 static inline void barrier(int line = __builtin_LINE()) {
   emulated_barrier(line);
 }
 
 template <class T> T shuffle_xor(T x, int lane_mask, int line = __builtin_LINE()) {
-  uint64_t bits = 0;
-  memcpy(&bits, &x, sizeof x);
-  bits = emulated_shuffle(bits, lane_mask, line);
-  memcpy(&x, &bits, sizeof x);
-  return x;
+  struct Lane {
+    T given, got;
+    int mask;
+  } own = {x, x, lane_mask};
+  emulated_warp(
+      &own,
+      [](void *const lane[32]) {
+        for (int i = 0; i < 32; i++)
+          ((Lane *)lane[i])->got = ((Lane *)lane[i ^ ((Lane *)lane[i])->mask])->given;
+      },
+      line);
+  return own.got;
+}
+
+/* The launch's; what is read before it was written is no number. */
+char *shared_memory();
+
+struct EmulatedMatrices {
+  const uint16_t *row;
+  uint32_t *to;
+};
+void emulated_matrices(void *const lane[32]);
+void emulated_transposed(void *const lane[32]);
+
+static inline void load_matrices(uint32_t (&to)[4], const void *row, int line = __builtin_LINE()) {
+  EmulatedMatrices own = {(const uint16_t *)row, to};
+  emulated_warp(&own, emulated_matrices, line);
+}
+static inline void load_transposed(uint32_t (&to)[4], const void *row, int line = __builtin_LINE()) {
+  EmulatedMatrices own = {(const uint16_t *)row, to};
+  emulated_warp(&own, emulated_transposed, line);
+}
+
+struct EmulatedProduct {
+  float *c;
+  const uint32_t *a;
+  uint32_t b[2];
+};
+void emulated_product(void *const lane[32]);
+
+static inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                int line = __builtin_LINE()) {
+  EmulatedProduct own = {c, a, {b0, b1}};
+  emulated_warp(&own, emulated_product, line);
+}
+
+/* Copied as late as may be. */
+void emulated_copy(void *to, const void *from, int bytes, bool real);
+void emulated_copies_end();
+void emulated_copies_wait(int left);
+
+static inline void copy_16(void *to, const void *from, bool real) {
+  emulated_copy(to, from, 16, real);
+}
+static inline void copy_4(void *to, const void *from, bool real) {
+  emulated_copy(to, from, 4, real);
+}
+static inline void copies_end() {
+  emulated_copies_end();
+}
+template <int left> void copies_wait() {
+  emulated_copies_wait(left);
+}
+
+static inline float power_of_two(float x) {
+  return exp2f(x);
 }
 
 static inline bool claim(int *flag) {
@@ -65,12 +131,17 @@ static inline bool last_block(int *finished, int line = __builtin_LINE()) {
   return last;
 }
 
-void emulated_launch(cudaStream_t stream, int blocks, int threads, std::function<void()> thread);
+void emulated_launch(cudaStream_t stream, int blocks, int threads, size_t shared, std::function<void()> thread);
+
+template <class... P, class... A>
+void launch_shared(void (*kernel)(P...), int64_t blocks, int threads, size_t bytes, cudaStream_t stream, A... a) {
+  if (blocks)
+    emulated_launch(stream, (int)blocks, threads, bytes, [=] { kernel(P(a)...); });
+}
 
 template <class... P, class... A>
 void launch(void (*kernel)(P...), int64_t blocks, int threads, cudaStream_t stream, A... a) {
-  if (blocks)
-    emulated_launch(stream, (int)blocks, threads, [=] { kernel(P(a)...); });
+  launch_shared(kernel, blocks, threads, 0, stream, a...);
 }
 
 #endif

@@ -245,12 +245,12 @@ void emulated_put_all(cudaStream_t stream, const EmulatedWork &work) {
 }
 
 /* Launches go to the calling thread's device. */
-void emulated_launch(cudaStream_t stream, int blocks, int threads, std::function<void()> thread) {
+void emulated_launch(cudaStream_t stream, int blocks, int threads, size_t shared, std::function<void()> thread) {
   if (emulated_device_of(stream) != current) {
     result(cudaErrorInvalidValue);
     return;
   }
-  emulated_enqueue(stream, [=] { emulated_run(blocks, threads, thread); });
+  emulated_enqueue(stream, [=] { emulated_run(blocks, threads, shared, thread); });
 }
 
 const char *cudaGetErrorName(cudaError_t error) {

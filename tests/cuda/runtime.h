@@ -11,8 +11,8 @@
 
 /* The next number of the seed's sequence; under the lock of the device. */
 uint64_t emulated_random();
-/* Runs a launch; under the lock of the device. */
-void emulated_run(int blocks, int threads, const std::function<void()> &run);
+/* Runs a launch, `shared` bytes of shared memory a block; under the lock of the device. */
+void emulated_run(int blocks, int threads, size_t shared, const std::function<void()> &run);
 /* Whether the call of this function was told to fail. */
 bool emulated_fails(const char *function);
 cudaError_t emulated_result(cudaError_t error);

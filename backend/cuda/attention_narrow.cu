@@ -1,0 +1,132 @@
+/* Attention of bfloat16 on tensor cores, forward. A block has 64 queries of a head and goes over the keys that they
+ * see; its warps keep their rows' largest score so far, the sum of exp(score - largest) and the weighted sums of V, and
+ * scale them when the largest score grows. */
+#include "backend/cuda/attention_tile.cuh"
+
+DEVICE void put_statistics(const AttentionWork &w, int64_t row, float most, float sum) {
+  ((float *)w.most)[row] = most;
+  ((float *)w.log_sum)[row] = sum == 0 ? 0 : logf(sum);
+}
+
+/* Without a mask scores are in powers of two, with one as they are: beside -1e9 no digit would be left. */
+template <int D, int KEYS, bool MASKED>
+GLOBAL_OF(TILE_THREADS, D > 128  ? 1
+                        : D > 64 ? 2
+                                 : 4)
+void narrow_forward(AttentionWork w) {
+  constexpr int N = KEYS / 8;
+  constexpr bool KEEPS = D <= 128;
+  constexpr float UNIT = MASKED ? LOG2_E : 1;
+  Bfloat *q_tile = (Bfloat *)shared_memory(), *k_tiles = q_tile + TILE_ROWS * D, *v_tiles = k_tiles + 2 * KEYS * D;
+  /* the last queries, which see the most, come first */
+  int heads = (int)(w.a.batch * w.a.heads), tiles = ((int)w.a.queries + TILE_ROWS - 1) / TILE_ROWS;
+  int t0 = (tiles - 1 - block_index() / heads) * TILE_ROWS, head = block_index() % heads;
+  int b = head / (int)w.a.heads, h = head % (int)w.a.heads, group = h / (int)(w.a.heads / w.a.groups);
+  HeadRows<const Bfloat> k_rows = operand_rows(w, 1, b, group), v_rows = operand_rows(w, 2, b, group);
+  int last = t0 + TILE_ROWS <= (int)w.a.queries ? t0 + TILE_ROWS - 1 : (int)w.a.queries - 1;
+  int begin = first_key(w.a, t0) / KEYS * KEYS, end = last_key(w.a, last) + 1;
+  float scale = (float)w.a.scale * (MASKED ? 1 : LOG2_E);
+
+  int lane = lane_index(), t[2], from[2], to[2];
+  int64_t mask_at[2];
+  float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, sums[D / 8][4], score[N][4];
+  uint32_t q[KEEPS ? D / 16 : 1][4];
+  clear(sums);
+  for (int i = 0; i < 2; i++) {
+    t[i] = t0 + warp_index() * 16 + lane / 4 + 8 * i;
+    from[i] = first_key(w.a, t[i]);
+    to[i] = last_key(w.a, t[i]);
+    mask_at[i] = MASKED ? mask_row(w, b, h, t[i]) : 0;
+  }
+  read_tile<TILE_ROWS, D>(q_tile, operand_rows(w, 0, b, h), t0);
+  if (begin < end) {
+    read_tile<KEYS, D>(k_tiles, k_rows, begin);
+    read_tile<KEYS, D>(v_tiles, v_rows, begin);
+  }
+  copies_end();
+
+  for (int j0 = begin, stage = 0; j0 < end; j0 += KEYS, stage ^= 1) {
+    Bfloat *k_tile = k_tiles + stage * KEYS * D, *v_tile = v_tiles + stage * KEYS * D;
+    copies_wait<0>();
+    barrier();
+    if (j0 + KEYS < end) {
+      read_tile<KEYS, D>(k_tiles + (stage ^ 1) * KEYS * D, k_rows, j0 + KEYS);
+      read_tile<KEYS, D>(v_tiles + (stage ^ 1) * KEYS * D, v_rows, j0 + KEYS);
+    }
+    copies_end();
+    if (KEEPS && j0 == begin)
+      UNROLL
+    for (int k = 0; k < (KEEPS ? D / 16 : 0); k++)
+      rows_fragment<D>(q[k], q_tile, k);
+    multiply_rows<D, N, KEEPS>(score, q, q_tile, k_tile);
+
+    bool edge = MASKED || j0 < first_key(w.a, last) || j0 + KEYS - 1 > last_key(w.a, t0);
+    float highest[2] = {most[0], most[1]};
+    UNROLL
+    for (int n = 0; n < N; n++)
+      UNROLL
+    for (int e = 0; e < 4; e++) {
+      int j = j0 + n * 8 + lane % 4 * 2 + e % 2;
+      float x = score[n][e] * scale;
+      if (edge) {
+        bool seen = j >= from[e / 2] && j <= to[e / 2];
+        x = !seen ? -INFINITY : MASKED ? masked(w, mask_at[e / 2], j, x) : x;
+      }
+      score[n][e] = x;
+      highest[e / 2] = fmaxf(highest[e / 2], x);
+    }
+    float base[2];
+    for (int i = 0; i < 2; i++) {
+      highest[i] = fmaxf(highest[i], shuffle_xor(highest[i], 1));
+      highest[i] = fmaxf(highest[i], shuffle_xor(highest[i], 2));
+      base[i] = highest[i] == -INFINITY ? 0 : highest[i];
+      float shrinks = power_of_two((most[i] - base[i]) * UNIT);
+      most[i] = highest[i];
+      sum[i] *= shrinks;
+      UNROLL
+      for (int n = 0; n < D / 8; n++) {
+        sums[n][2 * i] *= shrinks;
+        sums[n][2 * i + 1] *= shrinks;
+      }
+    }
+    UNROLL
+    for (int n = 0; n < N; n++)
+      UNROLL
+    for (int e = 0; e < 4; e++) {
+      score[n][e] = power_of_two((score[n][e] - base[e / 2]) * UNIT);
+      sum[e / 2] += score[n][e];
+    }
+    add_weighted<D, N>(sums, score, v_tile);
+  }
+
+  float by[2];
+  for (int i = 0; i < 2; i++) {
+    sum[i] += shuffle_xor(sum[i], 1);
+    sum[i] += shuffle_xor(sum[i], 2);
+    by[i] = sum[i] == 0 ? 0 : 1 / sum[i];
+    if (lane % 4 == 0 && t[i] < (int)w.a.queries)
+      put_statistics(w, (int64_t)head * w.a.queries + t[i], MASKED ? most[i] : most[i] * LN_2, sum[i]);
+  }
+  copies_wait<0>(); /* of the queries, where they see no key */
+  barrier();
+  put_rows<D>(q_tile, sums, by[0], by[1]);
+  barrier();
+  write_tile<D>(q_tile, result_rows(w, (Bfloat *)w.y, b, h), t0);
+}
+
+template <int D, int KEYS> static void launch_forward(cudaStream_t s, const AttentionWork *w) {
+  int64_t tiles = (w->a.queries + TILE_ROWS - 1) / TILE_ROWS;
+  size_t bytes = (size_t)(TILE_ROWS + 4 * KEYS) * D * sizeof(Bfloat);
+  launch_shared(w->mask ? narrow_forward<D, KEYS, true> : narrow_forward<D, KEYS, false>,
+                tiles * w->a.batch * w->a.heads, TILE_THREADS, bytes, s, *w);
+}
+
+void launch_attention_narrow(cudaStream_t s, const AttentionWork *w) {
+  int64_t size = w->a.size > w->a.value_size ? w->a.size : w->a.value_size;
+  if (size <= 64)
+    launch_forward<64, 64>(s, w);
+  else if (size <= 128)
+    launch_forward<128, 64>(s, w);
+  else
+    launch_forward<256, 32>(s, w);
+}

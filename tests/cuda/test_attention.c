@@ -1,0 +1,164 @@
+/* Attention of bfloat16 on devices against the reference's, which rounds where the definition says; other blocks first,
+ * or other threads, give the same bits. With ONNXPIPE_TEST_SAMPLE set, a few. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/backend.h"
+#include "backend/reference/attention.h"
+#include "graph/narrow.h"
+#include "tests/ops/cases.h"
+#include "tests/ops/draw.h"
+#include "tests/test.h"
+
+#ifdef EMULATED
+#include "emulation.h"
+#else
+#define emulation_seed(seed) (void)(seed)
+#endif
+
+static double get(const Tensor *t, int64_t i) {
+  return t->dtype == BF16 ? (double)bf16_value(((const uint16_t *)t->data)[i]) : tensor_get(t, i);
+}
+
+/* The case with all but statistics and masks in bfloat16. */
+static void build(const OpCase *c, uint64_t seed, Arena *arena, CaseGraph *built) {
+  bool backward = c->op == OP_AttentionGrad;
+  ASSERT_OK(case_build(c, F32, seed, arena, built));
+  const Node *n = built->node;
+  for (int i = 0; i < n->n_in + n->n_out; i++) {
+    ValueId v = i < n->n_in ? n->in[i] : n->out[i - n->n_in];
+    bool statistic = backward ? i == ATTENTION_GRAD_MOST || i == ATTENTION_GRAD_LOG_SUM : i > n->n_in;
+    bool beside = i < n->n_in && (i == attention_mask_input(n) || i == attention_counter_input(n));
+    if (v == NO_VALUE || statistic || beside || built->tensor[v].dtype == BF16)
+      continue;
+    Tensor *t = &built->tensor[v];
+    for (int64_t k = 0; k < shape_elements(t->shape); k++)
+      ((uint16_t *)t->data)[k] = bf16_bits(((float *)t->data)[k]);
+    t->dtype = graph_value(built->graph, v)->dtype = BF16;
+  }
+}
+
+static int results_of(const CaseGraph *built, Tensor *result) {
+  for (int i = 0; i < built->node->n_out; i++)
+    result[i] = built->tensor[built->node->out[i]];
+  return built->node->n_out;
+}
+
+static void run(const OpCase *c, const CaseGraph *built, uint64_t seed) {
+  const Node *node = built->node;
+  Tensor in[CASE_INPUTS] = {{0}}, out[CASE_OUTPUTS];
+  for (int i = 0; i < node->n_in; i++)
+    if (node->in[i] != NO_VALUE)
+      in[i] = built->tensor[node->in[i]];
+  results_of(built, out);
+  if (!backend_cuda.kernels[node->op]->narrow(node, in, out))
+    FAIL_TEST("%s is not taken in bfloat16", case_text(c));
+  emulation_seed(seed);
+  if (case_run(built, &backend_cuda, 1, 0, 1) != OK)
+    FAIL_TEST("%s: %s", case_text(c), status_message());
+}
+
+/* Rounding of the results, and now and then a weight that is rounded the other way: a step of what is largest. */
+static void compare(const OpCase *c, const CaseGraph *got, const CaseGraph *wanted) {
+  Tensor a[CASE_OUTPUTS], b[CASE_OUTPUTS];
+  int n = results_of(got, a);
+  results_of(wanted, b);
+  for (int r = 0; r < n; r++) {
+    double most = 0;
+    for (int64_t i = 0; i < shape_elements(a[r].shape); i++)
+      most = fmax(most, isfinite(get(&b[r], i)) ? fabs(get(&b[r], i)) : 0);
+    for (int64_t i = 0; i < shape_elements(a[r].shape); i++) {
+      double x = get(&a[r], i), y = get(&b[r], i);
+      double within = a[r].dtype == BF16 ? 0x1p-7 * fabs(y) + 0x1p-9 * most : 1e-5 * fmax(1, fabs(y));
+      if (x != y && !(fabs(x - y) <= within))
+        FAIL_TEST("%s: result %d, element %d is %.9g, not %.9g", case_text(c), r, (int)i, x, y);
+    }
+  }
+}
+
+static void check(const OpCase *c, uint64_t seed) {
+  Arena *arena = arena_create();
+  CaseGraph wanted, one, other;
+  build(c, seed, arena, &wanted);
+  build(c, seed, arena, &one);
+  build(c, seed, arena, &other);
+  ASSERT_OK(case_run(&wanted, &backend_reference, 1, 0, 1));
+  run(c, &one, seed);
+  run(c, &other, seed + 1);
+  for (size_t v = 0; v < one.n_tensors; v++)
+    if (memcmp(one.tensor[v].data, other.tensor[v].data, graph_value_bytes(one.graph, (ValueId)v)))
+      FAIL_TEST("%s: two runs differ", case_text(c));
+  compare(c, &one, &wanted);
+  case_release(&one);
+  case_release(&other);
+  case_release(&wanted);
+  arena_destroy(arena);
+}
+
+static void random_attention_agrees(void **state) {
+  (void)state;
+  uint64_t last = getenv("ONNXPIPE_TEST_SAMPLE") ? 10 : 80;
+  for (uint64_t seed = 1; seed <= last; seed++) {
+    Arena *arena = arena_create();
+    OpCase c;
+    assert_true(case_random(seed % 2 ? OP_Attention : OP_AttentionGrad, seed, arena, &c));
+    check(&c, seed);
+    arena_destroy(arena);
+  }
+}
+
+#define OPERAND(...)                                                                                                   \
+  { .present = true, .shape = {4, {__VA_ARGS__}}, .fill = FILL_UNIT }
+#define STATISTIC(how, ...)                                                                                            \
+  { .present = true, .shape = {3, {__VA_ARGS__}}, .fill = how }
+
+/* Heads that share keys; several tiles of both sides, the last ones not full; a window. */
+static void check_size(int64_t D, int64_t T, int64_t left, bool masked) {
+  OpCase c = {.op = OP_Attention,
+              .types = TYPES_FLOAT,
+              .in = {OPERAND(1, 2, T, D), OPERAND(1, 1, T, D), OPERAND(1, 1, T, D)},
+              .out = {{true, {4, {1, 2, T, D}}}, {true, {3, {1, 2, T}}}, {true, {3, {1, 2, T}}}},
+              .attrs = {{.name = "scale", .kind = ATTR_FLOAT, .f = 1 / sqrt((double)D)},
+                        {.name = "right", .kind = ATTR_INT, .i = 0},
+                        {.name = "left", .kind = ATTR_INT, .i = left}}};
+  CaseInput mask = {.present = true, .shape = {2, {T, T}}, .fill = FILL_UNIT, .fixed = true};
+  if (masked)
+    c.in[ATTENTION_MASK] = mask;
+  check(&c, (uint64_t)D);
+  OpCase grad = {.op = OP_AttentionGrad,
+                 .types = TYPES_FLOAT,
+                 .in = {OPERAND(1, 2, T, D), OPERAND(1, 1, T, D), OPERAND(1, 1, T, D), OPERAND(1, 2, T, D),
+                        STATISTIC(FILL_BEYOND, 1, 2, T), STATISTIC(FILL_BEYOND, 1, 2, T), OPERAND(1, 2, T, D)},
+                 .out = {{true, {4, {1, 2, T, D}}}, {true, {4, {1, 1, T, D}}}, {true, {4, {1, 1, T, D}}}},
+                 .attrs = {c.attrs[0], c.attrs[1], c.attrs[2]}};
+  if (masked)
+    grad.in[ATTENTION_GRAD_MASK] = mask;
+  check(&grad, (uint64_t)D);
+}
+
+static void large_attention_agrees(void **state) {
+  (void)state;
+  for (size_t i = 0; i < n_large_op_cases; i++)
+    if (large_op_cases[i].op == OP_Attention || large_op_cases[i].op == OP_AttentionGrad)
+      check(&large_op_cases[i], i);
+  check_size(64, 150, 1 << 20, false);
+  if (getenv("ONNXPIPE_TEST_SAMPLE"))
+    return;
+  check_size(64, 140, 70, true);
+  check_size(100, 100, 1 << 20, false);
+  check_size(128, 140, 1 << 20, false);
+  check_size(256, 100, 20, false);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(large_attention_agrees),
+                                     cmocka_unit_test(random_attention_agrees)};
+  DeviceSpec device;
+  if (backend_cuda.describe(0, &device) != OK) {
+    fprintf(stderr, "skipped: %s\n", status_message());
+    return 77;
+  }
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
