@@ -1,7 +1,6 @@
 /* Cast between all types through the widest one of the source's kind. Invariant, as the reference's: no conversion is
  * undefined: a float that an integer type cannot hold becomes that type's most negative value (0 if unsigned), halves
  * round to nearest even, and what is not 0 is true. */
-#include "backend/cuda/eight.cuh"
 #include "backend/cuda/map.cuh"
 
 struct Wide {
@@ -164,6 +163,8 @@ static GLOBAL void cast(Form from, Form to, int64_t n, const void *x, void *y) {
 }
 
 void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y) {
+  if ((from == F32 && to == BF16) || (from == BF16 && to == F32))
+    return launch_convert(s, from, to, n, x, y);
   launch(cast, blocks_for(n), BLOCK_THREADS, s, form_of(from), form_of(to), n, x, y);
 }
 
@@ -177,38 +178,19 @@ void launch_narrow(cudaStream_t s, DType type, DType to, bool saturate, int64_t 
   FOR_FLOATS(type, run1(s, Nearest<T>{narrow_layout(to), saturate}, n, (const T *)x, (T *)y))
 }
 
-/* To the type that is stored; float32 as float32 is rounded. */
-template <class A, class R> DEVICE R converted(A x) {
-  if constexpr (std::is_same<A, R>::value)
-    return (R)Bfloat(x);
-  else
-    return (R)x;
-}
+struct Same {
+  DEVICE float operator()(float x) const { return x; }
+};
 
-template <class A, class R> GLOBAL void convert(int64_t n, bool eights, const A *x, R *y) {
-  for (int64_t i = global_thread() * 8; i < n; i += global_threads() * 8) {
-    if (eights && i + 8 <= n) {
-      Eight<A> from = load_eight(x + i);
-      Eight<R> to;
-      for (int k = 0; k < 8; k++)
-        to.at[k] = converted<A, R>(from.at[k]);
-      store_eight(y + i, to);
-    } else {
-      for (int64_t k = i; k < i + 8 && k < n; k++)
-        y[k] = converted<A, R>(x[k]);
-    }
-  }
-}
-
-template <class A, class R> static void run_convert(cudaStream_t s, int64_t n, const A *x, R *y) {
-  launch(convert<A, R>, blocks_for((n + 7) / 8), BLOCK_THREADS, s, n, eights_at(x) && eights_at(y), x, y);
-}
+struct Rounded {
+  DEVICE float operator()(float x) const { return Bfloat(x); }
+};
 
 void launch_convert(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y) {
   if (from == BF16)
-    run_convert(s, n, (const Bfloat *)x, (float *)y);
+    run1(s, Same(), n, (const Bfloat *)x, (float *)y);
   else if (to == BF16)
-    run_convert(s, n, (const float *)x, (Bfloat *)y);
+    run1(s, Same(), n, (const float *)x, (Bfloat *)y);
   else
-    run_convert(s, n, (const float *)x, (float *)y);
+    run1(s, Rounded(), n, (const float *)x, (float *)y);
 }

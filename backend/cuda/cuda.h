@@ -226,8 +226,17 @@ static inline bool is_float(DType type) {
   return type == F32 || type == F64;
 }
 
+/* A float as it may be stored: where an entry says `narrow`. */
+static inline bool is_stored(DType type) {
+  return is_float(type) || type == BF16;
+}
+
 static inline bool is_number(DType type) {
   return is_float(type) || type == I64 || type == I32;
+}
+
+static inline bool is_stored_number(DType type) {
+  return is_number(type) || type == BF16;
 }
 
 #endif

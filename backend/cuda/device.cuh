@@ -18,6 +18,9 @@
 #define GLOBAL_OF(threads, blocks) __global__ __launch_bounds__(threads, blocks) /* so many at once on one processor   \
                                                                                   */
 #define SHARED __shared__
+/* Of a kernel's parameter that it reads at indices: there is no copy of it for each thread. */
+#define CONSTANT const __grid_constant__
+/* The loop that follows is spelled out: what it indexes stays in registers. */
 #define UNROLL _Pragma("unroll")
 
 DEVICE int thread_index() {
@@ -120,6 +123,14 @@ DEVICE float power_of_two(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+/* Good to some units in the last place; the quotient where y is not beyond 2^126. */
+DEVICE float quick_exp(float x) {
+  return __expf(x);
+}
+DEVICE float quick_quotient(float x, float y) {
+  return __fdividef(x, y);
 }
 
 /* No blocks: no launch. */

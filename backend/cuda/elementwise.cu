@@ -1,96 +1,8 @@
-/* One element of the output a thread. What a function computes is chosen inside the kernel: all threads take the same
- * way, memory is the limit, and a kernel serves many operators. */
+/* Functions of two and three inputs, and of one that is no float. */
 #include "backend/cuda/map.cuh"
-
-template <class T> GLOBAL void map_where(Steps s, const uint8_t *c, const T *a, const T *b, T *y) {
-  for (int64_t i = global_thread(); i < s.n; i += global_threads())
-    y[i] = c[step_offset(s, 0, i)] ? a[step_offset(s, 1, i)] : b[step_offset(s, 2, i)];
-}
 
 /* Integer arithmetic wraps. */
 #define WRAPPED(T, x, op, y) (T)((uint64_t)(x)op(uint64_t)(y))
-
-template <class T> struct Unary {
-  UnaryFunction function;
-  T alpha;
-  bool tanh_form;
-  DEVICE T operator()(T x) const {
-    const T half = (T)0.5, root_half = (T)0.7071067811865476, root_2_pi = (T)0.7978845608028654, cubic = (T)0.044715;
-    switch (function) {
-    case UNARY_Neg:
-      return -x;
-    case UNARY_Abs:
-      return fabs(x);
-    case UNARY_Sqrt:
-      return sqrt(x);
-    case UNARY_Exp:
-      return exp(x);
-    case UNARY_Log:
-      return log(x);
-    case UNARY_Erf:
-      return erf(x);
-    case UNARY_Sin:
-      return sin(x);
-    case UNARY_Cos:
-      return cos(x);
-    case UNARY_Tan:
-      return tan(x);
-    case UNARY_Asin:
-      return asin(x);
-    case UNARY_Acos:
-      return acos(x);
-    case UNARY_Atan:
-      return atan(x);
-    case UNARY_Sinh:
-      return sinh(x);
-    case UNARY_Cosh:
-      return cosh(x);
-    case UNARY_Asinh:
-      return asinh(x);
-    case UNARY_Acosh:
-      return acosh(x);
-    case UNARY_Atanh:
-      return atanh(x);
-    case UNARY_Floor:
-      return floor(x);
-    case UNARY_Ceil:
-      return ceil(x);
-    case UNARY_Round:
-      return rint(x);
-    case UNARY_Reciprocal:
-      return 1 / x;
-    case UNARY_Tanh:
-      return tanh(x);
-    case UNARY_Sigmoid:
-      return 1 / (1 + exp(-x));
-    case UNARY_Relu:
-      return x > 0 || x != x ? x : 0;
-    case UNARY_LeakyRelu:
-      return x >= 0 ? x : alpha * x;
-    case UNARY_Gelu:
-      return x * half * (1 + (tanh_form ? tanh(root_2_pi * (x + cubic * x * x * x)) : erf(x * root_half)));
-    case UNARY_Swish:
-      return x / (1 + exp(-alpha * x));
-    }
-    return (T)NAN;
-  }
-};
-
-template <class T> struct WholeUnary { /* integers: Neg and Abs */
-  bool negates;
-  DEVICE T operator()(T x) const { return negates || x < 0 ? WRAPPED(T, 0, -, x) : x; }
-};
-
-void launch_unary(cudaStream_t s, UnaryFunction function, DType type, double alpha, bool tanh_form, int64_t n,
-                  const void *x, void *y) {
-  if (type == I64) {
-    run1(s, WholeUnary<int64_t>{function == UNARY_Neg}, n, (const int64_t *)x, (int64_t *)y);
-  } else if (type == I32) {
-    run1(s, WholeUnary<int32_t>{function == UNARY_Neg}, n, (const int32_t *)x, (int32_t *)y);
-  } else {
-    FOR_FLOATS(type, run1(s, (Unary<T>{function, (T)alpha, tanh_form}), n, (const T *)x, (T *)y))
-  }
-}
 
 struct Not {
   DEVICE uint8_t operator()(uint8_t x) const { return !x; }
@@ -98,59 +10,6 @@ struct Not {
 
 void launch_not(cudaStream_t s, int64_t n, const void *x, void *y) {
   run1(s, Not(), n, (const uint8_t *)x, (uint8_t *)y);
-}
-
-template <class T> struct Pair {
-  PairFunction function;
-  T alpha;
-  bool tanh_form;
-  DEVICE T operator()(T d, T v) const {
-    const T half = (T)0.5, root_half = (T)0.7071067811865476, root_2_pi = (T)0.7978845608028654, cubic = (T)0.044715,
-            inv_root_2pi = (T)0.3989422804014327;
-    switch (function) {
-    case PAIR_TanhGrad:
-      return d * (1 - v * v);
-    case PAIR_SigmoidGrad:
-      return d * v * (1 - v);
-    case PAIR_ReluGrad:
-      return v > 0 ? d : 0;
-    case PAIR_LeakyReluGrad:
-      return v > 0 ? d : alpha * d;
-    case PAIR_GeluGrad: {
-      if (!tanh_form)
-        return d * (half * (1 + erf(v * root_half)) + v * inv_root_2pi * exp(-half * v * v));
-      T t = tanh(root_2_pi * (v + cubic * v * v * v));
-      return d * (half * (1 + t) + half * v * (1 - t * t) * root_2_pi * (1 + 3 * cubic * v * v));
-    }
-    case PAIR_SwishGrad: {
-      T gate = 1 / (1 + exp(-alpha * v));
-      return d * (gate * (1 + alpha * v * (1 - gate)));
-    }
-    }
-    return (T)NAN;
-  }
-};
-
-void launch_pair(cudaStream_t s, PairFunction function, DType type, double alpha, bool tanh_form, int64_t n,
-                 const void *d, const void *v, void *y) {
-  FOR_FLOATS(type, run2(s, (Pair<T>{function, (T)alpha, tanh_form}), dense(n), (const T *)d, (const T *)v, (T *)y))
-}
-
-template <class T> struct Clip {
-  T least, most;
-  DEVICE T operator()(T x) const {
-    T up = x < least ? least : x;
-    return up > most ? most : up;
-  }
-  DEVICE T operator()(T d, T x) const { return x < least || x > most ? T(0) : d; }
-};
-
-void launch_clip(cudaStream_t s, DType type, double least, double most, int64_t n, const void *d, const void *x,
-                 void *y) {
-  if (d)
-    FOR_FLOATS(type, run2(s, (Clip<T>{(T)least, (T)most}), dense(n), (const T *)d, (const T *)x, (T *)y))
-  else
-    FOR_FLOATS(type, run1(s, (Clip<T>{(T)least, (T)most}), n, (const T *)x, (T *)y))
 }
 
 template <class T> DEVICE T modulo(T x, T y, bool c_sign) {
@@ -176,64 +35,92 @@ template <class T> DEVICE T quotient(T x, T y) {
 
 template <class T> struct Arithmetic {
   ArithmeticFunction function;
-  bool c_sign;
-  DEVICE T operator()(T x, T y) const {
+  template <class V> DEVICE void each(V visit) const {
     constexpr bool whole = !std::is_floating_point<T>::value;
     switch (function) {
     case ARITHMETIC_Add:
-      return whole ? WRAPPED(T, (int64_t)x, +, (int64_t)y) : x + y;
+      return visit([](T x, T y) { return whole ? WRAPPED(T, (int64_t)x, +, (int64_t)y) : x + y; });
     case ARITHMETIC_Sub:
-      return whole ? WRAPPED(T, (int64_t)x, -, (int64_t)y) : x - y;
+      return visit([](T x, T y) { return whole ? WRAPPED(T, (int64_t)x, -, (int64_t)y) : x - y; });
     case ARITHMETIC_Mul:
-      return whole ? WRAPPED(T, (int64_t)x, *, (int64_t)y) : x * y;
+      return visit([](T x, T y) { return whole ? WRAPPED(T, (int64_t)x, *, (int64_t)y) : x * y; });
     case ARITHMETIC_Div:
-      return quotient(x, y);
+      return visit([](T x, T y) { return quotient(x, y); });
     case ARITHMETIC_Max:
-      return x > y || x != x ? x : y;
+      return visit([](T x, T y) { return x > y || x != x ? x : y; });
     case ARITHMETIC_Min:
-      return x < y || x != x ? x : y;
-    case ARITHMETIC_Mod:
-      return modulo(x, y, c_sign);
+      return visit([](T x, T y) { return x < y || x != x ? x : y; });
     }
-    return (T)(whole ? 0 : NAN);
   }
 };
+template <class T> constexpr bool chooses<Arithmetic<T>> = true;
+
+template <class T> struct Modulo {
+  bool c_sign;
+  DEVICE T operator()(T x, T y) const { return modulo(x, y, c_sign); }
+};
+template <class T> constexpr int neighbours<Modulo<T>> = 1;
 
 template <class T> struct Comparison {
   ComparisonFunction function;
-  DEVICE bool operator()(T x, T y) const {
+  template <class V> DEVICE void each(V visit) const {
     switch (function) {
     case COMPARISON_Equal:
-      return x == y;
+      return visit([](T x, T y) { return x == y; });
     case COMPARISON_Greater:
-      return x > y;
+      return visit([](T x, T y) { return x > y; });
     case COMPARISON_GreaterOrEqual:
-      return x >= y;
+      return visit([](T x, T y) { return x >= y; });
     case COMPARISON_Less:
-      return x < y;
+      return visit([](T x, T y) { return x < y; });
     case COMPARISON_LessOrEqual:
-      return x <= y;
+      return visit([](T x, T y) { return x <= y; });
     case COMPARISON_And:
-      return x && y;
+      return visit([](T x, T y) { return x && y; });
     case COMPARISON_Or:
-      return x || y;
+      return visit([](T x, T y) { return x || y; });
     }
-    return false;
   }
 };
+template <class T> constexpr bool chooses<Comparison<T>> = true;
 
-void launch_arithmetic(cudaStream_t s, ArithmeticFunction function, DType type, bool c_sign, const Steps *steps,
-                       const void *a, const void *b, void *c) {
-  FOR_NUMBERS(type, run2(s, (Arithmetic<T>{function, c_sign}), *steps, (const T *)a, (const T *)b, (T *)c))
+template <class A, class B, class R>
+static void arithmetic(cudaStream_t s, ArithmeticFunction function, const Steps *steps, const A *a, const B *b, R *c) {
+  run2(s, Arithmetic<Computed<A>>{function}, *steps, a, b, c);
 }
 
-void launch_comparison(cudaStream_t s, ComparisonFunction function, DType type, const Steps *steps, const void *a,
+void launch_arithmetic(cudaStream_t s, ArithmeticFunction function, Types types, const Steps *steps, const void *a,
                        const void *b, void *c) {
-  if (type == U8 || type == BOOL) {
-    run2(s, Comparison<uint8_t>{function}, *steps, (const uint8_t *)a, (const uint8_t *)b, (uint8_t *)c);
-  } else {
-    FOR_NUMBERS(type, run2(s, Comparison<T>{function}, *steps, (const T *)a, (const T *)b, (uint8_t *)c))
-  }
+  if (types.in[0] == I64)
+    arithmetic(s, function, steps, (const int64_t *)a, (const int64_t *)b, (int64_t *)c);
+  else if (types.in[0] == I32)
+    arithmetic(s, function, steps, (const int32_t *)a, (const int32_t *)b, (int32_t *)c);
+  else
+    FOR_MIXES(types, arithmetic(s, function, steps, (const A *)a, (const B *)b, (R *)c))
+}
+
+void launch_modulo(cudaStream_t s, DType type, bool c_sign, const Steps *steps, const void *a, const void *b, void *c) {
+  FOR_NUMBERS(type, run2(s, Modulo<T>{c_sign}, *steps, (const T *)a, (const T *)b, (T *)c))
+}
+
+template <class A, class B>
+static void compare(cudaStream_t s, ComparisonFunction function, const Steps *steps, const A *a, const B *b, void *c) {
+  run2(s, Comparison<Computed<A>>{function}, *steps, a, b, (uint8_t *)c);
+}
+
+void launch_comparison(cudaStream_t s, ComparisonFunction function, Types types, const Steps *steps, const void *a,
+                       const void *b, void *c) {
+  DType type = types.in[0];
+  if (type == U8 || type == BOOL)
+    compare(s, function, steps, (const uint8_t *)a, (const uint8_t *)b, c);
+  else if (type == I64)
+    compare(s, function, steps, (const int64_t *)a, (const int64_t *)b, c);
+  else if (type == I32)
+    compare(s, function, steps, (const int32_t *)a, (const int32_t *)b, c);
+  else if (type == F64)
+    compare(s, function, steps, (const double *)a, (const double *)b, c);
+  else
+    FOR_EITHER(type, A, FOR_EITHER(types.in[1], B, compare(s, function, steps, (const A *)a, (const B *)b, c)))
 }
 
 /* As the reference: integers wrap, and what has no integer result is 0. */
@@ -253,26 +140,42 @@ template <class A, class B> struct Power {
     if constexpr (!std::is_floating_point<A>::value)
       return (A)whole_power((int64_t)x, (double)y);
     else if constexpr (std::is_same<A, B>::value)
-      return y == 2 ? x * x : y == 1 ? x : pow(x, y);
+      return y == 2 ? x * x : y == 3 ? x * x * x : y == 1 ? x : pow(x, y);
     else
       return (A)pow((double)x, (double)y);
   }
 };
+template <class A, class B> constexpr int neighbours<Power<A, B>> = 1;
 
 template <class A>
 static void power(cudaStream_t s, DType exponent, const Steps *steps, const A *a, const void *b, A *c) {
   FOR_NUMBERS(exponent, run2(s, Power<A, T>(), *steps, a, (const T *)b, c))
 }
 
-void launch_power(cudaStream_t s, DType base, DType exponent, const Steps *steps, const void *a, const void *b,
-                  void *c) {
-  FOR_NUMBERS(base, power<T>(s, exponent, steps, (const T *)a, b, (T *)c))
+void launch_power(cudaStream_t s, Types types, const Steps *steps, const void *a, const void *b, void *c) {
+  bool narrow = types.in[0] == BF16 || types.in[1] == BF16 || types.out == BF16;
+  if (narrow)
+    FOR_MIXES(types, run2(s, Power<Computed<A>, Computed<B>>(), *steps, (const A *)a, (const B *)b, (R *)c))
+  else
+    FOR_NUMBERS(types.in[0], power(s, types.in[1], steps, (const T *)a, b, (T *)c))
 }
 
-void launch_where(cudaStream_t s, size_t size, const Steps *steps, const void *condition, const void *a, const void *b,
+struct Where {
+  template <class A, class B> DEVICE Computed<A> operator()(uint8_t c, A a, B b) const {
+    return c ? (Computed<A>)a : (Computed<B>)b;
+  }
+};
+
+void launch_where(cudaStream_t s, Types types, const Steps *steps, const void *condition, const void *a, const void *b,
                   void *c) {
-  FOR_SIZES(size, launch(map_where<T>, blocks_for(steps->n), BLOCK_THREADS, s, *steps, (const uint8_t *)condition,
-                         (const T *)a, (const T *)b, (T *)c))
+  const uint8_t *which = (const uint8_t *)condition;
+  if (types.in[1] == types.in[2] && types.in[1] == types.out)
+    FOR_SIZES(dtype_bytes(types.out), run3(s, Where(), *steps, which, (const T *)a, (const T *)b, (T *)c))
+  else
+    FOR_EITHER(
+        types.in[1], A,
+        FOR_EITHER(types.in[2], B,
+                   FOR_EITHER(types.out, R, run3(s, Where(), *steps, which, (const A *)a, (const B *)b, (R *)c))))
 }
 
 template <class T> struct AddScaled {
@@ -294,5 +197,5 @@ template <class T> struct LossGrad {
 
 void launch_loss_grad(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z,
                       const double *scale, void *dx) {
-  FOR_FLOATS(type, run2(s, (LossGrad<T>{loss == LOSS_SQUARES, scale}), dense(n), (const T *)x, (const T *)z, (T *)dx))
+  FOR_FLOATS(type, run2_dense(s, (LossGrad<T>{loss == LOSS_SQUARES, scale}), n, (const T *)x, (const T *)z, (T *)dx))
 }

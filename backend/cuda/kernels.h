@@ -53,8 +53,13 @@ typedef struct {
   const Node *node;
 } Reporter;
 
-/* elementwise.cu. Types: of in[0] unless said; steps: of the inputs over a dense output. What an element becomes is
- * named by the caller: the compiler misses a name without its case. */
+/* How inputs and result are stored: float32 and bfloat16 in any mix, or all in the first one's type. */
+typedef struct {
+  DType in[3], out;
+} Types;
+
+/* activations.cu, elementwise.cu. Steps: of the inputs over a dense output. What an element becomes is named by the
+ * caller: the compiler misses a name without its case. */
 typedef enum {
   UNARY_Neg,
   UNARY_Abs,
@@ -84,7 +89,7 @@ typedef enum {
   UNARY_Gelu,
   UNARY_Swish
 } UnaryFunction;
-void launch_unary(cudaStream_t s, UnaryFunction function, DType type, double alpha, bool tanh_form, int64_t n,
+void launch_unary(cudaStream_t s, UnaryFunction function, Types types, double alpha, bool tanh_form, int64_t n,
                   const void *x, void *y);
 void launch_not(cudaStream_t s, int64_t n, const void *x, void *y);
 /* Gradients of activations: the cotangent d, and the activation's result or argument v. */
@@ -96,22 +101,23 @@ typedef enum {
   PAIR_GeluGrad,
   PAIR_SwishGrad
 } PairFunction;
-void launch_pair(cudaStream_t s, PairFunction function, DType type, double alpha, bool tanh_form, int64_t n,
+void launch_pair(cudaStream_t s, PairFunction function, Types types, double alpha, bool tanh_form, int64_t n,
                  const void *d, const void *v, void *y);
-/* x between two numbers; d (NULL: that itself) where it is. */
-void launch_clip(cudaStream_t s, DType type, double least, double most, int64_t n, const void *d, const void *x,
-                 void *y);
+/* x between two numbers; d where x is. */
+void launch_clip(cudaStream_t s, Types types, double least, double most, int64_t n, const void *x, void *y);
+void launch_clip_grad(cudaStream_t s, Types types, double least, double most, int64_t n, const void *d, const void *x,
+                      void *dx);
 typedef enum {
   ARITHMETIC_Add,
   ARITHMETIC_Sub,
   ARITHMETIC_Mul,
   ARITHMETIC_Div,
   ARITHMETIC_Max,
-  ARITHMETIC_Min,
-  ARITHMETIC_Mod
+  ARITHMETIC_Min
 } ArithmeticFunction;
-void launch_arithmetic(cudaStream_t s, ArithmeticFunction function, DType type, bool c_sign, const Steps *steps,
-                       const void *a, const void *b, void *c);
+void launch_arithmetic(cudaStream_t s, ArithmeticFunction function, Types types, const Steps *steps, const void *a,
+                       const void *b, void *c);
+void launch_modulo(cudaStream_t s, DType type, bool c_sign, const Steps *steps, const void *a, const void *b, void *c);
 typedef enum {
   COMPARISON_Equal,
   COMPARISON_Greater,
@@ -121,11 +127,12 @@ typedef enum {
   COMPARISON_And,
   COMPARISON_Or
 } ComparisonFunction;
-void launch_comparison(cudaStream_t s, ComparisonFunction function, DType type, const Steps *steps, const void *a,
+void launch_comparison(cudaStream_t s, ComparisonFunction function, Types types, const Steps *steps, const void *a,
                        const void *b, void *c);
-void launch_power(cudaStream_t s, DType base, DType exponent, const Steps *steps, const void *a, const void *b,
-                  void *c);
-void launch_where(cudaStream_t s, size_t size, const Steps *steps, const void *condition, const void *a, const void *b,
+/* The exponent may be of another type than the others. */
+void launch_power(cudaStream_t s, Types types, const Steps *steps, const void *a, const void *b, void *c);
+/* in[1] and in[2] are chosen from. */
+void launch_where(cudaStream_t s, Types types, const Steps *steps, const void *condition, const void *a, const void *b,
                   void *c);
 /* y = y + beta c, c broadcast by step[0]. */
 void launch_add_scaled(cudaStream_t s, DType type, double beta, const Steps *steps, const void *c, void *y);

@@ -19,45 +19,58 @@ static Steps broadcast(Shape shape, const Tensor *in, int n_in) {
   return s;
 }
 
+/* Any mix of float32 and bfloat16. */
+static bool takes_mixes(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)node, (void)in, (void)out;
+  return true;
+}
+
+static Types types_of(const Node *node, const Tensor *in, const Tensor *out) {
+  Types types = {.out = out->dtype};
+  for (int i = 0; i < node->n_in && i < 3; i++)
+    types.in[i] = in[i].dtype;
+  return types;
+}
+
 static bool tanh_form(const Node *node) {
   return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
 }
 
 /* A kernel function for each function of a kind, which takes types that are OK. */
 #define UNARY(op_name, takes, ok)                                                                                      \
-  KERNEL(op_name, .accepts = takes) {                                                                                  \
+  KERNEL(op_name, .accepts = takes, .narrow = takes_mixes) {                                                           \
     UNUSED;                                                                                                            \
     TAKES(in->dtype, ok(in->dtype));                                                                                   \
-    launch_unary(stream->cuda, UNARY_##op_name, in->dtype, node_float(node, "alpha", 0.01), tanh_form(node),           \
-                 shape_elements(out->shape), in->data, out->data);                                                     \
+    launch_unary(stream->cuda, UNARY_##op_name, types_of(node, in, out), node_float(node, "alpha", 0.01),              \
+                 tanh_form(node), shape_elements(out->shape), in->data, out->data);                                    \
     return cuda_launched(stream, node);                                                                                \
   }
-UNARY(Neg, takes_numbers, is_number)
-UNARY(Abs, takes_numbers, is_number)
-UNARY(Sqrt, takes_floats, is_float)
-UNARY(Exp, takes_floats, is_float)
-UNARY(Log, takes_floats, is_float)
-UNARY(Erf, takes_floats, is_float)
-UNARY(Sin, takes_floats, is_float)
-UNARY(Cos, takes_floats, is_float)
-UNARY(Tan, takes_floats, is_float)
-UNARY(Asin, takes_floats, is_float)
-UNARY(Acos, takes_floats, is_float)
-UNARY(Atan, takes_floats, is_float)
-UNARY(Sinh, takes_floats, is_float)
-UNARY(Cosh, takes_floats, is_float)
-UNARY(Asinh, takes_floats, is_float)
-UNARY(Acosh, takes_floats, is_float)
-UNARY(Atanh, takes_floats, is_float)
-UNARY(Floor, takes_floats, is_float)
-UNARY(Ceil, takes_floats, is_float)
-UNARY(Round, takes_floats, is_float)
-UNARY(Reciprocal, takes_floats, is_float)
-UNARY(Tanh, takes_floats, is_float)
-UNARY(Sigmoid, takes_floats, is_float)
-UNARY(Relu, takes_floats, is_float)
-UNARY(LeakyRelu, takes_floats, is_float)
-UNARY(Gelu, takes_floats, is_float)
+UNARY(Neg, takes_numbers, is_stored_number)
+UNARY(Abs, takes_numbers, is_stored_number)
+UNARY(Sqrt, takes_floats, is_stored)
+UNARY(Exp, takes_floats, is_stored)
+UNARY(Log, takes_floats, is_stored)
+UNARY(Erf, takes_floats, is_stored)
+UNARY(Sin, takes_floats, is_stored)
+UNARY(Cos, takes_floats, is_stored)
+UNARY(Tan, takes_floats, is_stored)
+UNARY(Asin, takes_floats, is_stored)
+UNARY(Acos, takes_floats, is_stored)
+UNARY(Atan, takes_floats, is_stored)
+UNARY(Sinh, takes_floats, is_stored)
+UNARY(Cosh, takes_floats, is_stored)
+UNARY(Asinh, takes_floats, is_stored)
+UNARY(Acosh, takes_floats, is_stored)
+UNARY(Atanh, takes_floats, is_stored)
+UNARY(Floor, takes_floats, is_stored)
+UNARY(Ceil, takes_floats, is_stored)
+UNARY(Round, takes_floats, is_stored)
+UNARY(Reciprocal, takes_floats, is_stored)
+UNARY(Tanh, takes_floats, is_stored)
+UNARY(Sigmoid, takes_floats, is_stored)
+UNARY(Relu, takes_floats, is_stored)
+UNARY(LeakyRelu, takes_floats, is_stored)
+UNARY(Gelu, takes_floats, is_stored)
 
 KERNEL(Not, .accepts = takes_any) {
   UNUSED;
@@ -66,11 +79,11 @@ KERNEL(Not, .accepts = takes_any) {
 }
 
 #define PAIR(op_name)                                                                                                  \
-  KERNEL(op_name, .accepts = takes_floats) {                                                                           \
+  KERNEL(op_name, .accepts = takes_floats, .narrow = takes_mixes) {                                                    \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_float(in->dtype));                                                                             \
-    launch_pair(stream->cuda, PAIR_##op_name, in->dtype, node_float(node, "alpha", 0.01), tanh_form(node),             \
-                shape_elements(out->shape), in[0].data, in[1].data, out->data);                                        \
+    TAKES(in->dtype, is_stored(in->dtype));                                                                            \
+    launch_pair(stream->cuda, PAIR_##op_name, types_of(node, in, out), node_float(node, "alpha", 0.01),                \
+                tanh_form(node), shape_elements(out->shape), in[0].data, in[1].data, out->data);                       \
     return cuda_launched(stream, node);                                                                                \
   }
 PAIR(TanhGrad)
@@ -79,46 +92,45 @@ PAIR(ReluGrad)
 PAIR(LeakyReluGrad)
 PAIR(GeluGrad)
 
-KERNEL(Swish, .accepts = takes_floats) {
+KERNEL(Swish, .accepts = takes_floats, .narrow = takes_mixes) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
-  launch_unary(stream->cuda, UNARY_Swish, in->dtype, node_float(node, "alpha", 1), false, shape_elements(out->shape),
-               in->data, out->data);
+  TAKES(in->dtype, is_stored(in->dtype));
+  launch_unary(stream->cuda, UNARY_Swish, types_of(node, in, out), node_float(node, "alpha", 1), false,
+               shape_elements(out->shape), in->data, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(SwishGrad, .accepts = takes_floats) {
+KERNEL(SwishGrad, .accepts = takes_floats, .narrow = takes_mixes) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
-  launch_pair(stream->cuda, PAIR_SwishGrad, in->dtype, node_float(node, "alpha", 1), false, shape_elements(out->shape),
-              in[0].data, in[1].data, out->data);
+  TAKES(in->dtype, is_stored(in->dtype));
+  launch_pair(stream->cuda, PAIR_SwishGrad, types_of(node, in, out), node_float(node, "alpha", 1), false,
+              shape_elements(out->shape), in[0].data, in[1].data, out->data);
   return cuda_launched(stream, node);
 }
 
-static Status clip(Stream *stream, const Node *node, const Tensor *d, const Tensor *x, const Tensor *out) {
-  TAKES(x->dtype, is_float(x->dtype));
-  launch_clip(stream->cuda, x->dtype, node_float(node, "min", -INFINITY), node_float(node, "max", INFINITY),
-              shape_elements(out->shape), d ? d->data : NULL, x->data, out->data);
+KERNEL(Clip, .accepts = takes_floats, .narrow = takes_mixes) {
+  UNUSED;
+  TAKES(in->dtype, is_stored(in->dtype));
+  launch_clip(stream->cuda, types_of(node, in, out), node_float(node, "min", -INFINITY),
+              node_float(node, "max", INFINITY), shape_elements(out->shape), in->data, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(Clip, .accepts = takes_floats) {
+KERNEL(ClipGrad, .accepts = takes_floats, .narrow = takes_mixes) {
   UNUSED;
-  return clip(stream, node, NULL, in, out);
-}
-
-KERNEL(ClipGrad, .accepts = takes_floats) {
-  UNUSED;
-  return clip(stream, node, &in[0], &in[1], out);
+  TAKES(in->dtype, is_stored(in->dtype));
+  launch_clip_grad(stream->cuda, types_of(node, in, out), node_float(node, "min", -INFINITY),
+                   node_float(node, "max", INFINITY), shape_elements(out->shape), in[0].data, in[1].data, out->data);
+  return cuda_launched(stream, node);
 }
 
 #define ARITHMETIC(op_name)                                                                                            \
-  KERNEL(op_name, .accepts = takes_numbers) {                                                                          \
+  KERNEL(op_name, .accepts = takes_numbers, .narrow = takes_mixes) {                                                   \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_number(in->dtype));                                                                            \
+    TAKES(in->dtype, is_stored_number(in->dtype));                                                                     \
     Steps steps = broadcast(out->shape, in, 2);                                                                        \
-    launch_arithmetic(stream->cuda, ARITHMETIC_##op_name, in->dtype, node_int(node, "fmod", 0), &steps, in[0].data,    \
-                      in[1].data, out->data);                                                                          \
+    launch_arithmetic(stream->cuda, ARITHMETIC_##op_name, types_of(node, in, out), &steps, in[0].data, in[1].data,     \
+                      out->data);                                                                                      \
     return cuda_launched(stream, node);                                                                                \
   }
 ARITHMETIC(Add)
@@ -127,14 +139,22 @@ ARITHMETIC(Mul)
 ARITHMETIC(Div)
 ARITHMETIC(Max)
 ARITHMETIC(Min)
-ARITHMETIC(Mod)
+
+KERNEL(Mod, .accepts = takes_numbers) {
+  UNUSED;
+  TAKES(in->dtype, is_number(in->dtype));
+  Steps steps = broadcast(out->shape, in, 2);
+  launch_modulo(stream->cuda, in->dtype, node_int(node, "fmod", 0), &steps, in[0].data, in[1].data, out->data);
+  return cuda_launched(stream, node);
+}
 
 #define COMPARISON(op_name, takes)                                                                                     \
-  KERNEL(op_name, .accepts = takes) {                                                                                  \
+  KERNEL(op_name, .accepts = takes, .narrow = takes_mixes) {                                                           \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_number(in->dtype) || in->dtype == BOOL || in->dtype == U8);                                    \
+    TAKES(in->dtype, is_stored_number(in->dtype) || in->dtype == BOOL || in->dtype == U8);                             \
     Steps steps = broadcast(out->shape, in, 2);                                                                        \
-    launch_comparison(stream->cuda, COMPARISON_##op_name, in->dtype, &steps, in[0].data, in[1].data, out->data);       \
+    launch_comparison(stream->cuda, COMPARISON_##op_name, types_of(node, in, out), &steps, in[0].data, in[1].data,     \
+                      out->data);                                                                                      \
     return cuda_launched(stream, node);                                                                                \
   }
 COMPARISON(Equal, takes_comparable)
@@ -145,19 +165,25 @@ COMPARISON(LessOrEqual, takes_comparable)
 COMPARISON(And, takes_any)
 COMPARISON(Or, takes_any)
 
-KERNEL(Pow, .accepts = takes_powers) {
+static bool takes_narrow_powers(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)node, (void)out;
+  bool base = in[0].dtype == F32 || in[0].dtype == BF16;
+  return base && (in[1].dtype == F32 || in[1].dtype == BF16);
+}
+
+KERNEL(Pow, .accepts = takes_powers, .narrow = takes_narrow_powers) {
   UNUSED;
-  TAKES(in[0].dtype, is_number(in[0].dtype));
-  TAKES(in[1].dtype, is_number(in[1].dtype));
+  TAKES(in[0].dtype, is_stored_number(in[0].dtype));
+  TAKES(in[1].dtype, is_stored_number(in[1].dtype));
   Steps steps = broadcast(out->shape, in, 2);
-  launch_power(stream->cuda, in[0].dtype, in[1].dtype, &steps, in[0].data, in[1].data, out->data);
+  launch_power(stream->cuda, types_of(node, in, out), &steps, in[0].data, in[1].data, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(Where, .accepts = takes_any) {
+KERNEL(Where, .accepts = takes_any, .narrow = takes_mixes) {
   UNUSED;
   Steps steps = broadcast(out->shape, in, 3);
-  launch_where(stream->cuda, dtype_bytes(out->dtype), &steps, in[0].data, in[1].data, in[2].data, out->data);
+  launch_where(stream->cuda, types_of(node, in, out), &steps, in[0].data, in[1].data, in[2].data, out->data);
   return cuda_launched(stream, node);
 }
 

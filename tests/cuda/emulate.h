@@ -19,6 +19,7 @@
 #define GLOBAL_OF(threads, blocks)
 #define UNROLL
 #define SHARED static /* one launch runs at a time */
+#define CONSTANT const
 
 struct EmulatedThread {
   int thread, block, block_size, grid_size;
@@ -114,6 +115,13 @@ template <int left> void copies_wait() {
 
 static inline float power_of_two(float x) {
   return exp2f(x);
+}
+
+static inline float quick_exp(float x) {
+  return expf(x);
+}
+static inline float quick_quotient(float x, float y) {
+  return x / y;
 }
 
 static inline bool claim(int *flag) {

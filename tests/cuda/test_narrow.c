@@ -137,9 +137,76 @@ static void large_tensors_agree(void **state) {
     check_mixes(&large_op_cases[i], i, 0);
 }
 
+/* Operands that run along a thread's elements, are one for them, or neither; and ends that are no whole thread's. */
+static void operands_are_broadcast(void **state) {
+  (void)state;
+  static const struct {
+    Shape a, b, y;
+  } shapes[] = {{{3, {3, 7, 40}}, {1, {40}}, {3, {3, 7, 40}}},
+                {{3, {3, 7, 40}}, {2, {7, 1}}, {3, {3, 7, 40}}},
+                {{3, {3, 7, 40}}, {1, {1}}, {3, {3, 7, 40}}},
+                {{3, {3, 7, 5}}, {1, {5}}, {3, {3, 7, 5}}},
+                {{3, {5, 1, 24}}, {3, {1, 3, 1}}, {3, {5, 3, 24}}},
+                {{3, {2, 3, 16}}, {3, {2, 1, 16}}, {3, {2, 3, 16}}},
+                {{4, {2, 3, 4, 9}}, {3, {3, 1, 9}}, {4, {2, 3, 4, 9}}},
+                {{2, {1, 2003}}, {2, {2, 1}}, {2, {2, 2003}}},
+                {{1, {4099}}, {0}, {1, {4099}}},
+                {{1, {4099}}, {1, {4099}}, {1, {4099}}}};
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    for (unsigned mix = 0; mix < 8; mix++) {
+      OpCase c = {.op = mix % 3 ? OP_Mul : OP_Sub,
+                  .types = TYPES_FLOAT,
+                  .in = {{.present = true, .shape = shapes[i].a}, {.present = true, .shape = shapes[i].b}},
+                  .out = {{true, shapes[i].y}}};
+      OpCase choice = {.op = OP_Where,
+                       .types = TYPES_ALL,
+                       .in = {{.present = true, .dtype = BOOL, .shape = shapes[i].b},
+                              {.present = true, .shape = shapes[i].a},
+                              {.present = true, .shape = shapes[i].b}},
+                       .out = {{true, shapes[i].y}}};
+      check(&c, mix, mix);
+      check(&choice, mix, 2 * mix);
+    }
+}
+
+/* From and to any element. */
+static void copies_begin_anywhere(void **state) {
+  (void)state;
+  enum { N = 100 };
+  float wide[N + 8], rounded[N + 8], back[N + 8];
+  uint16_t narrow[N + 8];
+  Stream *stream;
+  void *from, *to;
+  uint64_t random = 1;
+  for (int i = 0; i < N + 8; i++)
+    wide[i] = (float)(random_next(&random) % 100000) * 0.37f - 9999;
+  ASSERT_OK(backend_cuda.stream_open(0, 1, &stream));
+  ASSERT_OK(backend_cuda.alloc(stream, sizeof wide, &from));
+  ASSERT_OK(backend_cuda.alloc(stream, sizeof wide, &to));
+  for (int at = 0; at < 8; at++) {
+    ASSERT_OK(backend_cuda.copy(stream, from, wide, sizeof wide, COPY_HOST_TO_DEVICE));
+    ASSERT_OK(backend_cuda.convert(stream, (uint16_t *)to + 7 - at, BF16, (float *)from + at, F32, N));
+    ASSERT_OK(backend_cuda.copy(stream, narrow, to, sizeof narrow, COPY_DEVICE_TO_HOST));
+    ASSERT_OK(backend_cuda.convert(stream, (float *)from + at, F32, (uint16_t *)to + 7 - at, BF16, N));
+    ASSERT_OK(backend_cuda.copy(stream, back, from, sizeof back, COPY_DEVICE_TO_HOST));
+    ASSERT_OK(backend_cuda.copy(stream, from, wide, sizeof wide, COPY_HOST_TO_DEVICE));
+    ASSERT_OK(backend_cuda.convert(stream, (float *)to + at, F32, (float *)from + at, F32, N));
+    ASSERT_OK(backend_cuda.copy(stream, rounded, to, sizeof rounded, COPY_DEVICE_TO_HOST));
+    ASSERT_OK(backend_cuda.stream_wait(stream));
+    for (int i = 0; i < N; i++) {
+      assert_int_equal(narrow[7 - at + i], bf16_bits(wide[at + i]));
+      assert_true(back[at + i] == bf16_value(narrow[7 - at + i]) && rounded[at + i] == back[at + i]);
+    }
+  }
+  backend_cuda.release(stream, from);
+  backend_cuda.release(stream, to);
+  backend_cuda.stream_close(stream);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(mixes_are_rounded_once), cmocka_unit_test(random_cases_agree),
-                                     cmocka_unit_test(products_agree), cmocka_unit_test(large_tensors_agree)};
+                                     cmocka_unit_test(products_agree),         cmocka_unit_test(large_tensors_agree),
+                                     cmocka_unit_test(operands_are_broadcast), cmocka_unit_test(copies_begin_anywhere)};
   DeviceSpec device;
   sample = getenv("ONNXPIPE_TEST_SAMPLE") != NULL;
   if (backend_cuda.describe(0, &device) != OK) {
