@@ -50,6 +50,20 @@ template <class T> using Computed = typename ComputedOf<T>::Type;
 /* N elements that one access reads or writes; where they lie at a multiple of their bytes. */
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
 
+/* N elements that one access reads, as they are computed in. */
+template <int N, class T> DEVICE void read_pack(const T *from, Computed<T> *v) {
+  Pack<T, N> pack = *(const Pack<T, N> *)from;
+  for (int i = 0; i < N; i++)
+    v[i] = (Computed<T>)pack.at[i];
+}
+
+template <int N, class T> DEVICE void write_pack(const Computed<T> *v, T *to) {
+  Pack<T, N> pack;
+  for (int i = 0; i < N; i++)
+    pack.at[i] = (T)v[i];
+  *(Pack<T, N> *)to = pack;
+}
+
 /* Calls CALL with T as the type that is stored. */
 #define FOR_STORED(dtype, CALL)                                                                                        \
   {                                                                                                                    \
@@ -58,6 +72,26 @@ template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
       CALL;                                                                                                            \
     } else                                                                                                             \
       FOR_FLOATS(dtype, CALL)                                                                                          \
+  }
+
+/* With A and B as two types that are stored; no float64. */
+#define FOR_TWO_STORED(first, second, CALL)                                                                            \
+  {                                                                                                                    \
+    if (first == BF16 && second == BF16) {                                                                             \
+      typedef Bfloat A, B;                                                                                             \
+      CALL;                                                                                                            \
+    } else if (first == BF16) {                                                                                        \
+      typedef Bfloat A;                                                                                                \
+      typedef float B;                                                                                                 \
+      CALL;                                                                                                            \
+    } else if (second == BF16) {                                                                                       \
+      typedef float A;                                                                                                 \
+      typedef Bfloat B;                                                                                                \
+      CALL;                                                                                                            \
+    } else {                                                                                                           \
+      typedef float A, B;                                                                                              \
+      CALL;                                                                                                            \
+    }                                                                                                                  \
   }
 
 #endif

@@ -22,6 +22,9 @@
 #define CONSTANT const __grid_constant__
 /* The loop that follows is spelled out: what it indexes stays in registers. */
 #define UNROLL _Pragma("unroll")
+/* The loop that follows, so many rounds at once: their loads come first. */
+#define UNROLL_TEXT(text) _Pragma(#text)
+#define UNROLL_BY(n) UNROLL_TEXT(unroll n)
 
 DEVICE int thread_index() {
   return (int)threadIdx.x;

@@ -270,25 +270,26 @@ void launch_recurrent_grad(cudaStream_t s, DType type, const RecurrentWork *work
 int64_t fold_partials(int64_t results, int64_t count, bool along);
 /* kept.step[0], reduced.step[0]: over x. */
 typedef enum { REDUCTION_SUM, REDUCTION_MEAN, REDUCTION_MAX } Reduction;
-void launch_reduce(cudaStream_t s, Reduction reduction, DType type, const Steps *kept, const Steps *reduced, bool along,
-                   const void *x, void *y, void *partial);
-/* dScale [columns] = sum over rows of dY (X - mean) inv; mean NULL for RMS. */
-void launch_scale_grad(cudaStream_t s, DType type, int64_t rows, int64_t columns, const void *dy, const void *x,
-                       const void *mean, const void *inv, void *y, void *partial);
+void launch_reduce(cudaStream_t s, Reduction reduction, DType type, DType to, const Steps *kept, const Steps *reduced,
+                   bool along, const void *x, void *y, void *partial);
+/* dScale [columns] = sum over rows of dY (X - mean) inv; mean NULL for RMS. All but dY and X is float32 or float64. */
+void launch_scale_grad(cudaStream_t s, DType dy_type, DType x_type, int64_t rows, int64_t columns, const void *dy,
+                       const void *x, const void *mean, const void *inv, void *y, void *partial);
 /* float64 sums: of squares of differences or of cross entropies with logits; of targets that count; of x as it is. */
-void launch_loss(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z, double *y,
-                 void *partial);
+void launch_loss(cudaStream_t s, PairedLoss loss, DType x_type, DType z_type, int64_t n, const void *x, const void *z,
+                 double *y, void *partial);
 void launch_count(cudaStream_t s, DType type, int64_t n, int64_t ignored, const void *target, double *y, void *partial);
 void launch_sum(cudaStream_t s, int64_t n, const double *x, double *y, void *partial);
 
-/* rows.cu. */
-void launch_softmax(cudaStream_t s, bool is_log, DType type, Lines lines, const void *x, void *y);
-void launch_softmax_grad(cudaStream_t s, bool is_log, DType type, Lines lines, const void *dy, const void *y, void *dx);
+/* rows.cu. Parameters, statistics and log_sum_exp are float32 where what is beside them is bfloat16. */
+void launch_softmax(cudaStream_t s, bool is_log, DType from, DType to, Lines lines, const void *x, void *y);
+void launch_softmax_grad(cudaStream_t s, bool is_log, DType dy_type, DType y_type, DType dx_type, Lines lines,
+                         const void *dy, const void *y, void *dx);
 /* bias, mean NULL: none; mean NULL: RMS. */
-void launch_norm(cudaStream_t s, DType type, int64_t rows, int64_t size, double epsilon, const void *x,
+void launch_norm(cudaStream_t s, DType from, DType to, int64_t rows, int64_t size, double epsilon, const void *x,
                  const void *scale, const void *bias, void *y, void *mean, void *inv);
-void launch_norm_grad(cudaStream_t s, DType type, int64_t rows, int64_t size, const void *dy, const void *x,
-                      const void *scale, const void *mean, const void *inv, void *dx);
+void launch_norm_grad(cudaStream_t s, DType dy_type, DType x_type, DType dx_type, int64_t rows, int64_t size,
+                      const void *dy, const void *x, const void *scale, const void *mean, const void *inv, void *dx);
 typedef struct {
   DType target_type;
   int64_t ignored;
@@ -297,7 +298,7 @@ typedef struct {
 /* losses: float64, one a position, 0 where ignored. */
 void launch_cross_entropy(cudaStream_t s, DType type, const Classes *classes, Reporter reporter, const void *logits,
                           const void *target, void *log_sum_exp, double *losses);
-void launch_cross_entropy_grad(cudaStream_t s, DType type, const Classes *classes, Reporter reporter,
+void launch_cross_entropy_grad(cudaStream_t s, DType type, DType to, const Classes *classes, Reporter reporter,
                                const void *logits, const void *target, const void *log_sum_exp, const double *scale,
                                void *dlogits);
 
@@ -328,20 +329,21 @@ void launch_resample_grad(cudaStream_t s, DType type, Lines lines, int64_t place
                           const double *weights, const void *dy, void *dx);
 
 /* channels.cu. lines: [rows, channels, length]; channel c has scale c % scales. partial: room for
- * fold_partials(channels, rows length, true) numbers of eight bytes. */
+ * fold_partials(channels, rows length, length != 1) numbers of eight bytes. Parameters and statistics are float32 where
+ * what is beside them is bfloat16. */
 typedef struct {
   Lines lines;
   int64_t scales;
   double epsilon;
   bool unbiased; /* the variance that is told apart from the one that is divided by */
 } ChannelWork;
-void launch_batch_norm(cudaStream_t s, DType type, const ChannelWork *w, const void *x, const void *scale,
+void launch_batch_norm(cudaStream_t s, DType from, DType to, const ChannelWork *w, const void *x, const void *scale,
                        const void *bias, void *y, void *mean, void *inv, void *variance, void *partial);
-void launch_batch_norm_sums(cudaStream_t s, DType type, Lines lines, const void *dy, const void *x, const void *mean,
-                            const void *inv, void *dscale, void *dbias, void *partial);
-void launch_batch_norm_grad(cudaStream_t s, DType type, const ChannelWork *w, const void *dy, const void *x,
-                            const void *scale, const void *mean, const void *inv, const void *dscale, const void *dbias,
-                            void *dx);
+void launch_batch_norm_sums(cudaStream_t s, DType dy_type, DType x_type, Lines lines, const void *dy, const void *x,
+                            const void *mean, const void *inv, void *dscale, void *dbias, void *partial);
+void launch_batch_norm_grad(cudaStream_t s, DType dy_type, DType x_type, DType dx_type, const ChannelWork *w,
+                            const void *dy, const void *x, const void *scale, const void *mean, const void *inv,
+                            const void *dscale, const void *dbias, void *dx);
 void launch_update_statistics(cudaStream_t s, DType type, int64_t n, double momentum, const void *statistic,
                               void *running);
 

@@ -11,12 +11,26 @@ static Lines channels_of(Shape x) {
 /* x: which input it is. */
 static size_t partials(const Graph *graph, const Node *node, int x) {
   Lines l = channels_of(kernel_input(graph, node, x).shape);
-  return sizeof(double) * (size_t)fold_partials(l.size, l.outer * l.inner, true);
+  return sizeof(double) * (size_t)fold_partials(l.size, l.outer * l.inner, l.inner != 1);
 }
 
 static size_t norm_workspace(const Graph *graph, const Node *node, size_t budget) {
   (void)budget;
   return partials(graph, node, 0);
+}
+
+/* X, and dY, and what has their shape, as they like. */
+static bool takes_activations(const Node *node, const Tensor *in, const Tensor *out) {
+  bool backward = node->op != OP_BatchNormalization, wide = true;
+  for (int i = backward ? 2 : 1; i < node->n_in; i++)
+    wide &= in[i].dtype != BF16;
+  for (int i = node->op == OP_BatchNormalizationGradScale ? 0 : 1; i < node->n_out; i++)
+    wide &= out[i].dtype != BF16;
+  return wide;
+}
+
+static bool is_stored(DType type) {
+  return is_float(type) || type == BF16;
 }
 
 static ChannelWork work_of(const Node *node, const Tensor *x, const Tensor *scale) {
@@ -26,29 +40,29 @@ static ChannelWork work_of(const Node *node, const Tensor *x, const Tensor *scal
                        .unbiased = node_int(node, "unbiased", 0) != 0};
 }
 
-KERNEL(BatchNormalization, .accepts = takes_floats, .workspace = norm_workspace) {
+KERNEL(BatchNormalization, .accepts = takes_floats, .narrow = takes_activations, .workspace = norm_workspace) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_stored(in->dtype));
   ChannelWork w = work_of(node, &in[0], &in[1]);
-  launch_batch_norm(stream->cuda, in->dtype, &w, in[0].data, in[1].data, in[2].data, out[0].data, out[1].data,
-                    out[2].data, out[3].data, workspace);
+  launch_batch_norm(stream->cuda, in->dtype, out->dtype, &w, in[0].data, in[1].data, in[2].data, out[0].data,
+                    out[1].data, out[2].data, out[3].data, workspace);
   return cuda_launched(stream, node);
 }
 
-KERNEL(BatchNormalizationGradScale, .accepts = takes_floats, .workspace = norm_workspace) {
+KERNEL(BatchNormalizationGradScale, .accepts = takes_floats, .narrow = takes_activations, .workspace = norm_workspace) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
-  launch_batch_norm_sums(stream->cuda, in->dtype, channels_of(in[1].shape), in[0].data, in[1].data, in[2].data,
-                         in[3].data, out[0].data, out[1].data, workspace);
+  TAKES(in->dtype, is_stored(in->dtype));
+  launch_batch_norm_sums(stream->cuda, in[0].dtype, in[1].dtype, channels_of(in[1].shape), in[0].data, in[1].data,
+                         in[2].data, in[3].data, out[0].data, out[1].data, workspace);
   return cuda_launched(stream, node);
 }
 
-KERNEL(BatchNormalizationGradInput, .accepts = takes_floats) {
+KERNEL(BatchNormalizationGradInput, .accepts = takes_floats, .narrow = takes_activations) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_stored(in->dtype));
   ChannelWork w = work_of(node, &in[1], &in[2]);
-  launch_batch_norm_grad(stream->cuda, in->dtype, &w, in[0].data, in[1].data, in[2].data, in[3].data, in[4].data,
-                         in[5].data, in[6].data, out->data);
+  launch_batch_norm_grad(stream->cuda, in[0].dtype, in[1].dtype, out->dtype, &w, in[0].data, in[1].data, in[2].data,
+                         in[3].data, in[4].data, in[5].data, in[6].data, out->data);
   return cuda_launched(stream, node);
 }
 

@@ -2,6 +2,37 @@
 #include "backend/cuda/cuda.h"
 #include "backend/reference/reference.h"
 
+/* Whether inputs from `first` on that are there, and outputs, are float32: what is computed beside rows. */
+static bool rest_is_wide(const Node *node, const Tensor *in, int first_in, const Tensor *out, int first_out) {
+  for (int i = first_in; i < node->n_in; i++)
+    if (in[i].dtype == BF16)
+      return false;
+  for (int i = first_out; i < node->n_out; i++)
+    if (out[i].dtype == BF16)
+      return false;
+  return true;
+}
+
+/* Of all mixes. */
+static bool takes_mixes(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)node, (void)in, (void)out;
+  return true;
+}
+
+/* The first input and the first output as they like. */
+static bool takes_rows(const Node *node, const Tensor *in, const Tensor *out) {
+  return rest_is_wide(node, in, 1, out, 1);
+}
+
+/* Two inputs, dY and X, and the first output. */
+static bool takes_row_pairs(const Node *node, const Tensor *in, const Tensor *out) {
+  return rest_is_wide(node, in, 2, out, 1);
+}
+
+static bool takes_column_sums(const Node *node, const Tensor *in, const Tensor *out) {
+  return rest_is_wide(node, in, 2, out, 0);
+}
+
 /* The input's axes, merged where neighbours are both kept or both reduced. */
 typedef struct {
   Steps kept, reduced;
@@ -48,11 +79,12 @@ static size_t reduce_workspace(const Graph *graph, const Node *node, size_t budg
 }
 
 #define REDUCE(op_name, reduction, takes, ok)                                                                          \
-  KERNEL(op_name, .accepts = takes, .workspace = reduce_workspace) {                                                   \
+  KERNEL(op_name, .accepts = takes, .narrow = takes_mixes, .workspace = reduce_workspace) {                            \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, ok(in->dtype));                                                                                   \
+    TAKES(in->dtype, ok(in->dtype) || in->dtype == BF16);                                                              \
     Fold f = fold_of(node, in->shape);                                                                                 \
-    launch_reduce(stream->cuda, reduction, in->dtype, &f.kept, &f.reduced, f.along, in->data, out->data, workspace);   \
+    launch_reduce(stream->cuda, reduction, in->dtype, out->dtype, &f.kept, &f.reduced, f.along, in->data, out->data,   \
+                  workspace);                                                                                          \
     return cuda_launched(stream, node);                                                                                \
   }
 REDUCE(ReduceSum, REDUCTION_SUM, takes_numbers, is_number)
@@ -65,59 +97,61 @@ static Lines lines_at(const Node *node, const char *axis, Shape shape) {
 }
 
 #define SOFTMAX(op_name, is_log)                                                                                       \
-  KERNEL(op_name, .accepts = takes_floats) {                                                                           \
+  KERNEL(op_name, .accepts = takes_floats, .narrow = takes_mixes) {                                                    \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_float(in->dtype));                                                                             \
-    launch_softmax(stream->cuda, is_log, in->dtype, lines_at(node, "axis", out->shape), in->data, out->data);          \
+    TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);                                                        \
+    launch_softmax(stream->cuda, is_log, in->dtype, out->dtype, lines_at(node, "axis", out->shape), in->data,          \
+                   out->data);                                                                                         \
     return cuda_launched(stream, node);                                                                                \
   }
 SOFTMAX(Softmax, false)
 SOFTMAX(LogSoftmax, true)
 
 #define SOFTMAX_GRAD(op_name, is_log)                                                                                  \
-  KERNEL(op_name, .accepts = takes_floats) {                                                                           \
+  KERNEL(op_name, .accepts = takes_floats, .narrow = takes_mixes) {                                                    \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_float(in->dtype));                                                                             \
-    launch_softmax_grad(stream->cuda, is_log, in->dtype, lines_at(node, "axis", out->shape), in[0].data, in[1].data,   \
-                        out->data);                                                                                    \
+    TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);                                                        \
+    launch_softmax_grad(stream->cuda, is_log, in[0].dtype, in[1].dtype, out->dtype,                                    \
+                        lines_at(node, "axis", out->shape), in[0].data, in[1].data, out->data);                        \
     return cuda_launched(stream, node);                                                                                \
   }
 SOFTMAX_GRAD(SoftmaxGrad, false)
 SOFTMAX_GRAD(LogSoftmaxGrad, true)
 
-KERNEL(LayerNormalization, .accepts = takes_floats) {
+KERNEL(LayerNormalization, .accepts = takes_floats, .narrow = takes_rows) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   Split3 s = split_from(in->shape, (int)node_int(node, "axis", 0));
-  launch_norm(stream->cuda, in->dtype, s.outer, s.size, node_float(node, "epsilon", 1e-5), in[0].data, in[1].data,
-              node->n_in > 2 ? in[2].data : NULL, out[0].data, out[1].data, out[2].data);
+  launch_norm(stream->cuda, in->dtype, out->dtype, s.outer, s.size, node_float(node, "epsilon", 1e-5), in[0].data,
+              in[1].data, node->n_in > 2 ? in[2].data : NULL, out[0].data, out[1].data, out[2].data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(RMSNormalization, .accepts = takes_floats) {
+KERNEL(RMSNormalization, .accepts = takes_floats, .narrow = takes_rows) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   Split3 s = split_from(in->shape, (int)node_int(node, "axis", 0));
-  launch_norm(stream->cuda, in->dtype, s.outer, s.size, node_float(node, "epsilon", 1e-5), in[0].data, in[1].data, NULL,
-              out[0].data, NULL, out[1].data);
+  launch_norm(stream->cuda, in->dtype, out->dtype, s.outer, s.size, node_float(node, "epsilon", 1e-5), in[0].data,
+              in[1].data, NULL, out[0].data, NULL, out[1].data);
   return cuda_launched(stream, node);
 }
 
 /* dX of a row. LayerNormalization: dY, X, scale, mean, inv; RMSNormalization: no mean. */
 static Status norm_grad_input(Stream *stream, const Node *node, const Tensor *in, const void *mean, const void *inv,
                               const Tensor *out) {
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   Split3 s = split_from(out->shape, (int)node_int(node, "axis", 0));
-  launch_norm_grad(stream->cuda, in->dtype, s.outer, s.size, in[0].data, in[1].data, in[2].data, mean, inv, out->data);
+  launch_norm_grad(stream->cuda, in[0].dtype, in[1].dtype, out->dtype, s.outer, s.size, in[0].data, in[1].data,
+                   in[2].data, mean, inv, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(LayerNormalizationGradInput, .accepts = takes_floats) {
+KERNEL(LayerNormalizationGradInput, .accepts = takes_floats, .narrow = takes_row_pairs) {
   UNUSED;
   return norm_grad_input(stream, node, in, in[3].data, in[4].data, out);
 }
 
-KERNEL(RMSNormalizationGradInput, .accepts = takes_floats) {
+KERNEL(RMSNormalizationGradInput, .accepts = takes_floats, .narrow = takes_row_pairs) {
   UNUSED;
   return norm_grad_input(stream, node, in, NULL, in[3].data, out);
 }
@@ -131,18 +165,21 @@ static size_t norm_grad_scale_workspace(const Graph *graph, const Node *node, si
 /* dScale. LayerNormalization: dY, X, mean, inv; RMSNormalization: no mean. */
 static Status norm_grad_scale(Stream *stream, const Node *node, const Tensor *in, const void *mean, const void *inv,
                               const Tensor *out, void *workspace) {
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   Split3 s = split_from(in[1].shape, (int)node_int(node, "axis", 0));
-  launch_scale_grad(stream->cuda, in->dtype, s.outer, s.size, in[0].data, in[1].data, mean, inv, out->data, workspace);
+  launch_scale_grad(stream->cuda, in[0].dtype, in[1].dtype, s.outer, s.size, in[0].data, in[1].data, mean, inv,
+                    out->data, workspace);
   return cuda_launched(stream, node);
 }
 
-KERNEL(LayerNormalizationGradScale, .accepts = takes_floats, .workspace = norm_grad_scale_workspace) {
+KERNEL(LayerNormalizationGradScale, .accepts = takes_floats, .narrow = takes_column_sums,
+       .workspace = norm_grad_scale_workspace) {
   UNUSED;
   return norm_grad_scale(stream, node, in, in[2].data, in[3].data, out, workspace);
 }
 
-KERNEL(RMSNormalizationGradScale, .accepts = takes_floats, .workspace = norm_grad_scale_workspace) {
+KERNEL(RMSNormalizationGradScale, .accepts = takes_floats, .narrow = takes_column_sums,
+       .workspace = norm_grad_scale_workspace) {
   UNUSED;
   return norm_grad_scale(stream, node, in, NULL, in[2].data, out, workspace);
 }
@@ -160,9 +197,9 @@ static size_t cross_entropy_workspace(const Graph *graph, const Node *node, size
   return sizeof(double) * (size_t)positions + partials(1, positions, true);
 }
 
-KERNEL(CrossEntropy, .accepts = takes_floats, .workspace = cross_entropy_workspace) {
+KERNEL(CrossEntropy, .accepts = takes_floats, .narrow = takes_rows, .workspace = cross_entropy_workspace) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   Classes classes = classes_of(node, in);
   int64_t positions = classes.lines.outer * classes.lines.inner;
   double *losses = workspace;
@@ -172,12 +209,12 @@ KERNEL(CrossEntropy, .accepts = takes_floats, .workspace = cross_entropy_workspa
   return cuda_launched(stream, node);
 }
 
-KERNEL(CrossEntropyGrad, .accepts = takes_floats) {
+KERNEL(CrossEntropyGrad, .accepts = takes_floats, .narrow = takes_rows) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   Classes classes = classes_of(node, in);
-  launch_cross_entropy_grad(stream->cuda, in->dtype, &classes, cuda_reporter(stream, node), in[0].data, in[1].data,
-                            in[2].data, in[3].data, out->data);
+  launch_cross_entropy_grad(stream->cuda, in->dtype, out->dtype, &classes, cuda_reporter(stream, node), in[0].data,
+                            in[1].data, in[2].data, in[3].data, out->data);
   return cuda_launched(stream, node);
 }
 
@@ -195,11 +232,11 @@ KERNEL(CountTargets, .accepts = takes_any, .workspace = sum_workspace) {
 }
 
 #define PAIRED_LOSS(op_name, loss)                                                                                     \
-  KERNEL(op_name, .accepts = takes_floats, .workspace = sum_workspace) {                                               \
+  KERNEL(op_name, .accepts = takes_floats, .narrow = takes_mixes, .workspace = sum_workspace) {                        \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_float(in->dtype));                                                                             \
-    launch_loss(stream->cuda, loss, in->dtype, shape_elements(in->shape), in[0].data, in[1].data, out->data,           \
-                workspace);                                                                                            \
+    TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);                                                        \
+    launch_loss(stream->cuda, loss, in[0].dtype, in[1].dtype, shape_elements(in->shape), in[0].data, in[1].data,       \
+                out->data, workspace);                                                                                 \
     return cuda_launched(stream, node);                                                                                \
   }                                                                                                                    \
   KERNEL(op_name##Grad, .accepts = takes_floats) {                                                                     \

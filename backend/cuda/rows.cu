@@ -1,147 +1,253 @@
-/* Kernels along lines: softmax, normalisations, cross entropy. A group of lanes a line: a warp where a line's elements
- * lie side by side, one thread where neighbouring lines do. Sums in double, in an order that depends on the line's
- * length alone. */
-#include "backend/cuda/fault.cuh"
+/* Kernels along lines: softmax, normalisations, cross entropy. Sums in an order that depends on the line's length
+ * alone. */
+#include "backend/cuda/row.cuh"
 
-static int lanes_for(const Lines &l) {
-  return l.inner == 1 ? (int)WARP_LANES : 1;
+DEVICE float exponential(float x) {
+  return exp2f(x * 1.4426950408889634f);
+}
+DEVICE double exponential(double x) {
+  return exp(x);
 }
 
-DEVICE int64_t line_start(const Lines &l, int64_t line) {
-  return line / l.inner * l.size * l.inner + line % l.inner;
+/* The largest of a line, NaNs apart: what follows from them are NaNs again. */
+template <class X, int WIDTH, int PACKS>
+DEVICE Computed<X> largest(const Row<X, WIDTH, PACKS> &row, const Span<WIDTH, PACKS> &span) {
+  typedef Computed<X> C;
+  C most = -(C)INFINITY;
+  span.each([&](int p, int64_t c) {
+    C v[WIDTH];
+    row.get(p, c, v);
+    for (int i = 0; i < WIDTH; i++)
+      most = RowMost::of(most, v[i]);
+  });
+  return over_group<RowMost>(most, span.lanes);
 }
 
-/* All lines of this thread's group, in its lane. */
-#define FOR_LINES(line, lane, lanes, n)                                                                                \
-  for (int64_t line = global_thread() / lanes, lane = thread_index() % lanes; line < (n);                              \
-       line += global_threads() / lanes)
-
-/* The largest of a line, NaN if there is one. */
-template <class T> DEVICE T largest(const T *x, const Lines &l, int64_t lane, int lanes) {
-  T most = -(T)INFINITY;
-  for (int64_t i = lane; i < l.size; i += lanes) {
-    T next = x[i * l.inner];
-    most = next > most || next != next ? next : most;
-  }
-  for (int half = lanes / 2; half; half /= 2) {
-    T next = shuffle_xor(most, half);
-    most = next > most || next != next ? next : most;
-  }
-  return most;
-}
-
-template <class T> DEVICE double sum_exp(const T *x, T most, const Lines &l, int64_t lane, int lanes) {
-  double sum = 0;
-  for (int64_t i = lane; i < l.size; i += lanes)
-    sum += (double)exp(x[i * l.inner] - most);
-  return sum_lanes(sum, lanes);
-}
-
-template <class T> GLOBAL void softmax(bool is_log, Lines l, int lanes, const T *from, T *to) {
-  FOR_LINES(line, lane, lanes, l.outer * l.inner) {
-    const T *x = from + line_start(l, line);
-    T *y = to + line_start(l, line), most = largest(x, l, lane, lanes);
-    double sum = sum_exp(x, most, l, lane, lanes);
-    T divisor = (T)sum, shift = (T)log(sum);
-    for (int64_t i = lane; i < l.size; i += lanes) {
-      T d = x[i * l.inner] - most;
-      y[i * l.inner] = is_log ? d - shift : exp(d) / divisor;
-    }
+template <class X, class Y, int WIDTH, int PACKS>
+GLOBAL void softmax(bool is_log, Lines l, int lanes, const X *from, Y *to) {
+  typedef Computed<X> C;
+  Span<WIDTH, PACKS> span = {l.size, thread_index() % lanes, lanes};
+  FOR_LINES(line, lanes, l.outer * l.inner) {
+    int64_t start = line_start(l, line);
+    Row<X, WIDTH, PACKS> row(from + start, l.inner, span);
+    C most = largest(row, span);
+    SumOf<C, PACKS> sum = 0;
+    span.each([&](int p, int64_t c) {
+      C v[WIDTH];
+      row.get(p, c, v);
+      for (int i = 0; i < WIDTH; i++)
+        v[i] = exponential(v[i] - most);
+      sum += sum_pack<WIDTH>(v);
+    });
+    sum = over_group<RowSum>(sum, lanes);
+    C factor = (C)(1 / sum), shift = (C)log(sum);
+    span.each([&](int p, int64_t c) {
+      C v[WIDTH];
+      row.get(p, c, v);
+      for (int i = 0; i < WIDTH; i++)
+        v[i] = is_log ? v[i] - most - shift : exponential(v[i] - most) * factor;
+      write_pack<WIDTH>(v, to + start + c * row.step);
+    });
   }
 }
 
 /* dX = Y (dY - sum dY Y); of the logarithm: dY - exp(Y) sum dY. Where nothing is asked of a line, its Y has no say: it
  * may be no number. */
-template <class T>
-GLOBAL void softmax_grad(bool is_log, Lines l, int lanes, const T *cotangent, const T *result, T *to) {
-  FOR_LINES(line, lane, lanes, l.outer * l.inner) {
-    int64_t at = line_start(l, line);
-    const T *dy = cotangent + at, *y = result + at;
-    double sum = 0;
-    for (int64_t i = lane; i < l.size; i += lanes)
-      if (dy[i * l.inner] != 0)
-        sum += is_log ? (double)dy[i * l.inner] : (double)dy[i * l.inner] * (double)y[i * l.inner];
-    T total = (T)sum_lanes(sum, lanes);
-    for (int64_t i = lane; i < l.size; i += lanes) {
-      T d = dy[i * l.inner], v = y[i * l.inner];
-      T scaled = is_log ? total : d - total;
-      scaled = scaled == 0 ? scaled : (is_log ? (T)exp(v) : v) * scaled;
-      to[at + i * l.inner] = is_log ? d - scaled : scaled;
-    }
+template <class D, class Y, class X, int WIDTH, int PACKS>
+GLOBAL void softmax_grad(bool is_log, Lines l, int lanes, const D *cotangent, const Y *result, X *to) {
+  typedef Computed<Y> C;
+  Span<WIDTH, PACKS> span = {l.size, thread_index() % lanes, lanes};
+  FOR_LINES(line, lanes, l.outer * l.inner) {
+    int64_t start = line_start(l, line);
+    Row<D, WIDTH, PACKS> dy(cotangent + start, l.inner, span);
+    Row<Y, WIDTH, PACKS> y(result + start, l.inner, span);
+    SumOf<C, PACKS> sum = 0;
+    span.each([&](int p, int64_t c) {
+      C d[WIDTH], v[WIDTH];
+      dy.get(p, c, d);
+      y.get(p, c, v);
+      for (int i = 0; i < WIDTH; i++)
+        d[i] = is_log || d[i] == 0 ? d[i] : d[i] * v[i];
+      sum += sum_pack<WIDTH>(d);
+    });
+    C total = (C)over_group<RowSum>(sum, lanes);
+    span.each([&](int p, int64_t c) {
+      C d[WIDTH], v[WIDTH];
+      dy.get(p, c, d);
+      y.get(p, c, v);
+      for (int i = 0; i < WIDTH; i++) {
+        C scaled = is_log ? total : d[i] - total;
+        scaled = scaled == 0 ? scaled : (is_log ? exponential(v[i]) : v[i]) * scaled;
+        v[i] = is_log ? d[i] - scaled : scaled;
+      }
+      write_pack<WIDTH>(v, to + start + c * dy.step);
+    });
   }
 }
 
-static int64_t blocks_of(const Lines &l) {
-  return blocks_for(l.outer * l.inner * lanes_for(l));
+/* One lane per line, or lines of any length: kernels of one more parameter; float64 lies in no packs. */
+template <class X, class Y> static void run_softmax(cudaStream_t s, bool is_log, const Lines &l, const X *x, Y *y) {
+  for_rows<sizeof(Computed<X>) < 8, true>(l, [&](auto width, auto packs) {
+    launch(softmax<X, Y, width(), packs()>, row_blocks(l), BLOCK_THREADS, s, is_log, l, lanes_for(l), x, y);
+  });
 }
 
-void launch_softmax(cudaStream_t s, bool is_log, DType type, Lines lines, const void *x, void *y) {
-  FOR_FLOATS(type, launch(softmax<T>, blocks_of(lines), BLOCK_THREADS, s, is_log, lines, lanes_for(lines), (const T *)x,
-                          (T *)y))
+void launch_softmax(cudaStream_t s, bool is_log, DType from, DType to, Lines lines, const void *x, void *y) {
+  if (from == F64)
+    run_softmax(s, is_log, lines, (const double *)x, (double *)y);
+  else
+    FOR_TWO_STORED(from, to, run_softmax(s, is_log, lines, (const A *)x, (B *)y))
 }
 
-void launch_softmax_grad(cudaStream_t s, bool is_log, DType type, Lines lines, const void *dy, const void *y,
-                         void *dx) {
-  FOR_FLOATS(type, launch(softmax_grad<T>, blocks_of(lines), BLOCK_THREADS, s, is_log, lines, lanes_for(lines),
-                          (const T *)dy, (const T *)y, (T *)dx))
+template <class D, class Y, class X>
+static void run_softmax_grad(cudaStream_t s, bool is_log, const Lines &l, const D *dy, const Y *y, X *dx) {
+  for_rows<sizeof(Computed<X>) < 8, std::is_same<D, X>::value>(l, [&](auto width, auto packs) {
+    launch(softmax_grad<D, Y, X, width(), packs()>, row_blocks(l), BLOCK_THREADS, s, is_log, l, lanes_for(l), dy, y,
+           dx);
+  });
 }
 
-template <class T>
-GLOBAL void norm(int64_t rows, int64_t n, double epsilon, const T *from, const T *scale, const T *bias, T *to, T *mean,
-                 T *inv) {
-  const int lanes = WARP_LANES;
-  FOR_LINES(row, lane, lanes, rows) {
-    const T *x = from + row * n;
-    T *y = to + row * n;
-    double sum = 0, squares = 0;
-    for (int64_t i = lane; mean && i < n; i += lanes)
-      sum += (double)x[i];
-    double m = sum_lanes(sum, lanes) / (double)n;
-    for (int64_t i = lane; i < n; i += lanes)
-      squares += ((double)x[i] - m) * ((double)x[i] - m);
-    squares = sum_lanes(squares, lanes);
-    T centre = (T)m, factor = (T)(1 / sqrt(squares / (double)n + epsilon));
-    for (int64_t i = lane; i < n; i += lanes) {
-      T v = (x[i] - centre) * factor * scale[i];
-      y[i] = bias ? v + bias[i] : v;
+void launch_softmax_grad(cudaStream_t s, bool is_log, DType dy_type, DType y_type, DType dx_type, Lines lines,
+                         const void *dy, const void *y, void *dx) {
+  if (dy_type == F64)
+    run_softmax_grad(s, is_log, lines, (const double *)dy, (const double *)y, (double *)dx);
+  else if (dx_type == BF16)
+    FOR_TWO_STORED(dy_type, y_type, run_softmax_grad(s, is_log, lines, (const A *)dy, (const B *)y, (Bfloat *)dx))
+  else
+    FOR_TWO_STORED(dy_type, y_type, run_softmax_grad(s, is_log, lines, (const A *)dy, (const B *)y, (float *)dx))
+}
+
+/* ---- normalisations; statistics and parameters are what elements are computed in ---- */
+
+template <class X, class Y, int WIDTH, int PACKS>
+GLOBAL void norm(Lines l, int lanes, double epsilon, const X *from, const Computed<X> *scale, const Computed<X> *bias,
+                 Y *to, Computed<X> *mean, Computed<X> *inv) {
+  typedef Computed<X> C;
+  typedef SumOf<C, PACKS> Sum;
+  const double part = 1 / (double)l.size;
+  Span<WIDTH, PACKS> span = {l.size, thread_index() % lanes, lanes};
+  FOR_LINES(line, lanes, l.outer) {
+    Row<X, WIDTH, PACKS> row(from + line * l.size, 1, span);
+    C centre = 0;
+    if (mean) {
+      Sum sum = 0;
+      span.each([&](int p, int64_t c) {
+        C v[WIDTH];
+        row.get(p, c, v);
+        sum += sum_pack<WIDTH>(v);
+      });
+      centre = (C)((double)over_group<RowSum>(sum, lanes) * part);
     }
-    if (lane == 0) {
-      inv[row] = factor;
+    Sum squares = 0;
+    span.each([&](int p, int64_t c) {
+      C v[WIDTH];
+      row.get(p, c, v);
+      for (int i = 0; i < WIDTH; i++)
+        v[i] = (v[i] - centre) * (v[i] - centre);
+      squares += sum_pack<WIDTH>(v);
+    });
+    C factor = 1 / sqrt((C)((double)over_group<RowSum>(squares, lanes) * part + epsilon));
+    span.each([&](int p, int64_t c) {
+      C v[WIDTH], a[WIDTH], b[WIDTH];
+      row.get(p, c, v);
+      read_pack<WIDTH>(scale + c, a);
+      for (int i = 0; i < WIDTH; i++)
+        v[i] = (v[i] - centre) * factor * a[i];
+      if (bias) {
+        read_pack<WIDTH>(bias + c, b);
+        for (int i = 0; i < WIDTH; i++)
+          v[i] += b[i];
+      }
+      write_pack<WIDTH>(v, to + line * l.size + c);
+    });
+    if (span.lane == 0) {
+      inv[line] = factor;
       if (mean)
-        mean[row] = centre;
+        mean[line] = centre;
     }
   }
 }
 
-void launch_norm(cudaStream_t s, DType type, int64_t rows, int64_t size, double epsilon, const void *x,
+template <class X, class Y>
+static void run_norm(cudaStream_t s, const Lines &l, double epsilon, const X *x, const void *scale, const void *bias,
+                     Y *y, void *mean, void *inv) {
+  typedef Computed<X> C;
+  for_rows<sizeof(C) < 8, true>(l, [&](auto width, auto packs) {
+    launch(norm<X, Y, width(), packs()>, row_blocks(l), BLOCK_THREADS, s, l, lanes_for(l), epsilon, x, (const C *)scale,
+           (const C *)bias, y, (C *)mean, (C *)inv);
+  });
+}
+
+void launch_norm(cudaStream_t s, DType from, DType to, int64_t rows, int64_t size, double epsilon, const void *x,
                  const void *scale, const void *bias, void *y, void *mean, void *inv) {
-  FOR_FLOATS(type, launch(norm<T>, blocks_for(rows * WARP_LANES), BLOCK_THREADS, s, rows, size, epsilon, (const T *)x,
-                          (const T *)scale, (const T *)bias, (T *)y, (T *)mean, (T *)inv))
+  Lines l = {rows, size, 1};
+  if (from == F64)
+    run_norm(s, l, epsilon, (const double *)x, scale, bias, (double *)y, mean, inv);
+  else
+    FOR_TWO_STORED(from, to, run_norm(s, l, epsilon, (const A *)x, scale, bias, (B *)y, mean, inv))
 }
 
 /* With G = dY scale and H = (X - mean) inv: dX = inv (G - mean of G - H mean of G H); RMS leaves the mean of G out. */
-template <class T>
-GLOBAL void norm_grad(int64_t rows, int64_t n, const T *cotangent, const T *from, const T *scale, const T *mean,
-                      const T *inv, T *to) {
-  const int lanes = WARP_LANES;
-  FOR_LINES(row, lane, lanes, rows) {
-    const T *dy = cotangent + row * n, *x = from + row * n;
-    T centre = mean ? mean[row] : 0, factor = inv[row];
-    double sum = 0, dot = 0;
-    for (int64_t i = lane; i < n; i += lanes) {
-      sum += mean ? (double)(dy[i] * scale[i]) : 0;
-      dot += (double)(dy[i] * scale[i]) * (double)((x[i] - centre) * factor);
-    }
-    T mean_g = (T)(sum_lanes(sum, lanes) / (double)n), mean_gh = (T)(sum_lanes(dot, lanes) / (double)n);
-    for (int64_t i = lane; i < n; i += lanes)
-      to[row * n + i] = factor * (dy[i] * scale[i] - mean_g - (x[i] - centre) * factor * mean_gh);
+template <class D, class X, class T, int WIDTH, int PACKS>
+GLOBAL void norm_grad(Lines l, int lanes, const D *cotangent, const X *from, const Computed<X> *scale,
+                      const Computed<X> *mean, const Computed<X> *inv, T *to) {
+  typedef Computed<X> C;
+  typedef SumOf<C, PACKS> Sum;
+  const double part = 1 / (double)l.size;
+  Span<WIDTH, PACKS> span = {l.size, thread_index() % lanes, lanes};
+  FOR_LINES(line, lanes, l.outer) {
+    Row<D, WIDTH, PACKS> dy(cotangent + line * l.size, 1, span);
+    Row<X, WIDTH, PACKS> x(from + line * l.size, 1, span);
+    C centre = mean ? mean[line] : 0, factor = inv[line];
+    Sum sum = 0, dot = 0;
+    span.each([&](int p, int64_t c) {
+      C g[WIDTH], h[WIDTH], a[WIDTH];
+      dy.get(p, c, g);
+      x.get(p, c, h);
+      read_pack<WIDTH>(scale + c, a);
+      for (int i = 0; i < WIDTH; i++) {
+        g[i] *= a[i];
+        h[i] = g[i] * ((h[i] - centre) * factor);
+      }
+      sum += sum_pack<WIDTH>(g);
+      dot += sum_pack<WIDTH>(h);
+    });
+    C mean_g = mean ? (C)((double)over_group<RowSum>(sum, lanes) * part) : 0;
+    C mean_gh = (C)((double)over_group<RowSum>(dot, lanes) * part);
+    span.each([&](int p, int64_t c) {
+      C g[WIDTH], h[WIDTH], a[WIDTH];
+      dy.get(p, c, g);
+      x.get(p, c, h);
+      read_pack<WIDTH>(scale + c, a);
+      for (int i = 0; i < WIDTH; i++)
+        g[i] = factor * (g[i] * a[i] - mean_g - (h[i] - centre) * factor * mean_gh);
+      write_pack<WIDTH>(g, to + line * l.size + c);
+    });
   }
 }
 
-void launch_norm_grad(cudaStream_t s, DType type, int64_t rows, int64_t size, const void *dy, const void *x,
-                      const void *scale, const void *mean, const void *inv, void *dx){
-    FOR_FLOATS(type, launch(norm_grad<T>, blocks_for(rows *WARP_LANES), BLOCK_THREADS, s, rows, size, (const T *)dy,
-                            (const T *)x, (const T *)scale, (const T *)mean, (const T *)inv, (T *)dx))}
+template <class D, class X, class T>
+static void run_norm_grad(cudaStream_t s, const Lines &l, const D *dy, const X *x, const void *scale, const void *mean,
+                          const void *inv, T *dx) {
+  typedef Computed<X> C;
+  for_rows<sizeof(C) < 8, std::is_same<D, T>::value>(l, [&](auto width, auto packs) {
+    launch(norm_grad<D, X, T, width(), packs()>, row_blocks(l), BLOCK_THREADS, s, l, lanes_for(l), dy, x,
+           (const C *)scale, (const C *)mean, (const C *)inv, dx);
+  });
+}
+
+void launch_norm_grad(cudaStream_t s, DType dy_type, DType x_type, DType dx_type, int64_t rows, int64_t size,
+                      const void *dy, const void *x, const void *scale, const void *mean, const void *inv, void *dx) {
+  Lines l = {rows, size, 1};
+  if (x_type == F64)
+    run_norm_grad(s, l, (const double *)dy, (const double *)x, scale, mean, inv, (double *)dx);
+  else if (dx_type == BF16)
+    FOR_TWO_STORED(dy_type, x_type, run_norm_grad(s, l, (const A *)dy, (const B *)x, scale, mean, inv, (Bfloat *)dx))
+  else
+    FOR_TWO_STORED(dy_type, x_type, run_norm_grad(s, l, (const A *)dy, (const B *)x, scale, mean, inv, (float *)dx))
+}
+
+/* ---- cross entropy ---- */
 
 /* The class of a position; -1 where it does not count. */
 DEVICE int64_t class_of(const Classes &c, const Reporter &reporter, const void *target, int64_t position) {
@@ -155,47 +261,107 @@ DEVICE int64_t class_of(const Classes &c, const Reporter &reporter, const void *
   return -1;
 }
 
-/* Ignored positions get the log_sum_exp too, so that no byte of an output is left unwritten. */
-template <class T>
-GLOBAL void cross_entropy(Classes c, Reporter reporter, int lanes, const T *logits, const void *target, T *log_sum_exp,
-                          double *losses) {
+/* A sum of exponentials of what is less than `most`. Of one lane it is in the elements' type. */
+template <class C> struct Exponentials {
+  C most, sum;
+  /* What exponentials are taken less of; where all is as good as forbidden so far, of nothing. */
+  DEVICE C shift() const { return most == -(C)INFINITY ? 0 : most; }
+  template <int N> DEVICE void add(C *v) {
+    C next = most;
+    for (int i = 0; i < N; i++)
+      next = RowMost::of(next, v[i]);
+    if (next > most) {
+      sum *= exponential(most - next);
+      most = next;
+    }
+    for (int i = 0; i < N; i++)
+      v[i] = exponential(v[i] - shift());
+    sum += sum_pack<N>(v);
+  }
+};
+
+/* In one pass. Ignored positions get the log_sum_exp too, so that no byte of an output is left unwritten. */
+template <class X, int WIDTH>
+GLOBAL void cross_entropy(Classes c, Reporter reporter, int lanes, const X *logits, const void *target,
+                          Computed<X> *log_sum_exp, double *losses) {
+  typedef Computed<X> C;
   const Lines &l = c.lines;
-  FOR_LINES(line, lane, lanes, l.outer * l.inner) {
-    const T *x = logits + line_start(l, line);
-    T most = largest(x, l, lane, lanes);
-    double sum = sum_exp(x, most, l, lane, lanes);
-    if (lane)
+  Span<WIDTH, 0> span = {l.size, thread_index() % lanes, lanes};
+  FOR_LINES(line, lanes, l.outer * l.inner) {
+    const X *x = logits + line_start(l, line);
+    Row<X, WIDTH, 0> row(x, l.inner, span);
+    Exponentials<C> own = {-(C)INFINITY, 0};
+    span.each([&](int p, int64_t at) {
+      C v[WIDTH];
+      row.get(p, at, v);
+      own.template add<WIDTH>(v);
+    });
+    C most = over_group<RowMost>(own.most, lanes);
+    double sum = over_group<RowSum>((double)(own.sum * exponential(own.shift() - most)), lanes);
+    if (span.lane)
       continue;
     double all = l.size ? (double)most + log(sum) : 0;
-    int64_t own = class_of(c, reporter, target, line);
-    log_sum_exp[line] = (T)all;
-    losses[line] = own < 0 ? 0 : all - (double)x[own * l.inner];
+    int64_t place = class_of(c, reporter, target, line);
+    log_sum_exp[line] = (C)all;
+    losses[line] = place < 0 ? 0 : all - (double)(C)x[place * l.inner];
   }
+}
+
+template <class X>
+static void run_cross_entropy(cudaStream_t s, const Classes &c, Reporter reporter, const X *logits, const void *target,
+                              void *log_sum_exp, double *losses) {
+  typedef Computed<X> C;
+  for_rows<sizeof(C) < 8, false>(c.lines, [&](auto width, auto) {
+    launch(cross_entropy<X, width()>, row_blocks(c.lines), BLOCK_THREADS, s, c, reporter, lanes_for(c.lines), logits,
+           target, (C *)log_sum_exp, losses);
+  });
 }
 
 void launch_cross_entropy(cudaStream_t s, DType type, const Classes *classes, Reporter reporter, const void *logits,
                           const void *target, void *log_sum_exp, double *losses) {
-  FOR_FLOATS(type, launch(cross_entropy<T>, blocks_of(classes->lines), BLOCK_THREADS, s, *classes, reporter,
-                          lanes_for(classes->lines), (const T *)logits, target, (T *)log_sum_exp, losses))
+  FOR_STORED(type, run_cross_entropy(s, *classes, reporter, (const T *)logits, target, log_sum_exp, losses))
 }
 
 /* dLogits = scale (exp(logits - log_sum_exp) - one at the class), 0 where ignored. */
-template <class T>
-GLOBAL void cross_entropy_grad(Classes c, Reporter reporter, const T *logits, const void *target, const T *log_sum_exp,
-                               const double *scale, T *dlogits) {
+template <class X, class Y, int WIDTH>
+GLOBAL void cross_entropy_grad(Classes c, Reporter reporter, int lanes, const X *logits, const void *target,
+                               const Computed<X> *log_sum_exp, const double *scale, Y *dlogits) {
+  typedef Computed<X> C;
   const Lines &l = c.lines;
-  T factor = (T)*scale;
-  for (int64_t i = global_thread(); i < l.outer * l.size * l.inner; i += global_threads()) {
-    int64_t line = i / (l.size * l.inner) * l.inner + i % l.inner, j = i / l.inner % l.size;
-    int64_t own = class_of(c, reporter, target, line);
-    dlogits[i] = own < 0 ? 0 : factor * (exp(logits[i] - log_sum_exp[line]) - (T)(j == own));
+  C factor = (C)*scale;
+  Span<WIDTH, 0> span = {l.size, thread_index() % lanes, lanes};
+  FOR_LINES(line, lanes, l.outer * l.inner) {
+    int64_t start = line_start(l, line), own = class_of(c, reporter, target, line);
+    Row<X, WIDTH, 0> row(logits + start, l.inner, span);
+    C all = log_sum_exp[line];
+    span.each([&](int p, int64_t at) {
+      C v[WIDTH];
+      row.get(p, at, v);
+      for (int i = 0; i < WIDTH; i++)
+        v[i] = own < 0 ? 0 : factor * (exponential(v[i] - all) - (C)(at + i == own));
+      write_pack<WIDTH>(v, dlogits + start + at * row.step);
+    });
   }
 }
 
-void launch_cross_entropy_grad(cudaStream_t s, DType type, const Classes *classes, Reporter reporter,
+template <class X, class Y>
+static void run_cross_entropy_grad(cudaStream_t s, const Classes &c, Reporter reporter, const X *logits,
+                                   const void *target, const void *log_sum_exp, const double *scale, Y *dlogits) {
+  typedef Computed<X> C;
+  for_rows<sizeof(C) < 8, false>(c.lines, [&](auto width, auto) {
+    launch(cross_entropy_grad<X, Y, width()>, row_blocks(c.lines), BLOCK_THREADS, s, c, reporter, lanes_for(c.lines),
+           logits, target, (const C *)log_sum_exp, scale, dlogits);
+  });
+}
+
+void launch_cross_entropy_grad(cudaStream_t s, DType type, DType to, const Classes *classes, Reporter reporter,
                                const void *logits, const void *target, const void *log_sum_exp, const double *scale,
                                void *dlogits) {
-  int64_t n = classes->lines.outer * classes->lines.size * classes->lines.inner;
-  FOR_FLOATS(type, launch(cross_entropy_grad<T>, blocks_for(n), BLOCK_THREADS, s, *classes, reporter, (const T *)logits,
-                          target, (const T *)log_sum_exp, scale, (T *)dlogits))
+  if (type == F64)
+    run_cross_entropy_grad(s, *classes, reporter, (const double *)logits, target, log_sum_exp, scale,
+                           (double *)dlogits);
+  else
+    FOR_TWO_STORED(
+        type, to,
+        run_cross_entropy_grad(s, *classes, reporter, (const A *)logits, target, log_sum_exp, scale, (B *)dlogits))
 }

@@ -20,6 +20,7 @@
 #define UNROLL
 #define SHARED static /* one launch runs at a time */
 #define CONSTANT const
+#define UNROLL_BY(n)
 
 struct EmulatedThread {
   int thread, block, block_size, grid_size;
