@@ -122,6 +122,37 @@ const OpCase large_op_cases[] = {
      {REAL("beta1", 0.9), REAL("beta2", 0.999), REAL("epsilon", 1e-8), INT("states", 2)}},
     {OP_ReduceSum, TYPES_NUMBERS, {F(2, {300, 301})}, Y(1, {301}), {INTS("axes", 1, 0), INT("keepdims", 0)}},
     {OP_ReduceMean, TYPES_FLOAT, {F(2, {300, 301})}, Y(2, {300, 1}), {INTS("axes", 1, 1)}},
+    {OP_ReduceSum, TYPES_NUMBERS, {F(2, {300, 264})}, Y(1, {264}), {INTS("axes", 1, 0), INT("keepdims", 0)}},
+    {OP_ReduceSum, TYPES_FLOAT, {F(3, {20, 90, 16})}, Y(2, {20, 16}), {INTS("axes", 1, 1), INT("keepdims", 0)}},
+    {OP_ReduceSum, TYPES_FLOAT, {F(3, {20, 16, 90})}, Y(2, {20, 90}), {INTS("axes", 1, 1), INT("keepdims", 0)}},
+    {OP_ReduceMean, TYPES_FLOAT, {F(4, {20, 6, 10, 30})}, Y(2, {6, 30}), {INTS("axes", 2, 0, 2), INT("keepdims", 0)}},
+    {OP_ReduceMax, TYPES_NUMBERS, {F(2, {3, 20000})}, Y(1, {3}), {INTS("axes", 1, 1), INT("keepdims", 0)}},
+    {OP_ReduceMean, TYPES_FLOAT, {F(3, {20, 3, 1000})}, Y(2, {20, 3}), {INTS("axes", 1, 2), INT("keepdims", 0)}},
+    {OP_BatchNormalization,
+     TYPES_FLOAT,
+     {F(4, {40, 3, 8, 16}), F(1, {3}), F(1, {3})},
+     {{true, {4, {40, 3, 8, 16}}}, {true, {1, {3}}}, {true, {1, {3}}}, {true, {1, {3}}}},
+     {{0}}},
+    {OP_BatchNormalizationGradScale,
+     TYPES_FLOAT,
+     {F(2, {300, 24}), F(2, {300, 24}), F(1, {24}), P(1, {24})},
+     {{true, {1, {24}}}, {true, {1, {24}}}},
+     {{0}}},
+    {OP_BatchNormalizationGradScale,
+     TYPES_FLOAT,
+     {F(3, {40, 3, 128}), F(3, {40, 3, 128}), F(1, {3}), P(1, {3})},
+     {{true, {1, {3}}}, {true, {1, {3}}}},
+     {{0}}},
+    {OP_BatchNormalizationGradInput,
+     TYPES_FLOAT,
+     {F(3, {40, 3, 128}), F(3, {40, 3, 128}), F(1, {3}), F(1, {3}), P(1, {3}), F(1, {3}), F(1, {3})},
+     Y(3, {40, 3, 128}),
+     {{0}}},
+    {OP_BatchNormalizationGradInput,
+     TYPES_FLOAT,
+     {F(2, {300, 24}), F(2, {300, 24}), F(1, {24}), F(1, {24}), P(1, {24}), F(1, {24}), F(1, {24})},
+     Y(2, {300, 24}),
+     {{0}}},
     {OP_RecurrentSteps,
      TYPES_FLOAT,
      {F(3, {2, 130, 280}), F(2, {280, 70}), F(1, {280}), F(2, {130, 70}), F(2, {130, 70}), I(3, 1, {130})},
@@ -158,6 +189,47 @@ const OpCase large_op_cases[] = {
      TYPES_FLOAT,
      {F(2, {1000, 40}), F(2, {1000, 40}), F(1, {40}), F(2, {1000, 1}), P(2, {1000, 1})},
      Y(2, {1000, 40}),
+     {INT("axis", 1)}},
+/* lines that a warp has, a block has, and neither */
+#define LAYER_NORM(rows, n)                                                                                            \
+  {                                                                                                                    \
+    OP_LayerNormalization, TYPES_FLOAT, {F(2, {rows, n}), F(1, {n}), F(1, {n})},                                       \
+        {{true, {2, {rows, n}}}, {true, {2, {rows, 1}}}, {true, {2, {rows, 1}}}}, {                                    \
+      INT("axis", 1)                                                                                                   \
+    }                                                                                                                  \
+  }
+#define LAYER_NORM_GRAD(rows, n)                                                                                       \
+  {                                                                                                                    \
+    OP_LayerNormalizationGradInput, TYPES_FLOAT,                                                                       \
+        {F(2, {rows, n}), F(2, {rows, n}), F(1, {n}), F(2, {rows, 1}), P(2, {rows, 1})}, Y(2, {rows, n}), {            \
+      INT("axis", 1)                                                                                                   \
+    }                                                                                                                  \
+  }
+#define SOFTMAX(rows, n)                                                                                               \
+  {                                                                                                                    \
+    OP_Softmax, TYPES_FLOAT, {F(2, {rows, n})}, Y(2, {rows, n}), {                                                     \
+      INT("axis", 1)                                                                                                   \
+    }                                                                                                                  \
+  }
+    LAYER_NORM(9, 48),
+    LAYER_NORM(3, 768),
+    LAYER_NORM(2, 2048),
+    LAYER_NORM(2, 8184),
+    LAYER_NORM(2, 8200),
+    LAYER_NORM_GRAD(9, 136),
+    LAYER_NORM_GRAD(3, 768),
+    LAYER_NORM_GRAD(2, 3000),
+    LAYER_NORM_GRAD(2, 8192),
+    LAYER_NORM_GRAD(2, 8200),
+    SOFTMAX(3, 1000),
+    SOFTMAX(2, 2056),
+    SOFTMAX(2, 8200),
+    SOFTMAX(2, 2057),
+    {OP_LogSoftmaxGrad, TYPES_FLOAT, {F(2, {2, 768}), F(2, {2, 768})}, Y(2, {2, 768}), {INT("axis", 1)}},
+    {OP_LayerNormalizationGradScale,
+     TYPES_FLOAT,
+     {F(2, {300, 264}), F(2, {300, 264}), F(2, {300, 1}), P(2, {300, 1})},
+     Y(1, {264}),
      {INT("axis", 1)}},
     {OP_RMSNormalizationGradScale,
      TYPES_FLOAT,
@@ -246,6 +318,16 @@ const OpCase large_op_cases[] = {
      TYPES_FLOAT,
      {F(2, {200, 1000}), C(1000, 1, {200})},
      {{true, {0}}, {true, {1, {200}}}},
+     {INT("class_axis", 1)}},
+    {OP_CrossEntropy,
+     TYPES_FLOAT,
+     {F(2, {3, 5000}), C(5000, 1, {3})},
+     {{true, {0}}, {true, {1, {3}}}},
+     {INT("class_axis", 1)}},
+    {OP_CrossEntropyGrad,
+     TYPES_FLOAT,
+     {F(2, {3, 5000}), C(5000, 1, {3}), F(1, {3}), SCALE},
+     Y(2, {3, 5000}),
      {INT("class_axis", 1)}},
     {OP_CrossEntropyGrad,
      TYPES_FLOAT,
