@@ -42,7 +42,7 @@ def run(args, options):
             sys.exit(f"onnxpipe_{name}: {library.onnxpipe_error().decode()}")
 
     kept = ctypes.c_void_p(library.onnxpipe_options_create())
-    for name, value in options.items():
+    for name, value in (options | {"no-measure": ""}).items():
         call("options_set", kept, name.encode(), str(value).encode())
     rank, size, model, session, metrics = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p(), Metrics()
     call("start", None, None, ctypes.byref(rank), ctypes.byref(size))
