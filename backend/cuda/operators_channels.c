@@ -29,10 +29,6 @@ static bool takes_activations(const Node *node, const Tensor *in, const Tensor *
   return wide;
 }
 
-static bool is_stored(DType type) {
-  return is_float(type) || type == BF16;
-}
-
 static ChannelWork work_of(const Node *node, const Tensor *x, const Tensor *scale) {
   return (ChannelWork){.lines = channels_of(x->shape),
                        .scales = shape_elements(scale->shape),
