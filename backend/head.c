@@ -1,7 +1,6 @@
 #include "backend/head.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "backend/reference/parts.h"
 #include "backend/reference/reference.h"
@@ -12,7 +11,11 @@
 enum { ACCUMULATOR, X, W, TARGET, SCALE, BIAS };
 enum { D_X, LOSS, D_BIAS };
 
-enum { MOST_OPERANDS = 6 };
+enum {
+  MOST_OPERANDS = 6,
+  DEVICE_PARTS = 8,    /* so many times the node's rows keep a device busy */
+  DEVICE_MULTIPLE = 64 /* and their operands begin where whole ones do */
+};
 
 /* One operator on some rows, with a graph of its own: its inputs and its outputs, in their order. */
 typedef struct {
@@ -26,17 +29,19 @@ typedef struct {
   size_t workspace_bytes;
 } Step;
 
-typedef enum { LOGITS, LOSSES, SLOPES, TOWARDS_X, TOWARDS_W, BIAS_SUM, BIAS_ADD, STEPS } StepKind;
+typedef enum { LOGITS, LOSSES, LOSS_ADD, SLOPES, TOWARDS_X, TOWARDS_W, BIAS_SUM, BIAS_ADD, STEPS } StepKind;
 
 /* Offsets in the workspace. */
 typedef struct {
-  size_t logits, log_sum_exp, loss, bias, step, end;
+  size_t logits, log_sum_exp, loss, bias, w, step, end;
 } Places;
 
 typedef struct {
+  const Backend *backend;
   int64_t n, d, v, rows; /* X [n,d], W [d,v] or [v,d]; rows at a time */
   bool transposed;       /* W is [v,d] */
   bool biased;
+  bool rounds_w;       /* once, for the products of all rows */
   DType logits;        /* their type */
   Step step[2][STEPS]; /* of `rows`, and of those that are left */
 } Head;
@@ -50,6 +55,7 @@ static void set(const Backend *backend, Step *s, OpKind op, const Node *of, cons
                 const Tensor *operands, int n_in, int n_out) {
   s->node = (Node){.op = op,
                    .name = of->name,
+                   .precision = of->precision,
                    .in = s->ids,
                    .out = s->ids + n_in,
                    .n_in = n_in,
@@ -69,15 +75,16 @@ static void set(const Backend *backend, Step *s, OpKind op, const Node *of, cons
 }
 
 /* What is done with m rows, in order. */
-static void set_steps(const Backend *backend, const Head *h, const Node *node, const Tensor *in, DType d_x_type,
-                      int64_t m, Step step[STEPS]) {
+static void set_steps(const Head *h, const Node *node, const Tensor *in, DType d_x_type, int64_t m, Step step[STEPS]) {
   static const int64_t rows_axis[] = {0};
   DType statistics = dtype_computed(h->logits);
+  const Backend *backend = h->backend;
   bool t = h->transposed;
   Tensor x = tensor_of(in[X].dtype, 2, (int64_t[]){m, h->d}), w = in[W], target = tensor_of(in[TARGET].dtype, 1, &m);
   Tensor logits = tensor_of(h->logits, 2, (int64_t[]){m, h->v}), lse = tensor_of(statistics, 1, &m);
   Tensor d_x = tensor_of(d_x_type, 2, (int64_t[]){m, h->d}), loss = tensor_of(F64, 0, NULL);
   Tensor bias = tensor_of(statistics, 1, &h->v);
+  w.dtype = h->rounds_w ? BF16 : w.dtype;
   Attr as_w = attr_int("transB", t), as_x = attr_int("transB", !t);
   Attr classes[] = {attr_int("class_axis", 1), attr_int("ignore_index", node_int(node, "ignore_index", -100))};
   Attr sums[] = {attr_int("transA", 1), attr_int("begins", 0)};
@@ -85,6 +92,7 @@ static void set_steps(const Backend *backend, const Head *h, const Node *node, c
   set(backend, &step[LOGITS], h->biased ? OP_Gemm : OP_MatMul, node, &as_w, 1,
       h->biased ? (Tensor[]){x, w, bias, logits} : (Tensor[]){x, w, logits}, 2 + h->biased, 1);
   set(backend, &step[LOSSES], OP_CrossEntropy, node, classes, 2, (Tensor[]){logits, target, loss, lse}, 2, 2);
+  set(backend, &step[LOSS_ADD], OP_Accumulate, node, NULL, 0, (Tensor[]){loss, loss}, 2, 0);
   set(backend, &step[SLOPES], OP_CrossEntropyGrad, node, classes, 2, (Tensor[]){logits, target, lse, in[SCALE], logits},
       4, 1);
   set(backend, &step[TOWARDS_X], OP_MatMul, node, &as_x, 1, (Tensor[]){logits, w, d_x}, 2, 1);
@@ -100,14 +108,22 @@ static int steps_of(const Head *h) {
   return h->biased ? STEPS : BIAS_SUM;
 }
 
-static void measure(const Node *node, const Tensor *in, Head *h) {
+/* A device's own bits depend on its library, so it may take more rows than the node says. */
+static int64_t rows_of(const Backend *backend, const Node *node) {
+  int64_t rows = node_int(node, "rows", 1);
+  return backend->is_host ? rows : round_up(DEVICE_PARTS * rows, DEVICE_MULTIPLE);
+}
+
+static void measure(const Backend *backend, const Node *node, const Tensor *in, Head *h) {
+  h->backend = backend;
   h->transposed = node_int(node, "transB", 0);
   h->d = in[W].shape.dim[h->transposed];
   h->v = in[W].shape.dim[!h->transposed];
   h->n = shape_elements(in[TARGET].shape);
-  h->rows = least(node_int(node, "rows", 1), h->n);
+  h->rows = least(rows_of(backend, node), h->n);
   h->biased = node->n_in > BIAS;
   h->logits = in[X].dtype != F64 && node_int(node, "narrow", 0) ? BF16 : in[X].dtype;
+  h->rounds_w = !backend->is_host && h->logits == BF16 && in[X].dtype == BF16 && in[W].dtype == F32;
 }
 
 static size_t left_of(const Head *h) {
@@ -120,7 +136,8 @@ static Places lay_out(const Head *h) {
   p.log_sum_exp = memory_units(rows * v * dtype_bytes(h->logits));
   p.loss = p.log_sum_exp + memory_units(rows * statistic);
   p.bias = p.loss + memory_units(sizeof(double));
-  p.step = p.end = p.bias + (h->biased ? memory_units(v * statistic) : 0);
+  p.w = p.bias + (h->biased ? memory_units(v * statistic) : 0);
+  p.step = p.end = p.w + (h->rounds_w ? memory_units(v * (size_t)h->d * dtype_bytes(BF16)) : 0);
   for (int left = 0; left < 2; left++)
     for (int i = 0; i < steps_of(h); i++)
       if (p.step + h->step[left][i].workspace_bytes > p.end)
@@ -129,11 +146,11 @@ static Places lay_out(const Head *h) {
 }
 
 static void set_all(const Backend *backend, const Node *node, const Tensor *in, DType d_x, Head *h) {
-  measure(node, in, h);
+  measure(backend, node, in, h);
   if (h->rows)
-    set_steps(backend, h, node, in, d_x, h->rows, h->step[0]);
+    set_steps(h, node, in, d_x, h->rows, h->step[0]);
   if (left_of(h))
-    set_steps(backend, h, node, in, d_x, (int64_t)left_of(h), h->step[1]);
+    set_steps(h, node, in, d_x, (int64_t)left_of(h), h->step[1]);
 }
 
 /* Whichever type dX has: who asks may have no outputs. */
@@ -200,13 +217,15 @@ static Status run_rows(Stream *stream, const Node *node, const Tensor *in, const
                        int64_t row) {
   Places p = lay_out(h);
   Step *step = h->step[h->n - row < h->rows];
-  void *logits = workspace, *lse = workspace + p.log_sum_exp, *loss = workspace + p.loss, *work = workspace + p.step;
-  void *x = at(&in[X], row * h->d), *w = in[W].data, *target = at(&in[TARGET], row), *sum = in[ACCUMULATOR].data;
+  void *logits = workspace, *lse = workspace + p.log_sum_exp, *work = workspace + p.step;
+  void *loss = row ? workspace + p.loss : out[LOSS].data, *w = h->rounds_w ? workspace + p.w : in[W].data;
+  void *x = at(&in[X], row * h->d), *target = at(&in[TARGET], row), *sum = in[ACCUMULATOR].data;
   void *bias = workspace + p.bias;
   step[TOWARDS_W].attrs[1].i = row == 0 && node_int(node, "begins", 0);
   TRY(run(stream, &step[LOGITS], h->biased ? (void *[]){x, w, in[BIAS].data, logits} : (void *[]){x, w, logits}, work));
   TRY(run(stream, &step[LOSSES], (void *[]){logits, target, loss, lse}, work));
-  *(double *)out[LOSS].data += *(double *)loss;
+  if (row)
+    TRY(run(stream, &step[LOSS_ADD], (void *[]){out[LOSS].data, loss}, work));
   TRY(run(stream, &step[SLOPES], (void *[]){logits, target, lse, in[SCALE].data, logits}, work));
   TRY(run(stream, &step[TOWARDS_X], (void *[]){logits, w, at(&out[D_X], row * h->d)}, work));
   TRY(run(stream, &step[TOWARDS_W], h->transposed ? (void *[]){sum, logits, x} : (void *[]){sum, x, logits}, work));
@@ -216,22 +235,27 @@ static Status run_rows(Stream *stream, const Node *node, const Tensor *in, const
   return row ? run(stream, &step[BIAS_ADD], (void *[]){out[D_BIAS].data, bias}, work) : OK;
 }
 
+static Status zero(Stream *stream, const Head *h, const Tensor *t) {
+  return h->backend->zero(stream, t->data, (size_t)shape_elements(t->shape) * dtype_bytes(t->dtype));
+}
+
 /* A microbatch of no rows. */
-static void run_nothing(const Node *node, const Tensor *in, const Tensor *out) {
+static Status run_nothing(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, const Head *h) {
+  TRY(zero(stream, h, &out[LOSS]));
   if (node_int(node, "begins", 0))
-    memset(in[ACCUMULATOR].data, 0, (size_t)shape_elements(in[ACCUMULATOR].shape) * dtype_bytes(in[ACCUMULATOR].dtype));
-  if (node->n_in > BIAS)
-    memset(out[D_BIAS].data, 0, (size_t)shape_elements(out[D_BIAS].shape) * dtype_bytes(out[D_BIAS].dtype));
+    TRY(zero(stream, h, &in[ACCUMULATOR]));
+  return h->biased ? zero(stream, h, &out[D_BIAS]) : OK;
 }
 
 static Status run_all(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, char *workspace, Head *h) {
   int64_t class;
   bool ignored;
-  for (int64_t i = 0; i < h->n; i++) /* told by its place among all of them */
+  for (int64_t i = 0; i < h->n && h->backend->is_host; i++) /* told by its place among all of them */
     TRY(class_at(node, &in[TARGET], i, h->v, &class, &ignored));
-  *(double *)out[LOSS].data = 0;
   if (h->n == 0)
-    run_nothing(node, in, out);
+    return run_nothing(stream, node, in, out, h);
+  if (h->rounds_w)
+    TRY(h->backend->convert(stream, workspace + lay_out(h).w, BF16, in[W].data, F32, h->v * h->d));
   for (int64_t row = 0; row < h->n; row += h->rows)
     TRY(run_rows(stream, node, in, out, workspace, h, row));
   return OK;

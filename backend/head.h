@@ -1,6 +1,6 @@
-/* ProductCrossEntropy on a host backend: so many rows of the product at a time, each by the backend's own kernels of
- * the operators that it stands for. Invariant: the logits never stand whole, and their bits are those of the operators
- * by themselves; which rows go together is the node's attribute. */
+/* ProductCrossEntropy: so many rows of the product at a time, each by the backend's own kernels of the operators that
+ * it stands for. Invariant: the logits never stand whole, and on the host their bits are those of the operators by
+ * themselves; which rows go together is the node's attribute, of which a device takes a multiple. */
 #ifndef BACKEND_HEAD_H
 #define BACKEND_HEAD_H
 
@@ -10,6 +10,7 @@
 size_t head_workspace(const Backend *backend, const Graph *graph, const Node *node);
 Status head_prepare(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                     void **state);
+/* On the host, fails for a target that is no class; a device's entry looks at them before. */
 Status head_run(const Backend *backend, Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
                 void *workspace, void *state); /* without a state it makes one */
 void head_release(void *state);

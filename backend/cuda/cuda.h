@@ -123,6 +123,7 @@ struct Stream {
   VISIT(RecurrentStepsGrad)                                                                                            \
   VISIT(CrossEntropy)                                                                                                  \
   VISIT(CrossEntropyGrad)                                                                                              \
+  VISIT(ProductCrossEntropy)                                                                                           \
   VISIT(CountTargets)                                                                                                  \
   VISIT(MeanSquaredError)                                                                                              \
   VISIT(MeanSquaredErrorGrad)                                                                                          \

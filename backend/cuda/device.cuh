@@ -15,8 +15,8 @@
 
 #define DEVICE __device__ __forceinline__
 #define GLOBAL __global__
-#define GLOBAL_OF(threads, blocks) __global__ __launch_bounds__(threads, blocks) /* so many at once on one processor   \
-                                                                                  */
+/* A kernel of so many threads a block, so many blocks at once on one processor. */
+#define GLOBAL_OF(threads, blocks) __global__ __launch_bounds__(threads, blocks)
 #define SHARED __shared__
 /* Of a kernel's parameter that it reads at indices: there is no copy of it for each thread. */
 #define CONSTANT const __grid_constant__

@@ -301,6 +301,8 @@ void launch_cross_entropy(cudaStream_t s, DType type, const Classes *classes, Re
 void launch_cross_entropy_grad(cudaStream_t s, DType type, DType to, const Classes *classes, Reporter reporter,
                                const void *logits, const void *target, const void *log_sum_exp, const double *scale,
                                void *dlogits);
+/* head.cu. Reports a target that is no class. */
+void launch_check_classes(cudaStream_t s, const Classes *classes, Reporter reporter, const void *target);
 
 /* convolution.cu: a and b are the operator's two inputs. partial: room for convolution_partials() numbers of the type.
  */

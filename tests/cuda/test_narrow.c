@@ -1,6 +1,7 @@
 /* The operator table over what is stored in bfloat16, in any mix with float32, on the CUDA backend: what the
  * reference's float32 kernels give of rounded operands, within a rounding; and the same bits again, whatever ran first.
  * With ONNXPIPE_TEST_SAMPLE set, one mix a case and one run of each. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,12 @@ static void check_again(const OpCase *c, uint64_t seed, unsigned mix, Arena *are
   case_release(&more);
 }
 
+static void round_numbers(const Tensor *t) {
+  float *x = t->data;
+  for (int64_t i = 0; i < shape_elements(t->shape); i++)
+    x[i] = bf16_value(bf16_bits(x[i]));
+}
+
 /* A Gemm's row of biases, which is added in the result's type, is rounded where that is bfloat16. */
 static void round_row(const CaseGraph *got, const CaseGraph *expected) {
   const Node *n = got->node;
@@ -52,8 +59,7 @@ static void round_row(const CaseGraph *got, const CaseGraph *expected) {
   Shape y = graph_value(got->graph, n->out[0])->shape;
   if (!row->shape.rank || row->shape.dim[row->shape.rank - 1] != y.dim[1] || shape_elements(row->shape) != y.dim[1])
     return;
-  for (int64_t i = 0; i < y.dim[1]; i++)
-    ((float *)row->data)[i] = bf16_value(bf16_bits(((float *)row->data)[i]));
+  round_numbers(row);
 }
 
 static void check(const OpCase *c, uint64_t seed, unsigned mix) {
@@ -131,6 +137,55 @@ static void products_agree(void **state) {
   }
 }
 
+/* Logits that are rounded, too, differ by a rounding now and then: it is all of them that count here. Biases that are
+ * bfloat16 numbers: those that are added to the rows are rounded. */
+static void check_head(const OpCase *c, unsigned mix) {
+  Arena *arena = arena_create();
+  CaseGraph expected, got;
+  ValueId value[CASE_INPUTS];
+  ASSERT_OK(mix_build_narrow(c, 1, mix, arena, &expected));
+  ASSERT_OK(mix_build_narrow(c, 1, mix, arena, &got));
+  if (c->in[5].present) {
+    round_numbers(&got.tensor[got.node->in[5]]);
+    round_numbers(&expected.tensor[expected.node->in[5]]);
+  }
+  ASSERT_OK(case_run(&expected, &backend_reference, 1, 0, 1));
+  emulation_seed(mix);
+  ASSERT_OK(case_run(&got, &backend_cuda, 1, 0, 1));
+  int n = case_results(got.node, value);
+  for (int r = 0; r < n; r++) {
+    double apart = 0, all = 0;
+    for (int64_t i = 0; i < shape_elements(got.tensor[value[r]].shape); i++) {
+      double x = mix_number(&got.tensor[value[r]], i), y = mix_number(&expected.tensor[value[r]], i);
+      apart += fabs(x - y);
+      all += fabs(y);
+    }
+    if (!(apart <= 1e-3 * all))
+      FAIL_TEST("%s, mix %x: result %d is %g of %g apart", case_text(c), mix, r, apart, all);
+  }
+  case_release(&expected);
+  case_release(&got);
+  arena_destroy(arena);
+}
+
+static void heads_agree(void **state) {
+  (void)state;
+  OpCase c = {0};
+  for (size_t i = 0; i < n_large_op_cases; i++)
+    if (large_op_cases[i].op == OP_ProductCrossEntropy)
+      c = large_op_cases[i];
+  c.attrs[2] = (Attr){.name = "narrow", .kind = ATTR_INT, .i = 1};
+  for (int biased = 0; biased < 2; biased++) {
+    static const unsigned X = 2, W = 4, D_X[] = {1 << 5, 1 << 6};
+    c.in[5].present = c.out[2].present = biased;
+    check_head(&c, X | D_X[biased]);
+    check_head(&c, X | W | D_X[biased]);
+    check_head(&c, D_X[biased]);
+    check_head(&c, X);
+    check_head(&c, 0);
+  }
+}
+
 static void large_tensors_agree(void **state) {
   (void)state;
   for (size_t i = 0; i < n_large_op_cases; i++)
@@ -205,8 +260,9 @@ static void copies_begin_anywhere(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(mixes_are_rounded_once), cmocka_unit_test(random_cases_agree),
-                                     cmocka_unit_test(products_agree),         cmocka_unit_test(large_tensors_agree),
-                                     cmocka_unit_test(operands_are_broadcast), cmocka_unit_test(copies_begin_anywhere)};
+                                     cmocka_unit_test(products_agree),         cmocka_unit_test(heads_agree),
+                                     cmocka_unit_test(large_tensors_agree),    cmocka_unit_test(operands_are_broadcast),
+                                     cmocka_unit_test(copies_begin_anywhere)};
   DeviceSpec device;
   sample = getenv("ONNXPIPE_TEST_SAMPLE") != NULL;
   if (backend_cuda.describe(0, &device) != OK) {

@@ -58,7 +58,7 @@ Status mix_build_narrow(const OpCase *c, uint64_t seed, unsigned mix, Arena *are
   return OK;
 }
 
-static double number(const Tensor *t, int64_t i) {
+double mix_number(const Tensor *t, int64_t i) {
   return t->dtype == BF16 ? bf16_value(((const uint16_t *)t->data)[i]) : tensor_get(t, i);
 }
 
@@ -70,7 +70,7 @@ bool mix_differs(const CaseGraph *got, const CaseGraph *expected, bool exact, ch
   for (int r = 0; r < n; r++) {
     const Tensor *g = &got->tensor[value[r]], *e = &expected->tensor[value[r]];
     for (int64_t i = 0; i < shape_elements(g->shape); i++) {
-      double x = number(g, i), y = tensor_get(e, i);
+      double x = mix_number(g, i), y = tensor_get(e, i);
       double wide = g->dtype == BF16 ? bf16_value(bf16_bits((float)y)) : y;
       double within = exact ? 0 : (case_tolerance(expected) + (g->dtype == BF16 ? 0x1p-8 : 0)) * fmax(1, fabs(y));
       if (x == wide || (isnan(x) && isnan(wide)) || (dtype_is_float(g->dtype) && fabs(x - y) <= within))

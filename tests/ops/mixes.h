@@ -14,6 +14,9 @@ Status mix_build_narrow(const OpCase *c, uint64_t seed, unsigned mix, Arena *are
 /* The same inputs in float32, rounded where the other case's are. */
 Status mix_build_rounded(const OpCase *c, uint64_t seed, unsigned mix, Arena *arena, CaseGraph *built);
 
+/* An element; of bfloat16, its number. */
+double mix_number(const Tensor *t, int64_t i);
+
 /* Where the results part, as text; false where they do not. exact: bit for bit, after rounding. */
 bool mix_differs(const CaseGraph *got, const CaseGraph *expected, bool exact, char where[256]);
 
