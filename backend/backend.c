@@ -61,7 +61,9 @@ static Status count_ways(const Backend *backend, const Graph *graph, Arena *aren
     size_t at = 0;
     if (op_def(node->op)->traits & OP_VIEW)
       continue;
-    if (backend->way)
+    if (wide_copies(backend, graph, node))
+      snprintf(way, sizeof way, "%s, on copies in float32", backend->name);
+    else if (backend->way)
       backend->way(graph, node, way);
     else
       snprintf(way, sizeof way, "%s", backend->name);

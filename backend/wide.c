@@ -117,6 +117,14 @@ bool wide_accepts(const Backend *backend, const Graph *graph, const Node *node) 
   return kernel->accepts(&alone.graph, &alone.node);
 }
 
+bool wide_copies(const Backend *backend, const Graph *graph, const Node *node) {
+  Alone alone;
+  if (!has_narrow(graph, node))
+    return false;
+  set_apart(graph, node, &alone);
+  return !takes(backend->kernels[node->op], &alone.node, alone.in, alone.out);
+}
+
 static bool is_elementwise(const KernelDef *kernel, const Node *node) {
   return op_def(node->op)->traits & OP_ELEMENTWISE && node->n_out == 1 && !kernel->workspace && !kernel->prepare;
 }

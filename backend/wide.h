@@ -7,6 +7,8 @@
 
 /* Whether the node, of which the backend has a kernel, runs: the kernel takes it as it is, or on copies in float32. */
 bool wide_accepts(const Backend *backend, const Graph *graph, const Node *node);
+/* Whether a node that is accepted runs on copies. */
+bool wide_copies(const Backend *backend, const Graph *graph, const Node *node);
 /* What it takes beside its operands: the kernel's workspace, and the copies. */
 size_t wide_workspace(const Backend *backend, const Graph *graph, const Node *node, size_t budget);
 /* backend_prepare, without the node's name in a failure. */

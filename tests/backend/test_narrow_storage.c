@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "backend/cpu/isa.h"
+#include "graph/op.h"
 #include "tests/ops/mixes.h"
 #include "tests/test.h"
 
@@ -94,8 +95,35 @@ static void blocks_fit_together(void **state) {
     }
 }
 
+/* People are told which operators run on copies: all whose kernels know float32 only, and not what moves bits. */
+static void copies_are_named(void **state) {
+  (void)state;
+  int named = 0, others = 0;
+  for (size_t i = 0; i < n_op_cases; i++) {
+    const OpCase *c = &op_cases[i];
+    const KernelDef *kernel = backend_cpu.kernels[c->op];
+    Arena *arena = arena_create();
+    CaseGraph built;
+    const char *text;
+    if (!mix_fits(c)) {
+      arena_destroy(arena);
+      continue;
+    }
+    ASSERT_OK(mix_build_narrow(c, i, ~0u, arena, &built));
+    ASSERT_OK(backend_kernels_text(&backend_cpu, built.graph, arena, &text));
+    bool copied = strstr(text, "cpu, on copies in float32: ");
+    if (!kernel->narrow && !(op_def(c->op)->traits & (OP_ANY_TYPE | OP_VIEW)) && !copied)
+      FAIL_TEST("%s: %s", case_text(c), text);
+    named += copied;
+    others += !copied;
+    case_release(&built);
+    arena_destroy(arena);
+  }
+  assert_true(named > 0 && others > 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(mixes_are_rounded_once), cmocka_unit_test(large_tensors_agree),
-                                     cmocka_unit_test(blocks_fit_together)};
+                                     cmocka_unit_test(blocks_fit_together), cmocka_unit_test(copies_are_named)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
