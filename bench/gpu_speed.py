@@ -153,6 +153,7 @@ class Ours:
         options = self.options(model, batch, precision, steps) | {"metrics": metrics}
         command = [self.args.onnxpipe, "train", os.path.join(self.args.models, model + ".onnx")]
         command += [word for name, value in options.items() for word in ("--" + name, str(value))]
+        command.append("--verbose")
         if model != "gpt2_124m":  # two seconds of each start, for the prediction alone
             command.append("--no-measure")
         before, most, looks = self.driver_mib(), 0, 0
@@ -188,6 +189,9 @@ class Ours:
             said["predicted_ms"] = float(predicted[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[predicted[2]]
         if precision == "bf16" and "bf16 activations" not in text:
             said["note"] = "activations in float32"
+        copied = re.search(r"on copies in float32: ([^;\n]*)", "\n".join(lines))
+        if copied:
+            said["note"] = "on copies in float32: " + copied[1]
         if said["loss"] != said["loss"]:
             said["note"] = "the loss is not a number"
         return said
