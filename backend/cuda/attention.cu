@@ -34,12 +34,11 @@ template <class Stored, int D> struct Tile {
     Stored *to = (Stored *)data + p.offset + b * p.batch + h * p.head;
     UNROLL
     for (int i = 0; i < EACH; i++)
-      UNROLL
-    for (int k = 0; k < PACKS * PACK; k++) {
-      int row = first + ty() + 16 * i, column = (tx() + 16 * (k / PACK)) * PACK + k % PACK;
-      if (row < rows && column < size)
-        to[row * p.row + column] = (Stored)(sums[i][k] * (C)by);
-    }
+      for (int k = 0; k < PACKS * PACK; k++) {
+        int row = first + ty() + 16 * i, column = (tx() + 16 * (k / PACK)) * PACK + k % PACK;
+        if (row < rows && column < size)
+          to[row * p.row + column] = (Stored)(sums[i][k] * (C)by);
+      }
   }
 
   /* s = a b' */
@@ -47,9 +46,8 @@ template <class Stored, int D> struct Tile {
     typedef Pack<C, PACK> P;
     UNROLL
     for (int i = 0; i < EACH; i++)
-      UNROLL
-    for (int j = 0; j < EACH; j++)
-      s[i][j] = 0;
+      for (int j = 0; j < EACH; j++)
+        s[i][j] = 0;
     for (int d = 0; d < D; d += PACK) {
       P x[EACH], y[EACH];
       UNROLL
@@ -59,20 +57,17 @@ template <class Stored, int D> struct Tile {
       }
       UNROLL
       for (int i = 0; i < EACH; i++)
-        UNROLL
-      for (int j = 0; j < EACH; j++)
-        UNROLL
-      for (int k = 0; k < PACK; k++)
-        s[i][j] += x[i].at[k] * y[j].at[k];
+        for (int j = 0; j < EACH; j++)
+          for (int k = 0; k < PACK; k++)
+            s[i][j] += x[i].at[k] * y[j].at[k];
     }
   }
 
   static DEVICE void put(C *weights, const Scores &s) {
     UNROLL
     for (int i = 0; i < EACH; i++)
-      UNROLL
-    for (int j = 0; j < EACH; j++)
-      weights[(ty() + 16 * i) * WEIGHT_STEP + tx() + 16 * j] = s[i][j];
+      for (int j = 0; j < EACH; j++)
+        weights[(ty() + 16 * i) * WEIGHT_STEP + tx() + 16 * j] = s[i][j];
   }
 
   /* sums += weights b */
@@ -85,15 +80,13 @@ template <class Stored, int D> struct Tile {
         x[i] = *(const P *)&weights[(ty() + 16 * i) * WEIGHT_STEP + j];
       UNROLL
       for (int k = 0; k < PACK; k++)
-        UNROLL
-      for (int n = 0; n < PACKS; n++) {
-        P y = *(const P *)&b[(j + k) * STEP + (tx() + 16 * n) * PACK];
-        UNROLL
-        for (int i = 0; i < EACH; i++)
+        for (int n = 0; n < PACKS; n++) {
+          P y = *(const P *)&b[(j + k) * STEP + (tx() + 16 * n) * PACK];
           UNROLL
-        for (int c = 0; c < PACK; c++)
-          sums[i][n * PACK + c] += x[i].at[k] * y.at[c];
-      }
+          for (int i = 0; i < EACH; i++)
+            for (int c = 0; c < PACK; c++)
+              sums[i][n * PACK + c] += x[i].at[k] * y.at[c];
+        }
     }
   }
 };
@@ -255,12 +248,11 @@ template <class T, int D> GLOBAL void attend_queries(AttentionWork w) {
     Tiles::multiply(slope, dy, v);
     UNROLL
     for (int i = 0; i < EACH; i++)
-      UNROLL
-    for (int j = 0; j < EACH; j++) {
-      int64_t t = t0 + Tiles::ty() + 16 * i, key = j0 + Tiles::tx() + 16 * j;
-      s[i][j] = weight_of(w, b, h, t, key, most[i], log_sum[i], s[i][j]);
-      s[i][j] *= kept_factor<C>(w, head * w.a.queries + t, t, key) * slope[i][j] - common[i];
-    }
+      for (int j = 0; j < EACH; j++) {
+        int64_t t = t0 + Tiles::ty() + 16 * i, key = j0 + Tiles::tx() + 16 * j;
+        s[i][j] = weight_of(w, b, h, t, key, most[i], log_sum[i], s[i][j]);
+        s[i][j] *= kept_factor<C>(w, head * w.a.queries + t, t, key) * slope[i][j] - common[i];
+      }
     Tiles::put(weights, s);
     barrier();
     Tiles::add(sums, weights, k);
@@ -313,9 +305,8 @@ template <class T, int D> GLOBAL void attend_keys(AttentionWork w) {
       Tiles::multiply(slope, v, dy);
       UNROLL
       for (int i = 0; i < EACH; i++)
-        UNROLL
-      for (int j = 0; j < EACH; j++)
-        s[i][j] *= kept[i][j] * slope[i][j] - common[j];
+        for (int j = 0; j < EACH; j++)
+          s[i][j] *= kept[i][j] * slope[i][j] - common[j];
       barrier();
       Tiles::put(weights, s);
       barrier();

@@ -8,15 +8,13 @@ DEVICE void put_statistics(const AttentionWork &w, int64_t row, float most, floa
   ((float *)w.log_sum)[row] = sum == 0 ? 0 : logf(sum);
 }
 
-/* Without a mask scores are in powers of two, with one as they are: beside -1e9 no digit would be left. */
 template <int D, int KEYS, bool MASKED>
 GLOBAL_OF(TILE_THREADS, D > 128  ? 1
                         : D > 64 ? 2
                                  : 4)
 void narrow_forward(AttentionWork w) {
   constexpr int N = KEYS / 8;
-  constexpr bool KEEPS = D <= 128;
-  constexpr float UNIT = MASKED ? LOG2_E : 1;
+  constexpr bool KEEPS = D == 128; /* where registers are left */
   Bfloat *q_tile = (Bfloat *)shared_memory(), *k_tiles = q_tile + TILE_ROWS * D, *v_tiles = k_tiles + 2 * KEYS * D;
   /* the last queries, which see the most, come first */
   int heads = (int)(w.a.batch * w.a.heads), tiles = ((int)w.a.queries + TILE_ROWS - 1) / TILE_ROWS;
@@ -25,19 +23,11 @@ void narrow_forward(AttentionWork w) {
   HeadRows<const Bfloat> k_rows = operand_rows(w, 1, b, group), v_rows = operand_rows(w, 2, b, group);
   int last = t0 + TILE_ROWS <= (int)w.a.queries ? t0 + TILE_ROWS - 1 : (int)w.a.queries - 1;
   int begin = first_key(w.a, t0) / KEYS * KEYS, end = last_key(w.a, last) + 1;
-  float scale = (float)w.a.scale * (MASKED ? 1 : LOG2_E);
-
-  int lane = lane_index(), t[2], from[2], to[2];
-  int64_t mask_at[2];
+  float scale = scale_of<MASKED>(w);
+  int lane = lane_index(), t = t0 + warp_index() * 16 + lane / 4; /* and the query eight below */
   float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, sums[D / 8][4], score[N][4];
   uint32_t q[KEEPS ? D / 16 : 1][4];
   clear(sums);
-  for (int i = 0; i < 2; i++) {
-    t[i] = t0 + warp_index() * 16 + lane / 4 + 8 * i;
-    from[i] = first_key(w.a, t[i]);
-    to[i] = last_key(w.a, t[i]);
-    mask_at[i] = MASKED ? mask_row(w, b, h, t[i]) : 0;
-  }
   read_tile<TILE_ROWS, D>(q_tile, operand_rows(w, 0, b, h), t0);
   if (begin < end) {
     read_tile<KEYS, D>(k_tiles, k_rows, begin);
@@ -54,33 +44,23 @@ void narrow_forward(AttentionWork w) {
       read_tile<KEYS, D>(v_tiles + (stage ^ 1) * KEYS * D, v_rows, j0 + KEYS);
     }
     copies_end();
-    if (KEEPS && j0 == begin)
-      UNROLL
-    for (int k = 0; k < (KEEPS ? D / 16 : 0); k++)
-      rows_fragment<D>(q[k], q_tile, k);
+    for (int k = 0; KEEPS && j0 == begin && k < D / 16; k++)
+      rows_fragment<D>(q[KEEPS ? k : 0], q_tile, k);
     multiply_rows<D, N, KEEPS>(score, q, q_tile, k_tile);
 
-    bool edge = MASKED || j0 < first_key(w.a, last) || j0 + KEYS - 1 > last_key(w.a, t0);
-    float highest[2] = {most[0], most[1]};
+    if (MASKED || j0 < first_key(w.a, last) || j0 + KEYS - 1 > last_key(w.a, t0))
+      hide<MASKED, N>(w, score, b, h, t, j0 + lane % 4 * 2, scale);
+    float highest[2] = {most[0], most[1]}, base[2];
     UNROLL
     for (int n = 0; n < N; n++)
-      UNROLL
-    for (int e = 0; e < 4; e++) {
-      int j = j0 + n * 8 + lane % 4 * 2 + e % 2;
-      float x = score[n][e] * scale;
-      if (edge) {
-        bool seen = j >= from[e / 2] && j <= to[e / 2];
-        x = !seen ? -INFINITY : MASKED ? masked(w, mask_at[e / 2], j, x) : x;
-      }
-      score[n][e] = x;
-      highest[e / 2] = fmaxf(highest[e / 2], x);
-    }
-    float base[2];
+      for (int e = 0; e < 4; e++)
+        highest[e / 2] = fmaxf(highest[e / 2], score[n][e]);
+    UNROLL
     for (int i = 0; i < 2; i++) {
       highest[i] = fmaxf(highest[i], shuffle_xor(highest[i], 1));
       highest[i] = fmaxf(highest[i], shuffle_xor(highest[i], 2));
-      base[i] = highest[i] == -INFINITY ? 0 : highest[i];
-      float shrinks = power_of_two((most[i] - base[i]) * UNIT);
+      base[i] = highest[i] == -INFINITY ? 0 : MASKED ? highest[i] : highest[i] * scale;
+      float shrinks = weight_of<MASKED>(most[i], base[i], scale);
       most[i] = highest[i];
       sum[i] *= shrinks;
       UNROLL
@@ -91,11 +71,10 @@ void narrow_forward(AttentionWork w) {
     }
     UNROLL
     for (int n = 0; n < N; n++)
-      UNROLL
-    for (int e = 0; e < 4; e++) {
-      score[n][e] = power_of_two((score[n][e] - base[e / 2]) * UNIT);
-      sum[e / 2] += score[n][e];
-    }
+      for (int e = 0; e < 4; e++) {
+        score[n][e] = weight_of<MASKED>(score[n][e], base[e / 2], scale);
+        sum[e / 2] += score[n][e];
+      }
     add_weighted<D, N>(sums, score, v_tile);
   }
 
@@ -104,8 +83,8 @@ void narrow_forward(AttentionWork w) {
     sum[i] += shuffle_xor(sum[i], 1);
     sum[i] += shuffle_xor(sum[i], 2);
     by[i] = sum[i] == 0 ? 0 : 1 / sum[i];
-    if (lane % 4 == 0 && t[i] < (int)w.a.queries)
-      put_statistics(w, (int64_t)head * w.a.queries + t[i], MASKED ? most[i] : most[i] * LN_2, sum[i]);
+    if (lane % 4 == 0 && t + 8 * i < (int)w.a.queries)
+      put_statistics(w, (int64_t)head * w.a.queries + t + 8 * i, MASKED ? most[i] : most[i] * (float)w.a.scale, sum[i]);
   }
   copies_wait<0>(); /* of the queries, where they see no key */
   barrier();

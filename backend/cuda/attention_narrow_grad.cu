@@ -3,10 +3,10 @@
  * added up between blocks. */
 #include "backend/cuda/attention_tile.cuh"
 
-/* Of each query: the number from which to count scores and the sum of dY Y; with a mask, the logarithm of the weights'
- * sum apart. */
+/* Of each query: the number from which scores are counted, so that weights come out divided by their sum, and the sum
+ * of dY Y; with a mask, what divides them apart. */
 struct Kept {
-  float *base, *common, *log_sum;
+  float *base, *common, *share;
 };
 
 DEVICE Kept kept_of(const AttentionWork &w, int64_t row) {
@@ -42,7 +42,6 @@ GLOBAL_OF(TILE_THREADS, D > 128  ? 1
                                  : 3)
 void narrow_queries(AttentionWork w) {
   constexpr int N = KEYS / 8;
-  constexpr float UNIT = MASKED ? LOG2_E : 1;
   Bfloat *q_tile = (Bfloat *)shared_memory(), *dy_tile = q_tile + TILE_ROWS * D, *k_tiles = dy_tile + TILE_ROWS * D,
          *v_tiles = k_tiles + 2 * KEYS * D;
   int heads = (int)(w.a.batch * w.a.heads), tiles = ((int)w.a.queries + TILE_ROWS - 1) / TILE_ROWS;
@@ -51,7 +50,7 @@ void narrow_queries(AttentionWork w) {
   HeadRows<const Bfloat> k_rows = operand_rows(w, 1, b, group), v_rows = operand_rows(w, 2, b, group);
   int last = t0 + TILE_ROWS <= (int)w.a.queries ? t0 + TILE_ROWS - 1 : (int)w.a.queries - 1;
   int begin = first_key(w.a, t0) / KEYS * KEYS, end = last_key(w.a, last) + 1;
-  float scale = (float)w.a.scale * (MASKED ? 1 : LOG2_E);
+  float scale = scale_of<MASKED>(w);
 
   read_tile<TILE_ROWS, D>(q_tile, operand_rows(w, 0, b, h), t0);
   read_tile<TILE_ROWS, D>(dy_tile, result_rows(w, (const Bfloat *)w.dy, b, h), t0);
@@ -61,31 +60,27 @@ void narrow_queries(AttentionWork w) {
   }
   copies_end();
 
-  int lane = lane_index(), t[2], from[2], to[2];
-  int64_t mask_at[2];
-  float base[2], log_sum[2], common[2], sums[D / 8][4], p[N][4], slope[N][4];
+  int lane = lane_index(), t = t0 + warp_index() * 16 + lane / 4; /* and the query eight below */
+  float base[2], share[2], common[2], sums[D / 8][4], p[N][4], slope[N][4];
   clear(sums);
+  UNROLL
   for (int i = 0; i < 2; i++) {
-    t[i] = t0 + warp_index() * 16 + lane / 4 + 8 * i;
-    from[i] = first_key(w.a, t[i]);
-    to[i] = last_key(w.a, t[i]);
-    mask_at[i] = MASKED ? mask_row(w, b, h, t[i]) : 0;
-    common[i] = sum_products(w, b, h, t[i]);
+    common[i] = sum_products(w, b, h, t + 8 * i);
     base[i] = INFINITY;
-    log_sum[i] = 0;
-    if (t[i] >= (int)w.a.queries)
+    share[i] = 0;
+    if (t + 8 * i >= (int)w.a.queries)
       continue;
-    int64_t row = (int64_t)head * w.a.queries + t[i];
-    float most = ((const float *)w.most)[row], of_sum = ((const float *)w.log_sum)[row];
-    base[i] = most == -INFINITY ? INFINITY : MASKED ? most : (most + of_sum) * LOG2_E;
-    log_sum[i] = MASKED ? of_sum * LOG2_E : 0;
+    int64_t row = (int64_t)head * w.a.queries + t + 8 * i;
+    float most = ((const float *)w.most)[row], log_sum = ((const float *)w.log_sum)[row];
+    base[i] = most == -INFINITY ? INFINITY : MASKED ? most : (most + log_sum) * LOG2_E;
+    share[i] = MASKED ? power_of_two(-log_sum * LOG2_E) : 1;
     if (lane % 4)
       continue;
     Kept kept = kept_of(w, row);
     *kept.base = base[i];
     *kept.common = common[i];
     if (MASKED)
-      *kept.log_sum = log_sum[i];
+      *kept.share = share[i];
   }
 
   const uint32_t none[1][4] = {{0}};
@@ -99,25 +94,17 @@ void narrow_queries(AttentionWork w) {
     }
     copies_end();
     multiply_rows<D, N, false>(p, none, q_tile, k_tile);
-    bool edge = MASKED || j0 < first_key(w.a, last) || j0 + KEYS - 1 > last_key(w.a, t0);
+    if (MASKED || j0 < first_key(w.a, last) || j0 + KEYS - 1 > last_key(w.a, t0))
+      hide<MASKED, N>(w, p, b, h, t, j0 + lane % 4 * 2, scale);
     UNROLL
     for (int n = 0; n < N; n++)
-      UNROLL
-    for (int e = 0; e < 4; e++) {
-      int j = j0 + n * 8 + lane % 4 * 2 + e % 2;
-      float x = p[n][e] * scale;
-      if (edge) {
-        bool seen = j >= from[e / 2] && j <= to[e / 2];
-        x = !seen ? -INFINITY : MASKED ? masked(w, mask_at[e / 2], j, x) : x;
-      }
-      p[n][e] = power_of_two((x - base[e / 2]) * UNIT - log_sum[e / 2]);
-    }
+      for (int e = 0; e < 4; e++)
+        p[n][e] = weight_of<MASKED>(p[n][e], base[e / 2], scale) * (MASKED ? share[e / 2] : 1);
     multiply_rows<D, N, false>(slope, none, dy_tile, v_tile);
     UNROLL
     for (int n = 0; n < N; n++)
-      UNROLL
-    for (int e = 0; e < 4; e++)
-      slope[n][e] = p[n][e] * (slope[n][e] - common[e / 2]);
+      for (int e = 0; e < 4; e++)
+        slope[n][e] = p[n][e] * (slope[n][e] - common[e / 2]);
     add_weighted<D, N>(sums, slope, k_tile);
   }
   copies_wait<0>();
@@ -128,13 +115,12 @@ void narrow_queries(AttentionWork w) {
 }
 
 /* What blocks of keys read of so many queries. */
-template <int QUERIES>
-DEVICE void read_kept(float *tile, const AttentionWork &w, int64_t head, int first, bool masked) {
-  for (int i = thread_index(); i < ATTENTION_SUMS * QUERIES; i += TILE_THREADS) {
+template <int QUERIES, bool MASKED>
+DEVICE void read_kept(float *tile, const AttentionWork &w, int64_t head, int first) {
+  for (int i = thread_index(); i < (MASKED ? 3 : 2) * QUERIES; i += TILE_THREADS) {
     int which = i / QUERIES, t = first + i % QUERIES;
-    bool there = t < (int)w.a.queries && (which < 2 || masked);
-    Kept kept = kept_of(w, head * w.a.queries + (there ? t : 0));
-    copy_4(tile + i, which == 0 ? kept.base : which == 1 ? kept.common : kept.log_sum, there);
+    Kept kept = kept_of(w, head * w.a.queries + t);
+    copy_4(tile + i, which == 0 ? kept.base : which == 1 ? kept.common : kept.share, t < (int)w.a.queries);
   }
 }
 
@@ -148,7 +134,6 @@ GLOBAL_OF(TILE_THREADS, D > 128  ? 1
                                  : 3)
 void narrow_keys(AttentionWork w) {
   constexpr int N = QUERIES / 8;
-  constexpr float UNIT = MASKED ? LOG2_E : 1;
   constexpr bool FINDS_V = FIND & FIND_V, FINDS_K = FIND & FIND_K;
   Bfloat *k_tile = (Bfloat *)shared_memory(), *v_tile = k_tile + TILE_ROWS * D, *q_tiles = v_tile + TILE_ROWS * D,
          *dy_tiles = q_tiles + 2 * QUERIES * D;
@@ -160,7 +145,7 @@ void narrow_keys(AttentionWork w) {
   /* the queries that see any of these keys */
   int begin = j0 > (int)w.a.right ? (j0 - (int)w.a.right) / QUERIES * QUERIES : 0;
   int end = last + (int)w.a.left < (int)w.a.queries ? last + (int)w.a.left + 1 : (int)w.a.queries;
-  float scale = (float)w.a.scale * (MASKED ? 1 : LOG2_E);
+  float scale = scale_of<MASKED>(w);
   int tiles = begin < end ? (end - begin + QUERIES - 1) / QUERIES : 0;
 
   int lane = lane_index(), key = j0 + warp_index() * 16 + lane / 4;
@@ -171,51 +156,54 @@ void narrow_keys(AttentionWork w) {
   read_tile<TILE_ROWS, D>(v_tile, operand_rows(w, 2, b, group), j0);
 
   const uint32_t none[1][4] = {{0}};
-  for (int i = 0; i <= each * tiles; i++) { /* tile i is read while tile i - 1 is worked on */
-    int next = i % 2, stage = next ^ 1, h = group * each + i / (tiles ? tiles : 1),
-        t0 = begin + i % (tiles ? tiles : 1) * QUERIES;
+  int h = group * each, t0 = begin, next_h = h, next = begin; /* what is worked on, what is read */
+  for (int i = 0; i <= each * tiles; i++) {
+    int stage = i % 2;
     if (i) {
       copies_wait<0>();
       barrier();
     }
     if (i < each * tiles) {
-      read_tile<QUERIES, D>(q_tiles + next * QUERIES * D, operand_rows(w, 0, b, h), t0);
-      read_tile<QUERIES, D>(dy_tiles + next * QUERIES * D, result_rows(w, (const Bfloat *)w.dy, b, h), t0);
-      read_kept<QUERIES>(kept_tiles + next * ATTENTION_SUMS * QUERIES, w, b * w.a.heads + h, t0, MASKED);
+      read_tile<QUERIES, D>(q_tiles + stage * QUERIES * D, operand_rows(w, 0, b, next_h), next);
+      read_tile<QUERIES, D>(dy_tiles + stage * QUERIES * D, result_rows(w, (const Bfloat *)w.dy, b, next_h), next);
+      read_kept<QUERIES, MASKED>(kept_tiles + stage * ATTENTION_SUMS * QUERIES, w, b * w.a.heads + next_h, next);
     }
     copies_end();
-    if (!i)
-      continue;
-    h = group * each + (i - 1) / tiles;
-    t0 = begin + (i - 1) % tiles * QUERIES;
-    Bfloat *q_tile = q_tiles + stage * QUERIES * D, *dy_tile = dy_tiles + stage * QUERIES * D;
-    const float *base = kept_tiles + stage * ATTENTION_SUMS * QUERIES, *common = base + QUERIES,
-                *log_sum = common + QUERIES;
-    multiply_rows<D, N, false>(p, none, k_tile, q_tile);
-    bool edge = MASKED || first_key(w.a, t0 + QUERIES - 1) > j0 || last_key(w.a, t0) < j0 + TILE_ROWS - 1;
-    UNROLL
-    for (int n = 0; n < N; n++)
+    if (i) {
+      Bfloat *q_tile = q_tiles + (stage ^ 1) * QUERIES * D, *dy_tile = dy_tiles + (stage ^ 1) * QUERIES * D;
+      const float *kept = kept_tiles + (stage ^ 1) * ATTENTION_SUMS * QUERIES + lane % 4 * 2;
+      multiply_rows<D, N, false>(p, none, k_tile, q_tile);
+      if (MASKED || first_key(w.a, t0 + QUERIES - 1) > j0 || last_key(w.a, t0) < j0 + TILE_ROWS - 1)
+        hide_queries<MASKED, N>(w, p, b, h, key, t0 + lane % 4 * 2, scale);
       UNROLL
-    for (int e = 0; e < 4; e++) {
-      int column = n * 8 + lane % 4 * 2 + e % 2, t = t0 + column, j = key + e / 2 * 8;
-      float x = p[n][e] * scale;
-      if (edge) {
-        bool seen = j >= first_key(w.a, t) && j <= last_key(w.a, t);
-        x = !seen ? -INFINITY : MASKED ? masked(w, mask_row(w, b, h, t), j, x) : x;
+      for (int n = 0; n < N; n++) {
+        Pack<float, 2> base = *(const Pack<float, 2> *)(kept + n * 8);
+        UNROLL
+        for (int e = 0; e < 4; e++)
+          p[n][e] =
+              weight_of<MASKED>(p[n][e], base.at[e % 2], scale) * (MASKED ? kept[2 * QUERIES + n * 8 + e % 2] : 1);
       }
-      p[n][e] = power_of_two((x - base[column]) * UNIT - (MASKED ? log_sum[column] : 0));
+      if (FINDS_V)
+        add_weighted<FINDS_V ? D : 8, N>(dv, p, dy_tile);
+      if (FINDS_K) {
+        multiply_rows<D, N, false>(slope, none, v_tile, dy_tile);
+        UNROLL
+        for (int n = 0; n < N; n++) {
+          Pack<float, 2> common = *(const Pack<float, 2> *)(kept + QUERIES + n * 8);
+          UNROLL
+          for (int e = 0; e < 4; e++)
+            slope[n][e] = p[n][e] * (slope[n][e] - common.at[e % 2]);
+        }
+        add_weighted<FINDS_K ? D : 8, N>(dk, slope, q_tile);
+      }
     }
-    if (FINDS_V)
-      add_weighted<FINDS_V ? D : 8, N>(dv, p, dy_tile);
-    if (!FINDS_K)
-      continue;
-    multiply_rows<D, N, false>(slope, none, v_tile, dy_tile);
-    UNROLL
-    for (int n = 0; n < N; n++)
-      UNROLL
-    for (int e = 0; e < 4; e++)
-      slope[n][e] = p[n][e] * (slope[n][e] - common[n * 8 + lane % 4 * 2 + e % 2]);
-    add_weighted<FINDS_K ? D : 8, N>(dk, slope, q_tile);
+    h = next_h;
+    t0 = next;
+    next += QUERIES;
+    if (next >= end) {
+      next = begin;
+      next_h++;
+    }
   }
   copies_wait<0>();
   barrier();

@@ -50,20 +50,21 @@ template <int D> DEVICE Bfloat *chunk_at(Bfloat *tile, int row, int chunk) {
 
 /* Rows first … of the head; aligned ones arrive behind copies_wait. */
 template <int ROWS, int D> DEVICE void read_tile(Bfloat *tile, const HeadRows<const Bfloat> &from, int first) {
-  constexpr int CHUNKS = D / 8;
-  UNROLL
-  for (int i = 0; i < ROWS * CHUNKS / TILE_THREADS; i++) {
-    int row = i * (TILE_THREADS / CHUNKS) + thread_index() / CHUNKS, chunk = thread_index() % CHUNKS;
-    Bfloat *to = chunk_at<D>(tile, row, chunk);
-    bool there = first + row < from.rows && chunk * 8 < from.size;
-    const Bfloat *at = there ? from.at + (first + row) * from.step + chunk * 8 : from.at;
-    if (from.aligned) {
-      copy_16(to, at, there);
-      continue;
-    }
-    for (int k = 0; k < 8; k++)
-      to[k] = there && chunk * 8 + k < from.size ? at[k] : Bfloat(0.f);
+  constexpr int CHUNKS = D / 8, STEP = TILE_THREADS / CHUNKS;
+  int row = thread_index() / CHUNKS, chunk = thread_index() % CHUNKS;
+  int there = chunk * 8 < from.size ? from.rows - first - row : 0;
+  const Bfloat *at = from.at + (first + row) * from.step + chunk * 8;
+  int64_t step = STEP * from.step;
+  if (from.aligned) {
+    UNROLL
+    for (int i = 0; i < ROWS / STEP; i++)
+      copy_16(chunk_at<D>(tile, row + i * STEP, chunk), at + i * step, i * STEP < there);
+    return;
   }
+  for (int i = 0; i < ROWS / STEP; i++)
+    for (int k = 0; k < 8; k++)
+      chunk_at<D>(tile, row + i * STEP, chunk)[k] =
+          i * STEP < there && chunk * 8 + k < from.size ? at[i * step + k] : Bfloat(0.f);
 }
 
 /* The other way, all of 64 rows. */
@@ -92,9 +93,8 @@ template <int D> DEVICE void rows_fragment(uint32_t (&a)[4], Bfloat *tile, int k
 template <int N> DEVICE void clear(float (&c)[N][4]) {
   UNROLL
   for (int n = 0; n < N; n++)
-    UNROLL
-  for (int e = 0; e < 4; e++)
-    c[n][e] = 0;
+    for (int e = 0; e < 4; e++)
+      c[n][e] = 0;
 }
 
 /* c = a b' of this warp's rows of `a` and all 8 N rows of b. kept: these rows as fragments, if KEEPS. */
@@ -157,6 +157,16 @@ DEVICE int last_key(const Attention &a, int t) {
   return t >= (int)a.queries ? -1 : t + (int)a.right < (int)a.keys ? t + (int)a.right : (int)a.keys - 1;
 }
 
+/* Scores without a mask are the products themselves, and the number `base` from which they are counted is multiplied by
+ * scale, which is above 0, and in powers of two; with a mask both are as the definition has them: beside -1e9 no digit
+ * would be left. */
+template <bool MASKED> DEVICE float scale_of(const AttentionWork &w) {
+  return (float)w.a.scale * (MASKED ? 1 : LOG2_E);
+}
+template <bool MASKED> DEVICE float weight_of(float score, float base, float scale) {
+  return power_of_two(MASKED ? (score - base) * LOG2_E : score * scale - base);
+}
+
 /* A score x, already scaled, with what the mask says of this query and key; `at`: the query's place in it. */
 DEVICE float masked(const AttentionWork &w, int64_t at, int key, float x) {
   at += key * w.mask_step[3];
@@ -164,6 +174,37 @@ DEVICE float masked(const AttentionWork &w, int64_t at, int key, float x) {
 }
 DEVICE int64_t mask_row(const AttentionWork &w, int64_t b, int64_t h, int t) {
   return b * w.mask_step[0] + h * w.mask_step[1] + t * w.mask_step[2];
+}
+
+/* Scores of queries t and t + 8 and of keys `first`, the next, those eight further …: minus infinity where the query
+ * does not see the key. */
+template <bool MASKED, int N>
+DEVICE void hide(const AttentionWork &w, float (&score)[N][4], int64_t b, int64_t h, int t, int first, float scale) {
+  UNROLL
+  for (int i = 0; i < 2; i++) {
+    int from = first_key(w.a, t + 8 * i), to = last_key(w.a, t + 8 * i);
+    int64_t at = MASKED ? mask_row(w, b, h, t + 8 * i) : 0;
+    UNROLL
+    for (int n = 0; n < N; n++)
+      for (int e = 2 * i; e < 2 * i + 2; e++) {
+        int j = first + n * 8 + e % 2;
+        bool seen = j >= from && j <= to;
+        score[n][e] = !seen ? -INFINITY : MASKED ? masked(w, at, j, score[n][e] * scale) : score[n][e];
+      }
+  }
+}
+
+/* The same of keys `key` and key + 8 and of queries first …. */
+template <bool MASKED, int N>
+DEVICE void hide_queries(const AttentionWork &w, float (&score)[N][4], int64_t b, int64_t h, int key, int first,
+                         float scale) {
+  UNROLL
+  for (int n = 0; n < N; n++)
+    for (int e = 0; e < 4; e++) {
+      int t = first + n * 8 + e % 2, j = key + e / 2 * 8;
+      bool seen = j >= first_key(w.a, t) && j <= last_key(w.a, t);
+      score[n][e] = !seen ? -INFINITY : MASKED ? masked(w, mask_row(w, b, h, t), j, score[n][e] * scale) : score[n][e];
+    }
 }
 
 #endif

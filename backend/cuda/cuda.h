@@ -96,6 +96,7 @@ struct Stream {
   VISIT(Gemm)                                                                                                          \
   VISIT(Attention)                                                                                                     \
   VISIT(AttentionGrad)                                                                                                 \
+  VISIT(Rotary)                                                                                                        \
   VISIT(Softmax)                                                                                                       \
   VISIT(LogSoftmax)                                                                                                    \
   VISIT(LayerNormalization)                                                                                            \

@@ -366,7 +366,7 @@ void launch_draw(cudaStream_t s, DType type, const Drawing *d, bool is_normal, i
 
 /* attention*.cu. Sizes of heads are at most ATTENTION_SIZE. Statistics, masks of numbers and `room` are of the type, of
  * bfloat16 float32. With a counter some weights are dropped, others multiplied by the factor. The narrow ones are of
- * bfloat16 and drop none: they round what they multiply. */
+ * bfloat16, drop none and have a scale above 0: they round what they multiply. */
 enum { ATTENTION_SIZE = 256, ATTENTION_SUMS = 3 };
 typedef struct {
   Attention a;
@@ -387,6 +387,11 @@ void launch_attention(cudaStream_t s, DType type, const AttentionWork *w);
 void launch_attention_grad(cudaStream_t s, DType type, const AttentionWork *w);
 void launch_attention_narrow(cudaStream_t s, const AttentionWork *w);
 void launch_attention_narrow_grad(cudaStream_t s, const AttentionWork *w);
+
+/* rotary.cu. Rows of `size` elements; rows.step[0], [1]: of cosines and sines, in rows, whose type is `angles`: X's, or
+ * float32 where that is bfloat16. */
+void launch_rotary(cudaStream_t s, DType type, DType angles, const Steps *rows, int64_t size, bool inverse,
+                   const void *x, const void *cosine, const void *sine, void *y);
 
 /* optimizer.cu. Norms and updates of parameters. A group of a parameter's gradient: its accumulator; or, where there
  * are places, rows in its stead (graph/rows.h), `lookups` a microbatch, the first of which is number `first` of all the

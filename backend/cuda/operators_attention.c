@@ -1,4 +1,4 @@
-/* From nodes to launches: attention. */
+/* From nodes to launches: attention, and rotary positions. */
 #include "backend/cuda/cuda.h"
 #include "backend/reference/attention.h"
 
@@ -25,6 +25,11 @@ static size_t attention_sums(const Graph *graph, const Node *node, size_t budget
 
 static bool begins_rows(const void *data, const AttentionPlace *p, int64_t size) {
   return (uintptr_t)data % 16 == 0 && (p->offset | p->batch | p->head | p->row | size) % 8 == 0;
+}
+
+/* On tensor cores; they drop no weights, and the largest score is of the largest product there. */
+static bool multiplies_narrow(const AttentionWork *w, DType type) {
+  return type == BF16 && !w->counter && w->a.scale > 0;
 }
 
 static AttentionWork work_of(const Node *node, const Tensor *in) {
@@ -54,7 +59,7 @@ KERNEL(Attention, .accepts = takes_attention, .narrow = takes_narrow) {
   w.most = out[1].data;
   w.log_sum = out[2].data;
   w.aligned[3] = begins_rows(w.y, &w.a.result, w.a.value_size);
-  if (in->dtype == BF16 && !w.counter)
+  if (multiplies_narrow(&w, in->dtype))
     launch_attention_narrow(stream->cuda, &w);
   else
     launch_attention(stream->cuda, in->dtype, &w);
@@ -76,9 +81,37 @@ KERNEL(AttentionGrad, .accepts = takes_attention, .narrow = takes_narrow, .works
     w.aligned[i] &= begins_rows(w.slope[i], p, i == 2 ? w.a.value_size : w.a.size);
   }
   w.aligned[3] = begins_rows(w.y, &w.a.result, w.a.value_size) && begins_rows(w.dy, &w.a.result, w.a.value_size);
-  if (in->dtype == BF16 && !w.counter)
+  if (multiplies_narrow(&w, in->dtype))
     launch_attention_narrow_grad(stream->cuda, &w);
   else
     launch_attention_grad(stream->cuda, in->dtype, &w);
+  return cuda_launched(stream, node);
+}
+
+/* X and Y of one type, cosines and sines of one; these are float32, too, where X is bfloat16. */
+static bool rotary_narrow(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)node;
+  return in[0].dtype == BF16 && out[0].dtype == BF16 && in[1].dtype == in[2].dtype;
+}
+
+KERNEL(Rotary, .accepts = takes_floats, .narrow = rotary_narrow) {
+  UNUSED;
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
+  Shape lead = shape_of(out->shape.rank - 1, out->shape.dim);
+  Tensor angles[2] = {in[1], in[2]};
+  Walk w;
+  if (!shape_elements(out->shape))
+    return OK;
+  for (int i = 0; i < 2; i++)
+    angles[i].shape.rank--;
+  walk_init(&w, lead, angles, 2);
+  Steps rows = {.rank = w.rank, .n = shape_elements(lead)};
+  for (int i = 0; i < w.rank; i++) {
+    rows.dim[i] = w.dim[i];
+    for (int k = 0; k < 2; k++)
+      rows.step[k][i] = w.stride[k][i];
+  }
+  launch_rotary(stream->cuda, in->dtype, in[1].dtype, &rows, out->shape.dim[lead.rank], node_int(node, "inverse", 0),
+                in[0].data, in[1].data, in[2].data, out->data);
   return cuda_launched(stream, node);
 }
