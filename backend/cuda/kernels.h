@@ -178,12 +178,12 @@ typedef struct {
   Shape points; /* rank > 0: element i of indices of this shape picks the one that stands where i does, but for the axis
                  */
 } Picks;
-void launch_gather(cudaStream_t s, size_t size, const Picks *picks, Reporter reporter, const void *data,
+void launch_gather(cudaStream_t s, DType from, DType to, const Picks *picks, Reporter reporter, const void *data,
                    const void *indices, void *y);
 /* Puts in index order, replacing what is there, onto zeros, or onto what is there. keys: workspace for 2 picks->rows
  * numbers. rows (slices + 1) is less than 2^63. */
 typedef enum { PUT_LAST, PUT_SUM, PUT_ADD, PUT_MULTIPLY, PUT_MAX, PUT_MIN } PutFunction;
-void launch_scatter(cudaStream_t s, PutFunction put, DType type, const Picks *picks, Reporter reporter,
+void launch_scatter(cudaStream_t s, PutFunction put, DType from, DType to, const Picks *picks, Reporter reporter,
                     const void *updates, const void *indices, uint64_t *keys, void *y);
 
 /* topk.cu. lines: of X, along the axis; y, places [outer, k, inner]. keys: room for twice X's elements. */

@@ -59,14 +59,20 @@ static Picks picks_elements(const Node *node, Shape data, const Tensor *indices)
                  .points = indices->shape};
 }
 
+/* Rows of a float32 table as bfloat16, gradients the other way. */
+static bool takes_mixes(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)node, (void)in, (void)out;
+  return true;
+}
+
 static Status gather(Stream *stream, const Node *node, const Picks *picks, const Tensor *in, const Tensor *out) {
-  launch_gather(stream->cuda, dtype_bytes(in->dtype), picks, cuda_reporter(stream, node), in[0].data, in[1].data,
+  launch_gather(stream->cuda, in->dtype, out->dtype, picks, cuda_reporter(stream, node), in[0].data, in[1].data,
                 out->data);
   return cuda_launched(stream, node);
 }
 
 #define GATHER(op_name, picks)                                                                                         \
-  KERNEL(op_name, .accepts = takes_any) {                                                                              \
+  KERNEL(op_name, .accepts = takes_any, .narrow = takes_mixes) {                                                       \
     UNUSED;                                                                                                            \
     Picks p = picks(node, in[0].shape, &in[1]);                                                                        \
     return gather(stream, node, &p, in, out);                                                                          \
@@ -92,15 +98,15 @@ Status cuda_sortable(const Node *node, int64_t count, int64_t places) {
 static Status scatter(Stream *stream, const Node *node, PutFunction put, const Picks *picks, const Tensor *in,
                       const Tensor *out, void *workspace) {
   TRY(cuda_sortable(node, picks->rows, picks->slices));
-  launch_scatter(stream->cuda, put, in->dtype, picks, cuda_reporter(stream, node), in[0].data, in[1].data, workspace,
-                 out->data);
+  launch_scatter(stream->cuda, put, in->dtype, out->dtype, picks, cuda_reporter(stream, node), in[0].data, in[1].data,
+                 workspace, out->data);
   return cuda_launched(stream, node);
 }
 
 #define GATHER_GRAD(op_name, picks)                                                                                    \
-  KERNEL(op_name, .accepts = takes_floats, .workspace = scatter_workspace) {                                           \
+  KERNEL(op_name, .accepts = takes_floats, .narrow = takes_mixes, .workspace = scatter_workspace) {                    \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_float(in->dtype));                                                                             \
+    TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);                                                        \
     Picks p = picks(node, out->shape, &in[1]);                                                                         \
     TRY(backend_cuda.zero(stream, out->data, tensor_bytes(out)));                                                      \
     return scatter(stream, node, PUT_SUM, &p, in, out, workspace);                                                     \
