@@ -98,37 +98,45 @@ static Status pools_of(const Node *node, Shape x, Pools *p) {
   return OK;
 }
 
-KERNEL(MaxPool, .accepts = takes_numbers) {
+/* All of one type. */
+static bool takes_alike(const Node *node, const Tensor *in, const Tensor *out) {
+  bool alike = out->dtype == BF16;
+  for (int i = 0; i < node->n_in; i++)
+    alike &= in[i].dtype == BF16;
+  return alike;
+}
+
+KERNEL(MaxPool, .accepts = takes_numbers, .narrow = takes_alike) {
   UNUSED;
   Pools p;
-  TAKES(in->dtype, is_number(in->dtype));
+  TAKES(in->dtype, is_number(in->dtype) || in->dtype == BF16);
   TRY(pools_of(node, in->shape, &p));
   launch_max_pool(stream->cuda, in->dtype, &p, in->data, out->data, node->n_out > 1 ? out[1].data : NULL);
   return cuda_launched(stream, node);
 }
 
-KERNEL(AveragePool, .accepts = takes_floats) {
+KERNEL(AveragePool, .accepts = takes_floats, .narrow = takes_alike) {
   UNUSED;
   Pools p;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   TRY(pools_of(node, in->shape, &p));
   launch_average_pool(stream->cuda, in->dtype, &p, in->data, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(MaxPoolGrad, .accepts = takes_floats) {
+KERNEL(MaxPoolGrad, .accepts = takes_floats, .narrow = takes_alike) {
   UNUSED;
   Pools p;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   TRY(pools_of(node, out->shape, &p));
   launch_pool_grad(stream->cuda, in->dtype, &p, in[0].data, in[1].data, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(AveragePoolGrad, .accepts = takes_floats) {
+KERNEL(AveragePoolGrad, .accepts = takes_floats, .narrow = takes_alike) {
   UNUSED;
   Pools p;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   TRY(pools_of(node, out->shape, &p));
   launch_pool_grad(stream->cuda, in->dtype, &p, in[0].data, NULL, out->data);
   return cuda_launched(stream, node);

@@ -1,6 +1,6 @@
 /* Pooling and its gradients, a thread an element. Invariant: a gradient adds what the windows over an element give, in
  * the order of the windows. */
-#include "backend/cuda/steps.cuh"
+#include "backend/cuda/bfloat.cuh"
 
 /* Taps first … end-1 of window `out` along one axis lie in X (graph/window.h says the same for the host). */
 DEVICE Taps taps_of(const Window &w, int axis, int64_t out) {
@@ -46,10 +46,11 @@ template <class Visit> DEVICE void each_tap(const Window &w, const Opening &o, V
 /* As the host's kernels say: the first of the largest, and what is no number is larger. -1: the window has nothing. */
 template <class T> DEVICE int64_t largest(const Window &w, const Opening &o, const T *x) {
   int64_t best = -1;
-  T most = 0;
+  Computed<T> most = 0;
   each_tap(w, o, [&](int64_t i) {
-    if (best < 0 || x[i] > most || x[i] != x[i]) {
-      most = x[i];
+    Computed<T> next = x[i];
+    if (best < 0 || next > most || next != next) {
+      most = next;
       best = i;
     }
   });
@@ -86,7 +87,7 @@ template <class T> GLOBAL void max_pool(Pools p, const T *x, T *y, int64_t *indi
     place_of(p.w.out, i % p.to, at);
     const T *from = x + plane * p.from;
     int64_t best = largest(p.w, opening_of(p.w, at), from);
-    y[i] = best < 0 ? least<T>() : from[best];
+    y[i] = (T)(best < 0 ? least<Computed<T>>() : (Computed<T>)from[best]);
     if (indices)
       indices[i] = plane * p.from + (best < 0 ? 0 : p.columns ? counted_from_the_first(p.w, best) : best);
   }
@@ -100,8 +101,8 @@ template <class T> GLOBAL void average_pool(Pools p, const T *x, T *y) {
     const T *from = x + i / p.to * p.from;
     place_of(p.w.out, i % p.to, at);
     Opening o = opening_of(p.w, at);
-    each_tap(p.w, o, [&](int64_t k) { sum += (double)from[k]; });
-    y[i] = (T)(sum / divisor_of(o, p.divisor));
+    each_tap(p.w, o, [&](int64_t k) { sum += (double)(Computed<T>)from[k]; });
+    y[i] = (T)(Computed<T>)(sum / divisor_of(o, p.divisor));
   }
 }
 
@@ -129,7 +130,7 @@ template <class T> GLOBAL void pool_grad(Pools p, const T *dy, const T *x, T *dx
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
     int64_t own = i % p.from, at[WINDOW_AXES], first[WINDOW_AXES], last[WINDOW_AXES], window[WINDOW_AXES];
     const T *from = dy + i / p.from * p.to;
-    T sum = 0;
+    Computed<T> sum = 0;
     place_of(p.w.in, own, at);
     for (int a = 0; a < WINDOW_AXES; a++)
       windows_over(p.w, a, at[a], &first[a], &last[a]);
@@ -137,29 +138,32 @@ template <class T> GLOBAL void pool_grad(Pools p, const T *dy, const T *x, T *dx
       for (window[1] = first[1]; window[1] <= last[1]; window[1]++)
         for (window[2] = first[2]; window[2] <= last[2]; window[2]++) {
           Opening o = opening_of(p.w, window);
-          T d = from[(window[0] * p.w.out[1] + window[1]) * p.w.out[2] + window[2]];
+          Computed<T> d = from[(window[0] * p.w.out[1] + window[1]) * p.w.out[2] + window[2]];
           if (!has_place(p.w, o, at))
             continue;
           if (!x)
-            sum += (T)((double)d / divisor_of(o, p.divisor));
+            sum += (Computed<T>)((double)d / divisor_of(o, p.divisor));
           else if (largest(p.w, o, x + i / p.from * p.from) == own)
             sum += d;
         }
-    dx[i] = sum;
+    dx[i] = (T)sum;
   }
 }
 
 void launch_max_pool(cudaStream_t s, DType type, const Pools *p, const void *x, void *y, int64_t *indices) {
-  FOR_NUMBERS(type,
-              launch(max_pool<T>, blocks_for(p->planes * p->to), BLOCK_THREADS, s, *p, (const T *)x, (T *)y, indices))
+  int64_t blocks = blocks_for(p->planes * p->to);
+  if (type == BF16)
+    launch(max_pool<Bfloat>, blocks, BLOCK_THREADS, s, *p, (const Bfloat *)x, (Bfloat *)y, indices);
+  else
+    FOR_NUMBERS(type, launch(max_pool<T>, blocks, BLOCK_THREADS, s, *p, (const T *)x, (T *)y, indices))
 }
 
 void launch_average_pool(cudaStream_t s, DType type, const Pools *p, const void *x, void *y) {
-  FOR_FLOATS(type, launch(average_pool<T>, blocks_for(p->planes * p->to), BLOCK_THREADS, s, *p, (const T *)x, (T *)y))
+  FOR_STORED(type, launch(average_pool<T>, blocks_for(p->planes * p->to), BLOCK_THREADS, s, *p, (const T *)x, (T *)y))
 }
 
 void launch_pool_grad(cudaStream_t s, DType type, const Pools *p, const void *dy, const void *x, void *dx) {
-  FOR_FLOATS(type, launch(pool_grad<T>, blocks_for(p->planes * p->from), BLOCK_THREADS, s, *p, (const T *)dy,
+  FOR_STORED(type, launch(pool_grad<T>, blocks_for(p->planes * p->from), BLOCK_THREADS, s, *p, (const T *)dy,
                           (const T *)x, (T *)dx))
 }
 
