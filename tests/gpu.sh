@@ -336,16 +336,18 @@ checked() {
   limited compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 "$@"
 }
 
-# sanitized TOOL: the device's tests and a sample of the operators' rows, in float32 and stored in bf16
+# sanitized TOOL TEST…: a sample of what the tests of the device do
 sanitized() {
-  for test in device operators narrow attention; do
-    ONNXPIPE_TEST_SAMPLE=1 checked "$1" $build/tests/cuda_test_$test || return 1
+  tool=$1
+  shift
+  for test in "$@"; do
+    ONNXPIPE_TEST_SAMPLE=1 checked "$tool" $build/tests/cuda_test_$test || return 1
   done
 }
 
 # sanitized_step TOOL: two steps of a small model in bf16
 sanitized_step() {
-  checked "$1" $build/onnxpipe train models/nanogpt/model.onnx --data models/nanogpt/data.npz --quiet --batch 2 --microbatches 1 --steps 2 \
+  checked "$1" $build/onnxpipe train models/nanogpt/model.onnx --data models/nanogpt/data.npz --quiet --batch 2 --microbatches 1 --steps 2 --no-measure \
     --device cuda:0 --precision bf16
 }
 
@@ -371,7 +373,10 @@ if command -v compute-sanitizer >/dev/null 2>&1; then
     ask ${tool}_of_a_step sanitized_step $tool
   done
   for tool in memcheck racecheck synccheck; do
-    ask $tool sanitized $tool
+    ask $tool sanitized $tool device operators narrow
+  done
+  for tool in memcheck racecheck synccheck; do
+    ask ${tool}_of_attention sanitized $tool attention
   done
 else
   row compute-sanitizer "not run" "it is not installed"
