@@ -51,6 +51,19 @@ typedef struct {
   void (*release)(void *state); /* of what prepare made */
 } KernelDef;
 
+/* How a node is run: run(stream, node, in, out, workspace, state). */
+typedef struct {
+  Kernel *run;
+  void *state;
+  void (*release)(void *state); /* NULL: there is no state */
+} NodeKernel;
+
+/* A node and its operands, at places that stay. */
+typedef struct {
+  const Node *node;
+  const Tensor *in, *out;
+} JoinedCall;
+
 typedef enum { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE } CopyKind;
 
 enum { WAY_BYTES = 64 };
@@ -105,6 +118,10 @@ typedef struct Backend {
   const char *(*convolves)(const Graph *graph);
   /* How a node that it accepts is computed, for people: "packed tiles 12 x 32, avx512". NULL: all in one way. */
   void (*way)(const Graph *graph, const Node *node, char text[WAY_BYTES]);
+  /* Makes one kernel of calls of which none reads what another writes, norms and updates of parameters: of those that
+   * taken[i] says, whose bits stay. It runs over its state alone. Where it has none its run is NULL. NULL where each
+   * call runs by itself. */
+  Status (*join)(Stream *stream, const JoinedCall *calls, int n, NodeKernel *kernel, bool *taken);
 } Backend;
 
 /* Plain C, complete, one thread: the definition of every operator. */
@@ -129,13 +146,6 @@ size_t backend_workspace_bytes(const Backend *backend, const Graph *graph, const
 /* For people, of the arena: how the backend computes the graph's nodes (views apart), and how many of which operator
  * each way: "packed tiles 12 x 32, avx512: Gemm 8, MatMul 2; …". */
 Status backend_kernels_text(const Backend *backend, const Graph *graph, Arena *arena, const char **text);
-
-/* How a node is run: run(stream, node, in, out, workspace, state). */
-typedef struct {
-  Kernel *run;
-  void *state;
-  void (*release)(void *state); /* NULL: there is no state */
-} NodeKernel;
 
 /* What runs a node over these operands, its entry's `prepare` done. in, out, workspace_bytes: as prepare's. Fails with
  * the node's name in front; then there is nothing to forget. */

@@ -381,4 +381,5 @@ const Backend backend_cuda = {
     .identify = identify,
     .reach = reach,
     .convolves = convolves,
+    .join = cuda_join,
 };

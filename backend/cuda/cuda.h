@@ -194,6 +194,12 @@ Status cuda_sortable(const Node *node, int64_t count, int64_t places);
 /* How so many elements of the node are drawn. */
 Drawing cuda_drawing(const Node *node, int64_t elements);
 
+/* The work of a norm or an update, but for keys and partial sums, and the places that the operands do not have yet. */
+Status cuda_take_parameter(const Node *node, const Tensor *in, const Tensor *out, ParameterWork *work);
+
+/* Backend.join of norms and updates. */
+Status cuda_join(Stream *stream, const JoinedCall *calls, int n, NodeKernel *kernel, bool *taken);
+
 static inline Reporter cuda_reporter(const Stream *stream, const Node *node) {
   return (Reporter){stream->claimed, stream->fault, node};
 }

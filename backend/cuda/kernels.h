@@ -402,15 +402,26 @@ typedef struct {
   const int64_t *places;
   int64_t first, lookups;
 } GradientGroup;
+/* Those of rows go over the rows that were looked up alone. */
+typedef enum {
+  PARAMETER_NORM,
+  PARAMETER_SGD,
+  PARAMETER_MOMENTUM, /* SGD's */
+  PARAMETER_ADAM,
+  PARAMETER_SGD_ROWS,
+  PARAMETER_SPARSE_ADAM_ROWS
+} ParameterKind;
 typedef struct {
-  GradientGroup groups[MOST_GROUPS];
+  ParameterKind kind;
+  DType type;
   int n_groups;
-  bool has_whole;   /* some of them are accumulators */
+  bool has_whole; /* some of them are accumulators */
+  GradientGroup groups[MOST_GROUPS];
   int64_t elements; /* of the parameter */
   /* Where a group has rows (parameter_sorts): of the table, elements of one, lookups of all groups; how many bits
    * number them; room for their keys, twice, and where they lie sorted. */
   int64_t rows, row, lookups;
-  int number_bits;
+  int64_t number_bits;
   uint64_t *keys;
   const uint64_t *sorted;
   /* Of a norm: */
@@ -420,22 +431,30 @@ typedef struct {
   const double *scalars;
   double momentum_factor, decay;
   double beta1, beta2, epsilon;
-  bool nesterov, decoupled;
+  int64_t nesterov, decoupled;
 } ParameterWork;
 /* What the blocks of a launch take: tiles of keys, runs of elements, or rows that were looked up. */
 typedef enum { PARTS_OF_SORT, PARTS_OF_ELEMENTS, PARTS_OF_LOOKUPS, PARTS_COUNT } Parts;
-int64_t parameter_parts(Parts parts, DType type, const ParameterWork *work);
+typedef struct {
+  int32_t work, part;
+} Part;
+int64_t parameter_parts(Parts parts, const ParameterWork *work);
 /* rows, row and lookups are set. rows + 1 times lookups is less than 2^63. */
 void parameter_sorts(ParameterWork *work, uint64_t *keys);
-void launch_squared_norm(cudaStream_t s, DType type, const ParameterWork *work);
-/* whole: else only rows that were looked up. */
-typedef enum { UPDATE_SGD, UPDATE_ADAM, UPDATE_SPARSE_ADAM } UpdateRule;
-void launch_update(cudaStream_t s, DType type, UpdateRule rule, bool whole, const ParameterWork *work);
+/* One parameter; or several, of one class, which lie on the device, too, with the parts of them all. */
+typedef struct {
+  const ParameterWork *works, *on_device;
+  int n;
+  const Part *parts[PARTS_COUNT];
+  int64_t n_parts[PARTS_COUNT];
+} Parameters;
+int parameter_class(const ParameterWork *work);
+void launch_parameters(cudaStream_t s, const Parameters *parameters);
 void launch_accumulate(cudaStream_t s, DType type, DType term_type, int64_t n, const void *term, void *sum);
 
-/* sparse.cu. Sorts the keys of a parameter's lookups: the row of the table in the high bits, the number of the lookup
- * in the low ones; lookups of no row come last. */
-void launch_sort_lookups(cudaStream_t s, const ParameterWork *work);
+/* sparse.cu. Sorts the keys of parameters' lookups: the row of the table in the high bits, the number of the lookup in
+ * the low ones; lookups of no row come last. */
+void launch_sort_lookups(cudaStream_t s, const Parameters *parameters);
 /* AccumulateRows: `inner` elements a row. finished: a 0 on the device, which it leaves there. */
 typedef struct {
   DType index_type;

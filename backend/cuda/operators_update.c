@@ -80,71 +80,60 @@ static size_t parameter_workspace(const Graph *graph, const Node *node, size_t b
     in[i] = kernel_input(graph, node, i);
   if (node->n_in > (int)(sizeof in / sizeof *in) || take_gradient(node, in, &w) != OK)
     return 0; /* running it says why */
-  int64_t sums = is_update(node) ? 0 : parameter_parts(PARTS_OF_ELEMENTS, in->dtype, &w);
+  int64_t sums = is_update(node) ? 0 : parameter_parts(PARTS_OF_ELEMENTS, &w);
   return sizeof(uint64_t) * (size_t)(2 * w.lookups + sums);
 }
 
-static Status take_parameter(const Node *node, const Tensor *in, const Tensor *out, void *workspace, ParameterWork *w) {
+static ParameterKind kind_of(const Node *node, const ParameterWork *w) {
+  if (!is_update(node))
+    return PARAMETER_NORM;
+  if (node->op == OP_SparseAdamUpdate)
+    return PARAMETER_SPARSE_ADAM_ROWS;
+  if (node->op == OP_AdamUpdate || node->op == OP_AdamUpdateRows)
+    return PARAMETER_ADAM;
+  if (w->momentum)
+    return PARAMETER_MOMENTUM;
+  return w->has_whole || w->decay != 0 ? PARAMETER_SGD : PARAMETER_SGD_ROWS; /* of the others zeros change nothing */
+}
+
+Status cuda_take_parameter(const Node *node, const Tensor *in, const Tensor *out, ParameterWork *w) {
   int states = (int)node_int(node, "states", 0);
-  *w = (ParameterWork){0};
+  *w = (ParameterWork){.type = in->dtype};
   TAKES(in->dtype, is_float(in->dtype));
   TRY(take_gradient(node, in, w));
-  if (w->lookups)
-    parameter_sorts(w, workspace);
-  if (!is_update(node)) {
+  if (is_update(node)) {
+    w->parameter = in[0].data;
+    w->scalars = in[1].data;
+    w->momentum = states ? in[2].data : NULL;
+    w->variance = states > 1 ? in[3].data : NULL;
+    w->momentum_factor = node_float(node, "momentum", 0);
+    w->decay = node_float(node, "weight_decay", 0);
+    w->nesterov = node_int(node, "nesterov", 0);
+    w->decoupled = node_int(node, "decoupled", 0);
+    w->beta1 = node_float(node, "beta1", 0.9);
+    w->beta2 = node_float(node, "beta2", 0.999);
+    w->epsilon = node_float(node, "epsilon", 1e-8);
+  } else {
     w->y = out->data;
-    w->partial = (double *)workspace + 2 * w->lookups;
-    return OK;
   }
-  w->parameter = in[0].data;
-  w->scalars = in[1].data;
-  w->momentum = states ? in[2].data : NULL;
-  w->variance = states > 1 ? in[3].data : NULL;
-  w->momentum_factor = node_float(node, "momentum", 0);
-  w->decay = node_float(node, "weight_decay", 0);
-  w->nesterov = node_int(node, "nesterov", 0);
-  w->decoupled = node_int(node, "decoupled", 0);
-  w->beta1 = node_float(node, "beta1", 0.9);
-  w->beta2 = node_float(node, "beta2", 0.999);
-  w->epsilon = node_float(node, "epsilon", 1e-8);
+  w->kind = kind_of(node, w);
   return OK;
 }
 
-static UpdateRule rule_of(const Node *node) {
-  return node->op == OP_SparseAdamUpdate                              ? UPDATE_SPARSE_ADAM
-         : node->op == OP_AdamUpdate || node->op == OP_AdamUpdateRows ? UPDATE_ADAM
-                                                                      : UPDATE_SGD;
-}
-
-/* Whether elements without gradient change, too, or cannot be told. */
-static bool updates_whole(const Node *node, const ParameterWork *w) {
-  return rule_of(node) == UPDATE_ADAM ||
-         (rule_of(node) == UPDATE_SGD && (w->has_whole || w->momentum || w->decay != 0));
-}
-
-static Status squared_norm(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
-  ParameterWork work;
-  TRY(take_parameter(node, in, out, workspace, &work));
-  launch_squared_norm(stream->cuda, in->dtype, &work);
-  return cuda_launched(stream, node);
-}
-
-static Status update(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace) {
-  ParameterWork work;
-  TRY(take_parameter(node, in, out, workspace, &work));
-  launch_update(stream->cuda, in->dtype, rule_of(node), updates_whole(node, &work), &work);
-  return cuda_launched(stream, node);
-}
-
-#define PARAMETER(op_name, run)                                                                                        \
+#define PARAMETER(op_name)                                                                                             \
   KERNEL(op_name, .accepts = takes_floats, .workspace = parameter_workspace) {                                         \
-    UNUSED;                                                                                                            \
-    return run(stream, node, in, out, workspace);                                                                      \
+    ParameterWork work;                                                                                                \
+    (void)state;                                                                                                       \
+    TRY(cuda_take_parameter(node, in, out, &work));                                                                    \
+    parameter_sorts(&work, workspace);                                                                                 \
+    work.partial = (double *)workspace + 2 * work.lookups;                                                             \
+    launch_parameters(stream->cuda, &(Parameters){.works = &work, .n = 1});                                            \
+    return cuda_launched(stream, node);                                                                                \
   }
-PARAMETER(SquaredNorm, squared_norm)
-PARAMETER(SquaredNormRows, squared_norm)
-PARAMETER(SgdUpdate, update)
-PARAMETER(SgdUpdateRows, update)
-PARAMETER(AdamUpdate, update)
-PARAMETER(AdamUpdateRows, update)
-PARAMETER(SparseAdamUpdate, update)
+PARAMETER(SquaredNorm)
+PARAMETER(SquaredNormRows)
+PARAMETER(SgdUpdate)
+PARAMETER(SgdUpdateRows)
+PARAMETER(AdamUpdate)
+PARAMETER(AdamUpdateRows)
+PARAMETER(SparseAdamUpdate)

@@ -27,13 +27,25 @@ void launch_accumulate(cudaStream_t s, DType type, DType term_type, int64_t n, c
 
 /* ---- parts of a parameter ---- */
 
-int64_t parameter_parts(Parts parts, DType type, const ParameterWork *w) {
-  int64_t packs = w->row % (16 / (int64_t)dtype_bytes(type)) == 0 ? 16 / (int64_t)dtype_bytes(type) : 1;
+static int packed(const ParameterWork *w) {
+  return 16 / (int)dtype_bytes(w->type);
+}
+
+/* 0: no rows; else what packs of a row may be. */
+static int width_of(const ParameterWork *w) {
+  return !w->lookups ? 0 : w->row % packed(w) ? 1 : packed(w);
+}
+
+int parameter_class(const ParameterWork *w) {
+  return ((int)w->kind * DTYPE_COUNT + (int)w->type) * 8 + width_of(w);
+}
+
+int64_t parameter_parts(Parts parts, const ParameterWork *w) {
   switch (parts) {
   case PARTS_OF_SORT:
     return (w->lookups + SORT_TILE - 1) / SORT_TILE;
   case PARTS_OF_LOOKUPS:
-    return (w->lookups * (w->row / packs) + BLOCK_THREADS - 1) / BLOCK_THREADS;
+    return w->lookups ? (w->lookups * (w->row / width_of(w)) + BLOCK_THREADS - 1) / BLOCK_THREADS : 0;
   default:
     return w->elements > RUN ? (w->elements + RUN - 1) / RUN : 1;
   }
@@ -52,27 +64,32 @@ void parameter_sorts(ParameterWork *w, uint64_t *keys) {
 
 /* The number of one run, or where it is to be added to others'. WIDTH: of rows
  * that some groups have; 0: none. */
-template <class T, int WIDTH> GLOBAL void norm_runs(Parameters p) {
+template <class T, int WIDTH> GLOBAL void norm_runs(Table t) {
   constexpr int N = PACKED<T>;
   SHARED ParameterWork w;
   SHARED int64_t range[2];
   SHARED double sums[BLOCK_THREADS / WARP_LANES];
-  int64_t run = take_parameter(p, &w), first = run * RUN, end = first + RUN < w.elements ? first + RUN : w.elements;
+  int64_t run = take_parameter(t, &w), first = run * RUN, end = first + RUN < w.elements ? first + RUN : w.elements;
   Sorted s = {};
   double total = 0;
   if (WIDTH && first < end)
     s = lookups_between(w, first, end, range);
+  constexpr int STEP = BLOCK_THREADS * N;
   if (!WIDTH || w.has_whole || s.begin < s.end)
-    for (int64_t at = first + thread_index() * N; at < end; at += BLOCK_THREADS * N) {
-      int count = end - at < N ? (int)(end - at) : N;
-      bool touched;
-      Pack<T, N> g;
-      if constexpr (WIDTH > 0)
-        g = sparse_gradient<T, N, WIDTH>(w, s, at, count, &touched);
-      else
-        g = dense_gradient<T, N>(w, at, count);
-      for (int i = 0; i < N; i++)
-        total += (double)g.at[i] * (double)g.at[i];
+    for (int64_t at = first + thread_index() * N; at < end; at += 2 * STEP) {
+      Pack<T, N> g[2] = {}; /* read together */
+      for (int k = 0; k < 2; k++)
+        if (int64_t own = at + k * STEP; own < end) {
+          int count = end - own < N ? (int)(end - own) : N;
+          bool touched;
+          if constexpr (WIDTH > 0)
+            g[k] = sparse_gradient<T, N, WIDTH>(w, s, own, count, &touched);
+          else
+            g[k] = dense_gradient<T, N>(w, own, count);
+        }
+      for (int k = 0; k < 2; k++)
+        for (int i = 0; i < N; i++)
+          total += (double)g[k].at[i] * (double)g[k].at[i];
     }
   total = sum_lanes(total, WARP_LANES);
   if (thread_index() % WARP_LANES == 0)
@@ -86,10 +103,10 @@ template <class T, int WIDTH> GLOBAL void norm_runs(Parameters p) {
 }
 
 /* A block a parameter that has several runs. */
-GLOBAL void norm_totals(Parameters p) {
+GLOBAL void norm_totals(Table t) {
   SHARED ParameterWork w;
   SHARED double sums[BLOCK_THREADS / WARP_LANES];
-  take_parameter(p, &w);
+  take_parameter(t, &w);
   int64_t runs = (w.elements + RUN - 1) / RUN;
   double total = 0;
   for (int64_t run = thread_index(); runs > 1 && run < runs; run += BLOCK_THREADS)
@@ -105,17 +122,14 @@ GLOBAL void norm_totals(Parameters p) {
   }
 }
 
-void launch_squared_norm(cudaStream_t s, DType type, const ParameterWork *work) {
-  Parameters p = {*work};
-  int64_t runs = parameter_parts(PARTS_OF_ELEMENTS, type, work);
-  if (work->lookups)
-    launch_sort_lookups(s, work);
-  FOR_FLOATS(type, launch(!work->lookups              ? norm_runs<T, 0>
-                          : has_packed_rows<T>(*work) ? norm_runs<T, PACKED<T>>
-                                                      : norm_runs<T, 1>,
-                          runs, BLOCK_THREADS, s, p))
-  if (runs > 1)
-    launch(norm_totals, 1, BLOCK_THREADS, s, p);
+static void launch_totals(cudaStream_t s, const Parameters &p) {
+  Table table = table_of(p, PARTS_OF_ELEMENTS);
+  bool wanted = false;
+  table.parts = NULL;
+  for (int i = 0; i < p.n; i++)
+    wanted |= p.works[i].elements > RUN;
+  if (wanted)
+    launch(norm_totals, p.n, BLOCK_THREADS, s, table);
 }
 
 /* ---- updates ---- */
@@ -129,12 +143,12 @@ template <class T, int N> DEVICE bool are_zeros(const Pack<T, N> &pack) {
 
 /* Of a whole parameter; WIDTH as above. With rows, states stay as they are where nothing was ever looked
  * up. */
-template <class Rule, int WIDTH> GLOBAL void update_runs(Parameters p) {
+template <class Rule, int WIDTH> GLOBAL void update_runs(Table t) {
   typedef typename Rule::T T;
   constexpr int N = PACKED<T>;
   SHARED ParameterWork w;
   SHARED int64_t range[2];
-  int64_t first = take_parameter(p, &w) * RUN, end = first + RUN < w.elements ? first + RUN : w.elements;
+  int64_t first = take_parameter(t, &w) * RUN, end = first + RUN < w.elements ? first + RUN : w.elements;
   const Rule rule(w);
   T factor = (T)w.scalars[SCALAR_GRADIENT_FACTOR], kept = 1;
   Sorted s = {};
@@ -199,9 +213,9 @@ DEVICE void update_in_row(const ParameterWork &w, const Sorted &s, uint64_t row,
 
 /* Of the rows that were looked up: a thread takes a pack of a row, and there is work for one at the row's first lookup.
  */
-template <class Rule, int WIDTH> GLOBAL void update_rows(Parameters p) {
+template <class Rule, int WIDTH> GLOBAL void update_rows(Table t) {
   SHARED ParameterWork w;
-  int64_t item = take_parameter(p, &w) * BLOCK_THREADS + thread_index();
+  int64_t item = take_parameter(t, &w) * BLOCK_THREADS + thread_index();
   int64_t packs = w.row / WIDTH, k = packs ? quotient(item, packs) : w.lookups;
   if (k >= w.lookups || !begins_run(w.sorted, k, w.number_bits))
     return;
@@ -212,39 +226,46 @@ template <class Rule, int WIDTH> GLOBAL void update_rows(Parameters p) {
     update_in_row<Rule, WIDTH>(w, s, row, at, k);
 }
 
-template <class Rule> static void update(cudaStream_t s, DType type, const ParameterWork *work) {
-  Parameters p = {*work};
-  int64_t runs = parameter_parts(PARTS_OF_ELEMENTS, type, work);
+/* ---- launches ---- */
+
+typedef void Kernel(Table);
+
+template <class Rule> static Kernel *runs_kernel(int width) {
   constexpr int N = PACKED<typename Rule::T>;
-  bool packed = has_packed_rows<typename Rule::T>(*work);
-  launch(!work->lookups ? update_runs<Rule, 0>
-         : packed       ? update_runs<Rule, N>
-                        : update_runs<Rule, 1>,
-         runs, BLOCK_THREADS, s, p);
+  return width == 0 ? update_runs<Rule, 0> : width == 1 ? update_runs<Rule, 1> : update_runs<Rule, N>;
 }
 
-template <class T> static void update_whole(cudaStream_t s, DType type, UpdateRule rule, const ParameterWork *work) {
-  if (rule == UPDATE_ADAM)
-    update<Adam<T>>(s, type, work);
-  else if (work->momentum)
-    update<Sgd<T, 1>>(s, type, work);
-  else
-    update<Sgd<T, 0>>(s, type, work);
+template <class Rule> static Kernel *rows_kernel(int width) {
+  return width == 1 ? update_rows<Rule, 1> : update_rows<Rule, PACKED<typename Rule::T>>;
 }
 
-template <class Rule> static void update_rows_of(cudaStream_t s, DType type, const ParameterWork *work) {
-  typedef typename Rule::T T;
-  launch(has_packed_rows<T>(*work) ? update_rows<Rule, PACKED<T>> : update_rows<Rule, 1>,
-         parameter_parts(PARTS_OF_LOOKUPS, type, work), BLOCK_THREADS, s, Parameters{*work});
+template <class T> static Kernel *kernel_of(ParameterKind kind, int width) {
+  switch (kind) {
+  case PARAMETER_SGD:
+    return runs_kernel<Sgd<T, 0>>(width);
+  case PARAMETER_MOMENTUM:
+    return runs_kernel<Sgd<T, 1>>(width);
+  case PARAMETER_ADAM:
+    return runs_kernel<Adam<T>>(width);
+  case PARAMETER_SGD_ROWS:
+    return rows_kernel<Sgd<T, 0>>(width);
+  case PARAMETER_SPARSE_ADAM_ROWS:
+    return rows_kernel<SparseAdam<T>>(width);
+  default:
+    return width == 0 ? norm_runs<T, 0> : width == 1 ? norm_runs<T, 1> : norm_runs<T, PACKED<T>>;
+  }
 }
 
-void launch_update(cudaStream_t s, DType type, UpdateRule rule, bool whole, const ParameterWork *work) {
-  if (work->lookups)
-    launch_sort_lookups(s, work);
-  if (whole)
-    FOR_FLOATS(type, update_whole<T>(s, type, rule, work))
-  else if (rule == UPDATE_SPARSE_ADAM)
-    FOR_FLOATS(type, update_rows_of<SparseAdam<T>>(s, type, work))
-  else
-    FOR_FLOATS(type, (update_rows_of<Sgd<T, 0>>(s, type, work)))
+void launch_parameters(cudaStream_t s, const Parameters *p) {
+  const ParameterWork *first = p->works;
+  bool of_rows = first->kind == PARAMETER_SGD_ROWS || first->kind == PARAMETER_SPARSE_ADAM_ROWS;
+  Parts parts = of_rows ? PARTS_OF_LOOKUPS : PARTS_OF_ELEMENTS;
+  int width = width_of(first);
+  if (width)
+    launch_sort_lookups(s, p);
+  Kernel *kernel = first->type == F32 ? kernel_of<float>(first->kind, width) : kernel_of<double>(first->kind, width);
+  if (width || !of_rows)
+    launch(kernel, blocks_of(*p, parts), BLOCK_THREADS, s, table_of(*p, parts));
+  if (first->kind == PARAMETER_NORM)
+    launch_totals(s, *p);
 }

@@ -12,16 +12,35 @@ template <class T> constexpr int PACKED = 16 / (int)sizeof(T);
 constexpr int SORT_TILE = 4096; /* keys that a block sorts */
 
 /* What a launch goes over. */
-struct Parameters {
+struct Table {
   ParameterWork one;
+  const ParameterWork *all; /* NULL: one */
+  const Part *parts;        /* a block each; NULL: a parameter each */
 };
 
+static inline Table table_of(const Parameters &p, Parts parts) {
+  return p.on_device ? Table{{}, p.on_device, p.parts[parts]} : Table{p.works[0], NULL, NULL};
+}
+
+static inline int64_t blocks_of(const Parameters &p, Parts parts) {
+  return p.on_device ? p.n_parts[parts] : parameter_parts(parts, p.works);
+}
+
 /* The block's parameter, for all of its threads; returns which part of it is the block's. */
-DEVICE int64_t take_parameter(const Parameters &p, ParameterWork *own) {
-  if (thread_index() == 0)
-    *own = p.one;
+DEVICE int64_t take_parameter(const Table &t, ParameterWork *own) {
+  constexpr int WORDS = sizeof *own / sizeof(uint64_t);
+  static_assert(sizeof *own == WORDS * sizeof(uint64_t) && WORDS <= BLOCK_THREADS, "a thread a word");
+  Part part = {block_index(), block_index()};
+  if (t.all) {
+    if (t.parts)
+      part = t.parts[block_index()];
+    if (thread_index() < WORDS)
+      ((uint64_t *)own)[thread_index()] = ((const uint64_t *)&t.all[part.work])[thread_index()];
+  } else if (thread_index() == 0) {
+    *own = t.one;
+  }
   barrier();
-  return block_index();
+  return part.part;
 }
 
 /* The first `count` of a pack. */
@@ -122,7 +141,7 @@ template <class Number> struct SparseAdam {
 struct Sorted {
   const uint64_t *keys;
   int64_t begin, end;
-  int bits; /* of a lookup's number */
+  int64_t bits; /* of a lookup's number */
 };
 
 DEVICE int64_t first_key_of(const Sorted &s, uint64_t row) {
@@ -212,11 +231,6 @@ DEVICE Sorted lookups_between(const ParameterWork &w, int64_t first, int64_t end
         first_key_of(all, (uint64_t)(thread_index() ? quotient(end - 1, w.row) + 1 : quotient(first, w.row)));
   barrier();
   return Sorted{w.sorted, range[0], range[1], w.number_bits};
-}
-
-/* Whether rows are whole packs. */
-template <class T> static bool has_packed_rows(const ParameterWork &w) {
-  return w.row % PACKED<T> == 0;
 }
 
 /* Of one that has lookups; WIDTH: N where rows are whole packs, else 1. *touched: some row of the elements was looked

@@ -77,10 +77,10 @@ DEVICE uint64_t key_of(const ParameterWork &w, int64_t number) {
 }
 
 /* Bitonic: of pairs that are `apart`, in blocks of `size` that rise and fall by turns. */
-GLOBAL void sort_lookups(Parameters p) {
+GLOBAL void sort_lookups(Table t) {
   SHARED ParameterWork w;
   SHARED uint64_t tile[SORT_TILE];
-  int64_t first = take_parameter(p, &w) * SORT_TILE;
+  int64_t first = take_parameter(t, &w) * SORT_TILE;
   int n = (int)(w.lookups - first < SORT_TILE ? w.lookups - first : SORT_TILE), whole = 2;
   while (whole < n)
     whole *= 2;
@@ -103,14 +103,22 @@ GLOBAL void sort_lookups(Parameters p) {
     w.keys[first + i] = tile[i];
 }
 
-void launch_sort_lookups(cudaStream_t s, const ParameterWork *w) {
-  int64_t n = w->lookups, tiles = (n + SORT_TILE - 1) / SORT_TILE;
-  uint64_t *from = w->keys, *to = w->keys + n;
-  launch(sort_lookups, tiles, n > 4 * BLOCK_THREADS ? 4 * BLOCK_THREADS : BLOCK_THREADS, s, Parameters{*w});
-  for (int64_t width = SORT_TILE; width < n; width *= 2) {
-    launch(merge_runs<Plain>, blocks_for(n), BLOCK_THREADS, s, Plain(), 1, n, width, from, to);
+static void merge_tiles(cudaStream_t s, const ParameterWork &w) {
+  uint64_t *from = w.keys, *to = w.keys + w.lookups;
+  for (int64_t width = SORT_TILE; width < w.lookups; width *= 2) {
+    launch(merge_runs<Plain>, blocks_for(w.lookups), BLOCK_THREADS, s, Plain(), 1, w.lookups, width, from, to);
     uint64_t *sorted = to;
     to = from;
     from = sorted;
   }
+}
+
+void launch_sort_lookups(cudaStream_t s, const Parameters *p) {
+  int64_t most = 0;
+  for (int i = 0; i < p->n; i++)
+    most = p->works[i].lookups > most ? p->works[i].lookups : most;
+  launch(sort_lookups, blocks_of(*p, PARTS_OF_SORT), most > 4 * BLOCK_THREADS ? 4 * BLOCK_THREADS : BLOCK_THREADS, s,
+         table_of(*p, PARTS_OF_SORT));
+  for (int i = 0; i < p->n; i++)
+    merge_tiles(s, p->works[i]);
 }

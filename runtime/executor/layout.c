@@ -29,17 +29,26 @@ static Site persistent_site(const Executor *e, ValueId value) {
       .first = first, .bytes = graph_value_bytes(e->graph, value), .slots = 1, .host = first, .host_slots = 1};
 }
 
+/* It is released with the executor. */
+static Status keep_state(Executor *e, const NodeKernel *kernel) {
+  Prepared *prepared;
+  if (!kernel->state)
+    return OK;
+  Status status = ARENA_NEW(e->arena, prepared, 1);
+  if (status != OK) {
+    backend_forget(kernel);
+    return status;
+  }
+  *prepared = (Prepared){*kernel, e->prepared};
+  e->prepared = prepared;
+  return OK;
+}
+
 static Status prepare_call(Executor *e, Call *call) {
   const Node *node = call->node;
-  Prepared *prepared;
-  TRY(ARENA_NEW(e->arena, prepared, 1));
   TRY(backend_prepare(e->backend, e->stream, node, call->operands, call->operands + node->n_in,
                       node_workspace_bytes(e->graph, node, e->spec.rank), &call->kernel));
-  if (call->kernel.state) {
-    *prepared = (Prepared){call->kernel, e->prepared};
-    e->prepared = prepared;
-  }
-  return OK;
+  return keep_state(e, &call->kernel);
 }
 
 /* stage -1: an update node. */
@@ -200,6 +209,35 @@ static bool owns(const Executor *e, ValueId accumulator) {
   return false;
 }
 
+/* In the place of a call that another one has taken in. */
+static Status run_nothing(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                          void *state) {
+  (void)stream, (void)node, (void)in, (void)out, (void)workspace, (void)state;
+  return OK;
+}
+
+/* Calls that the backend runs as one: the first of them does. */
+static Status join_calls(Executor *e, Update *updates, int n) {
+  JoinedCall *calls;
+  bool *taken;
+  NodeKernel whole = {0};
+  if (!e->backend->join || e->spec.rehearses) /* nodes are timed one by one */
+    return OK;
+  TRY(ARENA_NEW(e->arena, calls, n));
+  TRY(ARENA_NEW(e->arena, taken, n));
+  for (int i = 0; i < n; i++)
+    calls[i] = (JoinedCall){updates[i].call.node, updates[i].call.operands,
+                            updates[i].call.operands + updates[i].call.node->n_in};
+  TRY(e->backend->join(e->stream, calls, n, &whole, taken));
+  NodeKernel next = whole;
+  for (int i = 0; i < n && whole.run; i++)
+    if (taken[i]) {
+      updates[i].call.kernel = next;
+      next = (NodeKernel){.run = run_nothing};
+    }
+  return whole.run ? keep_state(e, &whole) : OK;
+}
+
 static Status make_updates(Executor *e) {
   const Graph *g = e->graph;
   size_t n = 0;
@@ -223,7 +261,8 @@ static Status make_updates(Executor *e) {
       TRY(make_call(e, -1, node, &e->updates[e->n_updates++].call));
     }
   }
-  return OK;
+  TRY(join_calls(e, e->norms, e->n_norms));
+  return join_calls(e, e->updates, e->n_updates);
 }
 
 /* The most transfers that are posted together. */

@@ -1,5 +1,5 @@
 /* Norms and updates of tables whose gradients are rows, on an emulated device: they have the bits of those of whole
- * accumulators, however many rows there are. */
+ * accumulators, however many rows there are; and joined ones those of each alone. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,7 +154,103 @@ static void rows_have_the_bits_of_accumulators(void **state) {
         check(&operators[i], &gradients[k], k % 2 ? F64 : F32, seed + 2 * k);
 }
 
+enum { CALLS = 2 * sizeof operators / sizeof *operators * (sizeof gradients / sizeof *gradients) };
+
+/* A case whose operands lie on the device. */
+typedef struct {
+  CaseGraph alone, built;
+  Tensor on_device[2 * CASE_INPUTS];
+} Placed;
+
+static size_t bytes_of(const Tensor *t) {
+  return (size_t)shape_elements(t->shape) * dtype_bytes(t->dtype);
+}
+
+static void place(Placed *p, Stream *stream) {
+  const Node *node = p->built.node;
+  for (int i = 0; i < node->n_in + node->n_out; i++) {
+    const Tensor *t = &p->built.tensor[i < node->n_in ? node->in[i] : node->out[i - node->n_in]];
+    p->on_device[i] = *t;
+    ASSERT_OK(backend_cuda.alloc(stream, bytes_of(t), &p->on_device[i].data));
+    ASSERT_OK(backend_cuda.copy(stream, p->on_device[i].data, t->data, bytes_of(t), COPY_HOST_TO_DEVICE));
+  }
+}
+
+/* As those that ran alone. */
+static void check_placed(Placed *p, Stream *stream) {
+  const Node *node = p->built.node;
+  for (int i = 0; i < node->n_in + node->n_out; i++) {
+    const Tensor *t = &p->built.tensor[i < node->n_in ? node->in[i] : node->out[i - node->n_in]];
+    const Tensor *expected = &p->alone.tensor[t - p->built.tensor];
+    ASSERT_OK(backend_cuda.copy(stream, t->data, p->on_device[i].data, bytes_of(t), COPY_DEVICE_TO_HOST));
+    ASSERT_OK(backend_cuda.stream_wait(stream));
+    if (memcmp(t->data, expected->data, bytes_of(t)))
+      FAIL_TEST("%s of %s: operand %d has other bits than alone", op_def(node->op)->name, SHAPE_STR(t->shape), i);
+    backend_cuda.release(stream, p->on_device[i].data);
+  }
+}
+
+/* Norms and updates of all kinds and types at once. */
+static void joined_calls_have_the_bits_of_each(void **state) {
+  (void)state;
+  static Placed placed[CALLS];
+  JoinedCall calls[CALLS];
+  bool taken[CALLS];
+  Arena *arena = arena_create();
+  Stream *stream;
+  NodeKernel kernel;
+  ASSERT_OK(backend_cuda.stream_open(0, 1, &stream));
+  for (size_t i = 0; i < CALLS; i++) {
+    const Gradient *g = &gradients[i / 2 % (sizeof gradients / sizeof *gradients)];
+    OpCase c = make_case(&operators[i / 2 / (sizeof gradients / sizeof *gradients)], g, i % 2);
+    DType type = i % 4 < 3 ? F32 : F64;
+    ASSERT_OK(case_build(&c, type, i, arena, &placed[i].alone));
+    ASSERT_OK(case_build(&c, type, i, arena, &placed[i].built));
+    ASSERT_OK(case_run(&placed[i].alone, &backend_cuda, 1, 0, 1));
+    place(&placed[i], stream);
+    calls[i] =
+        (JoinedCall){placed[i].built.node, placed[i].on_device, placed[i].on_device + placed[i].built.node->n_in};
+  }
+  emulation_seed(5);
+  ASSERT_OK(backend_cuda.join(stream, calls, CALLS, &kernel, taken));
+  for (size_t i = 0; i < CALLS; i++)
+    assert_true(taken[i]);
+  ASSERT_OK(kernel.run(stream, calls[0].node, NULL, NULL, NULL, kernel.state));
+  for (size_t i = 0; i < CALLS; i++) {
+    check_placed(&placed[i], stream);
+    case_release(&placed[i].alone);
+    case_release(&placed[i].built);
+  }
+  backend_forget(&kernel);
+  backend_cuda.stream_close(stream);
+  arena_destroy(arena);
+}
+
+/* What is no norm or update is left alone. */
+static void others_run_by_themselves(void **state) {
+  (void)state;
+  static const OpCase c = {OP_Neg, TYPES_FLOAT, {GIVEN(1, {3})}, {{true, {1, {3}}}}, {{0}}};
+  Arena *arena = arena_create();
+  CaseGraph built;
+  Stream *stream;
+  NodeKernel kernel;
+  bool taken = true;
+  ASSERT_OK(backend_cuda.stream_open(0, 1, &stream));
+  ASSERT_OK(case_build(&c, F32, 1, arena, &built));
+  JoinedCall call = {built.node, &built.tensor[built.node->in[0]], &built.tensor[built.node->out[0]]};
+  ASSERT_OK(backend_cuda.join(stream, &call, 1, &kernel, &taken));
+  assert_false(taken);
+  assert_null(kernel.run);
+  case_release(&built);
+  backend_cuda.stream_close(stream);
+  arena_destroy(arena);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(rows_have_the_bits_of_accumulators)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(rows_have_the_bits_of_accumulators),
+      cmocka_unit_test(joined_calls_have_the_bits_of_each),
+      cmocka_unit_test(others_run_by_themselves),
+  };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
