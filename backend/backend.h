@@ -99,6 +99,9 @@ typedef struct Backend {
   Status (*event_create)(Stream *stream, Event **event);
   void (*event_destroy)(Event *event);
   Status (*event_record)(Stream *stream, Event *event);
+  /* An event that tells when it came to pass, and how far two of them that did are apart; NULL where is_host. */
+  Status (*timer_create)(Stream *stream, Event **timer);
+  Status (*timer_seconds)(const Event *from, const Event *to, double *seconds);
   Status (*event_wait)(Stream *stream, Event *event);
   /* Between begin and end, which one thread calls, what that thread puts on the stream is kept and not run: kernels,
    * zeros, copies of devices' and pinned memory. Nothing else may be asked of the stream meanwhile, nor memory of any

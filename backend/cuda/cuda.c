@@ -228,19 +228,34 @@ static Status convert(Stream *stream, void *to, DType to_type, const void *from,
   return cuda_check(stream->device, cudaGetLastError(), "launching a kernel");
 }
 
-static Status event_create(Stream *stream, Event **out) {
+static Status create_event(Stream *stream, unsigned flags, Event **out) {
   TRY(cuda_enter(stream));
   Event *event = calloc(1, sizeof *event);
   if (!event)
     return fail(E_MEMORY, "out of memory");
   event->device = stream->device;
-  Status status =
-      cuda_check(stream->device, cudaEventCreateWithFlags(&event->cuda, cudaEventDisableTiming), "creating an event");
+  Status status = cuda_check(stream->device, cudaEventCreateWithFlags(&event->cuda, flags), "creating an event");
   if (status != OK)
     free(event);
   else
     *out = event;
   return status;
+}
+
+static Status event_create(Stream *stream, Event **out) {
+  return create_event(stream, cudaEventDisableTiming, out);
+}
+
+static Status timer_create(Stream *stream, Event **out) {
+  return create_event(stream, cudaEventDefault, out);
+}
+
+static Status timer_seconds(const Event *from, const Event *to, double *seconds) {
+  float milliseconds = 0;
+  TRY(enter(from->device));
+  TRY(cuda_check(from->device, cudaEventElapsedTime(&milliseconds, from->cuda, to->cuda), "reading a timer"));
+  *seconds = 1e-3 * (double)milliseconds;
+  return OK;
 }
 
 static void event_destroy(Event *event) {
@@ -371,6 +386,8 @@ const Backend backend_cuda = {
     .event_create = event_create,
     .event_destroy = event_destroy,
     .event_record = event_record,
+    .timer_create = timer_create,
+    .timer_seconds = timer_seconds,
     .event_wait = event_wait,
     .record_begin = record_begin,
     .record_end = record_end,

@@ -144,21 +144,30 @@ static void conclude(const Rank *r, int first, double *numbers) {
   }
 }
 
-/* The first passes, from which all ranks learn how long the rest should take. */
+/* Of all nodes; on a device, which takes as long for one as for the other, of one of each kind still. */
+static Status whole_pass(Rank *r) {
+  const JobDecisions *decided = &r->measure->job->decided;
+  bool each = !decided->devices[r->rank].backend->is_host;
+  return pass(r, each ? 1 : decided->microbatches, each);
+}
+
+/* The first passes, from which all ranks learn how long the rest should take. The budget is for passes: large
+ * parameters take their time to be made up. */
 static Status begin(Rank *r) {
   TRY(open_rank(r));
+  r->until = clock_seconds() + r->measure->budget_seconds;
   TRY(pass(r, 1, true));
-  return r->pass.late ? OK : pass(r, r->measure->job->decided.microbatches, false);
+  return r->pass.late ? OK : whole_pass(r);
 }
 
 static Status go_on(Rank *r, double until) {
   while (r->n < MOST_PASSES && !r->pass.late && clock_seconds() < until)
-    TRY(pass(r, r->measure->job->decided.microbatches, false));
+    TRY(whole_pass(r));
   return OK;
 }
 
 static Status measure_now(const Measure *m, int rank, const Link *link, bool mine, double *numbers) {
-  Rank r = {.measure = m, .rank = rank, .until = clock_seconds() + m->budget_seconds};
+  Rank r = {.measure = m, .rank = rank};
   double most;
   Status own = mine ? begin(&r) : OK;
   bool goes_on = mine && own == OK;

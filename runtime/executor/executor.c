@@ -190,6 +190,9 @@ void executor_close(Executor *e) {
   executor_disconnect(e, false);
   tape_free(e, &e->run);
   tape_free(e, &e->update);
+  for (int i = 0; i < 2; i++)
+    if (e->timers[i])
+      e->backend->event_destroy(e->timers[i]);
   for (const Prepared *p = e->prepared; p; p = p->next)
     backend_forget(&p->kernel);
   if (e->base)

@@ -41,10 +41,18 @@ struct CUstream_st {
   std::shared_ptr<Queue> queue = std::make_shared<Queue>();
 };
 
+/* When a timer came to pass. */
+struct Moment {
+  bool is_over = false;
+  std::chrono::steady_clock::time_point time;
+};
+
 struct CUevent_st {
   std::shared_ptr<Queue> queue; /* NULL: not recorded */
   uint64_t at = 0;              /* done once so many operations of the stream are */
   int device = 0;
+  bool is_timer = false;
+  std::shared_ptr<Moment> moment; /* of a timer */
 };
 
 struct Block {
@@ -496,9 +504,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
   MAY_FAIL;
-  (void)flags;
   *event = new CUevent_st();
   (*event)->device = current;
+  (*event)->is_timer = flags == cudaEventDefault;
   return result(cudaSuccess);
 }
 
@@ -514,7 +522,22 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   Locked locked(lock);
   if (emulated_device_of(stream) != event->device)
     return result(cudaErrorInvalidValue);
+  if (event->is_timer) {
+    auto moment = event->moment = std::make_shared<Moment>();
+    enqueue(stream, [=] { return moment->time = Clock::now(), moment->is_over = true; });
+  }
   event->queue = stream->queue;
   event->at = stream->queue->added;
+  return result(cudaSuccess);
+}
+
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  MAY_FAIL;
+  Locked locked(lock);
+  if (!from->moment || !to->moment)
+    return result(cudaErrorInvalidValue);
+  if (!from->moment->is_over || !to->moment->is_over)
+    return result(cudaErrorNotReady);
+  *milliseconds = std::chrono::duration<float, std::milli>(to->moment->time - from->moment->time).count();
   return result(cudaSuccess);
 }

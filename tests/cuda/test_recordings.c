@@ -133,6 +133,35 @@ static void faults_of_replays_are_named(void **state) {
   close_bench(&b);
 }
 
+/* What takes longer does so by the timers, too. */
+static void timers_tell_apart(void **state) {
+  (void)state;
+  Bench b;
+  Event *timers[3];
+  double first, both, second;
+  open_bench(&b);
+  fill(b.given, 1);
+  for (int i = 0; i < 3; i++)
+    ASSERT_OK(backend_cuda.timer_create(b.s, &timers[i]));
+  add(&b);
+  for (int round = 0; round < 2; round++) {
+    ASSERT_OK(backend_cuda.event_record(b.s, timers[0]));
+    add(&b);
+    ASSERT_OK(backend_cuda.event_record(b.s, timers[1]));
+    for (int i = 0; i < 50; i++)
+      add(&b);
+    ASSERT_OK(backend_cuda.event_record(b.s, timers[2]));
+    ASSERT_OK(backend_cuda.stream_wait(b.s));
+    ASSERT_OK(backend_cuda.timer_seconds(timers[0], timers[1], &first));
+    ASSERT_OK(backend_cuda.timer_seconds(timers[1], timers[2], &second));
+    ASSERT_OK(backend_cuda.timer_seconds(timers[0], timers[2], &both));
+    assert_true(first >= 0 && second > 0 && both >= second && both < 60);
+  }
+  for (int i = 0; i < 3; i++)
+    backend_cuda.event_destroy(timers[i]);
+  close_bench(&b);
+}
+
 #ifdef EMULATED
 static Status wait_inside(const Bench *b) {
   return backend_cuda.stream_wait(b->s);
@@ -193,6 +222,7 @@ int main(void) {
       cmocka_unit_test(recordings_run_when_they_are_replayed),
       cmocka_unit_test(zeros_are_recorded),
       cmocka_unit_test(faults_of_replays_are_named),
+      cmocka_unit_test(timers_tell_apart),
 #ifdef EMULATED
       cmocka_unit_test(what_cannot_be_kept_fails),
 #endif
