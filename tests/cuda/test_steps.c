@@ -88,12 +88,37 @@ static void a_step_allocates_nothing(void **state) {
   }
 }
 
+/* Every kind of node has a number, and times leave nothing behind. */
+static void profiles_are_whole(void **state) {
+  (void)state;
+  char text[16384];
+  FILE *out = tmpfile();
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  OnnxpipeModel *model;
+  int known, kinds;
+  assert_non_null(out);
+  set(options, "data", SOURCE_DIR "/models/surrogate/data.npz");
+  set(options, "device", "cuda:0");
+  if (onnxpipe_open(SOURCE_DIR "/models/surrogate/model.onnx", options, &model) != ONNXPIPE_OK ||
+      onnxpipe_profile(model, out) != ONNXPIPE_OK)
+    FAIL_TEST("%s", onnxpipe_error());
+  rewind(out);
+  text[fread(text, 1, sizeof text - 1, out)] = '\0';
+  fclose(out);
+  const char *at = strstr(text, "measured for ");
+  assert_non_null(at);
+  assert_int_equal(sscanf(at, "measured for %d of %d kinds", &known, &kinds), 2);
+  assert_true(kinds > 5 && known == kinds);
+  onnxpipe_close(model);
+  onnxpipe_options_destroy(options);
+  assert_int_equal(emulation_allocated(), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(a_step_waits_once),
-      cmocka_unit_test(a_step_is_two_launches),
-      cmocka_unit_test(recordings_change_no_bits),
-      cmocka_unit_test(a_step_allocates_nothing),
+      cmocka_unit_test(a_step_waits_once),         cmocka_unit_test(a_step_is_two_launches),
+      cmocka_unit_test(recordings_change_no_bits), cmocka_unit_test(a_step_allocates_nothing),
+      cmocka_unit_test(profiles_are_whole),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
