@@ -129,7 +129,7 @@ struct Executor {
   double *given;       /* [1 + denominators + STEP_SCALARS]: what the host gives the device in a step, each once */
   Tape *tape;          /* at hand; NULL: launches go to the stream */
   Tape run, update;
-  Event *timers[2]; /* of a rehearsal; NULL: none yet */
+  Event *timers[2];     /* of a rehearsal; NULL: none yet */
   const char *norms_at; /* where the step's norms lie, and how far */
   size_t norms_bytes;
   bool norms_apart; /* too far for one copy */
