@@ -152,9 +152,72 @@ static void large_attention_agrees(void **state) {
   check_size(256, 100, 20, false);
 }
 
+/* Weights that are dropped are the reference's, in every type. */
+static void check_dropped(const OpCase *c) {
+  for (int type = 0; type < 3; type++) {
+    Arena *arena = arena_create();
+    CaseGraph wanted, got;
+    Tensor a[CASE_OUTPUTS], b[CASE_OUTPUTS];
+    if (type == 2) {
+      build(c, 1, arena, &wanted);
+      build(c, 1, arena, &got);
+    } else {
+      ASSERT_OK(case_build(c, type ? F64 : F32, 1, arena, &wanted));
+      ASSERT_OK(case_build(c, type ? F64 : F32, 1, arena, &got));
+    }
+    ASSERT_OK(case_run(&wanted, &backend_reference, 1, 0, 1));
+    emulation_seed(1);
+    ASSERT_OK(case_run(&got, &backend_cuda, 1, 0, 1));
+    int n = results_of(&got, a);
+    results_of(&wanted, b);
+    for (int r = 0; r < n; r++)
+      for (int64_t i = 0; i < shape_elements(a[r].shape); i++) {
+        double x = get(&a[r], i), y = get(&b[r], i), within = a[r].dtype == BF16 ? 0x1p-7 : 1e-5;
+        if (x != y && !(fabs(x - y) <= within * fmax(1, fabs(y))))
+          FAIL_TEST("%s, type %d: result %d, element %d is %.9g, not %.9g", case_text(c), type, r, (int)i, x, y);
+      }
+    case_release(&got);
+    case_release(&wanted);
+    arena_destroy(arena);
+  }
+}
+
+static void dropped_weights_are_the_references(void **state) {
+  (void)state;
+  enum { T = 20, L = 70, D = 10 };
+  CaseInput counter = {.present = true, .dtype = I64, .shape = {1, {COUNTER_NUMBERS}}, .fixed = true};
+  OpCase c = {
+      .op = OP_Attention,
+      .types = TYPES_FLOAT,
+      .in = {OPERAND(2, 2, T, D), OPERAND(2, 1, L, D), OPERAND(2, 1, L, D), {.present = true, .absent = true}, counter},
+      .out = {{true, {4, {2, 2, T, D}}}, {true, {3, {2, 2, T}}}, {true, {3, {2, 2, T}}}},
+      .attrs = {{.name = "scale", .kind = ATTR_FLOAT, .f = 0.25},
+                {.name = "ratio", .kind = ATTR_FLOAT, .f = 0.3},
+                {.name = "node", .kind = ATTR_INT, .i = 5},
+                {.name = "per_sample", .kind = ATTR_INT, .i = 1},
+                {.name = "outer", .kind = ATTR_INT, .i = 1},
+                {.name = "inner", .kind = ATTR_INT, .i = 2 * T * L}}};
+  check_dropped(&c);
+  OpCase grad = {.op = OP_AttentionGrad,
+                 .types = TYPES_FLOAT,
+                 .in = {OPERAND(2, 2, T, D),
+                        OPERAND(2, 1, L, D),
+                        OPERAND(2, 1, L, D),
+                        OPERAND(2, 2, T, D),
+                        STATISTIC(FILL_BEYOND, 2, 2, T),
+                        STATISTIC(FILL_BEYOND, 2, 2, T),
+                        OPERAND(2, 2, T, D),
+                        {.present = true, .absent = true},
+                        counter},
+                 .out = {{true, {4, {2, 2, T, D}}}, {true, {4, {2, 1, L, D}}}, {true, {4, {2, 1, L, D}}}}};
+  memcpy(grad.attrs, c.attrs, sizeof c.attrs);
+  check_dropped(&grad);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(large_attention_agrees),
-                                     cmocka_unit_test(random_attention_agrees)};
+                                     cmocka_unit_test(random_attention_agrees),
+                                     cmocka_unit_test(dropped_weights_are_the_references)};
   DeviceSpec device;
   if (backend_cuda.describe(0, &device) != OK) {
     fprintf(stderr, "skipped: %s\n", status_message());

@@ -37,7 +37,7 @@ typedef struct {
 
 typedef enum { TYPES_FLOAT, TYPES_NUMBERS, TYPES_ALL, TYPES_BOOL } CaseTypes;
 
-enum { CASE_INPUTS = 8, CASE_OUTPUTS = 5, CASE_ATTRS = 11 };
+enum { CASE_INPUTS = 9, CASE_OUTPUTS = 5, CASE_ATTRS = 11 };
 
 typedef struct {
   OpKind op;
