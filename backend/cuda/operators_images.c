@@ -109,7 +109,7 @@ static bool takes_alike(const Node *node, const Tensor *in, const Tensor *out) {
 KERNEL(MaxPool, .accepts = takes_numbers, .narrow = takes_alike) {
   UNUSED;
   Pools p;
-  TAKES(in->dtype, is_number(in->dtype) || in->dtype == BF16);
+  TAKES(in->dtype, is_stored_number(in->dtype));
   TRY(pools_of(node, in->shape, &p));
   launch_max_pool(stream->cuda, in->dtype, &p, in->data, out->data, node->n_out > 1 ? out[1].data : NULL);
   return cuda_launched(stream, node);
@@ -118,7 +118,7 @@ KERNEL(MaxPool, .accepts = takes_numbers, .narrow = takes_alike) {
 KERNEL(AveragePool, .accepts = takes_floats, .narrow = takes_alike) {
   UNUSED;
   Pools p;
-  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
+  TAKES(in->dtype, is_stored(in->dtype));
   TRY(pools_of(node, in->shape, &p));
   launch_average_pool(stream->cuda, in->dtype, &p, in->data, out->data);
   return cuda_launched(stream, node);
@@ -127,7 +127,7 @@ KERNEL(AveragePool, .accepts = takes_floats, .narrow = takes_alike) {
 KERNEL(MaxPoolGrad, .accepts = takes_floats, .narrow = takes_alike) {
   UNUSED;
   Pools p;
-  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
+  TAKES(in->dtype, is_stored(in->dtype));
   TRY(pools_of(node, out->shape, &p));
   launch_pool_grad(stream->cuda, in->dtype, &p, in[0].data, in[1].data, out->data);
   return cuda_launched(stream, node);
@@ -136,7 +136,7 @@ KERNEL(MaxPoolGrad, .accepts = takes_floats, .narrow = takes_alike) {
 KERNEL(AveragePoolGrad, .accepts = takes_floats, .narrow = takes_alike) {
   UNUSED;
   Pools p;
-  TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
+  TAKES(in->dtype, is_stored(in->dtype));
   TRY(pools_of(node, out->shape, &p));
   launch_pool_grad(stream->cuda, in->dtype, &p, in[0].data, NULL, out->data);
   return cuda_launched(stream, node);

@@ -60,7 +60,7 @@ static Picks picks_elements(const Node *node, Shape data, const Tensor *indices)
 }
 
 /* Rows of a float32 table as bfloat16, gradients the other way. */
-static bool takes_mixes(const Node *node, const Tensor *in, const Tensor *out) {
+static bool takes_both_ways(const Node *node, const Tensor *in, const Tensor *out) {
   (void)node, (void)in, (void)out;
   return true;
 }
@@ -72,7 +72,7 @@ static Status gather(Stream *stream, const Node *node, const Picks *picks, const
 }
 
 #define GATHER(op_name, picks)                                                                                         \
-  KERNEL(op_name, .accepts = takes_any, .narrow = takes_mixes) {                                                       \
+  KERNEL(op_name, .accepts = takes_any, .narrow = takes_both_ways) {                                                   \
     UNUSED;                                                                                                            \
     Picks p = picks(node, in[0].shape, &in[1]);                                                                        \
     return gather(stream, node, &p, in, out);                                                                          \
@@ -104,9 +104,9 @@ static Status scatter(Stream *stream, const Node *node, PutFunction put, const P
 }
 
 #define GATHER_GRAD(op_name, picks)                                                                                    \
-  KERNEL(op_name, .accepts = takes_floats, .narrow = takes_mixes, .workspace = scatter_workspace) {                    \
+  KERNEL(op_name, .accepts = takes_floats, .narrow = takes_both_ways, .workspace = scatter_workspace) {                \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);                                                        \
+    TAKES(in->dtype, is_stored(in->dtype));                                                                            \
     Picks p = picks(node, out->shape, &in[1]);                                                                         \
     TRY(backend_cuda.zero(stream, out->data, tensor_bytes(out)));                                                      \
     return scatter(stream, node, PUT_SUM, &p, in, out, workspace);                                                     \

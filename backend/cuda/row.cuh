@@ -84,7 +84,7 @@ struct RowSum {
 
 /* NaNs have no say. */
 struct RowMost {
-  template <class S> static DEVICE S of(S a, S b) { return b > a ? b : a; }
+  template <class S> static DEVICE S of(S a, S b) { return fmax(a, b); }
 };
 
 /* Over all lanes of the group: the same in each. */

@@ -3,7 +3,7 @@
 #include "backend/cuda/row.cuh"
 
 DEVICE float exponential(float x) {
-  return exp2f(x * 1.4426950408889634f);
+  return quick_exp(x);
 }
 DEVICE double exponential(double x) {
   return exp(x);
@@ -336,9 +336,10 @@ GLOBAL void cross_entropy_grad(Classes c, Reporter reporter, int lanes, const X 
     C all = log_sum_exp[line];
     span.each([&](int p, int64_t at) {
       C v[WIDTH];
+      int mark = own >= at && own < at + WIDTH ? (int)(own - at) : -1;
       row.get(p, at, v);
       for (int i = 0; i < WIDTH; i++)
-        v[i] = own < 0 ? 0 : factor * (exponential(v[i] - all) - (C)(at + i == own));
+        v[i] = own < 0 ? 0 : factor * (exponential(v[i] - all) - (C)(i == mark));
       write_pack<WIDTH>(v, dlogits + start + at * row.step);
     });
   }
