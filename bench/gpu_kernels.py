@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
 """Where a training step's milliseconds go on a GPU, by kernel: one step after three, under Nsight Compute.
 
-  python3 bench/gpu_kernels.py --library libonnxpipe.so.0 --models DIR --out DIR [options] MODEL[/BATCH] PRECISION [torch]
+  python3 bench/gpu_kernels.py --library libonnxpipe.so.0 --models DIR --out DIR [options] MODEL[/BATCH] PRECISION [traced|torch]
 
 Each kernel runs alone and with the caches as they are; clocks are left alone. What a step takes beyond the sum of its kernels, launches
-and waits cost. `torch`: PyTorch's compiled step instead, by its own profiler. --out gets all launches.
+and waits cost. `traced`: by PyTorch's profiler, which sees all kernels of a process as they follow each other, but no bytes; also where
+Nsight Compute says nothing. `torch`: PyTorch's compiled step instead, in the same way. --out gets all launches.
 """
 import argparse
 import csv
 import ctypes
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 
@@ -23,6 +26,8 @@ import gpu_speed
 HERE = os.path.dirname(os.path.abspath(__file__))
 BEFORE = 3  # steps
 LINES = 22
+NCU = ["--csv", "--print-units", "base", "--clock-control", "none", "--cache-control", "none", "--graph-profiling", "node", "--profile-from-start",
+       "off", "--metrics", "gpu__time_duration.sum,dram__bytes.sum"]
 UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "K": 1e3, "M": 1e6, "G": 1e9}  # of "ns", "nsecond", "Kbyte" …
 
 
@@ -33,6 +38,7 @@ class Metrics(ctypes.Structure):  # OnnxpipeMetrics
 
 def run(args, options):
     """The steps, by the library's own functions; the profiler is on during the last."""
+    trace = tracing(args) if args.engine == "traced" else None
     library = ctypes.CDLL(args.library)
     library.onnxpipe_error.restype = ctypes.c_char_p
     library.onnxpipe_options_create.restype = ctypes.c_void_p
@@ -52,10 +58,31 @@ def run(args, options):
         call("session_step", session)
     call("session_metrics", session, ctypes.byref(metrics))
     print(f"step {1e3 * metrics.seconds:.3f} ms", flush=True)
-    profiler(True)
-    call("session_step", session)
-    profiler(False)
+    if trace:
+        with trace() as seen:
+            call("session_step", session)
+        print(json.dumps([(e.key, e.self_device_time_total / 1e6, e.count) for e in seen.key_averages() if e.self_device_time_total > 0]),
+              flush=True)
+    else:
+        profiler(True)
+        call("session_step", session)
+        profiler(False)
     call("session_close", session)
+
+
+def tracing(args):
+    """What makes PyTorch's profiler, which has seen the device before anything was recorded there."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = args.device != "cpu"
+
+    def trace():
+        return profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU])
+
+    with trace():
+        torch.zeros(1, device="cuda" if on_gpu else "cpu").add_(1)
+    return trace
 
 
 def profiler(on):
@@ -121,7 +148,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("precision")
-    parser.add_argument("engine", nargs="?", default="ours", choices=("ours", "torch"))
+    parser.add_argument("engine", nargs="?", default="ours", choices=("ours", "traced", "torch"))
     parser.add_argument("--library", required=True)
     parser.add_argument("--libraries", default="", help="LD_LIBRARY_PATH of onnxpipe alone")
     parser.add_argument("--models", required=True)
@@ -135,7 +162,7 @@ def main():
     args.model, _, batch = args.model.partition("/")
     if args.model not in sizes or args.precision not in gpu_speed.PRECISIONS:
         sys.exit(f"gpu_kernels.py: MODEL[/BATCH] PRECISION of {', '.join(sizes)} and {', '.join(gpu_speed.PRECISIONS)}")
-    batch = int(batch) if batch else sizes[args.model][0][0]
+    args.batch = batch = int(batch) if batch else sizes[args.model][0][0]
     os.makedirs(args.out, exist_ok=True)
     if args.engine == "torch":
         args.python = sys.executable
@@ -149,33 +176,62 @@ def main():
     if args.run:
         run(args, options)
         return
-    command = [sys.executable, os.path.abspath(__file__), "--run", *sys.argv[1:]]
-    environment = dict(os.environ, LD_LIBRARY_PATH=args.libraries)
+    if args.engine == "ours" and not profiled(args, batch):
+        print("Nsight Compute has said nothing: traced instead", flush=True)
+        args.engine = "traced"
+    if args.engine == "traced":
+        traced(args)
+
+
+def child(args, file, before=()):
+    """The steps in a process of their own, which writes into `file`."""
+    command = [*before, sys.executable, os.path.abspath(__file__), "--run", "--library", args.library, "--models", args.models, "--out",
+               args.out, "--device", args.device, *["--tiny"] * args.tiny, f"{args.model}/{args.batch}", args.precision, args.engine]
+    return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=dict(os.environ, LD_LIBRARY_PATH=args.libraries))
+
+
+def finish(process, seconds):
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        print(f"not done in {seconds:.0f} s: what there is until then")
+        process.send_signal(signal.SIGINT)  # Nsight Compute still prints what it has
+        time.sleep(3)
+        process.kill()
+        process.wait()
+
+
+def profiled(args, batch):
+    """False: nothing was seen."""
     ncu = shutil.which("ncu") or next((path for path in ("/usr/local/cuda/bin/ncu",) if os.path.exists(path)), None)
-    if args.device != "cpu":
-        if not ncu:
-            sys.exit("gpu_kernels.py: there is no ncu")
-        command = [ncu, "--csv", "--print-units", "base", "--clock-control", "none", "--cache-control", "none", "--graph-profiling", "node",
-                   "--profile-from-start", "off", "--metrics", "gpu__time_duration.sum,dram__bytes.sum", *command]
+    if not ncu and args.device != "cpu":
+        print("there is no ncu")
+        return False
     path = os.path.join(args.out, f"kernels_{args.model}_{batch}_{args.precision}.csv")
     with open(path, "w") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        try:
-            child.wait(args.seconds)
-        except subprocess.TimeoutExpired:
-            print(f"not done in {args.seconds:.0f} s: what there is until then")
-            child.send_signal(signal.SIGINT)  # it still prints what it has
-            time.sleep(3)
-            child.kill()
-            child.wait()
+        finish(child(args, file, [ncu, *NCU] if args.device != "cpu" else ()), args.seconds)
     with open(path) as file:
         lines = file.read().splitlines()
     step = next((line for line in lines if line.startswith("step ")), "no step was through")
     found = launches(lines)
-    if not found:
-        print(step, *[line for line in lines if not line.startswith("==PROF== Profiling")][-8:], sep="\n")
+    if found:
+        show(found, step)
+    else:
+        print(step, *[line for line in lines if not line.startswith(("step ", "==PROF== Profiling"))][-6:], sep="\n")
+    return found
+
+
+def traced(args):
+    with tempfile.TemporaryFile("w+") as file:
+        finish(child(args, file), args.seconds)
+        file.seek(0)
+        lines = file.read().splitlines()
+    kernels = next((json.loads(line) for line in lines if line.startswith("[[")), [])
+    if not kernels:
+        print(*lines[-6:], sep="\n")
         sys.exit(1)
-    show(found, step)
+    each = [(short(name), seconds / count, 0) for name, seconds, count in kernels for _ in range(count)]
+    show(each, next((line for line in lines if line.startswith("step ")), ""))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 # gpu.sh speed [ROW…]: training steps beside PyTorch's, in under five minutes; ROW: MODEL[/BATCH][:PRECISION], ours, torch
 # (bench/gpu_speed.py).
 #
-# gpu.sh kernels MODEL[/BATCH] PRECISION [torch]: where a step's milliseconds go, in under a minute
+# gpu.sh kernels MODEL[/BATCH] PRECISION [traced|torch]: where a step's milliseconds go, in under a minute
 # (bench/gpu_kernels.py).
 #
 # gpu.sh large [OPTION…]: the largest GPT that trains on the device, in under two minutes (bench/gpu_large.py).
