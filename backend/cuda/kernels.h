@@ -356,9 +356,9 @@ typedef struct {
   uint64_t seed, threshold;
   uint32_t node;
 } Drawing;
-void launch_dropout(cudaStream_t s, DType type, const Drawing *d, int64_t n, double factor, const void *x,
+void launch_dropout(cudaStream_t s, Types types, const Drawing *d, int64_t n, double factor, const void *x,
                     const int64_t *counter, void *y, uint8_t *mask);
-void launch_dropout_grad(cudaStream_t s, DType type, int64_t n, double factor, const void *dy, const uint8_t *mask,
+void launch_dropout_grad(cudaStream_t s, Types types, int64_t n, double factor, const void *dy, const uint8_t *mask,
                          void *dx);
 /* y = from + by times a number from 0 to 1, or a standard normal one. */
 void launch_draw(cudaStream_t s, DType type, const Drawing *d, bool is_normal, int64_t n, double from, double by,

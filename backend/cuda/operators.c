@@ -19,12 +19,6 @@ static Steps broadcast(Shape shape, const Tensor *in, int n_in) {
   return s;
 }
 
-/* Any mix of float32 and bfloat16. */
-static bool takes_mixes(const Node *node, const Tensor *in, const Tensor *out) {
-  (void)node, (void)in, (void)out;
-  return true;
-}
-
 static Types types_of(const Node *node, const Tensor *in, const Tensor *out) {
   Types types = {.out = out->dtype};
   for (int i = 0; i < node->n_in && i < 3; i++)

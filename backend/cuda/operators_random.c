@@ -19,20 +19,21 @@ Drawing cuda_drawing(const Node *node, int64_t elements) {
                    .threshold = (uint64_t)(node_float(node, "ratio", 0.5) * 0x1p32)};
 }
 
-KERNEL(Dropout, .accepts = takes_floats) {
+KERNEL(Dropout, .accepts = takes_floats, .narrow = takes_mixes) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
+  TAKES(in->dtype, is_stored(in->dtype));
   int64_t n = shape_elements(in->shape);
   Drawing d = cuda_drawing(node, n);
-  launch_dropout(stream->cuda, in->dtype, &d, n, kept_factor(node), in[0].data, in[1].data, out[0].data, out[1].data);
+  launch_dropout(stream->cuda, (Types){.in = {in->dtype}, .out = out->dtype}, &d, n, kept_factor(node), in[0].data,
+                 in[1].data, out[0].data, out[1].data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(DropoutGrad, .accepts = takes_floats) {
+KERNEL(DropoutGrad, .accepts = takes_floats, .narrow = takes_mixes) {
   UNUSED;
-  TAKES(in->dtype, is_float(in->dtype));
-  launch_dropout_grad(stream->cuda, in->dtype, shape_elements(in->shape), kept_factor(node), in[0].data, in[1].data,
-                      out->data);
+  TAKES(in->dtype, is_stored(in->dtype));
+  launch_dropout_grad(stream->cuda, (Types){.in = {in->dtype}, .out = out->dtype}, shape_elements(in->shape),
+                      kept_factor(node), in[0].data, in[1].data, out->data);
   return cuda_launched(stream, node);
 }
 

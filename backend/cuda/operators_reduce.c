@@ -13,12 +13,6 @@ static bool rest_is_wide(const Node *node, const Tensor *in, int first_in, const
   return true;
 }
 
-/* Of all mixes. */
-static bool takes_mixes(const Node *node, const Tensor *in, const Tensor *out) {
-  (void)node, (void)in, (void)out;
-  return true;
-}
-
 /* The first input and the first output as they like. */
 static bool takes_rows(const Node *node, const Tensor *in, const Tensor *out) {
   return rest_is_wide(node, in, 1, out, 1);
