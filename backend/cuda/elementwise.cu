@@ -195,7 +195,8 @@ template <class T> struct LossGrad {
   }
 };
 
-void launch_loss_grad(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z,
+void launch_loss_grad(cudaStream_t s, PairedLoss loss, Types types, int64_t n, const void *x, const void *z,
                       const double *scale, void *dx) {
-  FOR_FLOATS(type, run2_dense(s, (LossGrad<T>{loss == LOSS_SQUARES, scale}), n, (const T *)x, (const T *)z, (T *)dx))
+  FOR_MIXES(types,
+            run2_dense(s, (LossGrad<Computed<A>>{loss == LOSS_SQUARES, scale}), n, (const A *)x, (const B *)z, (R *)dx))
 }

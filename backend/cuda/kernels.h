@@ -138,7 +138,7 @@ void launch_where(cudaStream_t s, Types types, const Steps *steps, const void *c
 void launch_add_scaled(cudaStream_t s, DType type, double beta, const Steps *steps, const void *c, void *y);
 /* dX = scale (…) of a loss over n elements; `scale` is a float64 on the device. */
 typedef enum { LOSS_SQUARES, LOSS_LOGITS } PairedLoss;
-void launch_loss_grad(cudaStream_t s, PairedLoss loss, DType type, int64_t n, const void *x, const void *z,
+void launch_loss_grad(cudaStream_t s, PairedLoss loss, Types types, int64_t n, const void *x, const void *z,
                       const double *scale, void *dx);
 
 /* bits.cu. Integers of one size are one kernel, of any sign; a shift to the right moves the sign in where `type` has

@@ -233,10 +233,11 @@ KERNEL(CountTargets, .accepts = takes_any, .workspace = sum_workspace) {
                 out->data, workspace);                                                                                 \
     return cuda_launched(stream, node);                                                                                \
   }                                                                                                                    \
-  KERNEL(op_name##Grad, .accepts = takes_floats) {                                                                     \
+  KERNEL(op_name##Grad, .accepts = takes_floats, .narrow = takes_mixes) {                                              \
     UNUSED;                                                                                                            \
-    TAKES(in->dtype, is_float(in->dtype));                                                                             \
-    launch_loss_grad(stream->cuda, loss, in->dtype, shape_elements(out->shape), in[0].data, in[1].data, in[2].data,    \
+    TAKES(in->dtype, is_stored(in->dtype));                                                                            \
+    Types types = {.in = {in[0].dtype, in[1].dtype}, .out = out->dtype};                                               \
+    launch_loss_grad(stream->cuda, loss, types, shape_elements(out->shape), in[0].data, in[1].data, in[2].data,        \
                      out->data);                                                                                       \
     return cuda_launched(stream, node);                                                                                \
   }

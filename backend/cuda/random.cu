@@ -35,11 +35,13 @@ GLOBAL void dropout(Drawing d, int64_t n, bool together, Computed<A> factor, con
     Many<A, 8> from = load_dense<8>(x + i, 0, count, together);
     Many<R, 8> to;
     Many<uint8_t, 8> kept;
-    if (in_line)
+    if (in_line) {
       kept = eight_kept(d, counter, n, i);
-    else
+    } else {
+      UNROLL
       for (int k = 0; k < 8; k++)
         kept.at[k] = is_kept(d, counter, i + k);
+    }
     UNROLL
     for (int k = 0; k < 8; k++)
       to.at[k] = (R)(kept.at[k] ? (Computed<A>)from.at[k] * factor : 0);
