@@ -246,3 +246,11 @@ Status executor_settle(Executor *e) {
 double executor_busy_seconds(const Executor *e) {
   return e->backend->is_host ? e->busy_seconds : -1;
 }
+
+int executor_recordings(const Executor *e) {
+  const Tape *tapes[] = {&e->run, &e->update};
+  int n = 0;
+  for (int i = 0; i < 2; i++)
+    n += tapes[i]->mode == TAPE_REPLAYS ? tapes[i]->n_order : 0;
+  return n;
+}

@@ -106,6 +106,9 @@ Status executor_make_up(Executor *executor, MakeUp *fill, void *context);
  * host. */
 double executor_busy_seconds(const Executor *executor);
 
+/* How many recordings of its launches a step replays; 0: they are launched one by one. */
+int executor_recordings(const Executor *executor);
+
 /* Persistent values (parameters, accumulators, states) of this rank: whether it has one, its contents. */
 bool executor_holds(const Executor *executor, ValueId value);
 Status executor_read(Executor *executor, ValueId value, void *data, size_t bytes);

@@ -149,6 +149,9 @@ Status report_show(const Worker *w) {
     if (w->busy[r] >= 0)
       text_add(&text, "%s%d %.0f %%", r ? ", " : "; busy: rank ", r, 100 * fmin(1, busy / w->measured_seconds));
   }
+  int recordings = executor_recordings(w->whole.executor);
+  if (recordings)
+    text_add(&text, "; rank 0 replays %d recording%s a step", recordings, recordings == 1 ? "" : "s");
   Text wrapped = {0};
   const char *whole = text_whole(&text);
   if (whole) {
