@@ -194,3 +194,30 @@ void launch_convert(cudaStream_t s, DType from, DType to, int64_t n, const void 
   else
     run1(s, Rounded(), n, (const float *)x, (float *)y);
 }
+
+DEVICE void round_eight(int64_t n, int64_t at, const float *x, Bfloat *y) {
+  if (at + 8 <= n) {
+    Many<float, 8> from = load_many<8>(x + at);
+    Many<Bfloat, 8> to;
+    UNROLL
+    for (int k = 0; k < 8; k++)
+      to.at[k] = Bfloat(from.at[k]);
+    store_many(y + at, to);
+  } else {
+    for (int64_t i = at; i < n; i++)
+      y[i] = Bfloat(x[i]);
+  }
+}
+
+static GLOBAL void round_two(int64_t n, const float *x, Bfloat *y, int64_t row, const float *u, Bfloat *v) {
+  for (int64_t at = 8 * global_thread(); at < n; at += 8 * global_threads()) {
+    round_eight(n, at, x, y);
+    if (at < row)
+      round_eight(row, at, u, v);
+  }
+}
+
+void launch_round_two(cudaStream_t s, int64_t n, const void *x, void *y, int64_t row, const void *u, void *v) {
+  launch(round_two, blocks_for((n + 7) / 8), BLOCK_THREADS, s, n, (const float *)x, (Bfloat *)y, row, (const float *)u,
+         (Bfloat *)v);
+}

@@ -154,6 +154,10 @@ void launch_cast(cudaStream_t s, DType from, DType to, int64_t n, const void *x,
 void launch_narrow(cudaStream_t s, DType type, DType to, bool saturate, int64_t n, const void *x, void *y);
 /* Between float32 and bfloat16; or float32 to float32, rounded to bfloat16 numbers. */
 void launch_convert(cudaStream_t s, DType from, DType to, int64_t n, const void *x, void *y);
+/* Float32 to bfloat16 twice in one launch: a matrix and a row, which has no more elements. All at multiples of 16
+ * bytes.
+ */
+void launch_round_two(cudaStream_t s, int64_t n, const void *x, void *y, int64_t row, const void *u, void *v);
 
 /* movement.cu. `size`: bytes of an element. Operand 0 of steps is `from`, 1 is `to`. */
 void launch_copy(cudaStream_t s, size_t size, const Steps *steps, const void *from, void *to);

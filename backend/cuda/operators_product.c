@@ -177,16 +177,30 @@ static Status product_prepare(Stream *stream, const Node *node, const Tensor *in
   .accepts = takes_floats, .narrow = takes_narrow, .workspace = product_workspace, .prepare = product_prepare,         \
   .release = product_release
 
-/* Operands in the types that they are wanted in: at[i], as they are or in the workspace. */
+static void convert(Stream *stream, const Tensor *from, DType wanted, void *to) {
+  launch_convert(stream->cuda, from->dtype, wanted, shape_elements(from->shape), from->data, to);
+}
+
+/* Operands in the types that they are wanted in: at[i], as they are or in the workspace. A weight and its row of biases
+ * are rounded together: launches are what small models take their time for. */
 static void convert_operands(Stream *stream, const Prepared *r, const Operands *o, char *workspace,
                              const char *at[OPERANDS]) {
+  const Tensor *b = &o->in[B], *c = &o->in[C];
+  char *copy[OPERANDS];
   for (int i = 0; i < OPERANDS; i++) {
-    const Tensor *t = &o->in[i];
-    DType wanted = i == C ? o->out.dtype : r->row.type;
-    at[i] = r->room.copied[i] ? workspace + r->room.at[i] : t->data;
-    if (r->room.copied[i])
-      launch_convert(stream->cuda, t->dtype, wanted, shape_elements(t->shape), t->data, workspace + r->room.at[i]);
+    copy[i] = workspace + r->room.at[i];
+    at[i] = r->room.copied[i] ? copy[i] : o->in[i].data;
   }
+  bool together = r->room.copied[B] && r->room.copied[C] && c->dtype == F32;
+  if (r->room.copied[A])
+    convert(stream, &o->in[A], r->row.type, copy[A]);
+  if (together)
+    launch_round_two(stream->cuda, shape_elements(b->shape), b->data, copy[B], shape_elements(c->shape), c->data,
+                     copy[C]);
+  if (r->room.copied[B] && !together)
+    convert(stream, b, r->row.type, copy[B]);
+  if (r->room.copied[C] && !together)
+    convert(stream, c, o->out.dtype, copy[C]);
 }
 
 /* The row on each of the product's rows: what the product is then added to. */
