@@ -133,7 +133,7 @@ DEVICE Range keys_of(const Attention &a, int64_t first, int64_t last, int tile) 
   return Range{(int)(begin / tile * tile), (int)end};
 }
 
-template <class T, int D> GLOBAL void attend(AttentionWork w) {
+template <class T, int D> GLOBAL_OF(BLOCK_THREADS, sizeof(T) < 8 ? 2 : 1) void attend(AttentionWork w) {
   typedef Tile<T, D> Tiles;
   typedef Computed<T> C;
   constexpr int ROWS = Tiles::ROWS, EACH = Tiles::EACH;
@@ -209,7 +209,7 @@ DEVICE C weight_of(const AttentionWork &w, int64_t b, int64_t h, int64_t t, int6
 }
 
 /* dQ; the sums of dY Y stay in room. */
-template <class T, int D> GLOBAL void attend_queries(AttentionWork w) {
+template <class T, int D> GLOBAL_OF(BLOCK_THREADS, sizeof(T) < 8 ? 2 : 1) void attend_queries(AttentionWork w) {
   typedef Tile<T, D> Tiles;
   typedef Computed<T> C;
   constexpr int ROWS = Tiles::ROWS, EACH = Tiles::EACH;
@@ -261,7 +261,7 @@ template <class T, int D> GLOBAL void attend_queries(AttentionWork w) {
 }
 
 /* dK and dV: rows of scores are keys, columns queries. */
-template <class T, int D> GLOBAL void attend_keys(AttentionWork w) {
+template <class T, int D> GLOBAL_OF(BLOCK_THREADS, sizeof(T) < 8 ? 2 : 1) void attend_keys(AttentionWork w) {
   typedef Tile<T, D> Tiles;
   typedef Computed<T> C;
   constexpr int ROWS = Tiles::ROWS, EACH = Tiles::EACH;
