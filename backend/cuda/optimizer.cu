@@ -13,7 +13,7 @@ template <class T, class S> GLOBAL void accumulate(int64_t n, const S *term, T *
     Pack<T, N> y = read_pack<T, N>(sum + at, count);
     for (int i = 0; i < N; i++)
       y.at[i] += (T)x.at[i];
-    write_pack<T, N>(sum + at, y, count);
+    write_pack<T, N>(sum + at, y, (1u << count) - 1);
   }
 }
 
@@ -81,9 +81,8 @@ template <class T, int WIDTH> GLOBAL void norm_runs(Table t) {
       for (int k = 0; k < 2; k++)
         if (int64_t own = at + k * STEP; own < end) {
           int count = end - own < N ? (int)(end - own) : N;
-          bool touched;
           if constexpr (WIDTH > 0)
-            g[k] = sparse_gradient<T, N, WIDTH>(w, s, own, count, &touched);
+            g[k] = sparse_gradient<T, N, WIDTH>(w, s, own, count);
           else
             g[k] = dense_gradient<T, N>(w, own, count);
         }
@@ -141,8 +140,8 @@ template <class T, int N> DEVICE bool are_zeros(const Pack<T, N> &pack) {
   return zeros;
 }
 
-/* Of a whole parameter; WIDTH as above. With rows, states stay as they are where nothing was ever looked
- * up. */
+/* Of a parameter, but for rows of it that were looked up. Where some groups have rows and none an accumulator, states
+ * stay as they are where nothing was ever looked up. */
 template <class Rule, int WIDTH> GLOBAL void update_runs(Table t) {
   typedef typename Rule::T T;
   constexpr int N = PACKED<T>;
@@ -160,32 +159,31 @@ template <class Rule, int WIDTH> GLOBAL void update_runs(Table t) {
   }
   for (int64_t at = first + thread_index() * N; at < end; at += BLOCK_THREADS * N) {
     int count = end - at < N ? (int)(end - at) : N;
+    unsigned which = (1u << count) - 1;
     T *parameter = (T *)w.parameter + at, *momentum = (T *)w.momentum + at, *variance = (T *)w.variance + at;
-    Pack<T, N> g, m = {}, v = {};
-    bool touched = true;
     if constexpr (WIDTH > 0)
-      g = sparse_gradient<T, N, WIDTH>(w, s, at, count, &touched);
-    else
-      g = dense_gradient<T, N>(w, at, count);
-    Pack<T, N> x = read_pack<T, N>(parameter, count);
+      if (s.begin < s.end && !(which = untouched<N, WIDTH>(w, s, at, count)))
+        continue;
+    Pack<T, N> x = read_pack<T, N>(parameter, count), m = {}, v = {}, g;
     if (Rule::STATES > 0)
       m = read_pack<T, N>(momentum, count);
     if (Rule::STATES > 1)
       v = read_pack<T, N>(variance, count);
-    if (rests && !touched && are_zeros(m) && are_zeros(v)) {
+    g = dense_gradient<T, N>(w, at, count);
+    if (rests && are_zeros(m) && are_zeros(v)) {
       for (int i = 0; i < N; i++)
         x.at[i] *= kept;
       if (kept != 1)
-        write_pack(parameter, x, count);
+        write_pack(parameter, x, which);
       continue;
     }
     for (int i = 0; i < N; i++)
       rule.step(g.at[i] * factor, x.at[i], m.at[i], v.at[i]);
-    write_pack(parameter, x, count);
+    write_pack(parameter, x, which);
     if (Rule::STATES > 0)
-      write_pack(momentum, m, count);
+      write_pack(momentum, m, which);
     if (Rule::STATES > 1)
-      write_pack(variance, v, count);
+      write_pack(variance, v, which);
   }
 }
 
@@ -197,18 +195,18 @@ DEVICE void update_in_row(const ParameterWork &w, const Sorted &s, uint64_t row,
   T *parameter = (T *)w.parameter + at, *momentum = (T *)w.momentum + at, *variance = (T *)w.variance + at;
   Pack<T, N> g, x = read_pack<T, N>(parameter, N), m = {}, v = {};
   T factor = (T)w.scalars[SCALAR_GRADIENT_FACTOR];
-  if (Rule::STATES) {
+  if (Rule::STATES > 0)
     m = read_pack<T, N>(momentum, N);
+  if (Rule::STATES > 1)
     v = read_pack<T, N>(variance, N);
-  }
   gradient_of_row<T, N>(w, s, row, at, k, g.at);
   for (int i = 0; i < N; i++)
     rule.step(g.at[i] * factor, x.at[i], m.at[i], v.at[i]);
-  write_pack(parameter, x, N);
-  if (Rule::STATES) {
-    write_pack(momentum, m, N);
-    write_pack(variance, v, N);
-  }
+  write_pack(parameter, x, (1u << N) - 1);
+  if (Rule::STATES > 0)
+    write_pack(momentum, m, (1u << N) - 1);
+  if (Rule::STATES > 1)
+    write_pack(variance, v, (1u << N) - 1);
 }
 
 /* Of the rows that were looked up: a thread takes a pack of a row, and there is work for one at the row's first lookup.
@@ -229,43 +227,50 @@ template <class Rule, int WIDTH> GLOBAL void update_rows(Table t) {
 /* ---- launches ---- */
 
 typedef void Kernel(Table);
+typedef struct {
+  Kernel *runs, *rows; /* NULL: nothing is left to do */
+} Kernels;
 
-template <class Rule> static Kernel *runs_kernel(int width) {
+template <class Rule> static Kernels kernels_of(int width) {
   constexpr int N = PACKED<typename Rule::T>;
-  return width == 0 ? update_runs<Rule, 0> : width == 1 ? update_runs<Rule, 1> : update_runs<Rule, N>;
+  return width == 0   ? Kernels{update_runs<Rule, 0>, NULL}
+         : width == 1 ? Kernels{update_runs<Rule, 1>, update_rows<Rule, 1>}
+                      : Kernels{update_runs<Rule, N>, update_rows<Rule, N>};
 }
 
-template <class Rule> static Kernel *rows_kernel(int width) {
-  return width == 1 ? update_rows<Rule, 1> : update_rows<Rule, PACKED<typename Rule::T>>;
+template <class Rule> static Kernels rows_alone(int width) {
+  constexpr int N = PACKED<typename Rule::T>;
+  return {NULL, width == 0 ? NULL : width == 1 ? update_rows<Rule, 1> : update_rows<Rule, N>};
 }
 
-template <class T> static Kernel *kernel_of(ParameterKind kind, int width) {
+template <class T> static Kernels kernels_for(ParameterKind kind, int width) {
   switch (kind) {
   case PARAMETER_SGD:
-    return runs_kernel<Sgd<T, 0>>(width);
+    return kernels_of<Sgd<T, 0>>(width);
   case PARAMETER_MOMENTUM:
-    return runs_kernel<Sgd<T, 1>>(width);
+    return kernels_of<Sgd<T, 1>>(width);
   case PARAMETER_ADAM:
-    return runs_kernel<Adam<T>>(width);
+    return kernels_of<Adam<T>>(width);
   case PARAMETER_SGD_ROWS:
-    return rows_kernel<Sgd<T, 0>>(width);
+    return rows_alone<Sgd<T, 0>>(width);
   case PARAMETER_SPARSE_ADAM_ROWS:
-    return rows_kernel<SparseAdam<T>>(width);
+    return rows_alone<SparseAdam<T>>(width);
   default:
-    return width == 0 ? norm_runs<T, 0> : width == 1 ? norm_runs<T, 1> : norm_runs<T, PACKED<T>>;
+    return {width == 0 ? norm_runs<T, 0> : width == 1 ? norm_runs<T, 1> : norm_runs<T, PACKED<T>>, NULL};
   }
 }
 
 void launch_parameters(cudaStream_t s, const Parameters *p) {
   const ParameterWork *first = p->works;
-  bool of_rows = first->kind == PARAMETER_SGD_ROWS || first->kind == PARAMETER_SPARSE_ADAM_ROWS;
-  Parts parts = of_rows ? PARTS_OF_LOOKUPS : PARTS_OF_ELEMENTS;
   int width = width_of(first);
+  Kernels kernels =
+      first->type == F32 ? kernels_for<float>(first->kind, width) : kernels_for<double>(first->kind, width);
   if (width)
     launch_sort_lookups(s, p);
-  Kernel *kernel = first->type == F32 ? kernel_of<float>(first->kind, width) : kernel_of<double>(first->kind, width);
-  if (width || !of_rows)
-    launch(kernel, blocks_of(*p, parts), BLOCK_THREADS, s, table_of(*p, parts));
+  if (kernels.rows)
+    launch(kernels.rows, blocks_of(*p, PARTS_OF_LOOKUPS), BLOCK_THREADS, s, table_of(*p, PARTS_OF_LOOKUPS));
+  if (kernels.runs)
+    launch(kernels.runs, blocks_of(*p, PARTS_OF_ELEMENTS), BLOCK_THREADS, s, table_of(*p, PARTS_OF_ELEMENTS));
   if (first->kind == PARAMETER_NORM)
     launch_totals(s, *p);
 }

@@ -53,12 +53,13 @@ template <class T, int N> DEVICE Pack<T, N> read_pack(const T *from, int count) 
   return pack;
 }
 
-template <class T, int N> DEVICE void write_pack(T *to, const Pack<T, N> &pack, int count) {
-  if (count == N)
+/* Those of a pack whose bits are set. */
+template <class T, int N> DEVICE void write_pack(T *to, const Pack<T, N> &pack, unsigned which) {
+  if (which == (1u << N) - 1)
     *(Pack<T, N> *)to = pack;
   else
     for (int i = 0; i < N; i++)
-      if (i < count)
+      if (which >> i & 1)
         to[i] = pack.at[i];
 }
 
@@ -208,13 +209,15 @@ DEVICE void gradient_of_row(const ParameterWork &w, const Sorted &s, uint64_t ro
   }
 }
 
-/* Of a parameter that has accumulators alone. */
+/* Where no row was looked up: of accumulators, and zeros for rows. */
 template <class T, int N> DEVICE Pack<T, N> dense_gradient(const ParameterWork &w, int64_t at, int count) {
-  Pack<T, N> sum = read_pack<T, N>((const T *)w.groups[0].data + at, count);
-  for (int g = 1; g < w.n_groups; g++) {
-    Pack<T, N> term = read_pack<T, N>((const T *)w.groups[g].data + at, count);
+  Pack<T, N> sum = {};
+  for (int g = 0; g < w.n_groups; g++) {
+    Pack<T, N> term = {};
+    if (!w.groups[g].places)
+      term = read_pack<T, N>((const T *)w.groups[g].data + at, count);
     for (int i = 0; i < N; i++)
-      sum.at[i] += term.at[i];
+      sum.at[i] = g ? sum.at[i] + term.at[i] : term.at[i];
   }
   return sum;
 }
@@ -233,13 +236,11 @@ DEVICE Sorted lookups_between(const ParameterWork &w, int64_t first, int64_t end
   return Sorted{w.sorted, range[0], range[1], w.number_bits};
 }
 
-/* Of one that has lookups; WIDTH: N where rows are whole packs, else 1. *touched: some row of the elements was looked
- * up. */
-template <class T, int N, int WIDTH>
-DEVICE Pack<T, N> sparse_gradient(const ParameterWork &w, const Sorted &s, int64_t at, int count, bool *touched) {
-  Pack<T, N> sum = {};
+/* Calls with (i, row, k) where elements at + i … of a pack of N begin a row, or go on in it for WIDTH elements: k, its
+ * first key, or that of a row behind it. WIDTH: N where rows are whole packs, else 1. */
+template <int N, int WIDTH, class Call>
+DEVICE void for_rows(const ParameterWork &w, const Sorted &s, int64_t at, int count, Call call) {
   int64_t row = -1, k = 0;
-  *touched = false;
   for (int i = 0; i < N; i += WIDTH) {
     if (i >= count)
       break;
@@ -247,12 +248,33 @@ DEVICE Pack<T, N> sparse_gradient(const ParameterWork &w, const Sorted &s, int64
       row = i ? row + 1 : quotient(at, w.row);
       k = first_key_of(s, (uint64_t)row);
     }
-    bool has = k < s.end && s.keys[k] >> s.bits == (uint64_t)row;
-    if (has || w.has_whole)
-      gradient_of_row<T, WIDTH>(w, s, (uint64_t)row, at + i, k, sum.at + i);
-    *touched |= has;
+    call(i, (uint64_t)row, k);
   }
+}
+
+DEVICE bool is_of_row(const Sorted &s, int64_t k, uint64_t row) {
+  return k < s.end && s.keys[k] >> s.bits == row;
+}
+
+/* Of one that has lookups. */
+template <class T, int N, int WIDTH>
+DEVICE Pack<T, N> sparse_gradient(const ParameterWork &w, const Sorted &s, int64_t at, int count) {
+  Pack<T, N> sum = {};
+  for_rows<N, WIDTH>(w, s, at, count, [&](int i, uint64_t row, int64_t k) {
+    if (w.has_whole || is_of_row(s, k, row))
+      gradient_of_row<T, WIDTH>(w, s, row, at + i, k, sum.at + i);
+  });
   return sum;
+}
+
+/* Which elements are of rows that were not looked up. */
+template <int N, int WIDTH> DEVICE unsigned untouched(const ParameterWork &w, const Sorted &s, int64_t at, int count) {
+  unsigned which = 0;
+  for_rows<N, WIDTH>(w, s, at, count, [&](int i, uint64_t row, int64_t k) {
+    if (!is_of_row(s, k, row))
+      which |= ((1u << WIDTH) - 1) << i;
+  });
+  return which;
 }
 
 #endif
