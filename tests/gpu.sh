@@ -345,9 +345,9 @@ sanitized() {
   done
 }
 
-# sanitized_step TOOL: two steps of a small model in bf16
+# sanitized_step TOOL: four steps of a small model in bf16, two of them replayed
 sanitized_step() {
-  checked "$1" $build/onnxpipe train models/nanogpt/model.onnx --data models/nanogpt/data.npz --quiet --batch 2 --microbatches 1 --steps 2 --no-measure \
+  checked "$1" $build/onnxpipe train models/nanogpt/model.onnx --data models/nanogpt/data.npz --quiet --batch 2 --microbatches 1 --steps 4 --no-measure \
     --device cuda:0 --precision bf16
 }
 
