@@ -111,7 +111,7 @@ template <class F, class A, class R> GLOBAL void map1(F f, uint32_t n, bool toge
   constexpr int N = neighbours<F>;
   FOR_NEIGHBOURS(N, n, i, count) {
     Many<A, N> x = load_dense<N>(a, i, (int)count, together);
-    Many<R, N> z;
+    Many<R, N> z = {};
     choose(f, [&](auto g) {
       UNROLL
       for (int k = 0; k < N; k++)
@@ -128,7 +128,7 @@ GLOBAL void map2_dense(F f, uint32_t n, bool together, const A *a, const B *b, R
   FOR_NEIGHBOURS(N, n, i, count) {
     Many<A, N> x = load_dense<N>(a, i, (int)count, together);
     Many<B, N> z = load_dense<N>(b, i, (int)count, together);
-    Many<R, N> r;
+    Many<R, N> r = {};
     choose(f, [&](auto g) {
       UNROLL
       for (int k = 0; k < N; k++)
@@ -143,7 +143,7 @@ template <class F, class A, class B, class R> GLOBAL void map2(F f, CONSTANT Lay
   FOR_NEIGHBOURS(N, l.n, i, count) {
     Many<A, N> x = load_operand<N>(l, 0, a, i, (int)count);
     Many<B, N> z = load_operand<N>(l, 1, b, i, (int)count);
-    Many<R, N> r;
+    Many<R, N> r = {};
     choose(f, [&](auto g) {
       UNROLL
       for (int k = 0; k < N; k++)
@@ -160,7 +160,7 @@ GLOBAL void map3(F f, CONSTANT Layout l, const A *a, const B *b, const C *c, R *
     Many<A, N> u = load_operand<N>(l, 0, a, i, (int)count);
     Many<B, N> v = load_operand<N>(l, 1, b, i, (int)count);
     Many<C, N> w = load_operand<N>(l, 2, c, i, (int)count);
-    Many<R, N> r;
+    Many<R, N> r = {};
     UNROLL
     for (int k = 0; k < N; k++)
       r.at[k] = (R)f(u.at[k], v.at[k], w.at[k]);
