@@ -54,7 +54,7 @@ template <class T, int WIDTH, int PACKS> struct Row {
   typedef Computed<T> C;
   const T *x;
   int64_t step;
-  Pack<T, WIDTH> held[PACKS ? PACKS : 1];
+  Pack<T, WIDTH> held[PACKS ? PACKS : 1] = {}; /* what is beyond the line, too */
   DEVICE Row(const T *from, int64_t inner, const Span<WIDTH, PACKS> &span) : x(from), step(WIDTH > 1 ? 1 : inner) {
     if constexpr (PACKS > 0)
       span.each([&](int p, int64_t c) { held[p] = *(const Pack<T, WIDTH> *)(x + c); });
