@@ -6,7 +6,7 @@
 
 /* How many operations are placed or timed for a placement, at most, and how often each operation of its problem: less
  * often where they are many, for then what repeats decides, and that is soon found. */
-static const double most_effort = 1e7, most_tries = 8000, many_operations = 2.5e4;
+static const double most_effort = 1e7, most_tries = 8000, many_operations = 5e4;
 enum { ROUNDS = 4 };
 
 typedef struct {
