@@ -47,6 +47,9 @@ template <class T> struct ComputedOf { typedef T Type; };
 template <> struct ComputedOf<Bfloat> { typedef float Type; };
 template <class T> using Computed = typename ComputedOf<T>::Type;
 
+/* What terms that are made of such elements are added in: of float32, what cancels out is to come out. */
+template <class T> using Summed = typename std::conditional<std::is_same<T, float>::value, double, Computed<T>>::type;
+
 /* N elements that one access reads or writes; where they lie at a multiple of their bytes. */
 template <class T, int N> struct alignas(sizeof(T) * N) Pack { T at[N]; };
 

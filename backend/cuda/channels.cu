@@ -14,12 +14,15 @@ DEVICE int64_t place_in(const Lines &l, int64_t c, int64_t k) {
 }
 
 template <class X> struct Sum {
-  typedef Computed<X> Value;
+  typedef Summed<X> Value;
   Lines l;
   const X *x;
   DEVICE int64_t place(int64_t c) const { return c; }
   template <int N> DEVICE void read(int64_t, int64_t c, int64_t k, Value *v) const {
-    read_pack<N>(x + place_in(l, c, k), v);
+    Computed<X> own[N];
+    read_pack<N>(x + place_in(l, c, k), own);
+    for (int i = 0; i < N; i++)
+      v[i] = own[i];
   }
 };
 
@@ -30,36 +33,38 @@ template <int N, class C> DEVICE void read_channels(const Lines &l, const C *fro
 }
 
 template <class X> struct Squares {
-  typedef Computed<X> Value;
+  typedef Summed<X> Value;
   Lines l;
   const X *x;
-  const Value *mean;
+  const Computed<X> *mean;
   DEVICE int64_t place(int64_t c) const { return c; }
   template <int N> DEVICE void read(int64_t, int64_t c, int64_t k, Value *v) const {
-    Value m[N];
+    Computed<X> own[N], m[N];
     read_channels<N>(l, mean, c, m);
-    read_pack<N>(x + place_in(l, c, k), v);
-    for (int i = 0; i < N; i++)
-      v[i] = (v[i] - m[i]) * (v[i] - m[i]);
+    read_pack<N>(x + place_in(l, c, k), own);
+    for (int i = 0; i < N; i++) {
+      Value d = (Value)own[i] - m[i];
+      v[i] = d * d;
+    }
   }
 };
 
 template <class D, class X> struct Dot {
-  typedef Computed<X> Value;
+  typedef Summed<X> Value;
   Lines l;
   const D *dy;
   const X *x;
-  const Value *mean, *inv;
+  const Computed<X> *mean, *inv;
   DEVICE int64_t place(int64_t c) const { return c; }
   template <int N> DEVICE void read(int64_t, int64_t c, int64_t k, Value *v) const {
     int64_t at = place_in(l, c, k);
-    Value d[N], m[N], f[N];
+    Computed<X> d[N], own[N], m[N], f[N];
     read_pack<N>(dy + at, d);
-    read_pack<N>(x + at, v);
+    read_pack<N>(x + at, own);
     read_channels<N>(l, mean, c, m);
     read_channels<N>(l, inv, c, f);
     for (int i = 0; i < N; i++)
-      v[i] = d[i] * ((v[i] - m[i]) * f[i]);
+      v[i] = (Value)d[i] * ((own[i] - m[i]) * f[i]);
   }
 };
 
@@ -130,7 +135,7 @@ GLOBAL void normalize_grad(Lines l, int64_t scales, const D *dy, const X *x, con
                            const Computed<X> *dbias, Y *dx) {
   typedef Computed<X> C;
   int64_t n = l.outer * l.size * l.inner;
-  C part = 1 / (C)(l.outer * l.inner);
+  C count = (C)(l.outer * l.inner);
   for (int64_t i = global_thread() * N; i < n; i += global_threads() * N) {
     int64_t c = channel_of(l, n, i);
     C d[N], v[N], m[N], f[N], a[N], ds[N], db[N];
@@ -142,7 +147,7 @@ GLOBAL void normalize_grad(Lines l, int64_t scales, const D *dy, const X *x, con
     read_channels<N>(l, dscale, c, ds);
     read_channels<N>(l, dbias, c, db);
     for (int k = 0; k < N; k++)
-      v[k] = a[k] * f[k] * (d[k] - db[k] * part - (v[k] - m[k]) * f[k] * (ds[k] * part));
+      v[k] = a[k] * f[k] * (d[k] - db[k] / count - (v[k] - m[k]) * f[k] * (ds[k] / count));
     write_pack<N>(v, dx + i);
   }
 }

@@ -8,12 +8,15 @@ int64_t fold_partials(int64_t results, int64_t count, bool along) {
 
 /* LINE: the terms of a result are one loop. */
 template <class T, bool LINE> struct Element {
-  typedef Computed<T> Value;
+  typedef Summed<T> Value;
   const T *x;
   Steps kept, reduced;
   DEVICE int64_t place(int64_t r) const { return step_offset(kept, 0, r); }
   template <int N> DEVICE void read(int64_t, int64_t place, int64_t k, Value *v) const {
-    read_pack<N>(x + place + (LINE ? k * reduced.step[0][0] : step_offset(reduced, 0, k)), v);
+    Computed<T> own[N];
+    read_pack<N>(x + place + (LINE ? k * reduced.step[0][0] : step_offset(reduced, 0, k)), own);
+    for (int i = 0; i < N; i++)
+      v[i] = own[i];
   }
 };
 

@@ -1,6 +1,6 @@
 /* Reductions. Invariant: the order of a sum depends on shapes alone. A result's terms are cut into chunks where the
- * results are too few to keep the device busy; a second round adds the chunks' sums. Sums are
- * wide from the first term on.
+ * results are too few to keep the device busy; a second round adds the chunks' sums. Threads add a few terms in the
+ * terms' own type, and what they have of these, and each other's, in a wider one.
  *
  * A Term has its type, Value; place(r), where those of result r begin; and read(r, place, k, v), which gives N of them:
  * terms k … k+N-1 of result r (ALONG), or term k of results r … r+N-1. */
@@ -36,9 +36,9 @@ static inline int64_t chunk_of(int64_t results, int64_t count, bool along) {
 }
 
 /* What accumulates: terms as a Part, and these in eight bytes, whatever the terms are. */
-struct Adding { /* what cancels out needs a wide sum from the first term on */
+struct Adding {
   typedef double Total;
-  template <class V> using Part = double;
+  template <class V> using Part = V;
   template <class V> static DEVICE V none() { return 0; }
   template <class V> static DEVICE V join(V a, V b) { return a + b; }
 };

@@ -68,8 +68,8 @@ template <class T, int WIDTH, int PACKS> struct Row {
   }
 };
 
-/* What a line's sums are: what cancels out needs wide ones. */
-template <class C, int PACKS> using SumOf = double;
+/* What a line's sums are: in registers, where few are added one by one, in what elements are computed in. */
+template <class C, int PACKS> using SumOf = typename std::conditional<PACKS != 0, C, double>::type;
 
 template <int N, class C> DEVICE C sum_pack(const C *v) {
   if constexpr (N == 1)
