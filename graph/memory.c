@@ -64,8 +64,9 @@ static ValueId root_of(const Layout *w, ValueId v) {
   return v;
 }
 
-/* Whether what node number `at` of an action makes may lie over its input k: nobody reads that afterwards, and the
- * place does not change its block by it, in which it would lie for longer, or be sent. */
+/* Whether what node number `at` of an action makes may lie over its input k: nobody reads that afterwards, be it a
+ * transfer of B's under way while W runs, and the place does not change its block by it, in which it would lie for
+ * longer, or be sent. */
 static bool may_take(const Layout *w, const Node *node, int k, Point born, Point point, int at) {
   const Graph *g = w->graph;
   ValueId v = node->out[0], u = node->in[k], root = u == NO_VALUE ? NO_VALUE : root_of(w, u);
@@ -73,7 +74,8 @@ static bool may_take(const Layout *w, const Node *node, int k, Point born, Point
     return false;
   const Value *from = graph_value(g, u), *to = graph_value(g, v);
   const Life *old = &w->lives[root], *fresh = &w->lives[v];
-  if (from->dtype != to->dtype || !shape_equal(from->shape, to->shape) || old->dies != point || old->last != at)
+  if (from->dtype != to->dtype || !shape_equal(from->shape, to->shape) || old->dies != point || old->last != at ||
+      (old->sent_backward && point == POINT_W))
     return false;
   for (int i = 0; i < node->n_in; i++) /* another view of it would be read elsewhere */
     if (node->in[i] != NO_VALUE && root_of(w, node->in[i]) == root &&

@@ -82,7 +82,7 @@ static inline ValueId random_step(RandomGraph *r) {
   ValueId x = random_pick(r);
   if (r->roles && random_below(&r->seed, 4) == 0)
     return random_role(r, x);
-  switch (random_below(&r->seed, 9)) {
+  switch (random_below(&r->seed, 10)) {
   case 0: /* the tied parameter */
     return random_node(r, OP_MatMul, (ValueId[]){x, r->tied}, 2, NULL, 0, 1);
   case 1: {
@@ -111,6 +111,8 @@ static inline ValueId random_step(RandomGraph *r) {
     return random_node(r, OP_Mul, (ValueId[]){x, random_pick(r)}, 2, NULL, 0, 1);
   case 7:
     return random_node(r, OP_Add, (ValueId[]){x, random_pick(r)}, 2, NULL, 0, 1);
+  case 8: /* W multiplies the gradient that B sends on, and may do so in its place only when it has left */
+    return random_node(r, OP_Mul, (ValueId[]){x, random_value(r, "scale", row, ROLE_PARAMETER)}, 2, NULL, 0, 1);
   default:
     return random_node(r, OP_MatMul, (ValueId[]){x, random_value(r, "w", square, ROLE_PARAMETER)}, 2, NULL, 0, 1);
   }

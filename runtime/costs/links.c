@@ -74,11 +74,12 @@ Status measure_links(const Link *link, int rank, LinkSample *samples) {
   if (rank > 1)
     return OK;
   char *data = calloc(1, LARGEST);
+  LinkSample seen_by_peer[LINK_SAMPLES]; /* samples are rank 0's, whose thread this may not be */
   for (size_t i = 0; data && i < LARGEST; i += 64)
     data[i] = 1; /* its own pages */
   if (!data)
     return link_withdraw(link, fail(E_MEMORY, "out of memory: %d bytes", LARGEST));
-  Status status = exchange_all(link, rank, data, samples);
+  Status status = exchange_all(link, rank, data, rank ? seen_by_peer : samples);
   free(data);
   return status;
 }
