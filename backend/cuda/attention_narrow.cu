@@ -29,21 +29,14 @@ void narrow_forward(AttentionWork w) {
   uint32_t q[KEEPS ? D / 16 : 1][4];
   clear(sums);
   read_tile<TILE_ROWS, D>(q_tile, operand_rows(w, 0, b, h), t0);
-  if (begin < end) {
-    read_tile<KEYS, D>(k_tiles, k_rows, begin);
-    read_tile<KEYS, D>(v_tiles, v_rows, begin);
-  }
-  copies_end();
+  read_keys<KEYS, D>(k_tiles, v_tiles, k_rows, v_rows, begin, end);
 
   for (int j0 = begin, stage = 0; j0 < end; j0 += KEYS, stage ^= 1) {
     Bfloat *k_tile = k_tiles + stage * KEYS * D, *v_tile = v_tiles + stage * KEYS * D;
     copies_wait<0>();
     barrier();
-    if (j0 + KEYS < end) {
-      read_tile<KEYS, D>(k_tiles + (stage ^ 1) * KEYS * D, k_rows, j0 + KEYS);
-      read_tile<KEYS, D>(v_tiles + (stage ^ 1) * KEYS * D, v_rows, j0 + KEYS);
-    }
-    copies_end();
+    read_keys<KEYS, D>(k_tiles + (stage ^ 1) * KEYS * D, v_tiles + (stage ^ 1) * KEYS * D, k_rows, v_rows, j0 + KEYS,
+                       end);
     for (int k = 0; KEEPS && j0 == begin && k < D / 16; k++)
       rows_fragment<D>(q[KEEPS ? k : 0], q_tile, k);
     multiply_rows<D, N, KEEPS>(score, q, q_tile, k_tile);

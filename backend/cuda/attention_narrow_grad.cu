@@ -54,11 +54,7 @@ void narrow_queries(AttentionWork w) {
 
   read_tile<TILE_ROWS, D>(q_tile, operand_rows(w, 0, b, h), t0);
   read_tile<TILE_ROWS, D>(dy_tile, result_rows(w, (const Bfloat *)w.dy, b, h), t0);
-  if (begin < end) {
-    read_tile<KEYS, D>(k_tiles, k_rows, begin);
-    read_tile<KEYS, D>(v_tiles, v_rows, begin);
-  }
-  copies_end();
+  read_keys<KEYS, D>(k_tiles, v_tiles, k_rows, v_rows, begin, end);
 
   int lane = lane_index(), t = t0 + warp_index() * 16 + lane / 4; /* and the query eight below */
   float base[2], share[2], common[2], sums[D / 8][4], p[N][4], slope[N][4];
@@ -88,11 +84,8 @@ void narrow_queries(AttentionWork w) {
     Bfloat *k_tile = k_tiles + stage * KEYS * D, *v_tile = v_tiles + stage * KEYS * D;
     copies_wait<0>();
     barrier();
-    if (j0 + KEYS < end) {
-      read_tile<KEYS, D>(k_tiles + (stage ^ 1) * KEYS * D, k_rows, j0 + KEYS);
-      read_tile<KEYS, D>(v_tiles + (stage ^ 1) * KEYS * D, v_rows, j0 + KEYS);
-    }
-    copies_end();
+    read_keys<KEYS, D>(k_tiles + (stage ^ 1) * KEYS * D, v_tiles + (stage ^ 1) * KEYS * D, k_rows, v_rows, j0 + KEYS,
+                       end);
     multiply_rows<D, N, false>(p, none, q_tile, k_tile);
     if (MASKED || j0 < first_key(w.a, last) || j0 + KEYS - 1 > last_key(w.a, t0))
       hide<MASKED, N>(w, p, b, h, t, j0 + lane % 4 * 2, scale);

@@ -207,4 +207,15 @@ DEVICE void hide_queries(const AttentionWork &w, float (&score)[N][4], int64_t b
     }
 }
 
+/* A group of copies: the KEYS keys from j0 on and their values, where there are any. */
+template <int KEYS, int D>
+DEVICE void read_keys(Bfloat *k_tile, Bfloat *v_tile, const HeadRows<const Bfloat> &k_rows,
+                      const HeadRows<const Bfloat> &v_rows, int j0, int end) {
+  if (j0 < end) {
+    read_tile<KEYS, D>(k_tile, k_rows, j0);
+    read_tile<KEYS, D>(v_tile, v_rows, j0);
+  }
+  copies_end();
+}
+
 #endif

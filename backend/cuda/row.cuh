@@ -6,10 +6,9 @@
 #ifndef BACKEND_CUDA_ROW_CUH
 #define BACKEND_CUDA_ROW_CUH
 
-#include "backend/cuda/bfloat.cuh"
-#include "backend/cuda/fault.cuh"
+#include "backend/cuda/fold.cuh"
 
-enum { ROW_WIDTH = 8, ROW_WARPS = BLOCK_THREADS / WARP_LANES };
+enum { ROW_WIDTH = 8 };
 constexpr int64_t WARP_ROW = 4 * WARP_LANES * ROW_WIDTH; /* the longest line that a warp's registers have */
 
 static inline int lanes_for(const Lines &l) {
@@ -78,31 +77,15 @@ template <int N, class C> DEVICE C sum_pack(const C *v) {
     return sum_pack<N / 2>(v) + sum_pack<N / 2>(v + N / 2);
 }
 
+/* What join_group() does with what lanes have. */
 struct RowSum {
-  template <class S> static DEVICE S of(S a, S b) { return a + b; }
+  template <class S> static DEVICE S join(S a, S b) { return a + b; }
 };
 
 /* NaNs have no say. */
 struct RowMost {
-  template <class S> static DEVICE S of(S a, S b) { return fmax(a, b); }
+  template <class S> static DEVICE S join(S a, S b) { return fmax(a, b); }
 };
-
-/* Over all lanes of the group: the same in each. */
-template <class F, class S> DEVICE S over_group(S own, int lanes) {
-  SHARED S part[ROW_WARPS];
-  for (int half = (lanes < WARP_LANES ? lanes : (int)WARP_LANES) / 2; half; half /= 2)
-    own = F::of(own, shuffle_xor(own, half));
-  if (lanes <= WARP_LANES)
-    return own;
-  if (thread_index() % WARP_LANES == 0)
-    part[thread_index() / WARP_LANES] = own;
-  barrier();
-  own = part[0];
-  for (int i = 1; i < ROW_WARPS; i++)
-    own = F::of(own, part[i]);
-  barrier();
-  return own;
-}
 
 /* Calls f(WIDTH, PACKS), two std::integral_constants, for lines of so many elements. held: whether such with packs in
  * registers are wanted. */

@@ -18,9 +18,9 @@ DEVICE Computed<X> largest(const Row<X, WIDTH, PACKS> &row, const Span<WIDTH, PA
     C v[WIDTH];
     row.get(p, c, v);
     for (int i = 0; i < WIDTH; i++)
-      most = RowMost::of(most, v[i]);
+      most = RowMost::join(most, v[i]);
   });
-  return over_group<RowMost>(most, span.lanes);
+  return join_group<RowMost>(most, span.lanes);
 }
 
 template <class X, class Y, int WIDTH, int PACKS>
@@ -39,7 +39,7 @@ GLOBAL void softmax(bool is_log, Lines l, int lanes, const X *from, Y *to) {
         v[i] = exponential(v[i] - most);
       sum += sum_pack<WIDTH>(v);
     });
-    sum = over_group<RowSum>(sum, lanes);
+    sum = join_group<RowSum>(sum, lanes);
     C factor = (C)(1 / sum), shift = (C)log(sum);
     span.each([&](int p, int64_t c) {
       C v[WIDTH];
@@ -70,7 +70,7 @@ GLOBAL void softmax_grad(bool is_log, Lines l, int lanes, const D *cotangent, co
         d[i] = is_log || d[i] == 0 ? d[i] : d[i] * v[i];
       sum += sum_pack<WIDTH>(d);
     });
-    C total = (C)over_group<RowSum>(sum, lanes);
+    C total = (C)join_group<RowSum>(sum, lanes);
     span.each([&](int p, int64_t c) {
       C d[WIDTH], v[WIDTH];
       dy.get(p, c, d);
@@ -136,7 +136,7 @@ GLOBAL void norm(Lines l, int lanes, double epsilon, const X *from, const Comput
         row.get(p, c, v);
         sum += sum_pack<WIDTH>(v);
       });
-      centre = (C)((double)over_group<RowSum>(sum, lanes) * part);
+      centre = (C)((double)join_group<RowSum>(sum, lanes) * part);
     }
     Sum squares = 0;
     span.each([&](int p, int64_t c) {
@@ -146,7 +146,7 @@ GLOBAL void norm(Lines l, int lanes, double epsilon, const X *from, const Comput
         v[i] = (v[i] - centre) * (v[i] - centre);
       squares += sum_pack<WIDTH>(v);
     });
-    C factor = 1 / sqrt((C)((double)over_group<RowSum>(squares, lanes) * part + epsilon));
+    C factor = 1 / sqrt((C)((double)join_group<RowSum>(squares, lanes) * part + epsilon));
     span.each([&](int p, int64_t c) {
       C v[WIDTH], a[WIDTH], b[WIDTH];
       row.get(p, c, v);
@@ -212,8 +212,8 @@ GLOBAL void norm_grad(Lines l, int lanes, const D *cotangent, const X *from, con
       sum += sum_pack<WIDTH>(g);
       dot += sum_pack<WIDTH>(h);
     });
-    C mean_g = mean ? (C)((double)over_group<RowSum>(sum, lanes) * part) : 0;
-    C mean_gh = (C)((double)over_group<RowSum>(dot, lanes) * part);
+    C mean_g = mean ? (C)((double)join_group<RowSum>(sum, lanes) * part) : 0;
+    C mean_gh = (C)((double)join_group<RowSum>(dot, lanes) * part);
     span.each([&](int p, int64_t c) {
       C g[WIDTH], h[WIDTH], a[WIDTH];
       dy.get(p, c, g);
@@ -269,7 +269,7 @@ template <class C> struct Exponentials {
   template <int N> DEVICE void add(C *v) {
     C next = most;
     for (int i = 0; i < N; i++)
-      next = RowMost::of(next, v[i]);
+      next = RowMost::join(next, v[i]);
     if (next > most) {
       sum *= exponential(most - next);
       most = next;
@@ -296,8 +296,8 @@ GLOBAL void cross_entropy(Classes c, Reporter reporter, int lanes, const X *logi
       row.get(p, at, v);
       own.template add<WIDTH>(v);
     });
-    C most = over_group<RowMost>(own.most, lanes);
-    double sum = over_group<RowSum>((double)(own.sum * exponential(own.shift() - most)), lanes);
+    C most = join_group<RowMost>(own.most, lanes);
+    double sum = join_group<RowSum>((double)(own.sum * exponential(own.shift() - most)), lanes);
     if (span.lane)
       continue;
     double all = l.size ? (double)most + log(sum) : 0;

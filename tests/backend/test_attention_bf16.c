@@ -10,50 +10,19 @@
 #include "backend/reference/attention.h"
 #include "graph/narrow.h"
 #include "tests/backend/amx_model.h"
-#include "tests/ops/cases.h"
+#include "tests/ops/attention_bf16.h"
 #include "tests/test.h"
 
 static double rounded(double x) {
   return (double)bf16_value(bf16_bits((float)x));
 }
 
-static double get(const Tensor *t, int64_t i) {
-  return t->dtype == BF16 ? (double)bf16_value(((const uint16_t *)t->data)[i]) : tensor_get(t, i);
-}
-
-/* The case with all but statistics and masks in bfloat16. */
-static void build(const OpCase *c, uint64_t seed, Arena *arena, CaseGraph *built) {
-  bool backward = c->op == OP_AttentionGrad;
-  ASSERT_OK(case_build(c, F32, seed, arena, built));
-  const Node *n = built->node;
-  for (int i = 0; i < n->n_in + n->n_out; i++) {
-    ValueId v = i < n->n_in ? n->in[i] : n->out[i - n->n_in];
-    bool statistic = backward ? i == ATTENTION_GRAD_MOST || i == ATTENTION_GRAD_LOG_SUM : i > n->n_in;
-    if (v == NO_VALUE || statistic || i == (i < n->n_in ? attention_mask_input(n) : -1) ||
-        built->tensor[v].dtype == BF16)
-      continue;
-    Tensor *t = &built->tensor[v];
-    for (int64_t k = 0; k < shape_elements(t->shape); k++)
-      ((uint16_t *)t->data)[k] = bf16_bits(((float *)t->data)[k]);
-    t->dtype = graph_value(built->graph, v)->dtype = BF16;
-  }
-}
-
-static int results_of(const CaseGraph *built, Tensor *result) {
-  for (int i = 0; i < built->node->n_out; i++)
-    result[i] = built->tensor[built->node->out[i]];
-  return built->node->n_out;
-}
-
 static void run(const CaseGraph *built, const Isa *isa, int threads) {
   const Node *node = built->node;
   const KernelDef *kernel = backend_cpu.kernels[node->op];
-  Tensor in[CASE_INPUTS] = {{0}}, out[CASE_OUTPUTS];
+  Tensor in[CASE_INPUTS], out[CASE_OUTPUTS];
   Stream *stream;
-  for (int i = 0; i < node->n_in; i++)
-    if (node->in[i] != NO_VALUE)
-      in[i] = built->tensor[node->in[i]];
-  results_of(built, out);
+  attention_operands(built, in, out);
   size_t bytes = kernel->workspace(built->graph, node, WORKSPACE_BUDGET);
   void *workspace = aligned_alloc(64, (size_t)round_up((int64_t)bytes + 1, 64));
   assert_true(kernel->narrow(node, in, out));
@@ -63,40 +32,22 @@ static void run(const CaseGraph *built, const Isa *isa, int threads) {
   free(workspace);
 }
 
-/* Rounding of the results, and now and then a weight that is rounded the other way: a step of what is largest. */
-static void compare(const OpCase *c, const Isa *isa, const CaseGraph *got, const CaseGraph *wanted) {
-  Tensor a[CASE_OUTPUTS], b[CASE_OUTPUTS];
-  int n = results_of(got, a);
-  results_of(wanted, b);
-  for (int r = 0; r < n; r++) {
-    double most = 0;
-    for (int64_t i = 0; i < shape_elements(a[r].shape); i++)
-      most = fmax(most, isfinite(get(&b[r], i)) ? fabs(get(&b[r], i)) : 0);
-    for (int64_t i = 0; i < shape_elements(a[r].shape); i++) {
-      double x = get(&a[r], i), y = get(&b[r], i);
-      double within = a[r].dtype == BF16 ? 0x1p-7 * fabs(y) + 0x1p-9 * most : 1e-5 * fmax(1, fabs(y));
-      if (x != y && !(fabs(x - y) <= within))
-        FAIL_TEST("%s on %s: result %d, element %d is %.9g, not %.9g", case_text(c), isa->name, r, (int)i, x, y);
-    }
-  }
-}
-
 static void check(const OpCase *c, uint64_t seed) {
   Arena *arena = arena_create();
   CaseGraph wanted, one, more;
-  build(c, seed, arena, &wanted);
+  attention_build_narrow(c, seed, arena, &wanted);
   ASSERT_OK(case_run(&wanted, &backend_reference, 1, 0, 1));
   for (int i = 0; isa_at(i); i++) {
     if (!isa_at(i)->runs())
       continue;
-    build(c, seed, arena, &one);
-    build(c, seed, arena, &more);
+    attention_build_narrow(c, seed, arena, &one);
+    attention_build_narrow(c, seed, arena, &more);
     run(&one, isa_at(i), 1);
     run(&more, isa_at(i), 3);
     for (size_t v = 0; v < one.n_tensors; v++)
       if (memcmp(one.tensor[v].data, more.tensor[v].data, graph_value_bytes(one.graph, (ValueId)v)))
         FAIL_TEST("%s on %s: one thread and three differ", case_text(c), isa_at(i)->name);
-    compare(c, isa_at(i), &one, &wanted);
+    attention_compare(c, isa_at(i)->name, &one, &wanted);
     case_release(&one);
     case_release(&more);
   }
@@ -163,27 +114,27 @@ static void naive(const Tensor *in, double scale, bool backward, double expected
     for (int j = 0; j < T; j++) {
       score[j] = 0;
       for (int d = 0; d < D; d++)
-        score[j] += scale * get(&in[0], t * D + d) * get(&in[1], j * D + d);
+        score[j] += scale * mix_number(&in[0], t * D + d) * mix_number(&in[1], j * D + d);
       most = fmax(most, score[j]);
     }
     for (int j = 0; j < T; j++)
       sum += exp(score[j] - most);
     for (int d = 0; d < D && backward; d++)
-      common += get(&in[ATTENTION_GRAD_DY], t * D + d) * get(&in[ATTENTION_GRAD_Y], t * D + d);
+      common += mix_number(&in[ATTENTION_GRAD_DY], t * D + d) * mix_number(&in[ATTENTION_GRAD_Y], t * D + d);
     for (int j = 0; j < T; j++) {
       double weight = exp(score[j] - most), slope = -common;
       if (backward)
-        weight = exp(score[j] - get(&in[ATTENTION_GRAD_MOST], t) - get(&in[ATTENTION_GRAD_LOG_SUM], t));
+        weight = exp(score[j] - mix_number(&in[ATTENTION_GRAD_MOST], t) - mix_number(&in[ATTENTION_GRAD_LOG_SUM], t));
       for (int d = 0; d < D && backward; d++)
-        slope += get(&in[ATTENTION_GRAD_DY], t * D + d) * get(&in[2], j * D + d);
+        slope += mix_number(&in[ATTENTION_GRAD_DY], t * D + d) * mix_number(&in[2], j * D + d);
       slope = rounded(weight * slope);
       for (int d = 0; d < D; d++)
         if (backward) {
-          expected[0][t * D + d] += scale * slope * get(&in[1], j * D + d);
-          expected[1][j * D + d] += scale * slope * get(&in[0], t * D + d);
-          expected[2][j * D + d] += rounded(weight) * get(&in[ATTENTION_GRAD_DY], t * D + d);
+          expected[0][t * D + d] += scale * slope * mix_number(&in[1], j * D + d);
+          expected[1][j * D + d] += scale * slope * mix_number(&in[0], t * D + d);
+          expected[2][j * D + d] += rounded(weight) * mix_number(&in[ATTENTION_GRAD_DY], t * D + d);
         } else {
-          expected[0][t * D + d] += rounded(weight) / sum * get(&in[2], j * D + d);
+          expected[0][t * D + d] += rounded(weight) / sum * mix_number(&in[2], j * D + d);
         }
     }
   }
@@ -207,15 +158,15 @@ static void weights_and_slopes_are_rounded(void **state) {
         c.out[1] = c.out[2] = c.out[0];
       }
       CaseGraph built;
-      Tensor result[CASE_OUTPUTS];
-      build(&c, seed, arena, &built);
+      Tensor in[CASE_INPUTS], result[CASE_OUTPUTS];
+      attention_build_narrow(&c, seed, arena, &built);
       naive(built.tensor, node_float(built.node, "scale", 1), backward, expected);
       ASSERT_OK(case_run(&built, &backend_reference, 1, 0, 1));
-      results_of(&built, result);
+      attention_operands(&built, in, result);
       for (int r = 0; r < (backward ? 3 : 1); r++)
         for (int i = 0; i < T * D; i++)
-          if (fabs(get(&result[r], i) - rounded(expected[r][i])) > 1e-12)
-            FAIL_TEST("seed %d, result %d, element %d is %.9g, not %.9g", (int)seed, r, i, get(&result[r], i),
+          if (fabs(mix_number(&result[r], i) - rounded(expected[r][i])) > 1e-12)
+            FAIL_TEST("seed %d, result %d, element %d is %.9g, not %.9g", (int)seed, r, i, mix_number(&result[r], i),
                       expected[r][i]);
       case_release(&built);
       arena_destroy(arena);

@@ -18,6 +18,7 @@ add_library(emulated_nccl OBJECT EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/runtime/tr
   ${CMAKE_SOURCE_DIR}/runtime/transport/nccl_library.c ${here}/nccl.cpp)
 target_include_directories(emulated_nccl PRIVATE ${here} ${CMAKE_SOURCE_DIR})
 target_compile_features(emulated_nccl PRIVATE cxx_std_17)
-target_compile_definitions(emulated_nccl PRIVATE ONNXPIPE_NCCL NCCL_FILES=NULL)
+target_compile_definitions(emulated_nccl PRIVATE EMULATED ONNXPIPE_NCCL NCCL_FILES=NULL)
 target_include_directories(emulated_cuda PUBLIC ${here} PRIVATE ${here}/linked ${CMAKE_SOURCE_DIR})
 target_compile_features(emulated_cuda PRIVATE cxx_std_17)
+target_compile_definitions(emulated_cuda PRIVATE EMULATED)

@@ -10,7 +10,13 @@ extern "C" {
 #endif
 
 /* From now on blocks and threads run in the order that this seed gives, and streams get ahead or lag behind by it. */
+#ifdef EMULATED
 void emulation_seed(uint64_t seed);
+#else /* a device has its own */
+static inline void emulation_seed(uint64_t seed) {
+  (void)seed;
+}
+#endif
 /* How many devices there are (2), and the memory of each (1 GiB). */
 void emulation_devices(int count, size_t bytes);
 /* The call number `after` from now of the runtime's function of this name fails, once; of cuDNN's: cudnnCreate,

@@ -75,21 +75,22 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *executable, cudaGraph
   return emulated_result(cudaSuccess);
 }
 
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  MAY_FAIL;
+template <class G> static cudaError_t forget(G *graph) {
   EmulatedLock held = emulated_lock();
   delete graph;
   graphs--;
   return emulated_result(cudaSuccess);
 }
 
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  MAY_FAIL;
+  return forget(graph);
+}
+
 /* What was launched goes on. */
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   MAY_FAIL;
-  EmulatedLock held = emulated_lock();
-  delete executable;
-  graphs--;
-  return emulated_result(cudaSuccess);
+  return forget(executable);
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {

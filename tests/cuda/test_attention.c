@@ -7,52 +7,15 @@
 
 #include "backend/backend.h"
 #include "backend/reference/attention.h"
-#include "graph/narrow.h"
-#include "tests/ops/cases.h"
+#include "tests/cuda/emulation.h"
+#include "tests/ops/attention_bf16.h"
 #include "tests/ops/draw.h"
 #include "tests/test.h"
 
-#ifdef EMULATED
-#include "emulation.h"
-#else
-#define emulation_seed(seed) (void)(seed)
-#endif
-
-static double get(const Tensor *t, int64_t i) {
-  return t->dtype == BF16 ? (double)bf16_value(((const uint16_t *)t->data)[i]) : tensor_get(t, i);
-}
-
-/* The case with all but statistics and masks in bfloat16. */
-static void build(const OpCase *c, uint64_t seed, Arena *arena, CaseGraph *built) {
-  bool backward = c->op == OP_AttentionGrad;
-  ASSERT_OK(case_build(c, F32, seed, arena, built));
-  const Node *n = built->node;
-  for (int i = 0; i < n->n_in + n->n_out; i++) {
-    ValueId v = i < n->n_in ? n->in[i] : n->out[i - n->n_in];
-    bool statistic = backward ? i == ATTENTION_GRAD_MOST || i == ATTENTION_GRAD_LOG_SUM : i > n->n_in;
-    bool beside = i < n->n_in && (i == attention_mask_input(n) || i == attention_counter_input(n));
-    if (v == NO_VALUE || statistic || beside || built->tensor[v].dtype == BF16)
-      continue;
-    Tensor *t = &built->tensor[v];
-    for (int64_t k = 0; k < shape_elements(t->shape); k++)
-      ((uint16_t *)t->data)[k] = bf16_bits(((float *)t->data)[k]);
-    t->dtype = graph_value(built->graph, v)->dtype = BF16;
-  }
-}
-
-static int results_of(const CaseGraph *built, Tensor *result) {
-  for (int i = 0; i < built->node->n_out; i++)
-    result[i] = built->tensor[built->node->out[i]];
-  return built->node->n_out;
-}
-
 static void run(const OpCase *c, const CaseGraph *built, uint64_t seed) {
   const Node *node = built->node;
-  Tensor in[CASE_INPUTS] = {{0}}, out[CASE_OUTPUTS];
-  for (int i = 0; i < node->n_in; i++)
-    if (node->in[i] != NO_VALUE)
-      in[i] = built->tensor[node->in[i]];
-  results_of(built, out);
+  Tensor in[CASE_INPUTS], out[CASE_OUTPUTS];
+  attention_operands(built, in, out);
   if (!backend_cuda.kernels[node->op]->narrow(node, in, out))
     FAIL_TEST("%s is not taken in bfloat16", case_text(c));
   emulation_seed(seed);
@@ -60,37 +23,19 @@ static void run(const OpCase *c, const CaseGraph *built, uint64_t seed) {
     FAIL_TEST("%s: %s", case_text(c), status_message());
 }
 
-/* Rounding of the results, and now and then a weight that is rounded the other way: a step of what is largest. */
-static void compare(const OpCase *c, const CaseGraph *got, const CaseGraph *wanted) {
-  Tensor a[CASE_OUTPUTS], b[CASE_OUTPUTS];
-  int n = results_of(got, a);
-  results_of(wanted, b);
-  for (int r = 0; r < n; r++) {
-    double most = 0;
-    for (int64_t i = 0; i < shape_elements(a[r].shape); i++)
-      most = fmax(most, isfinite(get(&b[r], i)) ? fabs(get(&b[r], i)) : 0);
-    for (int64_t i = 0; i < shape_elements(a[r].shape); i++) {
-      double x = get(&a[r], i), y = get(&b[r], i);
-      double within = a[r].dtype == BF16 ? 0x1p-7 * fabs(y) + 0x1p-9 * most : 1e-5 * fmax(1, fabs(y));
-      if (x != y && !(fabs(x - y) <= within))
-        FAIL_TEST("%s: result %d, element %d is %.9g, not %.9g", case_text(c), r, (int)i, x, y);
-    }
-  }
-}
-
 static void check(const OpCase *c, uint64_t seed) {
   Arena *arena = arena_create();
   CaseGraph wanted, one, other;
-  build(c, seed, arena, &wanted);
-  build(c, seed, arena, &one);
-  build(c, seed, arena, &other);
+  attention_build_narrow(c, seed, arena, &wanted);
+  attention_build_narrow(c, seed, arena, &one);
+  attention_build_narrow(c, seed, arena, &other);
   ASSERT_OK(case_run(&wanted, &backend_reference, 1, 0, 1));
   run(c, &one, seed);
   run(c, &other, seed + 1);
   for (size_t v = 0; v < one.n_tensors; v++)
     if (memcmp(one.tensor[v].data, other.tensor[v].data, graph_value_bytes(one.graph, (ValueId)v)))
       FAIL_TEST("%s: two runs differ", case_text(c));
-  compare(c, &one, &wanted);
+  attention_compare(c, "cuda", &one, &wanted);
   case_release(&one);
   case_release(&other);
   case_release(&wanted);
@@ -157,10 +102,10 @@ static void check_dropped(const OpCase *c) {
   for (int type = 0; type < 3; type++) {
     Arena *arena = arena_create();
     CaseGraph wanted, got;
-    Tensor a[CASE_OUTPUTS], b[CASE_OUTPUTS];
+    Tensor in[CASE_INPUTS], a[CASE_OUTPUTS], b[CASE_OUTPUTS];
     if (type == 2) {
-      build(c, 1, arena, &wanted);
-      build(c, 1, arena, &got);
+      attention_build_narrow(c, 1, arena, &wanted);
+      attention_build_narrow(c, 1, arena, &got);
     } else {
       ASSERT_OK(case_build(c, type ? F64 : F32, 1, arena, &wanted));
       ASSERT_OK(case_build(c, type ? F64 : F32, 1, arena, &got));
@@ -168,11 +113,11 @@ static void check_dropped(const OpCase *c) {
     ASSERT_OK(case_run(&wanted, &backend_reference, 1, 0, 1));
     emulation_seed(1);
     ASSERT_OK(case_run(&got, &backend_cuda, 1, 0, 1));
-    int n = results_of(&got, a);
-    results_of(&wanted, b);
+    int n = attention_operands(&got, in, a);
+    attention_operands(&wanted, in, b);
     for (int r = 0; r < n; r++)
       for (int64_t i = 0; i < shape_elements(a[r].shape); i++) {
-        double x = get(&a[r], i), y = get(&b[r], i), within = a[r].dtype == BF16 ? 0x1p-7 : 1e-5;
+        double x = mix_number(&a[r], i), y = mix_number(&b[r], i), within = a[r].dtype == BF16 ? 0x1p-7 : 1e-5;
         if (x != y && !(fabs(x - y) <= within * fmax(1, fabs(y))))
           FAIL_TEST("%s, type %d: result %d, element %d is %.9g, not %.9g", case_text(c), type, r, (int)i, x, y);
       }

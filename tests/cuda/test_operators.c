@@ -7,16 +7,9 @@
 
 #include "backend/cuda/blas.h"
 #include "graph/op.h"
+#include "tests/cuda/emulation.h"
 #include "tests/ops/cases.h"
 #include "tests/test.h"
-
-#ifdef EMULATED
-#include "tests/cuda/emulation.h"
-#else
-static void emulation_seed(uint64_t seed) {
-  (void)seed;
-}
-#endif
 
 static bool sample;
 
