@@ -2,12 +2,14 @@
 #include "runtime/executor/trace.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 Status trace_create(Arena *arena, size_t bytes, int64_t first, int64_t last, bool kernels, Trace **trace) {
   Trace *t;
   TRY(ARENA_NEW(arena, t, 1));
   *t = (Trace){.capacity = bytes / sizeof *t->events, .first = first, .last = last, .kernels = kernels, .ended = -1};
   TRY(ARENA_NEW(arena, t->events, t->capacity));
+  memset(t->events, 0, t->capacity * sizeof *t->events); /* its pages are taken now, not one by one in a long run */
   *trace = t;
   return OK;
 }
