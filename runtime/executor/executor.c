@@ -247,6 +247,12 @@ double executor_busy_seconds(const Executor *e) {
   return e->backend->is_host ? e->busy_seconds : -1;
 }
 
+void executor_stage_seconds(const Executor *e, double *seconds) {
+  const Plan *plan = e->spec.plan;
+  for (int s = 0; s < plan->stages; s++)
+    seconds[s] = plan->schedule.rank_of_stage[s] != e->spec.rank ? 0 : e->backend->is_host ? e->stages[s].seconds : -1;
+}
+
 int executor_recordings(const Executor *e) {
   const Tape *tapes[] = {&e->run, &e->update};
   int n = 0;

@@ -105,6 +105,8 @@ Status executor_make_up(Executor *executor, MakeUp *fill, void *context);
 /* Seconds that this rank's nodes have taken so far, waiting apart; negative where a device counts them and not the
  * host. */
 double executor_busy_seconds(const Executor *executor);
+/* The same of each stage's F, B and W, into seconds [stages]; 0 for those of other ranks. */
+void executor_stage_seconds(const Executor *executor, double *seconds);
 
 /* How many recordings of its launches a step replays; 0: they are launched one by one. */
 int executor_recordings(const Executor *executor);

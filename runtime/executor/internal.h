@@ -67,6 +67,7 @@ typedef struct {
   bool has_backward;                        /* backward nodes */
   bool copies_forward, copies_backward;     /* the stage after, before, lies on this rank */
   Ports feeds, emits;
+  double seconds; /* in calls, since it was opened */
 } StageRun;
 
 /* kind: a transfer action's. */

@@ -197,6 +197,7 @@ static Status compute(Executor *e, Action action, const StepWork *work) {
   TRY(tape_action(e));
   double ended = clock_seconds();
   e->busy_seconds += ended - begun;
+  run->seconds += ended - begun;
   if (trace_on(e->spec.trace))
     trace_add(
         e->spec.trace,

@@ -6,8 +6,12 @@
 #include "base/text.h"
 #include "runtime/training/trainer.h"
 
+static size_t count_numbers(const Worker *w) {
+  return REPORT_SQUARES + (size_t)w->n_updates + (size_t)w->training->job->decided.plan.stages;
+}
+
 Status report_create(Worker *w) {
-  size_t count = REPORT_SQUARES + (size_t)w->n_updates;
+  size_t count = count_numbers(w);
   int ranks = w->training->job->decided.ranks;
   TRY(ARENA_NEW(w->arena, w->squares, w->n_updates));
   TRY(ARENA_NEW(w->arena, w->word.tickets, 2 * ranks));
@@ -21,13 +25,13 @@ Status report_create(Worker *w) {
     for (int r = 1; w->rank == 0 && r < ranks; r++)
       TRY(ARENA_NEW(w->arena, report->from[r], count));
   }
-  return OK;
+  return w->rank ? OK : compare_create(w);
 }
 
 Status report_post(Worker *w, int64_t step, double loss, double learning_rate, double seconds) {
   StepReport *report = &w->reports[step & 1];
   int ranks = w->training->job->decided.ranks;
-  size_t bytes = (REPORT_SQUARES + (size_t)w->n_updates) * sizeof(double);
+  size_t bytes = count_numbers(w) * sizeof(double);
   report->step = step;
   report->samples = w->stepper->decided->batch;
   report->learning_rate = learning_rate;
@@ -39,6 +43,7 @@ Status report_post(Worker *w, int64_t step, double loss, double learning_rate, d
     writer_part(w->writer, report->numbers + REPORT_PART);
   if (w->n_updates)
     memcpy(report->numbers + REPORT_SQUARES, w->squares, (size_t)w->n_updates * sizeof(double));
+  executor_stage_seconds(w->whole.executor, report->numbers + REPORT_SQUARES + w->n_updates);
   Endpoint *endpoint = w->link ? w->link->endpoints[CHANNEL_CONTROL] : NULL;
   if (w->rank) {
     Transfer send = {.peer = 0, .is_send = true, .data = report->numbers, .bytes = bytes};
@@ -132,6 +137,7 @@ static void take_times(Worker *w, const StepReport *report) {
   }
   w->measured_seconds = w->n_measured < 2 ? report->seconds : w->measured_seconds + report->seconds;
   w->n_measured++;
+  compare_stages(w, report);
 }
 
 Status report_show(const Worker *w) {
@@ -191,7 +197,6 @@ Status report_collect(Worker *w, int64_t step) {
                                .samples_per_second = (double)report->samples / report->seconds,
                                .gradient_norm = sqrt(sum_squares(report->numbers + REPORT_SQUARES, w->n_updates))};
   take_times(w, report);
-  compare_stages(w);
   if (training->metrics && !w->holds_line)
     TRY(write_metrics(training, metrics, ""));
   uint64_t place = watch_leave(w->watch); /* whoever reads what is printed may take their time */

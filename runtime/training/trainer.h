@@ -18,9 +18,10 @@ enum { REPORT_LOSS, REPORT_BUSY, REPORT_ASKED, REPORT_PART, REPORT_SQUARES = REP
 
 /* What rank 0 is told of one step. Squares are those of update nodes, in graph order; negative: another rank's. */
 typedef struct {
-  double *numbers; /* [REPORT_SQUARES + n_updates]: the loss (NaN where the rank does not have it), the seconds that its
-                      nodes have taken since it was opened (negative: not known), what was asked of this rank (word.c),
-                      what it wrote of the checkpoint that is under way, the squares */
+  double *numbers; /* [REPORT_SQUARES + n_updates + stages]: the loss (NaN where the rank does not have it), the seconds
+                      that its nodes have taken since it was opened (negative: not known), what was asked of this rank
+                      (word.c), what it wrote of the checkpoint that is under way, the squares, and of the seconds those
+                      of each stage */
   Ticket *tickets; /* [ranks]: of sending it (rank 0: of receiving into `from`) */
   double **from;   /* rank 0: [ranks] */
   int64_t step;    /* from 0 */
@@ -36,7 +37,7 @@ typedef struct {
   int64_t first_step;              /* already done, by the run that it goes on from */
   int64_t epoch_length;            /* samples */
   int64_t epoch_steps;             /* batches of an epoch; where data wraps, whole ones in the data */
-  const Costs *costs;              /* rank 0's: what the plan follows from, where it was measured; else NULL */
+  const Costs *costs;              /* rank 0's: what was measured before the first step; NULL: nothing */
   Rest *rest;                      /* NULL: all batches are whole; else an epoch's last one is this */
   int64_t every;                   /* steps from one validation or checkpoint to the next */
   Validation *validation;          /* NULL: none; the caller closes it */
@@ -83,6 +84,16 @@ typedef struct {
   Ticket *tickets;  /* [2 * ranks]: of sending them; others' first one: of receiving it */
 } Word;
 
+/* Rank 0: what stages take, from one look at them to the next (compare.c). */
+typedef struct {
+  double *seconds, *since; /* [stages]: up to the last report; when the look began */
+  double *ratios;          /* [stages]: what they took by what was planned */
+  int *told;               /* [stages]: the last forward node of each in the better cut that was told last; -1: none */
+  bool said;               /* that they take other times */
+  int64_t steps, wanted;   /* whole steps since; how many tell */
+  double run_seconds;      /* that these took */
+} StageLook;
+
 /* What computes a rank's steps: those of whole batches, or of an epoch's rest. */
 typedef struct {
   const JobDecisions *decided;
@@ -113,7 +124,7 @@ typedef struct {
   double *busy, *first_busy; /* rank 0: [ranks], of the last report and of the first */
   double measured_seconds;   /* rank 0: of all whole steps that were reported, the first apart where there are more */
   int64_t n_measured;        /* rank 0: whole steps that were reported */
-  bool compared;             /* rank 0: they were, with the plan */
+  StageLook look;            /* rank 0 */
   int64_t steps_done;
   bool report_is_out;       /* of the last step: posted, not collected */
   OnnxpipeMetrics last;     /* of the last report that rank 0 collected */
@@ -238,9 +249,12 @@ Status report_collect(Worker *worker, int64_t step);
 Status report_validation(const Worker *worker, bool with_step);
 /* Rank 0: says to training->out what steps took, beside the plan's prediction, and how busy every rank was. */
 Status report_show(const Worker *worker);
-/* Rank 0, once enough steps were reported: prints where ranks take more or less than a tenth of what was planned, with
- * the cut that would be better, and has the cache forget what was not so. */
-void compare_stages(Worker *worker);
+/* What rank 0 compares with the plan. */
+Status compare_create(Worker *worker);
+/* Rank 0, of a whole step that was reported; once enough were, and then after twice as many, and so on: prints where
+ * stages take more or less than a tenth of what was planned, with the cut that would be better, and has the cache
+ * forget what was not so. */
+void compare_stages(Worker *worker, const StepReport *report);
 /* Rank 0's `last` to every rank. Collective. */
 Status report_metrics(Worker *worker);
 /* The global gradient norm of the step at hand, on every rank. Collective. */
