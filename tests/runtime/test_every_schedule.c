@@ -14,16 +14,10 @@ static const struct Case {
   const char *name;
   int samples; /* a microbatch */
   bool frozen; /* --eval-mode */
-} cases[] = {{"resnet", 1, true},
-             {"nanogpt", 1, false},
-             {"surrogate", 1, false},
-             {"branches", 1, false},
-             {"dlrm", 1, false},
-             {"gpt2", 1, false},
-             {"gpt2_default_export", 1, false},
-             {"gpt2_fixed_batch", 2, false},
-             {"llama", 1, false},
-             {"nanogpt_loss", 1, false}};
+} cases[] = {
+    {"resnet", 1, true}, {"nanogpt", 1, false},     {"surrogate", 1, false},           {"branches", 1, false},
+    {"dlrm", 1, false},  {"gpt2", 1, false},        {"gpt2_default_export", 1, false}, {"gpt2_fixed_batch", 2, false},
+    {"llama", 1, false}, {"nanogpt_loss", 1, false}};
 
 static bool sample;
 static char saved[64], schedule_file[64];
