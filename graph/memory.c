@@ -21,8 +21,10 @@ typedef struct {
   const Graph *graph;
   const Stages *stages;
   const StageSetting *setting;
-  ValueId *root; /* [n_values] */
-  Life *lives;   /* [n_values], of roots */
+  ValueId *root;    /* [n_values] */
+  Life *lives;      /* [n_values], of roots */
+  ValueId *present; /* those that live here, in ascending order */
+  size_t n_present;
 } Layout;
 
 enum { ACTIONS = 3 }; /* F, B, W; a joined backward counts as B's */
@@ -191,6 +193,7 @@ static Status find_lives(Layout *w, Arena *arena) {
   const StageNodes *s = &w->stages->stages[w->setting->stage];
   TRY(ARENA_NEW(arena, w->root, w->graph->n_values));
   TRY(ARENA_NEW(arena, w->lives, w->graph->n_values));
+  TRY(ARENA_NEW(arena, w->present, w->graph->n_values));
   for (ValueId v = 0; v < w->graph->n_values; v++)
     w->root[v] = v;
   receive(w);
@@ -284,6 +287,7 @@ static Status place_roots(Layout *w, Arena *arena, StageMemory *m, Pieces lists[
       m->places[v].kind = PLACE_PERSISTENT;
     if (!life->present)
       continue;
+    w->present[w->n_present++] = v;
     size_t bytes = 0;
     TRY(align(graph_value_bytes(g, v), &bytes));
     int action = only_action(w, life);
@@ -306,10 +310,11 @@ static Status list_tenants(const Layout *w, Arena *arena, const StageMemory *m, 
   bool dies = b->dies == death && !b->sent;
   int n;
   nodes_of(w, action, &n);
-  for (ValueId v = 0; (b->born == birth || dies) && v < w->graph->n_values; v++) {
+  for (size_t i = 0; (b->born == birth || dies) && i < w->n_present; i++) {
+    ValueId v = w->present[i];
     const Life *life = &w->lives[v];
     Place place = m->places[v];
-    if (life->present && only_action(w, life) < 0 && place.kind == PLACE_BLOCK && place.block == block)
+    if (only_action(w, life) < 0 && place.kind == PLACE_BLOCK && place.block == block)
       TRY(add_piece(arena, list,
                     (Piece){.bytes = graph_value_bytes(w->graph, v),
                             .offset = place.offset,

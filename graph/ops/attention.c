@@ -101,12 +101,19 @@ static Status check_operand(const Graph *g, const Node *n, int i, int64_t batch,
 /* Every element of a row is one operand's. */
 static Status check_cover(const Graph *g, const Node *n, const Attention *a, int input) {
   Shape s = rule_in(g, n, input)->shape;
+  int64_t head[3] = {0}, at[3]; /* of each operand: the head, and where in it, below 0 before the first */
+  for (int i = 0; i < 3; i++)
+    at[i] = -a->operand[i].offset;
   for (int64_t c = 0; s.rank == 3 && c < s.dim[2]; c++) {
     int owners = 0;
     for (int i = 0; i < 3; i++) {
       const AttentionPlace *p = &a->operand[i];
-      int64_t at = c - p->offset, size = i == 2 ? a->value_size : a->size;
-      owners += p->input == input && at >= 0 && at / p->head < (i ? a->groups : a->heads) && at % p->head < size;
+      int64_t size = i == 2 ? a->value_size : a->size;
+      owners += p->input == input && at[i] >= 0 && head[i] < (i ? a->groups : a->heads) && at[i] < size;
+      if (++at[i] == p->head) {
+        at[i] = 0;
+        head[i]++;
+      }
     }
     if (owners != 1)
       return fail(E_SHAPE, "%d operands have element %lld of a row of %s", owners, (long long)c, SHAPE_STR(s));

@@ -25,6 +25,7 @@ typedef struct {
   int *limit;            /* [n_stages][last + 1]: the farthest end that fits the start */
   bool *reaches;         /* [n_stages + 1][last + 1]: stages from s on can begin here */
   int *window;           /* [last + 1] scratch */
+  double within, beyond; /* of the stages weighed last: the slowest that was fast enough, the fastest that was not */
   double *rest;          /* [n_stages + 1][last + 1]: smallest sum of cuts from here on */
   Mark *ends, *starts;   /* [last + 1] by above, by below */
   double *tree;          /* minima over positions, leaves from `leaves` on */
@@ -49,12 +50,15 @@ static void enter_stage(Solver *s, int stage) {
 }
 
 /* Whether some partition has no stage slower than `most`. For each stage, last to first, and each start, the window
- * of ends is (start, limit]; the fastest reachable end in it decides. */
+ * of ends is (start, limit]; the fastest reachable end in it decides. The answer is the same from `within` up to, but
+ * without, `beyond`: no comparison would come out otherwise. */
 static bool is_feasible(Solver *s, double most) {
   int width = s->last + 1, stages = s->problem->n_stages;
   bool *next = s->reaches + (size_t)stages * (size_t)width;
   memset(next, 0, (size_t)width);
   next[s->last] = true;
+  s->within = 0;
+  s->beyond = INFINITY;
   for (int stage = stages - 1; stage >= 0; stage--) {
     bool *here = s->reaches + (size_t)stage * (size_t)width;
     const int *limit = s->limit + (size_t)stage * (size_t)width;
@@ -69,7 +73,12 @@ static bool is_feasible(Solver *s, double most) {
       }
       while (tail > head && s->window[head] > limit[start])
         head++;
-      here[start] = tail > head && s->above[s->window[head]] - s->below[start] <= most;
+      double seconds = tail > head ? s->above[s->window[head]] - s->below[start] : INFINITY;
+      here[start] = seconds <= most && tail > head;
+      if (here[start])
+        s->within = seconds > s->within ? seconds : s->within;
+      else
+        s->beyond = seconds < s->beyond ? seconds : s->beyond;
     }
     next = here;
   }
@@ -80,16 +89,16 @@ static bool is_feasible(Solver *s, double most) {
 static bool find_bottleneck(Solver *s, double *bottleneck) {
   uint64_t low = 0, high;
   double value = INFINITY;
-  memcpy(&high, &value, sizeof high);
   if (!is_feasible(s, value))
     return false;
+  memcpy(&high, &s->within, sizeof high);
   while (low < high) {
     uint64_t middle = low + (high - low) / 2;
     memcpy(&value, &middle, sizeof value);
     if (is_feasible(s, value))
-      high = middle;
+      memcpy(&high, &s->within, sizeof high);
     else
-      low = middle + 1;
+      memcpy(&low, &s->beyond, sizeof low);
   }
   memcpy(bottleneck, &low, sizeof low);
   return true;
@@ -117,7 +126,7 @@ static void tree_set(Solver *s, int position, double value) {
   s->tree[at] = value;
   while (at > 1) {
     at /= 2;
-    s->tree[at] = fmin(s->tree[2 * at], s->tree[2 * at + 1]);
+    s->tree[at] = s->tree[2 * at] < s->tree[2 * at + 1] ? s->tree[2 * at] : s->tree[2 * at + 1];
   }
 }
 
@@ -152,6 +161,13 @@ static double cuts_from(const Solver *s, int stage, int end) {
          s->rest[(size_t)(stage + 1) * (size_t)(s->last + 1) + (size_t)end];
 }
 
+/* Whether the marks of the stage after are this one's, too: the same seconds, the same links on both sides. */
+static bool stage_is_alike(const Solver *s, int stage) {
+  const PartitionProblem *p = s->problem;
+  return stage > 0 && stage + 2 < p->n_stages && s->before[stage] == s->before[stage + 1] &&
+         p->cut_seconds[stage] == p->cut_seconds[stage + 1] && p->cut_seconds[stage - 1] == p->cut_seconds[stage];
+}
+
 /* rest of every stage, last to first: the later a start lies (the greater its `below`), the more ends are fast enough.
  */
 static void sum_cuts(Solver *s, double bottleneck) {
@@ -162,8 +178,10 @@ static void sum_cuts(Solver *s, double bottleneck) {
   next[s->last] = 0;
   for (int stage = s->problem->n_stages - 1; stage >= 0; stage--) {
     enter_stage(s, stage);
-    sort_marks(s, s->above, s->ends);
-    sort_marks(s, s->below, s->starts);
+    if (!stage_is_alike(s, stage)) {
+      sort_marks(s, s->above, s->ends);
+      sort_marks(s, s->below, s->starts);
+    }
     for (int i = 0; i < 2 * s->leaves; i++)
       s->tree[i] = INFINITY;
     size_t entered = 0;

@@ -58,13 +58,14 @@ static void count_in_flight(const Schedule *schedule, int *in_flight) {
     }
 }
 
-/* The candidate's schedule for a plan whose cuts are known; NULL: not yet, one that was given may lack transfers. */
+/* The candidate's schedule for a plan whose cuts are known; NULL: not yet, it may lack transfers. */
 static Status draw(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, const Crossings *crossings,
                    Schedule *schedule) {
   const PlanRequest *r = search->request;
   const Schedule *given = candidate->synthesis ? candidate->synthesis : r->given;
   if (!given)
-    return schedule_generate(arena, candidate->schedule, r->ranks, r->chunks, r->microbatches, crossings, schedule);
+    return (crossings ? schedule_generate : schedule_computes)(arena, candidate->schedule, r->ranks, r->chunks,
+                                                               r->microbatches, crossings, schedule);
   TRY(schedule_copy(arena, given, schedule));
   if (!crossings)
     return OK;

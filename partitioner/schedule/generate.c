@@ -345,7 +345,7 @@ static Status generate(Arena *arena, Arena *scratch, const Row *row, int chunks,
   TRY(ARENA_NEW(scratch, generator.ends, cells));
   TRY(ARENA_NEW(scratch, generator.next, (ACTION_W + 1) * schedule->stages));
   TRY(ARENA_NEW(scratch, generator.workers, schedule->ranks));
-  TRY(ARENA_NEW(scratch, schedule->lists, schedule->ranks));
+  TRY(ARENA_NEW(arena, schedule->lists, schedule->ranks));
   for (int rank = 0; rank < schedule->ranks; rank++) {
     TRY(ARENA_NEW(scratch, generator.workers[rank].list.actions, 3 * generator.chunks * schedule->microbatches));
     if (row->placement == PLACE_V)
@@ -373,29 +373,57 @@ Status schedule_usual_chunks(const char *name, int *chunks) {
   return OK;
 }
 
-Status schedule_generate(Arena *arena, const char *name, int ranks, int chunks, int microbatches,
+Status schedule_placement(const char *name, Placement *placement) {
+  const Row *row = NULL;
+  TRY(find_row(name, &row));
+  *placement = row->placement;
+  return OK;
+}
+
+static Status check_shape(const Row *row, int ranks, int chunks, int microbatches) {
+  if (ranks < 1 || chunks < 1 || microbatches < 1 || microbatches > SCHEDULE_LIMIT ||
+      (int64_t)ranks * chunks > SCHEDULE_LIMIT || (int64_t)ranks * chunks * microbatches > INT_MAX / 32)
+    return fail(E_USAGE, "schedule %s: %d ranks, %d stages a rank, %d microbatches: too few or too many", row->name,
+                ranks, chunks, microbatches);
+  if (chunks < row->min_chunks || chunks > row->max_chunks)
+    return fail(E_USAGE, "schedule %s has %d stages a rank, not %d", row->name, row->usual_chunks, chunks);
+  return OK;
+}
+
+Status schedule_computes(Arena *arena, const char *name, int ranks, int chunks, int microbatches,
                          const Crossings *crossings, Schedule *schedule) {
   const Row *row = NULL;
   TRY(find_row(name, &row));
-  if (ranks < 1 || chunks < 1 || microbatches < 1 || microbatches > SCHEDULE_LIMIT ||
-      (int64_t)ranks * chunks > SCHEDULE_LIMIT || (int64_t)ranks * chunks * microbatches > INT_MAX / 32)
-    return fail(E_USAGE, "schedule %s: %d ranks, %d stages a rank, %d microbatches: too few or too many", name, ranks,
-                chunks, microbatches);
-  if (chunks < row->min_chunks || chunks > row->max_chunks)
-    return fail(E_USAGE, "schedule %s has %d stages a rank, not %d", name, row->usual_chunks, chunks);
-  Schedule computes = {.name = row->name,
-                       .ranks = ranks,
-                       .microbatches = microbatches,
-                       .joined = row->joined,
-                       .forward_only = row->forward_only,
-                       .send_depth = 2,
-                       .receive_ahead = 1};
+  TRY(check_shape(row, ranks, chunks, microbatches));
+  *schedule = (Schedule){.name = row->name,
+                         .ranks = ranks,
+                         .microbatches = microbatches,
+                         .joined = row->joined,
+                         .forward_only = row->forward_only,
+                         .send_depth = 2,
+                         .receive_ahead = 1};
   Arena *scratch = arena_create();
   if (!scratch)
     return status_code();
-  Status status = generate(arena, scratch, row, chunks, crossings, &computes);
+  Status status = generate(arena, scratch, row, chunks, crossings, schedule);
+  arena_destroy(scratch);
+  return status;
+}
+
+Status schedule_generate(Arena *arena, const char *name, int ranks, int chunks, int microbatches,
+                         const Crossings *crossings, Schedule *schedule) {
+  Schedule computes;
+  Arena *scratch = arena_create();
+  if (!scratch)
+    return status_code();
+  Status status = schedule_computes(scratch, name, ranks, chunks, microbatches, crossings, &computes);
   if (status == OK)
     status = schedule_add_transfers(arena, &computes, crossings, schedule);
+  if (status == OK) {
+    schedule->rank_of_stage =
+        arena_copy(arena, computes.rank_of_stage, (size_t)computes.stages * sizeof *computes.rank_of_stage);
+    status = schedule->rank_of_stage ? OK : status_code();
+  }
   arena_destroy(scratch);
   return status;
 }

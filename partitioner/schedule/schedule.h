@@ -96,6 +96,12 @@ static inline bool action_is_compute(Action action) {
 Status schedule_generate(Arena *arena, const char *name, int ranks, int chunks, int microbatches,
                          const Crossings *crossings, Schedule *schedule);
 
+/* The same, its compute actions alone. */
+Status schedule_computes(Arena *arena, const char *name, int ranks, int chunks, int microbatches,
+                         const Crossings *crossings, Schedule *schedule);
+/* Where it puts the stages. */
+Status schedule_placement(const char *name, Placement *placement);
+
 /* How many stages a rank this schedule has where nobody says otherwise: 2 for interleaved and V schedules, else 1. */
 Status schedule_usual_chunks(const char *name, int *chunks);
 

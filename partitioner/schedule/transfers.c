@@ -3,8 +3,6 @@
  * waits for another one delays nobody: what its receiver needs first is not there before. */
 #include "partitioner/schedule/internal.h"
 
-#include <stdlib.h>
-
 /* A transfer and its places on both ranks, in numbers of compute actions. */
 typedef struct {
   Action send, receive;
@@ -126,30 +124,31 @@ static Status collect_receives(Placer *placer) {
   return OK;
 }
 
-static int compare_uses(const void *a, const void *b) {
-  return ((const Passage *)a)->use - ((const Passage *)b)->use;
+/* By the action of the rank that uses it, or that its SEND follows; what is equal in that stays in its order. */
+static Status sort(Placer *placer, int rank, Passages *passages, bool by_use) {
+  int *place; /* [actions + 1]: of the next passage of each action */
+  Passage *sorted;
+  TRY(ARENA_NEW(placer->scratch, place, placer->out->lists[rank].n_actions + 1));
+  TRY(ARENA_NEW(placer->scratch, sorted, passages->n));
+  for (int i = 0; i < passages->n; i++)
+    place[(by_use ? passages->items[i].use : passages->items[i].after) + 1]++;
+  for (int action = 0; action < placer->out->lists[rank].n_actions; action++)
+    place[action + 1] += place[action];
+  for (int i = 0; i < passages->n; i++)
+    sorted[place[by_use ? passages->items[i].use : passages->items[i].after]++] = passages->items[i];
+  passages->items = sorted;
+  return OK;
 }
 
-static int compare_sends(const void *a, const void *b) {
-  const Passage *left = a, *right = b;
-  if (left->after != right->after)
-    return left->after - right->after;
-  return left->send.peer != right->send.peer ? left->send.peer - right->send.peer : left->use - right->use;
-}
-
-static void sort(Passages *passages, int (*compare)(const void *, const void *)) {
-  if (passages->n > 0)
-    qsort(passages->items, (size_t)passages->n, sizeof *passages->items, compare);
-}
-
-/* A SEND follows the action that makes it, or a later one where its receiver needs that one's result first. */
+/* A SEND follows the action that makes it, or a later one where its receiver needs that one's result first. Those that
+ * follow the same one stand in the order of their receivers, which they are appended in, and there of their uses. */
 static Status place_sends(Placer *placer) {
   int ranks = placer->out->ranks;
   int *latest; /* [ranks]: the action that made the latest thing this receiver needs so far, by sender */
   TRY(ARENA_NEW(placer->scratch, latest, ranks));
   for (int rank = 0; rank < ranks; rank++) {
     Passages *receives = &placer->receives[rank];
-    sort(receives, compare_uses);
+    TRY(sort(placer, rank, receives, true));
     for (int i = 0; i < receives->n; i++)
       latest[receives->items[i].receive.peer] = 0;
     for (int i = 0; i < receives->n; i++) {
@@ -161,7 +160,7 @@ static Status place_sends(Placer *placer) {
     }
   }
   for (int rank = 0; rank < ranks; rank++)
-    sort(&placer->sends[rank], compare_sends);
+    TRY(sort(placer, rank, &placer->sends[rank], false));
   return OK;
 }
 

@@ -8,12 +8,16 @@
 #include <string.h>
 
 /* A pass of all microbatches through one stage. */
-typedef struct {
-  int stage, kind, phase;
-  int next;       /* how many are done: counted from the side where the scheduler began */
-  double key;     /* of the next; INFINITY: none left */
-  double arrival; /* of its inputs; INFINITY: not known yet */
+typedef struct Pass {
+  int stage, kind, phase, rank;
+  int next;            /* how many are done: counted from the side where the scheduler began */
+  int first_operation; /* the others follow it in steps of 1, or of -1 in reverse */
+  double key;          /* of the next; INFINITY: none left */
+  double arrival;      /* of its inputs; INFINITY: not known yet */
   double seconds, memory;
+  const struct Pass *awaited; /* on the other side of a cut; NULL: none */
+  struct Pass *awaiting;
+  double lag; /* from the awaited one */
 } Pass;
 
 typedef struct {
@@ -23,12 +27,18 @@ typedef struct {
   bool waits;
 } Worker;
 
+/* Of the ranks below a node of the tree: the one that is free first, the lowest of several. */
+typedef struct {
+  double now;
+  int rank;
+} First;
+
 struct ListScheduler {
   const Problem *problem;
   Pass *passes; /* [stages * 3]: by rank, chunk, phase */
   int *pass_of; /* [stages * 3]: of stage and phase */
   Worker *workers;
-  int *first;         /* [2 * leaves]: a tree of ranks, each node the one of its two that is free first */
+  First *first;       /* [2 * leaves]: a tree of ranks; its root is 1, the children of n are 2n and 2n + 1 */
   int leaves;         /* the ranks, and as many that are never free as make a power of two */
   double *end;        /* [operations] */
   double *start_room; /* [ranks]: what F fills without a pause from the first F of the last chunk to its B */
@@ -82,20 +92,22 @@ double list_work(const ListScheduler *l) {
 }
 
 static int operation_at(const ListScheduler *l, const Pass *pass, int index) {
-  int m = l->problem->microbatches;
-  return operation_of(l->problem, pass->stage, pass->kind, l->policy->reverse ? m - 1 - index : index);
+  return l->policy->reverse ? pass->first_operation - index : pass->first_operation + index;
 }
 
-/* Whether the pass waits for its neighbour's over a cut, which stage that is, and how long the way takes. */
-static bool neighbour(const ListScheduler *l, const Pass *pass, int *stage, double *lag) {
+/* The pass of a neighbour that it waits for over a cut, and how long the way takes. */
+static void meet_neighbour(ListScheduler *l, Pass *pass) {
   const Problem *p = l->problem;
-  int direction = l->direction[pass->phase];
-  *stage = pass->stage - direction;
-  if (direction == 0 || *stage < 0 || *stage >= p->stages)
-    return false;
-  int cut = *stage < pass->stage ? *stage : pass->stage;
-  *lag = p->lag[pass->kind][cut];
-  return pass->kind == ACTION_F || p->gradient_crosses[cut];
+  int direction = l->direction[pass->phase], stage = pass->stage - direction;
+  if (direction == 0 || stage < 0 || stage >= p->stages)
+    return;
+  int cut = stage < pass->stage ? stage : pass->stage;
+  Pass *before = &l->passes[l->pass_of[stage * 3 + pass->phase]];
+  if (pass->kind != ACTION_F && !p->gradient_crosses[cut])
+    return;
+  pass->awaited = before;
+  before->awaiting = pass;
+  pass->lag = p->lag[pass->kind][cut];
 }
 
 /* What stands next in a pass, and when its inputs are there. */
@@ -105,35 +117,35 @@ static void refresh(ListScheduler *l, Pass *pass) {
     pass->key = INFINITY;
     return;
   }
-  int operation = operation_at(l, pass, pass->next), stage;
-  pass->key = l->key[operation];
-  double at = 0, lag;
+  pass->key = l->key[operation_at(l, pass, pass->next)];
+  double at = 0;
   if (pass->phase > 0) {
     const Pass *before = pass - 1;
     if (before->next <= pass->next)
       return;
     at = l->end[operation_at(l, before, pass->next)];
   }
-  if (neighbour(l, pass, &stage, &lag)) {
-    const Pass *before = &l->passes[l->pass_of[stage * 3 + pass->phase]];
-    if (before->next <= pass->next)
+  if (pass->awaited) {
+    if (pass->awaited->next <= pass->next)
       return;
-    double arrives = l->end[operation_at(l, before, pass->next)] + lag;
+    double arrives = l->end[operation_at(l, pass->awaited, pass->next)] + pass->lag;
     at = arrives > at ? arrives : at;
   }
   pass->arrival = at;
 }
 
-/* The earlier of two ranks, the lower where they are equal. */
-static void play(ListScheduler *l, int node) {
-  int a = l->first[2 * node], b = l->first[2 * node + 1];
-  l->first[node] = l->workers[b].now < l->workers[a].now ? b : a;
+static First earlier(First low, First high) {
+  return high.now < low.now ? high : low;
 }
 
 static void set_now(ListScheduler *l, int rank, double now) {
+  First first = {now, rank};
   l->workers[rank].now = now;
-  for (int node = (l->leaves + rank) / 2; node > 0; node /= 2)
-    play(l, node);
+  for (int node = l->leaves + rank; node > 1; node /= 2) {
+    l->first[node] = first;
+    first = node % 2 ? earlier(l->first[node - 1], first) : earlier(first, l->first[node + 1]);
+  }
+  l->first[1] = first;
 }
 
 static void start(ListScheduler *l) {
@@ -154,21 +166,26 @@ static void start(ListScheduler *l) {
       for (int phase = 0; phase < 3; phase++) {
         int stage = p->chunk_stage[i], kind = l->kinds[phase];
         l->pass_of[stage * 3 + phase] = 3 * i + phase;
-        l->passes[3 * i + phase] = (Pass){.stage = stage,
-                                          .kind = kind,
-                                          .phase = phase,
-                                          .seconds = p->seconds[kind][stage],
-                                          .memory = reverse ? -p->memory[kind][stage] : p->memory[kind][stage]};
+        l->passes[3 * i + phase] =
+            (Pass){.stage = stage,
+                   .kind = kind,
+                   .phase = phase,
+                   .rank = rank,
+                   .first_operation = operation_of(p, stage, kind, reverse ? p->microbatches - 1 : 0),
+                   .seconds = p->seconds[kind][stage],
+                   .memory = reverse ? -p->memory[kind][stage] : p->memory[kind][stage]};
       }
   }
+  for (int i = 0; i < 3 * p->stages; i++)
+    meet_neighbour(l, &l->passes[i]);
   for (int i = 0; i < 3 * p->stages; i++)
     refresh(l, &l->passes[i]);
   for (int rank = 0; rank < l->leaves; rank++) {
     l->workers[rank].now = rank < p->ranks ? 0 : INFINITY;
-    l->first[l->leaves + rank] = rank;
+    l->first[l->leaves + rank] = (First){l->workers[rank].now, rank};
   }
   for (int node = l->leaves - 1; node > 0; node--)
-    play(l, node);
+    l->first[node] = earlier(l->first[2 * node], l->first[2 * node + 1]);
 }
 
 /* What a rank still has to take for the oldest microbatch that it has begun. */
@@ -196,9 +213,10 @@ static Reserve reserve_of(const ListScheduler *l, const Pass *begin, const Pass 
   return reserve;
 }
 
-static bool has_room(const ListScheduler *l, int rank, Reserve reserve, const Pass *pass) {
-  if (pass->phase >= taking_phases(l))
+static bool has_room(const ListScheduler *l, int rank, const Pass *begin, const Pass *end, const Pass *pass) {
+  if (pass->phase >= taking_phases(l) || l->problem->limit[rank] == INFINITY)
     return true;
+  Reserve reserve = reserve_of(l, begin, end);
   double more = reserve.need;
   if (reserve.oldest >= 0 && pass->next != reserve.oldest)
     more += pass->memory;
@@ -214,40 +232,47 @@ typedef struct {
   Pass *freeing;     /* ready, gives memory back and nobody waits for it, or last in reverse */
   double next;       /* the earliest arrival of what is not ready */
   double next_limit; /* keys beyond may not take memory */
-  bool first;        /* no backward has begun here */
 } View;
 
 static bool too_early(const ListScheduler *l, const Pass *pass, double limit) {
   return pass->phase == taking_phases(l) - 1 && pass->key > limit;
 }
 
-static void find_horizon(const ListScheduler *l, const Pass *begin, const Pass *end, View *view) {
+/* No backward has begun here. */
+static bool is_first(const ListScheduler *l, const Pass *begin, const Pass *end) {
+  for (const Pass *pass = begin; pass < end; pass++)
+    if (pass->phase >= taking_phases(l) && pass->next > 0)
+      return false;
+  return true;
+}
+
+static double horizon(const ListScheduler *l, const Pass *begin, const Pass *end) {
   double least = INFINITY;
-  view->first = true;
-  for (const Pass *pass = begin; pass < end; pass++) {
+  if (l->policy->horizon == INFINITY && l->policy->first_horizon == INFINITY)
+    return INFINITY;
+  for (const Pass *pass = begin; pass < end; pass++)
     least = pass->key < least ? pass->key : least;
-    view->first &= pass->phase < taking_phases(l) || pass->next == 0;
-  }
-  view->next_limit = least + (view->first ? l->policy->first_horizon : l->policy->horizon);
+  return least + (is_first(l, begin, end) ? l->policy->first_horizon : l->policy->horizon);
 }
 
 static View look(const ListScheduler *l, int rank, Pass *begin, Pass *end) {
   const Worker *worker = &l->workers[rank];
-  View view = {.next = INFINITY};
-  find_horizon(l, begin, end, &view);
-  Reserve reserve = reserve_of(l, begin, end);
+  View view = {.next = INFINITY, .next_limit = horizon(l, begin, end)};
   for (Pass *pass = begin + 2; pass < end; pass += 3)
     if (pass->arrival <= worker->now && (!view.freeing || pass->key < view.freeing->key))
       view.freeing = pass;
   for (Pass *pass = begin; pass < end; pass++) {
     if (pass->arrival == INFINITY || too_early(l, pass, view.next_limit))
       continue;
-    bool room = has_room(l, rank, reserve, pass);
+    bool comes = pass->arrival > worker->now;
+    if (comes ? pass->arrival >= view.next : view.best && pass->key >= view.best->key)
+      continue;
+    bool room = has_room(l, rank, begin, end, pass);
     if (!room && (!view.freeing || l->policy->blocked_is_skipped))
       continue;
-    if (pass->arrival > worker->now)
-      view.next = pass->arrival < view.next ? pass->arrival : view.next;
-    else if (!view.best || pass->key < view.best->key) {
+    if (comes) {
+      view.next = pass->arrival;
+    } else {
       view.best = pass;
       view.room = room;
     }
@@ -275,30 +300,30 @@ static double worth_waiting(const ListScheduler *l, int rank, const View *view, 
   const Worker *worker = &l->workers[rank];
   bool budget =
       (policy->shares_slack || policy->idle_budget >= 0) && (chosen->kind == ACTION_W || policy->patient_with_all);
-  double patience = budget ? 1 : view->first ? policy->first_patience : policy->patience[chosen->kind];
+  if (view->next == INFINITY)
+    return INFINITY;
+  double patience = budget ? 1 : is_first(l, begin, end) ? policy->first_patience : policy->patience[chosen->kind];
   double limit = worker->now + patience * chosen->seconds, best = INFINITY;
   if (view->next >= limit)
     return INFINITY;
-  Reserve reserve = reserve_of(l, begin, end);
   for (const Pass *pass = begin; pass < end; pass++)
     if (pass->arrival > worker->now && pass->arrival < limit && pass->key < chosen->key && pass->arrival < best &&
-        !too_early(l, pass, view->next_limit) && has_room(l, rank, reserve, pass))
+        !too_early(l, pass, view->next_limit) && has_room(l, rank, begin, end, pass))
       best = pass->arrival;
   return best < INFINITY && budget && !may_spend(l, rank, best) ? INFINITY : best;
 }
 
-static void wake(ListScheduler *l, int stage, int phase) {
-  Pass *pass = &l->passes[l->pass_of[stage * 3 + phase]];
-  int rank = l->problem->timing->rank_of_stage[stage];
-  if (l->workers[rank].waits && pass->arrival < l->workers[rank].now)
-    set_now(l, rank, pass->arrival);
+static void wake(ListScheduler *l, const Pass *pass) {
+  const Worker *worker = &l->workers[pass->rank];
+  if (worker->waits && pass->arrival < worker->now)
+    set_now(l, pass->rank, pass->arrival);
 }
 
 /* The rank takes the pass's next operation. False: the cutoff cannot be met any more. */
 static bool take(ListScheduler *l, int rank, Pass *pass, Order *order) {
   const Problem *p = l->problem;
   Worker *worker = &l->workers[rank];
-  int operation = operation_at(l, pass, pass->next), begin = p->sequence_begin[rank], stage;
+  int operation = operation_at(l, pass, pass->next), begin = p->sequence_begin[rank];
   if (worker->taken > 0 || p->objective == OBJECTIVE_MAKESPAN)
     worker->idle += worker->now - worker->free_since;
   double spare = p->busiest_seconds - p->work[rank];
@@ -315,10 +340,9 @@ static bool take(ListScheduler *l, int rank, Pass *pass, Order *order) {
   refresh(l, pass);
   if (pass->phase < 2)
     refresh(l, pass + 1);
-  stage = pass->stage + l->direction[pass->phase];
-  if (stage != pass->stage && stage >= 0 && stage < p->stages) {
-    refresh(l, &l->passes[l->pass_of[stage * 3 + pass->phase]]);
-    wake(l, stage, pass->phase);
+  if (pass->awaiting) {
+    refresh(l, pass->awaiting);
+    wake(l, pass->awaiting);
   }
   return l->policy->reverse || p->busiest_seconds + l->worst_idle < l->policy->cutoff;
 }
@@ -329,7 +353,7 @@ bool list_run(ListScheduler *l, const double *key, const ListPolicy *policy, Ord
   l->policy = policy;
   start(l);
   for (int left = p->operations; left > 0;) {
-    int rank = l->first[1];
+    int rank = l->first[1].rank;
     Worker *worker = &l->workers[rank];
     if (worker->now == INFINITY)
       return false;

@@ -9,6 +9,7 @@
 #include "partitioner/synthesis/internal.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { KEPT = 12, POLISHED = 6, IMPROVED = 3, LATER_PASSES = 4, ROUNDS = 8 };
 
@@ -125,8 +126,8 @@ static void try_recipe(Search *s, Recipe *recipe, double cutoff) {
                        .patience = {recipe->patience, recipe->patience, recipe->filler_patience},
                        .first_patience = recipe->first_patience,
                        .first_reserve = recipe->reverse ? 0 : recipe->first_reserve,
-                       .horizon = recipe->horizon * p->period,
-                       .first_horizon = recipe->first_horizon * p->period,
+                       .horizon = recipe->horizon == never ? INFINITY : recipe->horizon * p->period,
+                       .first_horizon = recipe->first_horizon == never ? INFINITY : recipe->first_horizon * p->period,
                        .idle_budget = recipe->idle_budget * p->period,
                        /* later passes gain on the first */
                        .cutoff = recipe->shares_slack || recipe->aims
@@ -448,6 +449,26 @@ Status search_rounds(Search *s) {
   return status;
 }
 
+/* The named schedule's order as the trial; *taken: it is of the problem's stages and fits. */
+static Status take_named(Search *s, Arena *scratch, const char *name, bool *taken) {
+  const Problem *p = s->problem;
+  Placement placement;
+  Schedule schedule;
+  int *rank_of_stage;
+  *taken = false;
+  TRY(schedule_placement(name, &placement));
+  TRY(ARENA_NEW(scratch, rank_of_stage, p->stages));
+  placement_ranks(placement, p->ranks, p->most_chunks, rank_of_stage);
+  if (p->stages != p->ranks * p->most_chunks ||
+      memcmp(rank_of_stage, p->timing->rank_of_stage, (size_t)p->stages * sizeof *rank_of_stage) != 0)
+    return OK;
+  Status made = schedule_computes(scratch, name, p->ranks, p->most_chunks, p->microbatches, p->crossings, &schedule);
+  if (made == E_MEMORY)
+    return made;
+  *taken = made == OK && order_take(p, &schedule, &s->trial);
+  return OK;
+}
+
 Status search_named(Search *s, double operations) {
   const Problem *p = s->problem;
   Arena *scratch = arena_create();
@@ -459,12 +480,9 @@ Status search_named(Search *s, double operations) {
     n++;
   double begin = list_work(s->scheduler);
   for (int i = 0; i < n && status == OK; i++) {
-    Schedule schedule;
-    Status made = schedule_generate(scratch, schedule_names[i], p->ranks, p->most_chunks, p->microbatches, p->crossings,
-                                    &schedule);
-    if (made == E_MEMORY)
-      status = made;
-    if (made != OK || !order_take(p, &schedule, &s->trial))
+    bool taken;
+    status = take_named(s, scratch, schedule_names[i], &taken);
+    if (status != OK || !taken)
       continue;
     clock_run(p, &s->clock, &s->trial);
     keep_best(s, &s->trial);
