@@ -3,7 +3,8 @@
  *
  * Before its first backward a rank can do no more than the F that its memory holds, and what comes back to it needs at
  * least the way through the other stages; after its last F no more than the B and W of what its memory holds, and the
- * last gradient needs its way again. */
+ * last gradient needs its way again. Between, a microbatch cannot begin before one that began some earlier has come
+ * back and left its room. */
 #include "partitioner/synthesis/internal.h"
 
 #include <math.h>
@@ -151,13 +152,85 @@ static double memory_bound(const Ways *ways) {
   return (area + ramps) / limit;
 }
 
-/* The passes of the rank's first stage alone: all its F, then the way of the last microbatch; the way of the first,
- * then all its B and W. */
-static double single_pass_bound(const Ways *ways) {
+/* The passes of one stage alone, from the F of a microbatch that so many are not before: all F, then the way of the
+ * last; the way of the first, then all B and W. */
+static double passes_seconds(const Ways *ways, int stage, int microbatches) {
   const Problem *p = ways->problem;
-  int stage = ways->stages[0], m = p->microbatches;
   double f = p->seconds[ACTION_F][stage], b = p->seconds[ACTION_B][stage], w = p->seconds[ACTION_W][stage];
-  return fmax(m * f + ways->b_at[stage] - f + b + ways->b_tail[stage], ways->b_at[stage] + m * (b + w));
+  double way = ways->b_at[stage] - ways->f_at[stage];
+  return fmax(microbatches * f + way - f + b + ways->b_tail[stage], way + microbatches * (b + w));
+}
+
+/* ---- microbatches that must have come back ----
+ *
+ * Let a stage keep m of a microbatch from its F on, of which B frees x and W the rest, y; its passes are in order. When
+ * F of microbatch j begins, the stage holds (j + 1) m - b x - w y after b of its B and w <= b of its W. Where a part
+ * `room` of the rank's memory is all that it may hold then, (j + 1 - b) m <= room, so with k = floor(room / m) at least
+ * B of microbatch j - k has ended. Let that be the last B. Without W of j - k, (k + 1) m - x must be within the room;
+ * if it is not, the rank has done that W since, or n more B, the least n with (k + 1) m - (1 + n) x <= room, of which
+ * there are k - 1 at most; all of them after B of j - k, one after the other. So, too, where it is F of a later stage
+ * of the rank that begins, for which F of j has run here, and its own need is taken from the room. */
+typedef struct {
+  int behind;     /* k; 0: says nothing */
+  double seconds; /* from the end of that B on */
+} Return;
+
+static Return return_before(const Problem *p, int stage, double room) {
+  double m = p->memory[ACTION_F][stage], x = -p->memory[ACTION_B][stage];
+  if (!(m > 0) || !(room >= m) || room / m >= p->microbatches)
+    return (Return){0};
+  Return before = {.behind = (int)(room / m)};
+  double lacks = (before.behind + 1) * m - x - room;
+  if (lacks <= 0)
+    return before;
+  double more = x > 0 ? ceil(lacks / x * (1 - 1e-9)) : INFINITY;
+  before.seconds = p->seconds[ACTION_W][stage];
+  if (more <= before.behind - 1)
+    before.seconds = fmin(before.seconds, more * p->seconds[ACTION_B][stage]);
+  return before;
+}
+
+/* From F of `stage` again and again to that of a microbatch `behind` later, each `seconds` after the one before; then
+ * the passes of those that are left. */
+static double chain_seconds(const Ways *ways, int stage, int behind, double seconds) {
+  int times = behind > 0 ? (ways->problem->microbatches - 1) / behind : 0;
+  int left = ways->problem->microbatches - times * behind;
+  return ways->f_at[stage] + times * seconds + passes_seconds(ways, stage, left);
+}
+
+/* Whether B of the low stage waits for B of the high one. */
+static bool gradient_returns(const Problem *p, int low, int high) {
+  for (int stage = low; stage < high; stage++)
+    if (!p->gradient_crosses[stage])
+      return false;
+  return true;
+}
+
+/* F of j begins once B of j - k has ended. Of two stages of a rank, low and high: F of j on the high one begins once
+ * B of j - k on the low one has ended, by the room that the high one leaves. And F of j on the low one, k + 1 of whose
+ * microbatches and one of the high one's the rank cannot hold: if F of j - k on the high one came after it, all of them
+ * would be held then. So it came before, and what it took is gone: with its B, and if the rest is too much as well,
+ * with its W, unless B of j - k on the low one has ended, which is later than that on the high one. */
+static double return_bound(const Ways *ways) {
+  const Problem *p = ways->problem;
+  double limit = p->limit[ways->rank], most = 0;
+  for (int i = 0; i < ways->chunks && limit < INFINITY; i++) {
+    int low = ways->stages[i];
+    double back = ways->b_at[low] + p->seconds[ACTION_B][low];
+    Return own = return_before(p, low, limit);
+    most = fmax(most, chain_seconds(ways, low, own.behind, back - ways->f_at[low] + own.seconds));
+    for (int k = i + 1; k < ways->chunks && gradient_returns(p, low, ways->stages[k]); k++) {
+      int high = ways->stages[k];
+      double kept = p->memory[ACTION_F][high], rest = kept + p->memory[ACTION_B][high];
+      double high_back = ways->b_at[high] + p->seconds[ACTION_B][high];
+      Return before = return_before(p, low, limit - kept);
+      most = fmax(most, chain_seconds(ways, high, before.behind, back - ways->f_at[high] + before.seconds));
+      bool rest_fits = (before.behind + 1) * p->memory[ACTION_F][low] + rest <= limit;
+      double waits = rest_fits ? 0 : fmin(p->seconds[ACTION_W][high], fmax(0, back - high_back));
+      most = fmax(most, chain_seconds(ways, low, before.behind, high_back - ways->f_at[low] + waits));
+    }
+  }
+  return most;
 }
 
 /* Two windows of unavoidable idle time, at the start and at the end, add up where they cannot overlap: because even
@@ -186,7 +259,8 @@ static double window_bound(Ways *ways, double least) {
 
 static double rank_bound(Ways *ways) {
   find_ways(ways);
-  double least = fmax(ways->problem->work[ways->rank], fmax(memory_bound(ways), single_pass_bound(ways)));
+  double least = fmax(ways->problem->work[ways->rank], fmax(memory_bound(ways), return_bound(ways)));
+  least = fmax(least, passes_seconds(ways, ways->stages[0], ways->problem->microbatches));
   return window_bound(ways, least);
 }
 
