@@ -10,17 +10,19 @@ static const double EFFORT = 1e6;
 /* What is less than this much faster is not worth another schedule. */
 static const double WORTH = 1e-3;
 
-enum { PLACEMENTS = 3, MOST_CONTENDERS = 5, MOST_ROUNDS = 5, MOST_MICROBATCHES = 1024 };
+enum { PLACEMENTS = 3, MOST_CONTENDERS = 5, MOST_ROUNDS = 8, MOST_MICROBATCHES = 1024 };
 
 /* Stages of one placement, cut for a named schedule that has it. */
 typedef struct {
   PlanCandidate named;
   Placement placement;
   Crossings crossings;
-  Timing timing;  /* memory in bytes of what backward keeps, B and W split */
-  double *fixed;  /* [ranks]: bytes of everything else */
-  double *limits; /* [ranks]: timing's */
-  size_t *taken;  /* [ranks]: bytes with the named schedule */
+  Timing timing;     /* memory in bytes of what backward keeps, B and W split */
+  double *fixed;     /* [ranks]: bytes of everything else */
+  double *limits;    /* [ranks]: timing's */
+  size_t *taken;     /* [ranks]: bytes with the named schedule */
+  size_t *least;     /* [ranks]: bytes beside what backward keeps, with any schedule */
+  double most_freed; /* the largest fraction of what a stage keeps that its B frees */
   double update_seconds;
 } Contender;
 
@@ -48,11 +50,39 @@ static bool is_kept(const Block *block) {
   return block->born <= POINT_F && block->dies > POINT_F;
 }
 
+/* Beside what backward keeps a rank holds each other block once, what lies in no block, and what is there for the whole
+ * run. Of two layouts of the same stages the smaller counts. */
+static void note_least(const Plan *plan, Contender *c) {
+  for (int r = 0; r < plan->ranks; r++) {
+    const RankMemory *rank = &plan->rank_memory[r];
+    size_t bytes = rank->total_bytes - rank->activation_bytes;
+    for (int s = 0; s < plan->stages; s++)
+      for (int b = 0; plan->schedule.rank_of_stage[s] == r && b < plan->stage_memory[s].n_blocks; b++)
+        bytes += is_kept(&plan->stage_memory[s].blocks[b]) ? 0 : plan->stage_memory[s].blocks[b].bytes;
+    c->least[r] = bytes < c->least[r] ? bytes : c->least[r];
+  }
+}
+
+/* The layouts with B and W joined and apart; the plan is left with the latter. */
+static Status lay_out(Arena *arena, Arena *scratch, Plan *plan, Contender *c) {
+  bool joined = plan->schedule.joined;
+  TRY(ARENA_NEW(arena, c->least, plan->ranks));
+  for (int r = 0; r < plan->ranks; r++)
+    c->least[r] = SIZE_MAX;
+  plan->schedule.joined = true; /* B and W in the lists count as one */
+  if (!joined)
+    TRY(plan_memory(scratch, plan));
+  note_least(plan, c);
+  plan->schedule.joined = false; /* a BW in the lists counts as both */
+  TRY(plan_memory(scratch, plan));
+  note_least(plan, c);
+  return OK;
+}
+
 /* Activations with B and W apart, what B frees less what it leaves for W, and the rest of each rank's memory. */
 static Status weigh(Arena *arena, Arena *scratch, Plan *plan, Contender *c) {
   double *activation, all = 0, freed = 0;
-  plan->schedule.joined = false; /* a BW in the lists counts as both */
-  TRY(plan_memory(scratch, plan));
+  TRY(lay_out(arena, scratch, plan, c));
   TRY(ARENA_NEW(arena, activation, plan->stages));
   TRY(ARENA_NEW(arena, c->fixed, plan->ranks));
   for (int r = 0; r < plan->ranks; r++)
@@ -60,12 +90,13 @@ static Status weigh(Arena *arena, Arena *scratch, Plan *plan, Contender *c) {
   for (int s = 0; s < plan->stages; s++) {
     const StageMemory *memory = &plan->stage_memory[s];
     int rank = plan->schedule.rank_of_stage[s];
+    double goes = 0;
     for (int b = 0; b < memory->n_blocks; b++) {
       const Block *block = &memory->blocks[b];
       double bytes = (double)block->bytes;
       if (is_kept(block)) {
         activation[s] += bytes;
-        freed += block->dies == POINT_W ? 0 : bytes;
+        goes += block->dies == POINT_W ? 0 : bytes;
         c->fixed[rank] -= bytes * plan->rank_memory[rank].blocks[s][b].slots;
       } else if (block->born > POINT_F && block->dies == POINT_W) {
         freed -= bytes;
@@ -73,6 +104,8 @@ static Status weigh(Arena *arena, Arena *scratch, Plan *plan, Contender *c) {
       }
     }
     all += activation[s];
+    freed += goes;
+    c->most_freed = fmax(c->most_freed, activation[s] > 0 ? goes / activation[s] : 0);
   }
   c->timing.activation = activation;
   c->timing.backward_input_frees = all > 0 ? fmax(0, freed / all) : 0;
@@ -138,12 +171,20 @@ static Status list_contenders(Synthesis *s, const PlanCandidate *best) {
   return OK;
 }
 
-/* The bound knows no memory and no cut that nothing crosses: 0 where there is one. */
+/* Of all schedules of the contenders' stages that fit the memory: they hold what backward keeps of each microbatch from
+ * its F on, at least the part of it that no stage's B frees until W, and beside it no less than `least`. The bound
+ * knows no cut that nothing crosses: 0 where there is one. */
 static Status bound(const Synthesis *s, double *least) {
+  double *limit;
+  TRY(ARENA_NEW(s->arena, limit, s->search->request->ranks));
   *least = INFINITY;
   for (int i = 0; i < s->n; i++) {
     Timing timing = s->contenders[i].timing;
-    timing.memory_limit = NULL;
+    const size_t *limits = s->search->limits, *beside = s->contenders[i].least;
+    for (int r = 0; r < timing.ranks; r++) /* without room no schedule fits, and nothing is to be proved */
+      limit[r] = limits[r] == SIZE_MAX || limits[r] <= beside[r] ? INFINITY : (double)(limits[r] - beside[r]);
+    timing.memory_limit = limit;
+    timing.backward_input_frees = s->contenders[i].most_freed;
     for (int c = 0; c < timing.stages - 1; c++)
       if (!s->contenders[i].crossings.forward_crosses[c] || !s->contenders[i].crossings.backward_crosses[c]) {
         *least = 0;
@@ -178,14 +219,35 @@ static Status measure(const Synthesis *s, const size_t *limits, PlanCandidate *f
   return status;
 }
 
-/* Synthesises, lays out, and does so again with less where a rank lacks memory. E_LIMIT where that comes to no end. */
-static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *found) {
+/* Ranks over their limit may keep less from now on, by as much as they lack, as many times as it takes until this order
+ * would be too much for one of them. */
+static Status tighten(Synthesis *s, const Schedule *schedule, const size_t *total, const size_t *limits,
+                      Contender *chosen) {
+  double *peak, times = INFINITY;
+  ScheduleLimits kept = {chosen->timing.activation, chosen->timing.backward_input_frees, NULL};
+  TRY(ARENA_NEW(s->arena, peak, schedule->ranks));
+  schedule_peaks(schedule, &chosen->crossings, &kept, peak);
+  for (int rank = 0; rank < schedule->ranks; rank++)
+    if (total[rank] > limits[rank])
+      times = fmin(times, 1 + floor(fmax(0, chosen->limits[rank] - peak[rank]) / (double)(total[rank] - limits[rank])));
+  for (int rank = 0; rank < schedule->ranks; rank++)
+    if (total[rank] > limits[rank])
+      chosen->limits[rank] = fmax(chosen->limits[rank] - times * (double)(total[rank] - limits[rank]), 1);
+  return OK;
+}
+
+/* Synthesises, lays out, and does so again with less where a rank lacks memory. E_LIMIT where that comes to no end, or
+ * to nothing faster than `beat_seconds`. */
+static Status synthesise(Synthesis *s, const size_t *limits, double beat_seconds, PlanCandidate *found) {
   const PlanRequest *r = s->search->request;
   AutoCandidate candidates[MOST_CONTENDERS];
   for (int i = 0; i < s->n; i++)
     candidates[i] = (AutoCandidate){s->contenders[i].placement, &s->contenders[i].timing, &s->contenders[i].crossings};
-  AutoRequest request = {
-      .candidates = candidates, .n_candidates = s->n, .objective = r->objective, .most_effort = EFFORT};
+  AutoRequest request = {.candidates = candidates,
+                         .n_candidates = s->n,
+                         .objective = r->objective,
+                         .most_effort = EFFORT,
+                         .beat_seconds = beat_seconds};
   size_t *total;
   TRY(ARENA_NEW(s->arena, total, r->ranks));
   set_limits(s, limits);
@@ -200,9 +262,7 @@ static Status synthesise(Synthesis *s, const size_t *limits, PlanCandidate *foun
     TRY(measure(s, limits, found, total));
     if (found->excess == 0)
       return OK;
-    for (int rank = 0; rank < r->ranks; rank++)
-      if (total[rank] > limits[rank])
-        chosen->limits[rank] = fmax(chosen->limits[rank] - (double)(total[rank] - limits[rank]), 1);
+    TRY(tighten(s, schedule, total, limits, chosen));
   }
   return fail(E_LIMIT, "no synthesised schedule fits the memory");
 }
@@ -218,7 +278,7 @@ static Status search_schedule(Synthesis *s, PlanCandidate *best, PlanSynthesis *
   const size_t *limits[] = {s->contenders[0].taken, s->search->limits};
   for (int i = 0; i < 2 && best->step_seconds * (1 - WORTH) > least; i++) {
     PlanCandidate found;
-    Status status = synthesise(s, limits[i], &found);
+    Status status = synthesise(s, limits[i], best->step_seconds * (1 - WORTH) - update_seconds, &found);
     if (status != OK && status != E_LIMIT)
       return status;
     if (status != OK || found.step_seconds >= best->step_seconds * (1 - WORTH))

@@ -12,7 +12,7 @@ enum { ROUNDS = 4 };
 typedef struct {
   Problem problem;
   Search *search;
-  bool fits;
+  bool fits; /* and is searched */
   double most_effort;
 } Contest;
 
@@ -36,6 +36,14 @@ static int leader(const Contest *contests, int n) {
     if (reached(&contests[i]) < reached(&contests[best]))
       best = i;
   return best;
+}
+
+static bool beats(const AutoRequest *request, double seconds) {
+  return request->beat_seconds == 0 || seconds < request->beat_seconds;
+}
+
+static Status unbeaten(const AutoRequest *request) {
+  return fail(E_LIMIT, "auto: no schedule below %g seconds was found", request->beat_seconds);
 }
 
 static double effort(const Contest *contest) {
@@ -69,15 +77,21 @@ static Status run_contests(Arena *scratch, Contest *contests, int n) {
 }
 
 static Status make_contests(Arena *scratch, const AutoRequest *request, Contest *contests) {
-  bool any = false;
+  bool any = false, hopeless = false;
   for (int i = 0; i < request->n_candidates; i++) {
     TRY(problem_make(scratch, &request->candidates[i], request->objective, &contests[i].problem));
     contests[i].most_effort = request->most_effort > 0 ? request->most_effort : most_effort;
     contests[i].fits = problem_fits(&contests[i].problem) == OK;
-    any |= contests[i].fits;
-    if (contests[i].fits)
+    if (contests[i].fits && beats(request, contests[i].problem.bound_seconds)) {
       TRY(search_make(scratch, &contests[i].problem, (uint64_t)i + 1, &contests[i].search));
+      any = true;
+    } else {
+      hopeless |= contests[i].fits;
+      contests[i].fits = false;
+    }
   }
+  if (hopeless && !any)
+    return unbeaten(request);
   return any ? OK : E_LIMIT; /* the message is problem_fits' */
 }
 
@@ -98,6 +112,8 @@ static Status synthesise(Arena *arena, Arena *scratch, const AutoRequest *reques
   TRY(make_contests(scratch, request, contests));
   TRY(run_contests(scratch, contests, request->n_candidates));
   int best = leader(contests, request->n_candidates);
+  if (!beats(request, reached(&contests[best])))
+    return unbeaten(request);
   *report = (AutoReport){.chosen = best, .lower_bound_seconds = INFINITY};
   for (int i = 0; i < request->n_candidates; i++)
     if (contests[i].fits)

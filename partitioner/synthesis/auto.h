@@ -20,7 +20,9 @@ typedef struct {
   const AutoCandidate *candidates; /* [n_candidates], all of the same ranks and microbatches */
   int n_candidates;
   Objective objective;
-  double most_effort; /* operations placed or timed for each candidate, some times over; 0: as many as pay */
+  double most_effort;  /* operations placed or timed for each candidate, some times over; 0: as many as pay */
+  double beat_seconds; /* of the objective: what is not below is of no use, and candidates whose bound is not are left
+                          out; 0: everything is */
 } AutoRequest;
 
 typedef struct {
@@ -30,7 +32,7 @@ typedef struct {
 } AutoReport;
 
 /* The best schedule found over the candidates, transfers included. E_LIMIT where no candidate can hold one
- * microbatch, naming the rank, its limit and what it needs. */
+ * microbatch, naming the rank, its limit and what it needs, or where none was found below beat_seconds. */
 Status schedule_auto(Arena *arena, const AutoRequest *request, Schedule *schedule, AutoReport *report);
 
 /* A proved lower bound of the objective for any schedule of this placement where everything crosses, in seconds. */

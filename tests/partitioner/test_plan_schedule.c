@@ -86,6 +86,30 @@ static void synthesis_takes_any_graph(void **state) {
   }
 }
 
+/* Room for what one microbatch keeps, and no more: the next one waits for it. */
+static void the_bound_knows_the_memory(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g = layers_of(arena, 11, 64, 8);
+  PlanRequest request = request_of(4, 8, "naive");
+  Plan naive, ample, tight;
+  size_t limits[4];
+  ASSERT_OK(plan_make(arena, g, &request, &naive));
+  for (int r = 0; r < 4; r++)
+    limits[r] = naive.rank_memory[r].total_bytes;
+  request.schedule = "auto";
+  request.synthesize = true;
+  ASSERT_OK(plan_make(arena, g, &request, &ample));
+  request.memory_limits = limits;
+  ASSERT_OK(plan_make(arena, g, &request, &tight));
+  assert_true(fits(&tight));
+  if (tight.lower_bound_seconds < 1.5 * ample.lower_bound_seconds ||
+      tight.lower_bound_seconds > reached(&tight) * (1 + 1e-12))
+    FAIL_TEST("the bound is %g without limits, %g with them, where %g is reached", ample.lower_bound_seconds,
+              tight.lower_bound_seconds, reached(&tight));
+  arena_destroy(arena);
+}
+
 static void a_step_is_a_span_or_a_makespan(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -224,6 +248,7 @@ int main(void) {
       cmocka_unit_test(thousands_of_microbatches_take_little_time),
       cmocka_unit_test(synthesis_is_faster_and_fits),
       cmocka_unit_test(synthesis_takes_any_graph),
+      cmocka_unit_test(the_bound_knows_the_memory),
       cmocka_unit_test(a_step_is_a_span_or_a_makespan),
       cmocka_unit_test(given_schedules_are_taken),
       cmocka_unit_test(given_schedules_are_proved),
