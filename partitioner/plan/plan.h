@@ -133,6 +133,7 @@ typedef struct {
   const Schedule *given;     /* not NULL: this one, whatever `schedule` says; compute actions alone are enough */
   const StageWishes *wishes; /* NULL: none */
   bool synthesize;           /* "auto" is more than the fastest by name: a schedule made for the stages */
+  double beat_seconds;       /* ... where it can make a step take less than this; 0: wherever it can */
   bool brief;                /* where nothing fits, what limit would do is not looked for: that takes many plans */
   Recomputation recompute;
   bool recompute_given; /* then a plan file's is the same; else it may be any */

@@ -63,18 +63,28 @@ static void note_least(const Plan *plan, Contender *c) {
   }
 }
 
+static Status join_and_note(Plan plan, Contender *c) {
+  Arena *arena = arena_create();
+  plan.schedule.joined = true; /* B and W in the lists count as one */
+  Status status = arena ? plan_memory(arena, &plan) : status_code();
+  if (status == OK)
+    note_least(&plan, c);
+  arena_destroy(arena);
+  return status;
+}
+
 /* The layouts with B and W joined and apart; the plan is left with the latter. */
 static Status lay_out(Arena *arena, Arena *scratch, Plan *plan, Contender *c) {
-  bool joined = plan->schedule.joined;
   TRY(ARENA_NEW(arena, c->least, plan->ranks));
   for (int r = 0; r < plan->ranks; r++)
     c->least[r] = SIZE_MAX;
-  plan->schedule.joined = true; /* B and W in the lists count as one */
-  if (!joined)
+  if (plan->schedule.joined) {
+    note_least(plan, c);
+    plan->schedule.joined = false; /* a BW in the lists counts as both */
     TRY(plan_memory(scratch, plan));
-  note_least(plan, c);
-  plan->schedule.joined = false; /* a BW in the lists counts as both */
-  TRY(plan_memory(scratch, plan));
+  } else {
+    TRY(join_and_note(*plan, c));
+  }
   note_least(plan, c);
   return OK;
 }
@@ -275,10 +285,14 @@ static Status search_schedule(Synthesis *s, PlanCandidate *best, PlanSynthesis *
     update_seconds = fmin(update_seconds, s->contenders[i].update_seconds);
   TRY(bound(s, &result->lower_bound_seconds));
   double least = result->lower_bound_seconds + update_seconds;
+  double useful = s->search->request->beat_seconds > 0 ? s->search->request->beat_seconds : INFINITY;
   const size_t *limits[] = {s->contenders[0].taken, s->search->limits};
-  for (int i = 0; i < 2 && best->step_seconds * (1 - WORTH) > least; i++) {
+  for (int i = 0; i < 2; i++) {
+    double beat_seconds = fmin(best->step_seconds * (1 - WORTH), useful);
+    if (beat_seconds <= least)
+      break;
     PlanCandidate found;
-    Status status = synthesise(s, limits[i], best->step_seconds * (1 - WORTH) - update_seconds, &found);
+    Status status = synthesise(s, limits[i], beat_seconds - update_seconds, &found);
     if (status != OK && status != E_LIMIT)
       return status;
     if (status != OK || found.step_seconds >= best->step_seconds * (1 - WORTH))

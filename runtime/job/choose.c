@@ -180,17 +180,20 @@ static Status plan_chunks(Job *job, const int *chunks, int n) {
   Status failed = OK;
   char message[1024] = "";
   double least = 0, seconds;
+  const double worth = 1 - 1e-3;
   bool many = job->decided.microbatches > MOST_PLANNED;
   for (int c = 0; c < n; c++) {
     job->decided.chunks = chunks[c];
+    job->decided.beat_seconds = many ? 0 : least * worth;
     Status status = foresee(job, &seconds);
+    job->decided.beat_seconds = 0;
     if (status != OK && status != E_USAGE && status != E_LIMIT)
       return status;
     if (status != OK && (failed == OK || (status == E_LIMIT && failed != E_LIMIT))) {
       failed = status;
       snprintf(message, sizeof message, "%s", status_message());
     }
-    if (status != OK || (best.graph && seconds >= least * (1 - 1e-3)))
+    if (status != OK || (best.graph && seconds >= least * worth))
       continue;
     best = job->decided.plan;
     request = job->decided.request;

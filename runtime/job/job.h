@@ -75,6 +75,7 @@ typedef struct {
   int64_t batch, microbatch_size;
   bool microbatches_open;                   /* may still be chosen by simulated time */
   bool foresees;                            /* named schedules stand for what would be found */
+  double beat_seconds;                      /* of a step, that another plan takes; 0: there is none */
   RankDevice *devices;                      /* [ranks] */
   const char *device_text, *precision_text; /* as a plan names them */
   Precision precision;

@@ -137,6 +137,7 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       .given = job->asked.schedule,
       .recompute_given = options_given(job->asked.options, "recompute"),
       .synthesize = !decided->foresees,
+      .beat_seconds = decided->beat_seconds,
       .brief = decided->compares || decided->attempt == ATTEMPT_KEEP || decided->attempt == ATTEMPT_AGAIN,
   };
   TRY(plan_recompute_find(decided->attempt == ATTEMPT_KEEP ? "none" : job->asked.options->recompute,

@@ -55,7 +55,14 @@ static void synthesis_is_faster_and_fits(void **state) {
     assert_true(plan.lower_bound_seconds <= reached(&plan) * (1 + 1e-12));
     assert_true(plan.lower_bound_seconds > 0.5 * reached(&plan));
     if (strcmp(plan.schedule.name, "auto") == 0) {
+      PlanRequest other = request;
       assert_true(plan.step_seconds < named.step_seconds);
+      other.beat_seconds = plan.lower_bound_seconds; /* which no step can */
+      ASSERT_OK(plan_make(arena, g, &other, &again));
+      assert_true(again.step_seconds == named.step_seconds);
+      other.beat_seconds = named.step_seconds;
+      ASSERT_OK(plan_make(arena, g, &other, &again));
+      assert_true(again.step_seconds == plan.step_seconds);
       taken++;
       tight += n >= 6;
     }
