@@ -19,6 +19,7 @@ typedef struct {
   double tf32_flops_per_second, bf16_flops_per_second; /* of products that round float32 so; 0: they do not here */
   double narrow_flops_per_second;                      /* of products of what is stored in bfloat16; 0: as of float32 */
   double bytes_per_second;
+  double host_bytes_per_second; /* between its memory and the host's, each way; 0: it is the host's */
   double node_overhead_seconds; /* of starting one kernel */
   double reach[REACHES];        /* parts of the rates; 0: all of it */
 } DeviceSpec;

@@ -169,6 +169,7 @@ typedef struct Graph {
   const NodeId *plain; /* [n_nodes], of a graph with clones (graph/recompute.h): the node's number in the graph without
                           them, a clone's that of its node; NULL: there are none */
   const uint8_t *backend_of_rank; /* [ranks]: which of the run's backends; NULL: all have the first */
+  const bool *offloads;           /* [ranks]: ROLE_STATEs lie in the host's memory (graph/memory.h); NULL: of none */
   Phase building;                 /* phase and origin that graph_add_node gives to new nodes */
   NodeId origin;                  /* NO_NODE while building forward nodes: each is its own origin */
   int unrolling, n_unrolled;      /* the loop whose nodes are added, 0: none; how many there were */

@@ -96,8 +96,16 @@ typedef struct {
 } BlockPlace;
 
 /* A rank's memory, byte for byte: what is stored, other persistent values, blocks, scratch. What is stored is a piece
- * of its own, for all graphs of the model; offsets count from its beginning as if the rest followed it. */
+ * of its own, for all graphs of the model; offsets count from its beginning as if the rest followed it.
+ *
+ * Where a rank offloads, the optimizer's states lie in the host's memory. Those of which an update takes parts
+ * (optimizer_updates_parts) pass through a window on the device, slot by slot; others it reads and writes where they
+ * are. The window belongs to what is stored, behind it. */
 typedef struct {
+  bool offloads;
+  size_t host_bytes;    /* of states that lie there; */
+  size_t passing_bytes; /* of these, what passes through the window */
+  size_t window_bytes;  /* WINDOW_SLOTS slots, part of state_bytes; 0: nothing passes */
   size_t stored_bytes;
   size_t persistent_bytes;                                             /* the sum of its parts: */
   size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* states with buffers, constants with scalars */
@@ -105,9 +113,16 @@ typedef struct {
   size_t scratch_offset, scratch_bytes;                                /* the largest of its stages and updates */
   size_t total_bytes;
   size_t bound_bytes;               /* with the same slots no layout could take less */
-  size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not persistent here. A view has its root's */
+  size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not persistent here. A view has its root's. Of a
+                                       state that lies on the host: from the beginning of these */
   BlockPlace (*blocks)[MAX_BLOCKS]; /* [stages] */
 } RankMemory;
+
+/* Of a window: while one slot's states are updated, others' come and go. */
+enum { WINDOW_SLOTS = 4 };
+
+/* Whether the value is a state, and the rank of this memory has it on the host. */
+bool memory_is_offloaded(const RankMemory *memory, const Graph *graph, ValueId value);
 
 /* Of them those that are not persistent: blocks and scratch, which hold nothing from step to step. */
 static inline size_t memory_work_bytes(const RankMemory *memory) {

@@ -3,6 +3,7 @@
 #include "base/checked.h"
 #include "graph/memory.h"
 #include "graph/op.h"
+#include "graph/optimizer.h"
 
 static Status add(size_t *sum, size_t bytes) {
   if (!checked_add(*sum, bytes, sum) || *sum > SIZE_MAX / 2)
@@ -35,11 +36,41 @@ bool memory_is_stored(const Graph *graph, ValueId value) {
          (v->role == ROLE_CONSTANT && !v->data);
 }
 
+bool memory_is_offloaded(const RankMemory *memory, const Graph *graph, ValueId value) {
+  return memory->offloads && graph_value(graph, value)->role == ROLE_STATE;
+}
+
+/* A slot is large enough for the bus to be at its best, and small beside what passes through it. */
+static const size_t most_slot_bytes = (size_t)32 << 20, least_slot_bytes = (size_t)4 << 10;
+enum { SLOTS_OF_ALL = 128 };
+
+static Status place_window(const Graph *g, RankMemory *m) {
+  for (size_t i = 0; i < g->n_nodes && m->offloads; i++) {
+    const Node *node = g->nodes[i];
+    if (!(op_def(node->op)->traits & OP_UPDATE) || !memory_updates(m, g, node) || !optimizer_updates_parts(g, node))
+      continue;
+    for (int k = 0; k < (int)node_int(node, "states", 0); k++)
+      m->passing_bytes += memory_units(graph_value_bytes(g, node->in[2 + k])); /* a part of host_bytes */
+  }
+  if (!m->passing_bytes)
+    return OK;
+  size_t slot = memory_units(m->passing_bytes / SLOTS_OF_ALL);
+  slot = slot > most_slot_bytes ? most_slot_bytes : slot < least_slot_bytes ? least_slot_bytes : slot;
+  m->window_bytes = WINDOW_SLOTS * slot;
+  TRY(add(&m->state_bytes, m->window_bytes));
+  return add(&m->persistent_bytes, m->window_bytes);
+}
+
 /* The next persistent values: those that are stored, or the others. */
 static Status place_some(const Graph *g, bool stored, RankMemory *m) {
   for (ValueId v = 0; v < g->n_values; v++) {
     if (m->persistent_offset[v] == SIZE_MAX || memory_is_stored(g, v) != stored)
       continue;
+    if (memory_is_offloaded(m, g, v)) {
+      m->persistent_offset[v] = m->host_bytes;
+      TRY(add(&m->host_bytes, memory_units(graph_value_bytes(g, v))));
+      continue;
+    }
     Role role = graph_value(g, v)->role;
     size_t *part = role == ROLE_PARAMETER                      ? &m->parameter_bytes
                    : role == ROLE_GRADIENT                     ? &m->gradient_bytes
@@ -61,6 +92,7 @@ static Status place_persistent(const Graph *g, const Stages *s, const bool *here
       if (s->stages[i].uses[v] && memory_is_persistent(g, v))
         m->persistent_offset[v] = 0;
   TRY(place_some(g, true, m));
+  TRY(place_window(g, m));
   m->stored_bytes = m->persistent_bytes;
   return place_some(g, false, m);
 }
@@ -91,7 +123,7 @@ static Status widen_for_updates(const Graph *g, int own, RankMemory *m) {
 
 Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
                         int own, const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory) {
-  *memory = (RankMemory){0};
+  *memory = (RankMemory){.offloads = graph->offloads && graph->offloads[own]};
   TRY(ARENA_NEW(arena, memory->persistent_offset, graph->n_values));
   TRY(ARENA_NEW(arena, memory->blocks, stages->n_stages));
   TRY(place_persistent(graph, stages, here, memory));

@@ -165,6 +165,16 @@ bool optimizer_is_norm(const Node *node) {
   return node->op == OP_SquaredNorm || node->op == OP_SquaredNormRows;
 }
 
+bool optimizer_updates_parts(const Graph *graph, const Node *update) {
+  const Value *parameter = graph_value(graph, update->in[0]);
+  for (int i = 2 + (int)node_int(update, "states", 0); i < update->n_in; i++) {
+    const Value *v = graph_value(graph, update->in[i]);
+    if (v->dtype != parameter->dtype || !shape_equal(v->shape, parameter->shape))
+      return false;
+  }
+  return true;
+}
+
 void optimizer_scalars(const OptimizerSpec *spec, int64_t t, double learning_rate, double gradient_factor,
                        double scalars[STEP_SCALARS]) {
   scalars[SCALAR_LEARNING_RATE] = learning_rate;

@@ -58,6 +58,10 @@ Status optimizer_append(Graph *graph, const OptimizerSpec *spec);
 /* Whether it is a parameter's norm, of which each update node has one before it. */
 bool optimizer_is_norm(const Node *node);
 
+/* Whether the update goes element by element, so that parts of a parameter may be updated apart, with the same bits:
+ * its gradients are accumulators of the parameter's shape, not rows. */
+bool optimizer_updates_parts(const Graph *graph, const Node *update);
+
 /* Fills STEP_SCALARS scalars for step t (from 1) at this learning rate. */
 void optimizer_scalars(const OptimizerSpec *spec, int64_t t, double learning_rate, double gradient_factor,
                        double scalars[STEP_SCALARS]);

@@ -153,6 +153,13 @@ static Status take_cluster(Job *job) {
   return OK;
 }
 
+/* What the row's ranks have elsewhere. */
+static Status take_offload(Job *job) {
+  TRY(job_take_offload(job));
+  job->decided.graph->offloads = job->decided.offloads;
+  return OK;
+}
+
 /* Plans the trial's graph as the row says. */
 static Status plan_row(Job trial, double flops, Alternative *row) {
   JobDecisions *d = &trial.decided;
@@ -161,6 +168,7 @@ static Status plan_row(Job trial, double flops, Alternative *row) {
   d->chunks = row->chunks;
   d->schedule = row->schedule;
   TRY(take_cluster(&trial));
+  TRY(take_offload(&trial));
   TRY(job_plan(&trial, NULL));
   for (int r = 0; r < d->ranks; r++) {
     size_t bytes = d->plan.rank_memory[r].total_bytes;
@@ -282,6 +290,7 @@ static Status take_row(Job *job, const Alternative *row) {
   TRY(take_cluster(job));
   TRY(job_take_devices(job, row->device));
   TRY(bind_row(job, row));
+  TRY(take_offload(job));
   return job_plan(job, NULL);
 }
 

@@ -47,7 +47,7 @@ typedef struct OnnxpipeOptions {
 
   NumberList forward_ms, backward_input_ms, backward_weight_ms, memory_limit_microbatches;
   double p2p_ms, backward_input_frees;
-  const char *schedule_file, *objective, *cluster, *recompute;
+  const char *schedule_file, *objective, *cluster, *recompute, *offload;
 
   const char *init_from;
   TextList init_names;

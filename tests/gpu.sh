@@ -9,7 +9,8 @@
 # gpu.sh kernels MODEL[/BATCH] PRECISION [traced|torch]: where a step's milliseconds go, in under a minute
 # (bench/gpu_kernels.py).
 #
-# gpu.sh large [OPTION…]: the largest GPT that trains on the device, in under two minutes (bench/gpu_large.py).
+# gpu.sh large [OPTION…]: the largest GPT that trains on the device, in under two minutes (bench/gpu_large.py); with
+# --offload the optimizer's state lies on the host (eight minutes).
 #
 # gpu.sh pack [ARCHITECTURES]: for a machine that lacks what the build needs; needs no device itself. Puts programs for
 # these (90-real: see CMAKE_CUDA_ARCHITECTURES), the libraries that they need and the models of `speed` (where
@@ -173,9 +174,11 @@ kernels)
 large)
   shift
   free=4096
+  seconds=112
+  case " $* " in *' --offload '*) seconds=480 ;; esac
   [ "$device" = cpu ] || free=$(ask_driver memory.free)
   LD_LIBRARY_PATH=$peers_path PYTHONUNBUFFERED=1 $python bench/gpu_large.py --libraries "$libraries" --onnxpipe $build/onnxpipe \
-    --out "$answers/large" --device $ours --memory "$free" --seconds $((${ONNXPIPE_SECONDS:-112} - $(date +%s) + began)) "$@"
+    --out "$answers/large" --device $ours --memory "$free" --seconds $((${ONNXPIPE_SECONDS:-$seconds} - $(date +%s) + began)) "$@"
   exit
   ;;
 esac
@@ -261,6 +264,17 @@ two_ranks() {
     eight_steps --device cuda:0 --precision $precision --save $answers/alone.onnx &&
       eight_steps --device cuda:0,cuda:0 --ranks 2 --precision $precision --save $answers/halves.onnx &&
       cmp $answers/alone.onnx $answers/halves.onnx || return 1
+  done
+}
+
+# The same bits with the optimizer's state on the host, alone and as two ranks.
+offloads() {
+  for clip in 1e9 0.1; do
+    eight_steps --device cuda:0 --clip-norm $clip --save $answers/on_device.onnx &&
+      eight_steps --device cuda:0 --clip-norm $clip --offload optimizer --save $answers/on_host.onnx &&
+      cmp $answers/on_device.onnx $answers/on_host.onnx &&
+      eight_steps --device cuda:0,cuda:0 --ranks 2 --clip-norm $clip --offload optimizer --save $answers/on_host.onnx &&
+      cmp $answers/on_device.onnx $answers/on_host.onnx || return 1
   done
 }
 
@@ -363,6 +377,7 @@ ask cases_bf16_within_2_percent limited $build/tests/cuda_test_cases bf16
 ask repeatable repeats
 ask two_ranks_on_one_device_same_bits two_ranks
 ask cuda_and_cpu_ranks with_cpu
+ask optimizer_state_on_the_host_same_bits offloads
 ask nccl_sends_to_itself_in_a_group nccl_test cuda_test_nccl
 ask nccl_between_two_devices nccl_test cuda_test_cases_nccl
 ask too_small_a_device_is_one_line out_of_memory

@@ -74,6 +74,11 @@ static Lanes lanes_of(int major, int minor) {
   return major == 9 ? (Lanes){128, 1024, 2048} : (Lanes){128, 2048, 4096};
 }
 
+/* What sixteen lanes of the bus that such devices have carry, each way. */
+static double bus_bytes_per_second(int major) {
+  return major >= 9 ? 50e9 : major == 8 ? 25e9 : 12e9;
+}
+
 /* What is left for arenas: a context and the code of kernels lie on the device, too. Not what is free right now, for
  * that would make plans depend on the hour. */
 static size_t usable(size_t total) {
@@ -102,6 +107,7 @@ static Status describe(int device, DeviceSpec *spec) {
                        .bf16_flops_per_second = cycles * lanes.bf16,
                        .narrow_flops_per_second = cycles * lanes.bf16,
                        .bytes_per_second = 2.0 * memory_khz * 1e3 * bus_bits / 8,
+                       .host_bytes_per_second = bus_bytes_per_second(p.major),
                        .node_overhead_seconds = 4e-6};
   snprintf(spec->name, sizeof spec->name, "%.63s", p.name);
   return OK;

@@ -90,9 +90,10 @@ static json_t *stage_json(const Plan *plan, int s) {
 static json_t *rank_json(const Plan *plan, int rank) {
   const RankMemory *m = &plan->rank_memory[rank];
   size_t limit = plan->memory_limits[rank];
-  return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rank", rank, "parameter_bytes",
+  return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "rank", rank, "parameter_bytes",
                    (json_int_t)m->parameter_bytes, "gradient_bytes", (json_int_t)m->gradient_bytes, "state_bytes",
-                   (json_int_t)m->state_bytes, "constant_bytes", (json_int_t)m->constant_bytes, "activation_bytes",
+                   (json_int_t)m->state_bytes, "host_bytes", (json_int_t)m->host_bytes, "window_bytes",
+                   (json_int_t)m->window_bytes, "constant_bytes", (json_int_t)m->constant_bytes, "activation_bytes",
                    (json_int_t)m->activation_bytes, "scratch_bytes", (json_int_t)m->scratch_bytes, "total_bytes",
                    (json_int_t)m->total_bytes, "bound_bytes", (json_int_t)m->bound_bytes, "spared_bytes",
                    (json_int_t)(plan->spared_bytes ? plan->spared_bytes[rank] : 0), "limit_bytes",
@@ -127,17 +128,18 @@ static json_t *plan_json(const Plan *plan) {
   for (int r = 0; r < plan->ranks && ranks; r++)
     ranks = with(ranks, rank_json(plan, r));
   return json_pack(
-      "{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
+      "{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
       "s:f}, s:f, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
       "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer, "device",
-      plan->device, "precision", plan->precision, "ranks", plan->ranks, "chunks", plan->chunks, "microbatches",
-      plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size, "schedule", plan->schedule.name,
-      "recompute", plan_recompute_names[plan->recompute], "objective", objective_names[plan->objective], "predicted",
-      "step_seconds", plan->step_seconds, "update_seconds", plan->update_seconds, "bubble", plan->bubble,
-      "lower_bound_seconds", plan->lower_bound_seconds, "link", "latency_seconds", plan->link.latency_seconds,
-      "bytes_per_second", plan->link.bytes_per_second, "capacity", plan->capacity, "ties", ties_json(plan->ties),
-      "stages", stages, "memory", ranks, "process", "beside_bytes", (json_int_t)plan->process.beside_bytes, "mpi_bytes",
-      (json_int_t)plan->process.mpi_bytes, "actions", schedule_json(&plan->schedule));
+      plan->device, "precision", plan->precision, "offload", plan->offload, "ranks", plan->ranks, "chunks",
+      plan->chunks, "microbatches", plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size,
+      "schedule", plan->schedule.name, "recompute", plan_recompute_names[plan->recompute], "objective",
+      objective_names[plan->objective], "predicted", "step_seconds", plan->step_seconds, "update_seconds",
+      plan->update_seconds, "bubble", plan->bubble, "lower_bound_seconds", plan->lower_bound_seconds, "link",
+      "latency_seconds", plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "capacity",
+      plan->capacity, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks, "process", "beside_bytes",
+      (json_int_t)plan->process.beside_bytes, "mpi_bytes", (json_int_t)plan->process.mpi_bytes, "actions",
+      schedule_json(&plan->schedule));
 }
 
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text) {
@@ -266,6 +268,9 @@ static Status get_head(Arena *arena, const json_t *root, PlanRequest *head) {
   TRY(get_name(arena, root, "optimizer", &head->optimizer));
   TRY(get_name(arena, root, "device", &head->device));
   TRY(get_name(arena, root, "precision", &head->precision));
+  head->offload = "none";
+  if (json_object_get(root, "offload")) /* files of before have none */
+    TRY(get_name(arena, root, "offload", &head->offload));
   TRY(get_string(arena, root, "schedule", &head->schedule));
   TRY(get_string(arena, root, "recompute", &recompute));
   TRY(plan_recompute_find(recompute, &head->recompute));
@@ -321,6 +326,7 @@ static Status check_request(const PlanRequest *head, const PlanRequest *asked) {
   TRY(check_made_with("--optimizer", head->optimizer, asked->optimizer, same_text, ""));
   TRY(check_made_with("--device", head->device, asked->device, same_device, ""));
   TRY(check_made_with("--precision", head->precision, asked->precision, same_text, ""));
+  TRY(check_made_with("--offload", head->offload, asked->offload, same_text, ""));
   if (asked->recompute_given && asked->recompute != RECOMPUTE_AUTO && asked->recompute != head->recompute)
     return fail(E_USAGE, "the plan has --recompute %s, asked for is %s", plan_recompute_names[head->recompute],
                 plan_recompute_names[asked->recompute]);
@@ -478,6 +484,10 @@ static Status get_rank(const json_t *json, const PlanRequest *asked, Plan *plan,
   TRY(check_bytes(json, "parameter_bytes", m->parameter_bytes));
   TRY(check_bytes(json, "gradient_bytes", m->gradient_bytes));
   TRY(check_bytes(json, "state_bytes", m->state_bytes));
+  if (m->offloads) { /* files of before have none */
+    TRY(check_bytes(json, "host_bytes", m->host_bytes));
+    TRY(check_bytes(json, "window_bytes", m->window_bytes));
+  }
   TRY(check_bytes(json, "constant_bytes", m->constant_bytes));
   TRY(check_bytes(json, "activation_bytes", m->activation_bytes));
   TRY(check_bytes(json, "scratch_bytes", m->scratch_bytes));
@@ -541,6 +551,7 @@ static Status read_plan(Arena *arena, const json_t *root, Graph *graph, const Pl
                  .optimizer = head.optimizer,
                  .device = head.device,
                  .precision = head.precision,
+                 .offload = head.offload,
                  .ranks = head.ranks,
                  .chunks = head.chunks,
                  .stages = head.ranks * head.chunks,

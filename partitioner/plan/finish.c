@@ -1,5 +1,6 @@
 /* Completes a plan whose stages and schedule are chosen. Invariant: everything here follows from the graph, stage_of,
  * the schedule and the items' costs, so a plan that was read is as complete as one that was made. */
+#include "graph/optimizer.h"
 #include "graph/recompute.h"
 #include "partitioner/plan/internal.h"
 
@@ -122,6 +123,32 @@ double plan_link_rate(const PlanRequest *r, int from, int to) {
   return seconds_per_byte > 0 ? 1 / seconds_per_byte : 0;
 }
 
+/* What a rank's offloaded states take on the bus beside updates that take `computes`: those that pass through the
+ * window go both ways at a time while others are updated, and what the window holds comes before; those of rows are
+ * reached for where they lie. */
+static double offload_seconds(const Plan *plan, const PlanRequest *request, int rank, double computes) {
+  const Graph *g = plan->graph;
+  const RankMemory *memory = &plan->rank_memory[rank];
+  double rate = request->devices ? request->devices[rank].host_bytes_per_second : 0, rows = 0;
+  if (!memory->offloads || !(rate > 0))
+    return 0;
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
+    if (node->phase != PHASE_UPDATE || optimizer_is_norm(node) || !memory_updates(memory, g, node) ||
+        optimizer_updates_parts(g, node))
+      continue;
+    double all = (double)graph_value_bytes(g, node->in[0]), touched = 0;
+    int states = (int)node_int(node, "states", 0);
+    for (int k = 2 + states; k < node->n_in; k++)
+      touched += graph_value(g, node->in[k])->dtype == I64 ? 0 : (double)graph_value_bytes(g, node->in[k]);
+    bool some = node->op == OP_SparseAdamUpdate && touched < all;
+    rows += states * (some ? touched : all);
+  }
+  double passes =
+      (double)(memory->passing_bytes > memory->window_bytes ? memory->passing_bytes - memory->window_bytes : 0);
+  return (passes / rate > computes ? passes / rate - computes : 0) + rows / rate;
+}
+
 /* The update of a rank, after the accumulators of its parameters that other ranks fill have come. */
 static double update_seconds(const Plan *plan, const PlanItems *items, const PlanRequest *request, int rank) {
   const Graph *g = plan->graph;
@@ -130,6 +157,7 @@ static double update_seconds(const Plan *plan, const PlanItems *items, const Pla
   for (size_t i = 0; i < g->n_nodes; i++)
     if (g->nodes[i]->phase == PHASE_UPDATE && memory_updates(memory, g, g->nodes[i]))
       seconds += items->node_seconds[rank][graph_plain(g, (NodeId)i)];
+  seconds += offload_seconds(plan, request, rank, seconds);
   for (size_t i = 0; i < g->n_groups; i++) {
     ValueId gradient = g->groups[i].gradient;
     int from = plan->schedule.rank_of_stage[graph_node(g, g->groups[i].nodes[0])->stage];

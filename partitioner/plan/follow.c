@@ -262,7 +262,8 @@ static bool is_there(const Following *f, int rank, ValueId v) {
 static size_t stored_beside(const Following *f, const Plan *plan, int rank) {
   size_t bytes = 0;
   for (ValueId v = 0; v < f->graph->n_values; v++)
-    if (holds(plan, rank, v) && memory_is_stored(f->graph, v) && !is_there(f, rank, v))
+    if (holds(plan, rank, v) && memory_is_stored(f->graph, v) &&
+        !memory_is_offloaded(&plan->rank_memory[rank], f->graph, v) && !is_there(f, rank, v))
       bytes += memory_units(graph_value_bytes(f->graph, v));
   return bytes;
 }
@@ -273,7 +274,7 @@ static size_t bytes_beside(const Following *f, const Plan *plan, int rank) {
   const RankMemory *memory = &plan->rank_memory[rank], *first = &f->first->rank_memory[rank];
   size_t work = memory_work_bytes(memory), there = f->trains ? memory_work_bytes(first) : 0;
   return memory->persistent_bytes - memory->stored_bytes + stored_beside(f, plan, rank) +
-         (work > there ? work - there : 0);
+         (first->window_bytes ? 0 : memory->window_bytes) + (work > there ? work - there : 0);
 }
 
 static Status build(Following *f, Arena *arena, Arena *scratch, int microbatches, Plan *plan, size_t *beside_bytes) {
@@ -308,6 +309,7 @@ Status plan_follow(Arena *arena, Graph *graph, const Plan *first, int microbatch
                  .model_hash = first->model_hash,
                  .device = first->device,
                  .precision = first->precision,
+                 .offload = first->offload,
                  .ranks = first->ranks,
                  .chunks = first->chunks,
                  .stages = first->stages,

@@ -94,6 +94,7 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
   plan->optimizer = r->optimizer;
   plan->device = r->device;
   plan->precision = r->precision;
+  plan->offload = r->offload;
   TRY(plan_copy_ties(arena, r->ties, &plan->ties));
   TRY(ARENA_NEW(arena, plan->stage_of, search->graph->n_nodes));
   for (int s = 0; s < search->stages; s++)
@@ -117,11 +118,12 @@ Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *c
 static size_t own_bytes(const Plan *plan, int stage) {
   const StageMemory *memory = &plan->stage_memory[stage];
   const RankMemory *rank = &plan->rank_memory[plan->schedule.rank_of_stage[stage]];
-  size_t bytes = memory->scratch_bytes;
+  size_t bytes = memory->scratch_bytes + rank->window_bytes;
   for (int b = 0; b < memory->n_blocks; b++)
     bytes += memory->blocks[b].bytes * (size_t)rank->blocks[stage][b].slots;
   for (ValueId v = 0; v < plan->graph->n_values; v++)
-    if (plan->cuts.stages[stage].uses[v] && memory_is_persistent(plan->graph, v))
+    if (plan->cuts.stages[stage].uses[v] && memory_is_persistent(plan->graph, v) &&
+        !memory_is_offloaded(rank, plan->graph, v))
       bytes += memory_units(graph_value_bytes(plan->graph, v));
   return bytes;
 }

@@ -61,6 +61,7 @@ typedef struct {
   const char *loss, *optimizer; /* what the graph was made with, by name; NULL: nothing, for inference */
   const char *device;           /* the ranks' backends, "cuda" for all or "cuda:0,cpu", one a rank; NULL: not said */
   const char *precision;        /* of products, by name; NULL: not said */
+  const char *offload;          /* what lies in the host's memory, by name: "none", "optimizer"; NULL: not said */
   int ranks, chunks, stages, microbatches;
   int64_t microbatch_size;
   int *stage_of; /* [graph->n_nodes]: stage of each forward node */
@@ -114,8 +115,8 @@ typedef struct {
 
 typedef struct {
   const char *model_hash;
-  const char *loss, *optimizer;   /* NULL: none, or not asked for */
-  const char *device, *precision; /* as a plan has them; NULL: not said, or not asked for */
+  const char *loss, *optimizer;             /* NULL: none, or not asked for */
+  const char *device, *precision, *offload; /* as a plan has them; NULL: not said, or not asked for */
   int ranks, chunks, microbatches;
   int64_t microbatch_size;
   const char *schedule;        /* a name of schedule_names, "forward" (a graph without a loss), or "auto" */
@@ -146,8 +147,8 @@ typedef struct {
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan);
 
 /* Writes and reads the plan file. Of the request, reading uses what is set: model_hash, loss, optimizer, device (but
- * for the numbers of devices), precision, ranks, chunks, microbatches, microbatch_size, schedule (not NULL, not
- * "auto"), and with ranks memory_limits and devices. It refuses a plan that contradicts one of these (E_USAGE), or
+ * for the numbers of devices), precision, offload, ranks, chunks, microbatches, microbatch_size, schedule (not NULL,
+ * not "auto"), and with ranks memory_limits and devices. It refuses a plan that contradicts one of these (E_USAGE), or
  * whose numbers contradict the graph (E_MODEL), naming both; fails E_LIMIT where a rank's memory exceeds its limit.
  * The result is complete as from plan_make. */
 Status plan_write(const Plan *plan, const char *path);
@@ -156,8 +157,8 @@ Status plan_read(Arena *arena, const char *path, Graph *graph, const PlanRequest
 Status plan_to_text(Arena *arena, const Plan *plan, const char **text);
 Status plan_from_text(Arena *arena, const char *text, const char *origin, Graph *graph, const PlanRequest *request,
                       Plan *plan);
-/* model_hash, loss, optimizer, device, precision, ranks, chunks, microbatches, microbatch_size, schedule, objective,
- * link and ties as a plan file states them, before a graph exists; the rest of *request is left alone. */
+/* model_hash, loss, optimizer, device, precision, offload, ranks, chunks, microbatches, microbatch_size, schedule,
+ * objective, link and ties as a plan file states them, before a graph exists; the rest of *request is left alone. */
 Status plan_peek(Arena *arena, const char *path, PlanRequest *request);
 
 /* A plan of a second graph of the model on the ranks of a first one, whose parameters it shares: its nodes lie where

@@ -46,10 +46,11 @@ static Status add_node(Arena *arena, const Graph *g, PlanWindow *w, const ValueI
   return OK;
 }
 
-/* Accumulators, states and what update nodes write count with their parameter. */
+/* Accumulators, states and what update nodes write count with their parameter; states that may lie on the host do not.
+ */
 static void weigh(const Graph *g, PlanWindow *w) {
   for (ValueId v = 0; v < g->n_values; v++)
-    w->bytes[v] += memory_units(graph_value_bytes(g, v));
+    w->bytes[v] += g->offloads && graph_value(g, v)->role == ROLE_STATE ? 0 : memory_units(graph_value_bytes(g, v));
   for (ValueId v = 0; v < g->n_values; v++)
     if (graph_value(g, v)->parameter != NO_VALUE)
       w->bytes[graph_value(g, v)->parameter] += w->bytes[v];

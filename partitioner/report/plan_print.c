@@ -64,9 +64,18 @@ static void add_stages(const Plan *plan, Text *text, int columns) {
   }
 }
 
+/* Of states, on all ranks together. */
+static size_t host_bytes(const Plan *plan) {
+  size_t sum = 0;
+  for (int r = 0; r < plan->ranks; r++)
+    sum += plan->rank_memory[r].host_bytes;
+  return sum;
+}
+
 static void add_memory(const Plan *plan, Text *text) {
-  text_add(text, "%5s%10s%10s%10s%10s%10s%10s%10s%s\n", "rank", "weights", "gradients", "optimizer", "constants",
-           "kept", "temporary", "in all", plan->again ? "    spared" : "");
+  bool offloads = host_bytes(plan) > 0;
+  text_add(text, "%5s%10s%10s%10s%10s%10s%10s%10s%s%s\n", "rank", "weights", "gradients", "optimizer", "constants",
+           "kept", "temporary", "in all", offloads ? "   on host" : "", plan->again ? "    spared" : "");
   for (int r = 0; r < plan->ranks; r++) {
     const RankMemory *m = &plan->rank_memory[r];
     size_t bytes[] = {m->parameter_bytes,  m->gradient_bytes, m->state_bytes, m->constant_bytes,
@@ -75,6 +84,8 @@ static void add_memory(const Plan *plan, Text *text) {
     text_add(text, "%5d", r);
     for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++)
       text_add(text, "%10s", plan_bytes_text(bytes[i], cell));
+    if (offloads)
+      text_add(text, "%10s", plan_bytes_text(m->host_bytes, cell));
     if (plan->again)
       text_add(text, "%10s", plan_bytes_text(plan->spared_bytes[r], cell));
     text_add_char(text, '\n');
@@ -137,6 +148,22 @@ static void add_recomputation(const Plan *plan, Text *text) {
       plan_bytes_text(most, bytes));
 }
 
+/* The bytes that the slowest rank's updates wait for are in the update's time. */
+static void add_offload(const Plan *plan, Text *text) {
+  char all[CELL], window[CELL];
+  size_t most = 0;
+  for (int r = 0; r < plan->ranks; r++)
+    most = plan->rank_memory[r].window_bytes > most ? plan->rank_memory[r].window_bytes : most;
+  text_add(
+      text,
+      "optimizer state on the host (--offload optimizer): %s of pinned memory%s, which come and go with each update",
+      plan_bytes_text(host_bytes(plan), all), plan->ranks > 1 ? " on all ranks together" : "");
+  if (most)
+    text_add(text, ", through %s of the device%s (part of optimizer)", plan_bytes_text(most, window),
+             plan->ranks > 1 ? "'s at most" : "'s");
+  text_add_char(text, '\n');
+}
+
 static void add_prose(const Plan *plan, Text *text) {
   char step[CELL], update[CELL];
   text_add(text, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
@@ -149,6 +176,8 @@ static void add_prose(const Plan *plan, Text *text) {
   text_add_char(text, '\n');
   if (plan->again)
     add_recomputation(plan, text);
+  if (host_bytes(plan))
+    add_offload(plan, text);
   if (plan->ranks == 1)
     return;
   if (plan->named && strcmp(plan->named, plan->schedule.name) != 0)
@@ -193,6 +222,7 @@ static const char legend[] =
     "the "
     "rows of ranks time runs to the right: a digit is a microbatch's F, a small letter its B, a capital its W, a dot "
     "waiting";
+static const char legend_offload[] = "; on host: the optimizer's state, in pinned memory";
 static const char legend_again[] =
     "; again: seconds of B and W in which forward nodes run again; spared: what the rank would take more without";
 
@@ -234,6 +264,8 @@ static Status print_one(const Plan *plan, FILE *file, int columns) {
 static Status print_legend(const Plan *plan, FILE *file, int columns) {
   Text text = {0};
   text_add_string(&text, legend);
+  if (host_bytes(plan))
+    text_add_string(&text, legend_offload);
   if (plan->again)
     text_add_string(&text, legend_again);
   return print_text(&text, file, columns, true);

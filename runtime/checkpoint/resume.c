@@ -16,7 +16,7 @@ static const char own[] =
     "timeout config print-config quiet verbose dry-run json ";
 /* May be given anew. */
 static const char free_to_change[] =
-    " data tokens every keep steps epochs ranks chunks schedule recompute threads device prefetch "
+    " data tokens every keep steps epochs ranks chunks schedule recompute offload threads device prefetch "
     "validate metric patience min-delta ";
 
 static bool is_in(const char *list, const char *name) {

@@ -188,8 +188,10 @@ static Status find_runs(const Measure *m, Class *class) {
   for (size_t i = 0; i < g->n_nodes; i++)
     for (int r = 0; r < plan->ranks && m->kinds.of_node[i] >= 0; r++) {
       const Node *node = g->nodes[i];
-      bool here = node->phase == PHASE_UPDATE ? memory_updates(&plan->rank_memory[r], g, node)
+      const RankMemory *memory = &plan->rank_memory[r];
+      bool here = node->phase == PHASE_UPDATE ? memory_updates(memory, g, node)
                                               : plan->schedule.rank_of_stage[node->stage] == r;
+      here &= !(memory->offloads && op_def(node->op)->traits & OP_UPDATE); /* as executor_rehearse */
       class->runs[m->kinds.of_node[i]] |= here && class->like[r];
     }
   return OK;

@@ -38,7 +38,8 @@ static Status check_access(const Executor *e, ValueId value, size_t bytes) {
 
 Status executor_read(Executor *e, ValueId value, void *data, size_t bytes) {
   TRY(check_access(e, value, bytes));
-  return executor_to_host(e, data, executor_persistent(e, value), bytes);
+  return e->entries[value] >= 0 ? store_read_entry(e->spec.store, e->entries[value], data, bytes)
+                                : executor_to_host(e, data, executor_persistent(e, value), bytes);
 }
 
 Status executor_write(Executor *e, ValueId value, const void *data, size_t bytes) {
@@ -101,7 +102,7 @@ static void enter_views(Executor *e) {
 static Status take_memory(Executor *e) {
   size_t own = e->memory->persistent_bytes - e->memory->stored_bytes, work = memory_work_bytes(e->memory);
   void *base;
-  TRY(store_take(e->spec.store, e->arena, e->graph, e->memory, &e->entries));
+  TRY(store_take(e->spec.store, e->arena, e->graph, e->memory, e->spec.rehearses, &e->entries));
   enter_views(e);
   if (e->spec.work_bytes > work)
     work = e->spec.work_bytes;
@@ -134,8 +135,12 @@ static Status call_all(Executor *e) {
       }
   for (int i = 0; i < e->n_norms; i++)
     TRY(executor_call(e, &e->norms[i].call, 0));
-  for (int i = 0; i < e->n_updates && store_is_fresh(e->spec.store); i++) /* they write what is stored */
+  if (!store_is_fresh(e->spec.store) || !executor_rehearses_updates(e)) /* they write what is stored */
+    return OK;
+  for (int i = 0; i < e->n_updates; i++)
     TRY(executor_call(e, &e->updates[i].call, 0));
+  for (int i = 0; i < e->n_pieces; i++)
+    TRY(piece_call(e, &e->pieces[i]));
   return OK;
 }
 
@@ -216,11 +221,13 @@ Status executor_give(Executor *e, ValueId value, const double *numbers, size_t n
 }
 
 static Status update(Executor *e, const double scalars[STEP_SCALARS]) {
-  if (e->n_updates)
+  if (e->n_updates + e->n_pieces)
     TRY(executor_give(e, e->graph->step_scalars, scalars, STEP_SCALARS, 1 + e->graph->n_denominators));
   double begun = clock_seconds();
   for (int i = 0; i < e->n_updates; i++)
     TRY(tape_call(e, &e->updates[i].call, 0));
+  if (e->n_pieces)
+    TRY(pieces_update(e));
   double ended = clock_seconds();
   e->busy_seconds += ended - begun;
   if (trace_on(e->spec.trace))
@@ -229,7 +236,8 @@ static Status update(Executor *e, const double scalars[STEP_SCALARS]) {
 }
 
 Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
-  tape_begin(e, &e->update);
+  if (!e->n_pieces) /* several streams are at it */
+    tape_begin(e, &e->update);
   Status status = update(e, scalars);
   tape_drop(e);
   return status;
@@ -238,6 +246,7 @@ Status executor_update(Executor *e, const double scalars[STEP_SCALARS]) {
 Status executor_settle(Executor *e) {
   double begun = trace_begin(e->spec.trace);
   TRY(e->backend->stream_wait(e->stream));
+  TRY(shuttle_wait(store_shuttle(e->spec.store)));
   if (!e->backend->is_host)
     trace_waited(e->spec.trace, begun, TRACE_DEVICE);
   return OK;

@@ -3,6 +3,7 @@
 #define RUNTIME_EXECUTOR_INTERNAL_H
 
 #include "runtime/executor/executor.h"
+#include "runtime/executor/pieces.h"
 #include "runtime/executor/tape.h"
 
 /* Where a value lies in the rank's memory: microbatch m at first + m % slots * stride. What is fed, sent, received or
@@ -86,7 +87,7 @@ typedef struct {
 } Exchange;
 
 /* An update node of this rank. */
-typedef struct {
+typedef struct Update {
   Call call;
   int index;          /* of a norm: counted over the whole graph's */
   const char *square; /* of a norm: where its double comes to the host */
@@ -120,6 +121,8 @@ struct Executor {
   int n_exchanges;
   Update *norms, *updates;
   int n_norms, n_updates;
+  Piece *pieces; /* updates whose states pass through the store's window */
+  int n_pieces;
   Transfer *transfers; /* room for what is posted together */
   Ticket *tickets;
   int in_flight;  /* tickets to be waited for */
@@ -149,8 +152,17 @@ static inline char *executor_persistent(const Executor *e, ValueId value) {
                                 : executor_at(e, e->memory->persistent_offset[value]);
 }
 
+/* Whether a rehearsal may run its updates: offloaded states have no memory then. */
+static inline bool executor_rehearses_updates(const Executor *e) {
+  return !(e->spec.rehearses && e->memory->offloads);
+}
+
 /* Fills everything from `stages` on. The memory is allocated. */
 Status executor_lay_out(Executor *executor);
+/* An update node over these operands [n_in], which stay. */
+Status executor_make_update(Executor *executor, const Node *node, Tensor *operands, Update *update);
+/* Has the backend run some updates as one, where it can: the first of them does. */
+Status executor_join(Executor *executor, Update *updates, int n);
 /* Its last part: the host's places, `losses`, `given` and `squares`. */
 Status executor_stage(Executor *executor);
 /* Enqueues the copy from a site's host place to the device, or back. Nothing where they are one. */

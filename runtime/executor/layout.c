@@ -51,6 +51,13 @@ static Status prepare_call(Executor *e, Call *call) {
   return keep_state(e, &call->kernel);
 }
 
+Status executor_make_update(Executor *e, const Node *node, Tensor *operands, Update *update) {
+  *update = (Update){.call = {.node = node, .operands = operands}};
+  if (node_workspace_bytes(e->graph, node, e->spec.rank))
+    update->call.workspace = executor_at(e, e->memory->scratch_offset);
+  return prepare_call(e, &update->call);
+}
+
 /* stage -1: an update node. */
 static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
   *call = (Call){.node = node};
@@ -216,8 +223,7 @@ static Status run_nothing(Stream *stream, const Node *node, const Tensor *in, co
   return OK;
 }
 
-/* Calls that the backend runs as one: the first of them does. */
-static Status join_calls(Executor *e, Update *updates, int n) {
+Status executor_join(Executor *e, Update *updates, int n) {
   JoinedCall *calls;
   bool *taken;
   NodeKernel whole = {0};
@@ -257,12 +263,13 @@ static Status make_updates(Executor *e) {
         continue;
       TRY(make_call(e, -1, node, &norm.call));
       e->norms[e->n_norms++] = norm;
-    } else if (here) {
+    } else if (here && !pieces_take(e, node)) {
       TRY(make_call(e, -1, node, &e->updates[e->n_updates++].call));
     }
   }
-  TRY(join_calls(e, e->norms, e->n_norms));
-  return join_calls(e, e->updates, e->n_updates);
+  TRY(executor_join(e, e->norms, e->n_norms));
+  TRY(executor_join(e, e->updates, e->n_updates));
+  return executor_rehearses_updates(e) ? pieces_make(e) : OK;
 }
 
 /* The most transfers that are posted together. */

@@ -140,7 +140,7 @@ Status executor_rehearse(Executor *e, const StepWork *work, const double scalars
       TRY(rehearse_action(e, list->actions[i], work, r));
   for (int i = 0; i < e->n_norms; i++)
     TRY(rehearse_call(e, &e->norms[i].call, 0, r));
-  for (int i = 0; i < e->n_updates; i++)
+  for (int i = 0; i < e->n_updates && executor_rehearses_updates(e); i++)
     TRY(rehearse_call(e, &e->updates[i].call, 0, r));
   r->pass_seconds = clock_seconds() - begun;
   return OK;

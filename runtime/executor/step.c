@@ -376,6 +376,7 @@ static Status walk(Executor *e, const StepWork *work) {
   const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
   e->total = 0;
   e->n_losses = e->n_added = 0;
+  TRY(pieces_fetch(e));
   TRY(executor_clear(e));
   TRY(executor_give(e, e->graph->loss_scale, &work->loss_scale, 1, 0));
   for (size_t i = 0; i < e->graph->n_denominators; i++)

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* The tensor of an initializer, or one of the optimizer's states or a gradient's accumulator of it. */
 typedef struct {
@@ -10,15 +11,17 @@ typedef struct {
   int next;  /* of the initializer's chain; -1 at its end */
   DType dtype;
   Shape shape;
-  char *data;
+  char *data; /* NULL: nobody needs its contents */
   bool filled;
-  int turn; /* in which it was taken last */
+  bool on_host; /* a state that is offloaded */
+  int turn;     /* in which it was taken last */
 } Entry;
 
 /* Memory of what one graph brought. */
 typedef struct Slab {
   struct Slab *next;
   void *memory;
+  bool on_host; /* pinned */
 } Slab;
 
 struct Store {
@@ -27,6 +30,7 @@ struct Store {
   Stream *stream;
   int device;
   Slab *slabs;
+  Shuttle *shuttle; /* NULL: no graph so far has states that pass through a window */
   Entry *entries;
   size_t n_entries, entries_capacity;
   int *chains; /* [n_chains]: the first entry of an initializer; -1: none */
@@ -55,8 +59,9 @@ Status store_open(const Backend *backend, int device, int threads, Store **out) 
 void store_close(Store *store) {
   if (!store)
     return;
+  shuttle_close(store->shuttle);
   for (Slab *slab = store->slabs; slab; slab = slab->next)
-    store->backend->release(store->stream, slab->memory);
+    (slab->on_host ? store->backend->unpin : store->backend->release)(store->stream, slab->memory);
   store->backend->stream_close(store->stream);
   arena_destroy(store->arena);
 }
@@ -67,6 +72,10 @@ const Backend *store_backend(const Store *store) {
 
 Stream *store_stream(const Store *store) {
   return store->stream;
+}
+
+Shuttle *store_shuttle(const Store *store) {
+  return store->shuttle;
 }
 
 int store_device(const Store *store) {
@@ -115,24 +124,30 @@ static Status find_or_append(Store *store, int initializer, int state, const Val
   return OK;
 }
 
-/* One piece of memory for the entries from `first` on. */
-static Status give_memory(Store *store, size_t first) {
+/* One piece of memory for the entries from `first` on that lie on the host, or do not. */
+static Status give_memory(Store *store, size_t first, bool on_host) {
+  const Backend *backend = store->backend;
   size_t bytes = 0;
   Slab *slab;
-  if (first == store->n_entries)
-    return OK;
   for (size_t i = first; i < store->n_entries; i++)
-    bytes += memory_units(entry_bytes(&store->entries[i])); /* a part of the rank's memory, which does not overflow */
+    if (store->entries[i].on_host == on_host)
+      bytes += memory_units(entry_bytes(&store->entries[i])); /* a part of the rank's memory, which does not overflow */
+  if (!bytes)
+    return OK;
   TRY(ARENA_NEW(store->arena, slab, 1));
-  TRY(store->backend->alloc(store->stream, bytes, &slab->memory));
+  TRY((on_host ? backend->pin : backend->alloc)(store->stream, bytes, &slab->memory));
   slab->next = store->slabs;
+  slab->on_host = on_host;
   store->slabs = slab;
   char *at = slab->memory;
   for (size_t i = first; i < store->n_entries; i++) {
-    store->entries[i].data = at;
-    at += memory_units(entry_bytes(&store->entries[i]));
+    Entry *entry = &store->entries[i];
+    if (entry->on_host != on_host)
+      continue;
+    entry->data = at;
+    at += memory_units(entry_bytes(entry));
   }
-  return store->backend->is_host ? OK : store->backend->zero(store->stream, slab->memory, bytes);
+  return backend->is_host || on_host ? OK : backend->zero(store->stream, slab->memory, bytes);
 }
 
 static Status take(Store *store, const Graph *g, const RankMemory *memory, int *entries, int *states) {
@@ -151,24 +166,32 @@ static Status take(Store *store, const Graph *g, const RankMemory *memory, int *
       return fail(E_USAGE, "'%s' is not the only parameter of the graph that has initializer %d", value->name,
                   initializer);
     entry->turn = store->turn;
+    entry->on_host = memory_is_offloaded(memory, g, v);
   }
   return OK;
 }
 
-Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, int **entries) {
+Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, bool rehearses,
+                  int **entries) {
   int *states; /* of each parameter so far */
   size_t first = store->n_entries;
   TRY(ARENA_NEW(arena, *entries, graph->n_values));
   TRY(ARENA_NEW(arena, states, graph->n_values));
   store->turn++;
   TRY(take(store, graph, memory, *entries, states));
-  return give_memory(store, first);
+  TRY(give_memory(store, first, false));
+  if (rehearses)
+    return OK;
+  TRY(give_memory(store, first, true));
+  return memory->window_bytes && !store->shuttle
+             ? shuttle_open(store->backend, store->stream, store->device, memory->window_bytes, &store->shuttle)
+             : OK;
 }
 
 /* Through host memory where the device has its own. */
 static Status load_entry(Store *store, Entry *entry, const Graph *graph, ValueId value, Load *load, void *context) {
   size_t bytes = entry_bytes(entry);
-  if (store->backend->is_host)
+  if (store->backend->is_host || entry->on_host)
     return load(context, value, entry->data, bytes);
   void *staging = malloc(bytes ? bytes : 1);
   if (!staging)
@@ -188,8 +211,12 @@ Status store_fill(Store *store, const Graph *graph, const int *entries, bool loa
     if (!entry || entry->filled)
       continue;
     bool is_zero = entry->state < 0 || (entry->state && !loads_states);
+    if (entry->on_host && !entry->data)
+      continue;
     if (!is_zero)
       TRY(load_entry(store, entry, graph, v, load, context));
+    else if (entry->on_host)
+      memset(entry->data, 0, entry_bytes(entry));
     else if (!store->backend->is_host) /* warming up has written there */
       TRY(store->backend->zero(store->stream, entry->data, entry_bytes(entry)));
     entry->filled = true;
@@ -204,6 +231,18 @@ bool store_is_fresh(const Store *store) {
   return true;
 }
 
+Status store_read_entry(Store *store, int k, void *data, size_t bytes) {
+  const Entry *entry = &store->entries[k];
+  if (!entry->on_host)
+    TRY(store->backend->copy(store->stream, data, entry->data, bytes, COPY_DEVICE_TO_HOST));
+  TRY(store->backend->stream_wait(store->stream));
+  if (!entry->on_host)
+    return OK;
+  TRY(shuttle_wait(store->shuttle));
+  memcpy(data, entry->data, bytes);
+  return OK;
+}
+
 Status store_read(Store *store, int initializer, void *data, size_t bytes) {
   return store_read_state(store, initializer, 0, data, bytes);
 }
@@ -215,6 +254,5 @@ Status store_read_state(Store *store, int initializer, int state, void *data, si
   const Entry *entry = &store->entries[k];
   if (bytes != entry_bytes(entry))
     return fail(E_USAGE, "initializer %d has %zu bytes, not %zu", initializer, entry_bytes(entry), bytes);
-  TRY(store->backend->copy(store->stream, data, entry->data, bytes, COPY_DEVICE_TO_HOST));
-  return store->backend->stream_wait(store->stream);
+  return store_read_entry(store, k, data, bytes);
 }

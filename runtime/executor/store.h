@@ -10,6 +10,7 @@
 
 #include "backend/backend.h"
 #include "graph/memory.h"
+#include "runtime/executor/shuttle.h"
 
 typedef struct Store Store;
 
@@ -25,18 +26,25 @@ void store_close(Store *store);
 const Backend *store_backend(const Store *store);
 Stream *store_stream(const Store *store);
 int store_device(const Store *store);
+/* What brings offloaded states; NULL: nothing passes through a window. */
+Shuttle *store_shuttle(const Store *store);
 
 /* Places for what the store keeps of a graph (memory_is_stored) on the rank of this memory: entries [n_values], in the
- * arena, -1 elsewhere. What no graph had before gets memory, in one piece, that holds zeros. Fails E_MEMORY; E_USAGE
- * where type or shape are not those that another graph has, or two parameters of the graph have one initializer. */
-Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, int **entries);
+ * arena, -1 elsewhere. What no graph had before gets memory that holds zeros, in one piece; what is offloaded, pinned
+ * memory of the host, in the order of the graph, unless the store is for a rehearsal, which has no use for it. Fails
+ * E_MEMORY; E_USAGE where type or shape are not those that another graph has, or two parameters of the graph have one
+ * initializer. */
+Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, bool rehearses,
+                  int **entries);
 /* Fills those of a graph's entries that are not filled yet by `load`; accumulators with zeros, and the optimizer's
  * states, unless they are loaded, too. */
 Status store_fill(Store *store, const Graph *graph, const int *entries, bool loads_states, Load *load, void *context);
 /* Whether nothing is filled yet. */
 bool store_is_fresh(const Store *store);
-/* Where an entry lies, in the device's memory. */
+/* Where an entry lies, in the device's memory, or, offloaded, in the host's, where the device reaches it, too. */
 char *store_at(const Store *store, int entry);
+/* All of an entry, into host memory. */
+Status store_read_entry(Store *store, int entry, void *data, size_t bytes);
 
 /* The contents of an initializer's tensor, `bytes` of them (checked), into host memory. E_USAGE where the rank has it
  * not. */

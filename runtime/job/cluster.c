@@ -9,29 +9,30 @@
 #include "base/json.h"
 #include "base/nearest.h"
 
-/* What makers publish: bytes, dense flop/s (no sparsity), byte/s of memory and, each way, between devices of a node and
- * between nodes. */
+/* What makers publish: bytes, dense flop/s (no sparsity), byte/s of memory and, each way, to the host's memory (0: it
+ * is that), between devices of a node and between nodes. */
 typedef struct {
   const char *name;
-  double memory, float32, tf32, bf16, bytes, within, between;
+  double memory, float32, tf32, bf16, bytes, host, within, between;
 } Published;
 
 static const Published published[] = {
-    /* NVIDIA A100 Tensor Core GPU, datasheet (SXM4): NVLink 600 GB/s both ways; nodes by 200 Gb/s InfiniBand */
-    {"A100-40", 40e9, 19.5e12, 156e12, 312e12, 1555e9, 300e9, 25e9},
-    {"A100-80", 80e9, 19.5e12, 156e12, 312e12, 2039e9, 300e9, 25e9},
+    /* NVIDIA A100 Tensor Core GPU, datasheet (SXM4): NVLink 600 GB/s both ways, PCIe 64 GB/s both ways; nodes by 200
+       Gb/s InfiniBand */
+    {"A100-40", 40e9, 19.5e12, 156e12, 312e12, 1555e9, 32e9, 300e9, 25e9},
+    {"A100-80", 80e9, 19.5e12, 156e12, 312e12, 2039e9, 32e9, 300e9, 25e9},
     /* NVIDIA H100 Tensor Core GPU, datasheet (SXM5), half of what it states with sparsity: NVLink 900 GB/s both ways;
        400 Gb/s InfiniBand */
-    {"H100", 80e9, 67e12, 494.5e12, 989.5e12, 3.35e12, 450e9, 50e9},
+    {"H100", 80e9, 67e12, 494.5e12, 989.5e12, 3.35e12, 64e9, 450e9, 50e9},
     /* NVIDIA H200 Tensor Core GPU, datasheet (SXM) */
-    {"H200", 141e9, 67e12, 494.5e12, 989.5e12, 4.8e12, 450e9, 50e9},
+    {"H200", 141e9, 67e12, 494.5e12, 989.5e12, 4.8e12, 64e9, 450e9, 50e9},
     /* NVIDIA HGX B200, datasheet, an eighth of what eight have: NVLink 1.8 TB/s both ways */
-    {"B200", 180e9, 75e12, 1.125e15, 2.25e15, 8e12, 900e9, 50e9},
+    {"B200", 180e9, 75e12, 1.125e15, 2.25e15, 8e12, 64e9, 900e9, 50e9},
     /* AMD Instinct MI300X, data sheet: seven links of 128 GB/s both ways */
-    {"MI300X", 192e9, 163.4e12, 653.7e12, 1307.4e12, 5.3e12, 64e9, 50e9},
+    {"MI300X", 192e9, 163.4e12, 653.7e12, 1307.4e12, 5.3e12, 64e9, 64e9, 50e9},
     /* A node of two AMD EPYC 9654, product page: 2 x 96 cores at 2.4 GHz, of 32 float32 (64 bfloat16) operations a
        cycle, 2 x 460.8 GB/s, 24 modules of 64 GB; 100 Gb/s Ethernet */
-    {"CPU-node", 1.536e12, 14.7e12, 0, 29.5e12, 921.6e9, 100e9, 12.5e9},
+    {"CPU-node", 1.536e12, 14.7e12, 0, 29.5e12, 921.6e9, 0, 100e9, 12.5e9},
 };
 enum { PUBLISHED = sizeof published / sizeof *published };
 
@@ -117,6 +118,7 @@ static Status find_published(const char *name, const char *where, Kind *kind) {
                               .bf16_flops_per_second = p->bf16,
                               .narrow_flops_per_second = p->bf16,
                               .bytes_per_second = p->bytes,
+                              .host_bytes_per_second = p->host,
                               .node_overhead_seconds = usual_overhead_seconds};
     memcpy(kind->spec.reach, usual_reach, sizeof usual_reach);
     kind->within = (LinkSpec){usual_latency_seconds, p->within};
@@ -165,12 +167,20 @@ static void multiply(double times, DeviceSpec *spec) {
   spec->bf16_flops_per_second *= times;
   spec->narrow_flops_per_second *= times;
   spec->bytes_per_second *= times;
+  spec->host_bytes_per_second *= times;
 }
 
 static Status describe(const json_t *object, const char *where, Kind *kind) {
-  static const char *const keys[] = {
-      "like",       "times",  "memory_bytes", "flops_per_second", "bytes_per_second", "overhead_seconds",
-      "efficiency", "within", "between"};
+  static const char *const keys[] = {"like",
+                                     "times",
+                                     "memory_bytes",
+                                     "flops_per_second",
+                                     "bytes_per_second",
+                                     "host_bytes_per_second",
+                                     "overhead_seconds",
+                                     "efficiency",
+                                     "within",
+                                     "between"};
   char inside[192];
   TRY(need_object(object, where));
   TRY(check_keys(object, where, keys, sizeof keys / sizeof *keys));
@@ -192,6 +202,7 @@ static Status describe(const json_t *object, const char *where, Kind *kind) {
   if (!(kind->spec.flops_per_second > 0))
     return fail(E_MODEL, "%s.flops_per_second.float32 is missing", where);
   TRY(need_number(object, where, "bytes_per_second", &kind->spec.bytes_per_second));
+  TRY(take_number(object, where, "host_bytes_per_second", &kind->spec.host_bytes_per_second));
   TRY(take_number(object, where, "overhead_seconds", &kind->spec.node_overhead_seconds));
   TRY(take_reach(json_object_get(object, "efficiency"), where, &kind->spec));
   TRY(take_number(object, where, "times", &times));

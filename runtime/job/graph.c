@@ -403,6 +403,18 @@ static Status fuse_training(Job *job) {
   return OK;
 }
 
+static Status offload(Job *job) {
+  Graph *graph = job->decided.graph;
+  bool has_states = false;
+  graph->offloads = job->decided.offloads;
+  for (ValueId v = 0; v < graph->n_values; v++)
+    has_states |= graph_value(graph, v)->role == ROLE_STATE;
+  if (graph->offloads && !has_states)
+    return fail(E_USAGE, "--offload optimizer does nothing with --optimizer %s without --momentum: it keeps no state",
+                job_optimizer(job));
+  return OK;
+}
+
 static Status tell_passes(Job *job) {
   const char *text;
   if (!job->asked.options->verbose)
@@ -429,6 +441,7 @@ Status job_differentiate(Job *job) {
   if (!job->asked.options->no_fuse)
     TRY(fuse_training(job));
   graph = job->decided.graph;
+  TRY(offload(job));
   Status status = devices_prepare(job->decided.devices, job->decided.ranks, job->decided.precision, graph);
   if (status != OK) {
     status_context("%s: ", job->asked.path);

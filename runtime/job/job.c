@@ -81,6 +81,38 @@ static Status choose_precision(Job *job) {
                     all ? "" : " on GPUs, float32 ones on the other ranks");
 }
 
+Status job_take_offload(Job *job) {
+  JobDecisions *decided = &job->decided;
+  bool planned = job->asked.planned.offload && !options_given(job->asked.options, "offload"), *offloads;
+  const char *name = decided->offload_text = planned ? job->asked.planned.offload : job->asked.options->offload;
+  bool any = false;
+  decided->offloads = NULL;
+  if (strcmp(name, "none") == 0)
+    return OK;
+  if (strcmp(name, "optimizer") != 0)
+    return refuse_plan(job, fail(E_MODEL, "'offload' is '%s', neither none nor optimizer", name));
+  TRY(ARENA_NEW(job->arena, offloads, decided->ranks));
+  for (int r = 0; r < decided->ranks; r++)
+    any |= offloads[r] = decided->cluster ? decided->cluster->devices[r].host_bytes_per_second > 0
+                                          : !decided->devices[r].backend->is_host;
+  decided->offloads = offloads;
+  if (any)
+    return OK;
+  Status status = fail(E_USAGE, "--offload optimizer needs a GPU (--device cuda): %s computes in the host's memory",
+                       decided->cluster ? decided->cluster->devices[0].name : decided->devices[0].backend->name);
+  return planned ? refuse_plan(job, status) : status;
+}
+
+/* Of alternatives each has its own. */
+static Status choose_offload(Job *job) {
+  if (job->asked.options->what_if)
+    return OK;
+  TRY(job_take_offload(job));
+  return job->decided.offloads
+             ? job_decide(job, "offload", "the optimizer's state lies in the host's memory (--offload)")
+             : OK;
+}
+
 static Status read_cluster(Job *job) {
   JobDecisions *decided = &job->decided;
   const char *path = job->asked.options->cluster;
@@ -101,6 +133,7 @@ static Status choose_threads(Job *job) {
   TRY(name_devices(job, names, sizeof names));
   TRY(job_decide(job, "device", "%s", names));
   TRY(choose_precision(job));
+  TRY(choose_offload(job));
   bool threaded = false;
   for (int r = 0; r < decided->ranks; r++)
     threaded |= decided->devices[r].backend == &backend_cpu;

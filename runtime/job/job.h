@@ -73,12 +73,13 @@ typedef enum { ATTEMPT_ANY, ATTEMPT_KEEP, ATTEMPT_AGAIN, ATTEMPT_EXPLAIN } Attem
 typedef struct {
   int ranks, chunks, microbatches;
   int64_t batch, microbatch_size;
-  bool microbatches_open;                   /* may still be chosen by simulated time */
-  bool foresees;                            /* named schedules stand for what would be found */
-  double beat_seconds;                      /* of a step, that another plan takes; 0: there is none */
-  RankDevice *devices;                      /* [ranks] */
-  const char *device_text, *precision_text; /* as a plan names them */
+  bool microbatches_open;                                  /* may still be chosen by simulated time */
+  bool foresees;                                           /* named schedules stand for what would be found */
+  double beat_seconds;                                     /* of a step, that another plan takes; 0: there is none */
+  RankDevice *devices;                                     /* [ranks] */
+  const char *device_text, *precision_text, *offload_text; /* as a plan names them */
   Precision precision;
+  const bool *offloads;   /* [ranks]: the optimizer's state lies in the host's memory; NULL: on none */
   int threads;            /* a rank */
   Cores cores;            /* that they run on */
   const Cluster *cluster; /* that is planned for; NULL: this machine */
@@ -130,6 +131,9 @@ const char *job_optimizer(const Job *job);
 
 /* The devices that the text names ("auto" too), one a rank, and what a plan calls them. */
 Status job_take_devices(Job *job, const char *text);
+/* Which ranks have the optimizer's state in the host's memory, as the option or the plan file says: those whose own
+ * memory is another one. E_USAGE where there are none. */
+Status job_take_offload(Job *job);
 /* How many of the ranks run on this machine. */
 int job_ranks_here(const Job *job);
 

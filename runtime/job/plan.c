@@ -114,6 +114,7 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       .optimizer = inference ? NULL : job_optimizer(job),
       .device = decided->device_text,
       .precision = decided->precision_text,
+      .offload = inference ? NULL : decided->offload_text,
       .ranks = decided->ranks,
       .chunks = decided->chunks,
       .microbatches = decided->microbatches,

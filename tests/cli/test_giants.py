@@ -1,4 +1,5 @@
 """Models of hundreds of billions of parameters are planned from their graphs alone, for hundreds of ranks, in little memory."""
+import contextlib
 import json
 import os
 import re
@@ -59,6 +60,41 @@ class Giants(CommandLineTest):
             self.assertLess(rank["total_bytes"], 640e9)
         kept = [rank["activation_bytes"] for rank in plan["memory"]]
         self.assertAlmostEqual((kept[1] - kept[33]) / (kept[1] / 34) / 32, 1, delta=0.05)  # one microbatch less a stage
+
+    def test_optimizer_state_on_the_host(self):
+        """Weights, gradients and optimizer state of 1.7 times the device's memory (docs/gpu.md)."""
+        sys.path.insert(0, os.path.join(ROOT, "models"))
+        import giants
+
+        giants.MODELS["gpt"] = dict(layers=48, width=5120, heads=40, kv=40, hidden=4 * 5120, tokens=50257, sequence=2048, published=0,
+                                    tied=True)
+        with contextlib.redirect_stdout(None):
+            giants.write("gpt", self.folder, False, None)
+        with open(self.path("c.json"), "w") as file:
+            json.dump({"nodes": [{"count": 2, "device": "H200"}]}, file)
+        words = ["--batch", 32, "--microbatches", 32, "--recompute", "none", "--cluster", self.path("c.json")]
+        plan = self.plan("gpt", 1, *words, "--offload", "optimizer")
+        rank = plan["memory"][0]
+        self.assertGreater(rank["parameter_bytes"] + rank["gradient_bytes"] + rank["host_bytes"], 1.7 * 141e9)
+        self.assertEqual(rank["host_bytes"], 2 * rank["parameter_bytes"])
+        self.assertEqual(rank["state_bytes"], rank["window_bytes"])
+        self.assertLess(rank["total_bytes"], 141e9)
+        # the bus bounds the update, but for what the window holds
+        self.assertAlmostEqual(plan["predicted"]["update_seconds"], (rank["host_bytes"] - rank["window_bytes"]) / 64e9, delta=0.1)
+        printed = self.run_command("plan", self.path("gpt.onnx"), "--loss", "cross_entropy", "--precision", "bf16", *words)
+        self.assertEqual(printed.returncode, 1)
+        self.assertRegex(printed.stderr, r"rank 0 \(stage 0\) lacks [\d.]+ GiB: ")
+        two = self.plan("gpt", 2, *words, "--offload", "optimizer")
+        self.assertEqual(two["offload"], "optimizer")
+        for rank in two["memory"]:
+            self.assertEqual(rank["host_bytes"], 2 * rank["parameter_bytes"])
+        printed = self.done("plan", self.path("gpt.onnx"), "--ranks", 2, "--plan", self.path("p.json"), "--loss", "cross_entropy",
+                            "--cluster", self.path("c.json"))
+        self.assertIn("   on host", printed)
+        refused = self.run_command("plan", self.path("gpt.onnx"), "--plan", self.path("p.json"), "--loss", "cross_entropy", "--cluster",
+                                   self.path("c.json"), "--offload", "none")
+        self.assertEqual(refused.returncode, 2, refused.stderr)
+        self.assertIn("the plan was made with --offload optimizer, not none", refused.stderr)
 
     def test_attention_spelled_out(self):
         """Masks that all layers share are written once; what they say, which keys are seen, is read once."""
