@@ -113,6 +113,9 @@ Status plan_predict(Plan *plan);
 /* Seconds of the schedule alone, by the plan's objective. */
 double plan_schedule_seconds(const Plan *plan, const Simulation *simulation);
 
+/* What relaying costs, and what sending direct would: fills in skips. */
+Status plan_price_skips(const PlanRequest *request, Plan *plan);
+
 /* What moving each cut to the next places would cost: fills in cut_reports. */
 Status plan_weigh_cuts(const PlanSearch *search, Arena *arena, Plan *plan);
 

@@ -593,6 +593,7 @@ static Status make(PlanSearch *search, Arena *arena, Plan *plan) {
     TRY(plan_synthesise(search, &best, &synthesis));
   TRY(plan_build(search, arena, &best, plan));
   TRY(plan_weigh_cuts(search, arena, plan));
+  TRY(plan_price_skips(search->request, plan));
   if (search->wishes) {
     plan->wished_step_seconds = named_step_seconds;
     plan->free_step_seconds = free_step_seconds;

@@ -42,6 +42,14 @@ typedef struct {
   CutOption here, earlier, later;
 } CutReport;
 
+/* What one microbatch sends past stages that do not use it. */
+typedef struct {
+  size_t passed_bytes;    /* over all cuts: of a value, where the sending stage neither makes nor uses it */
+  double relayed_seconds; /* of the rank that sends and receives longest, as it is: over every cut on the way */
+  double direct_seconds;  /* the same, got each value from the nearest stage that has it straight to the one that uses
+                             it */
+} SkipReport;
+
 /* Parameters that are one in the file's sense: "lm_head.weight = wte.weight". Without weights nobody knows. */
 typedef struct {
   bool known;
@@ -76,6 +84,7 @@ typedef struct {
   size_t *spared_bytes;      /* [ranks]: what it would take more without recomputation; NULL: there is none */
   StageReport *reports;      /* [stages] */
   CutReport *cut_reports;    /* [stages - 1]; NULL: the plan was read, and costs of nodes are not known */
+  SkipReport skips;          /* all 0 where the plan was read */
   Ties ties;
   Objective objective; /* what a step takes: the longest span, or where all ranks wait for all, the makespan */
   /* Predicted: one step with its update, the update of the slowest rank in it (the exchange of accumulators that lie

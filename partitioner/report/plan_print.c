@@ -164,6 +164,20 @@ static void add_offload(const Plan *plan, Text *text) {
   text_add_char(text, '\n');
 }
 
+/* What skips cost, where there are some. */
+static void add_skips(const Plan *plan, Text *text) {
+  char bytes[CELL], relayed[CELL], direct[CELL];
+  const SkipReport *s = &plan->skips;
+  if (s->passed_bytes == 0)
+    return;
+  text_add(text, "skips: of what a microbatch sends, %s pass through stages that do not use them",
+           plan_bytes_text(s->passed_bytes, bytes));
+  if (s->relayed_seconds > 0)
+    text_add(text, "; so a rank transfers for %s at most, %s were they sent direct",
+             seconds_text(s->relayed_seconds, relayed), seconds_text(s->direct_seconds, direct));
+  text_add_char(text, '\n');
+}
+
 static void add_prose(const Plan *plan, Text *text) {
   char step[CELL], update[CELL];
   text_add(text, "%d %s, %d %s of %lld, schedule %s\n", plan->stages, plan->stages == 1 ? "stage" : "stages",
@@ -189,6 +203,7 @@ static void add_prose(const Plan *plan, Text *text) {
              seconds_text(cost, step), 100 * cost / plan->free_step_seconds,
              seconds_text(plan->free_step_seconds, update));
   }
+  add_skips(plan, text);
   if (plan->lower_bound_seconds > 0) {
     double reached = plan->step_seconds - plan->update_seconds;
     char bound[CELL];
