@@ -52,6 +52,9 @@ static const OptionEntry table[] = {
      OPTION_FLAG, AT(calibrate), ANY},
     {"no-measure", NULL, NULL, " train ", "plan by the device's stated speed, and not by what its nodes take here",
      OPTION_FLAG, AT(no_measure), ANY},
+    {"replan", NULL, NULL, " train ",
+     "where stages take other times than planned, go on with the better cut from the next checkpoint or step on",
+     OPTION_FLAG, AT(replan), ANY},
     {"precision", "NAME", "float32", " plan train run profile ",
      "float32, tf32 or bf16: operands of matrix products on GPUs; on CPUs bf16 stores activations, too; weights and "
      "sums stay float32",

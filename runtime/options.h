@@ -37,7 +37,7 @@ typedef struct OnnxpipeOptions {
   int64_t patience, timeout;
   double min_delta;
   bool shuffle, nesterov, no_tie, no_fuse, eval_mode, train_mode, quiet, verbose, dry_run, json, constants_train,
-      logits, trace_kernels, what_if, no_measure, calibrate;
+      logits, trace_kernels, what_if, no_measure, calibrate, replan;
   int64_t memory_limit; /* bytes */
   const char *tokens, *token_type;
   int64_t sequence; /* 0: as the model says */

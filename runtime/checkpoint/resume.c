@@ -13,7 +13,7 @@
 static const char own[] =
     " checkpoint resume init-from init-names plan output-plan schedule-file objective "
     "cluster memory-limit save metrics dump-gradients report tensorboard trace trace-kernels trace-steps "
-    "timeout config print-config quiet verbose dry-run json ";
+    "replan timeout config print-config quiet verbose dry-run json ";
 /* May be given anew. */
 static const char free_to_change[] =
     " data tokens every keep steps epochs ranks chunks schedule recompute offload threads device prefetch "

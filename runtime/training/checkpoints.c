@@ -144,6 +144,19 @@ Status checkpoints_wait(Worker *w) {
   return tell(w, &w->written, sizeof w->written);
 }
 
+Status checkpoints_end(Worker *w) {
+  Trace *trace = w->timeline.trace;
+  bool waits = w->checkpoint >= 0;
+  double begun = trace_begin(trace);
+  TRY(checkpoints_wait(w));
+  if (!waits)
+    return OK;
+  trace_waited(trace, begun, TRACE_WRITING);
+  if (w->rank == 0)
+    say_lost(w, &w->written);
+  return OK;
+}
+
 void checkpoints_finish(Worker *const *workers, int ranks) {
   Worker *first = workers[0];
   CheckpointResult result = {.step = first->checkpoint};
@@ -212,14 +225,7 @@ static Status prepare(Worker *w) {
 Status checkpoints_begin(Worker *w) {
   Trace *trace = w->timeline.trace;
   int32_t prepared = OK;
-  bool waits = w->checkpoint >= 0;
-  double begun = trace_begin(trace);
-  TRY(checkpoints_wait(w));
-  if (waits) {
-    trace_waited(trace, begun, TRACE_WRITING);
-    if (w->rank == 0)
-      say_lost(w, &w->written);
-  }
+  TRY(checkpoints_end(w));
   if (w->written.code == OK && w->written.step == w->steps_done && w->steps_done)
     return OK; /* it lies there */
   if (w->rank == 0)
@@ -228,7 +234,7 @@ Status checkpoints_begin(Worker *w) {
   if (w->rank && prepared != OK)
     status_adopt((Status)prepared, "");
   CheckpointValidation validation = validation_so_far(w);
-  begun = trace_begin(trace);
+  double begun = trace_begin(trace);
   writer_begin(w->writer, w->steps_done, prepared != OK, &validation);
   trace_end(trace, begun, (TraceEvent){.kind = TRACE_SNAPSHOT});
   w->checkpoint = w->steps_done;

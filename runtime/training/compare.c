@@ -1,11 +1,11 @@
-/* Whether stages take what the plan says, and which cut would be better. Invariant: the run goes on as it was planned,
- * whatever is found or fails here. */
+/* Whether stages take what the plan says, and which cut would be better. Invariant: whatever is found or fails here,
+ * the step at hand goes on as it was planned. */
 #include <math.h>
 #include <string.h>
 
 #include "partitioner/schedule/simulate.h"
 #include "runtime/costs/cache.h"
-#include "runtime/training/trainer.h"
+#include "runtime/training/replan.h"
 
 /* So many steps, and seconds of them, tell at first; so much is a difference, and an improvement worth a word. */
 enum { STEPS = 20 };
@@ -14,21 +14,31 @@ static const double SECONDS = 1, DIFFERENCE = 0.1, IMPROVEMENT = 0.05;
 Status compare_create(Worker *w) {
   StageLook *look = &w->look;
   int stages = w->training->job->decided.plan.stages;
-  look->wanted = STEPS;
-  look->steps = -1; /* the first step has what comes once */
   TRY(ARENA_NEW(w->arena, look->seconds, stages));
   TRY(ARENA_NEW(w->arena, look->since, stages));
   TRY(ARENA_NEW(w->arena, look->ratios, stages));
   TRY(ARENA_NEW(w->arena, look->told, stages));
-  for (int s = 0; s < stages; s++)
-    look->told[s] = -1;
+  TRY(ARENA_NEW(w->arena, look->had, (MOST_REPLANS + 1) * stages));
+  compare_begin(w);
   return OK;
 }
 
-/* What a stage's nodes take in a step of the plan. */
-static double planned_seconds(const Plan *plan, int stage) {
-  const StageReport *r = &plan->reports[stage];
-  return plan->microbatches * (r->forward_seconds + r->backward_input_seconds + r->backward_weight_seconds);
+static int *cut_had(const Worker *w, int i) {
+  return w->look.had + (ptrdiff_t)i * w->training->job->decided.plan.stages;
+}
+
+void compare_begin(Worker *w) {
+  StageLook *look = &w->look;
+  const Plan *plan = &w->training->job->decided.plan;
+  look->wanted = STEPS;
+  look->steps = -1; /* the first step has what comes once */
+  look->run_seconds = 0;
+  look->said = false;
+  for (int s = 0; s < plan->stages; s++) {
+    look->told[s] = -1;
+    cut_had(w, look->n_had)[s] = plan->reports[s].last;
+  }
+  look->n_had++;
 }
 
 /* What a step of the plan takes where its stages take so many times what was planned. */
@@ -51,74 +61,16 @@ static Status predict(Arena *arena, const Plan *plan, const double *ratios, doub
   return OK;
 }
 
-/* What a rank's stages take by what was planned. */
-static double ratio_of_rank(const Plan *plan, const double *ratios, int rank) {
-  double took = 0, planned = 0;
+static bool same_cut(const Plan *plan, const int *last) {
+  bool same = true;
   for (int s = 0; s < plan->stages; s++)
-    if (plan->schedule.rank_of_stage[s] == rank) {
-      took += ratios[s] * planned_seconds(plan, s);
-      planned += planned_seconds(plan, s);
-    }
-  return planned > 0 ? took / planned : 1;
-}
-
-/* The costs as they are, times what nodes turned out to take longer where they lie, and a rank's actions. */
-static Status correct(Arena *arena, const Job *job, const JobCosts *costs, const double *ratios, JobCosts *corrected) {
-  const JobDecisions *decided = &job->decided;
-  const Plan *plan = &decided->plan;
-  const Graph *lies = plan->graph; /* with clones of what runs again */
-  size_t n = decided->graph->n_nodes;
-  Profile *profiles;
-  double *times;
-  *corrected = *costs;
-  TRY(ARENA_NEW(arena, profiles, decided->ranks));
-  TRY(ARENA_NEW(arena, times, n));
-  for (size_t i = 0; i < n; i++)
-    times[i] = 1;
-  for (size_t i = 0; i < lies->n_nodes; i++)
-    if (lies->nodes[i]->phase != PHASE_UPDATE)
-      times[graph_plain(lies, (NodeId)i)] = ratios[lies->nodes[i]->stage];
-  for (int r = 0; r < decided->ranks; r++) {
-    double *seconds;
-    TRY(ARENA_NEW(arena, seconds, n));
-    for (size_t i = 0; i < n; i++)
-      seconds[i] = costs->profiles[r].node_seconds[i] * times[i];
-    profiles[r] = costs->profiles[r];
-    profiles[r].node_seconds = seconds;
-    profiles[r].action_seconds *= ratio_of_rank(plan, ratios, r);
-  }
-  corrected->profiles = profiles;
-  return OK;
-}
-
-/* The plan that these costs make of another graph of the model: the one that runs is left alone. */
-static Status plan_again(Arena *arena, const Job *job, const JobCosts *costs, Job *trial) {
-  *trial = *job;
-  trial->arena = arena;
-  trial->decided.lines = NULL;
-  trial->decided.n_lines = trial->decided.lines_capacity = 0;
-  TRY(job_bind(trial));
-  TRY(job_differentiate(trial));
-  Status status = job_plan(trial, costs);
-  model_bound(job->given.model);
-  return status;
-}
-
-static bool same_cut(const Plan *a, const Plan *b) {
-  bool same = a->stages == b->stages;
-  for (int s = 0; same && s < a->stages; s++)
-    same = a->reports[s].last == b->reports[s].last;
+    same &= plan->reports[s].last == last[s];
   return same;
 }
 
-/* Whether this cut was told last; from now on it was. */
-static bool tell(StageLook *look, const Plan *plan) {
-  bool new = false;
-  for (int s = 0; s < plan->stages; s++) {
-    new |= look->told[s] != plan->reports[s].last;
-    look->told[s] = plan->reports[s].last;
-  }
-  return new;
+static void keep_cut(const Plan *plan, int *last) {
+  for (int s = 0; s < plan->stages; s++)
+    last[s] = plan->reports[s].last;
 }
 
 static void print(Worker *w, Text *text) {
@@ -138,7 +90,7 @@ static void print(Worker *w, Text *text) {
 /* Which stages differ: a line's beginning, "" where none does. */
 static void compare(const Plan *plan, StageLook *look, Text *text) {
   for (int s = 0; s < plan->stages; s++) {
-    double took = (look->seconds[s] - look->since[s]) / (double)look->steps, planned = planned_seconds(plan, s);
+    double took = (look->seconds[s] - look->since[s]) / (double)look->steps, planned = plan_stage_seconds(plan, s);
     look->ratios[s] = look->seconds[s] >= 0 && planned > 0 ? took / planned : 1;
     if (fabs(look->ratios[s] - 1) > DIFFERENCE)
       text_add(text, "%s stage %d computes %.3g ms a step, planned were %.3g", text->length ? "," : "stages:", s,
@@ -146,51 +98,74 @@ static void compare(const Plan *plan, StageLook *look, Text *text) {
   }
 }
 
-/* Whether there is something new to tell, in the text. */
+/* Whether the run may go on with it: never with a cut that it had before. */
+static bool may_take(const Worker *w, const Plan *plan) {
+  bool had = w->look.n_had > MOST_REPLANS;
+  for (int i = 0; i < w->look.n_had && !had; i++)
+    had = same_cut(plan, cut_had(w, i));
+  return w->training->job->asked.options->replan && !had;
+}
+
+/* Whether there is something new to tell, in the text; the better plan is the worker's where it is to be taken. */
 static bool find_better(Worker *w, Arena *arena, Text *text) {
   const Job *job = w->training->job;
+  const Plan *plan = &job->decided.plan;
   StageLook *look = &w->look;
   bool new = !look->said;
-  JobCosts corrected;
-  Job trial;
+  NextPlan *next;
   double seconds;
   look->said = true;
-  if (job->decided.ranks == 1 || job->asked.schedule ||
-      predict(arena, &job->decided.plan, look->ratios, &seconds) != OK ||
-      correct(arena, job, &w->training->costs->planned, look->ratios, &corrected) != OK ||
-      plan_again(arena, job, &corrected, &trial) != OK)
+  if (job->decided.ranks == 1 || job->asked.schedule || predict(arena, plan, look->ratios, &seconds) != OK ||
+      replan_make(w->training, look->ratios, &next) != OK)
     return new;
-  const Plan *plan = &trial.decided.plan;
-  if (plan->step_seconds > seconds * (1 - IMPROVEMENT) || same_cut(plan, &job->decided.plan)) {
+  const Plan *better = &next->job.decided.plan;
+  if (better->step_seconds > seconds * (1 - IMPROVEMENT) || same_cut(better, cut_had(w, look->n_had - 1))) {
     text_add(text, "; no other cut would be faster");
+    replan_drop(next);
     return new;
   }
-  text_add(text, "; a step would take %.3g ms, not %.3g, where stages end with ", 1e3 * plan->step_seconds,
+  text_add(text, "; a step would take %.3g ms, not %.3g, where stages end with ", 1e3 * better->step_seconds,
            1e3 * seconds);
-  for (int s = 0; s + 1 < plan->stages; s++)
-    text_add(text, "%s%s", s ? ", " : "", plan->reports[s].last_node);
-  return tell(look, plan);
+  for (int s = 0; s + 1 < better->stages; s++)
+    text_add(text, "%s%s", s ? ", " : "", better->reports[s].last_node);
+  new = !same_cut(better, look->told);
+  keep_cut(better, look->told);
+  if (may_take(w, better)) {
+    text_add(text, "; --replan takes it");
+    w->next = next;
+    return true;
+  }
+  replan_drop(next);
+  return new;
 }
 
 static void look_at(Worker *w) {
   const Training *training = w->training;
   Text text = {0};
   compare(&training->job->decided.plan, &w->look, &text);
-  Arena *arena = text.length && training->out ? arena_create() : NULL;
-  for (int i = 0; text.length && i < training->costs->n_devices; i++)
+  bool asks = training->out || training->job->asked.options->replan;
+  Arena *arena = text.length && asks ? arena_create() : NULL;
+  for (int i = 0; text.length && training->costs && i < training->costs->n_devices; i++)
     cache_forget(training->costs->of_devices[i].about);
-  if (arena && find_better(w, arena, &text))
+  if (arena && find_better(w, arena, &text) && training->out)
     print(w, &text);
   arena_destroy(arena);
   text_free(&text);
+}
+
+/* Whether there is something to compare with. What ranks that share cores take depends on the others. */
+static bool compares(const Worker *w) {
+  const Training *training = w->training;
+  const Plan *plan = &training->job->decided.plan;
+  bool shared = plan->capacity > 0 && plan->capacity < plan->ranks;
+  return !shared && !w->next && (training->costs || training->job->asked.options->replan);
 }
 
 void compare_stages(Worker *w, const StepReport *report) {
   const Training *training = w->training;
   const Plan *plan = &training->job->decided.plan;
   StageLook *look = &w->look;
-  bool shared = plan->capacity > 0 && plan->capacity < plan->ranks; /* what ranks take depends on the others */
-  if (!training->costs || shared)
+  if (!compares(w))
     return;
   for (int s = 0; s < plan->stages; s++) {
     int rank = plan->schedule.rank_of_stage[s];
@@ -198,7 +173,7 @@ void compare_stages(Worker *w, const StepReport *report) {
   }
   if (++look->steps > 0) {
     look->run_seconds += report->seconds;
-    if (look->steps < look->wanted || look->run_seconds < SECONDS)
+    if (look->steps < look->wanted || (look->run_seconds < SECONDS && !training->job->asked.options->replan))
       return;
     look_at(w);
     look->wanted *= 2;

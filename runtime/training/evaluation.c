@@ -43,7 +43,6 @@ Status evaluation_open(Arena *arena, const Validation *v, const ExecutorSpec *tr
   spec.plan = &decided->plan;
   spec.boundaries = NULL; /* beside training's wires: through the host */
   spec.trace = NULL;
-  spec.load_context = (void *)&v->job;
   return executor_open(&spec, &e->executor);
 }
 

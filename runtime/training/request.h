@@ -8,6 +8,8 @@
 /* Bits, as OnnxpipeRequest has them. */
 enum { REQUEST_CHECKPOINT = 1, REQUEST_INTERRUPT = 2, REQUEST_TERMINATE = 4 };
 enum { REQUEST_STOP = REQUEST_INTERRUPT | REQUEST_TERMINATE };
+/* Nobody outside asks for it: rank 0 has another plan for all. */
+enum { REQUEST_REPLAN = 8 };
 
 /* Whether a run is at its steps and will heed it. May be called from a signal's handler. */
 bool request_make(int what);

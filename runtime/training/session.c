@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "runtime/checkpoint/origin.h"
+#include "runtime/training/replan.h"
+#include "runtime/training/request.h"
 #include "runtime/training/resume.h"
 #include "runtime/training/watchdog.h"
 
@@ -18,6 +20,8 @@ typedef enum {
   COMMAND_SAVE,
   COMMAND_CHECKPOINT,
   COMMAND_CHECKPOINT_WAIT,
+  COMMAND_LEAVE,
+  COMMAND_ENTER,
   COMMAND_END,
   COMMAND_QUIT
 } Command;
@@ -110,6 +114,12 @@ static Status obey(LocalRank *local) {
       break;
     case COMMAND_CHECKPOINT_WAIT:
       TRY(worker_checkpoint_wait(&local->worker));
+      break;
+    case COMMAND_LEAVE:
+      TRY(worker_leave(&local->worker));
+      break;
+    case COMMAND_ENTER:
+      TRY(worker_enter(&local->worker));
       break;
     case COMMAND_END:
       return worker_end(&local->worker, &outcome);
@@ -291,9 +301,40 @@ static Status check_data(const Session *s) {
   return check_file(s, &s->training.job->given.data);
 }
 
+/* With the next plan from here on. Between leaving and entering no other worker of this process looks at the training.
+ */
+static Status replan(Session *s) {
+  Worker *own = &s->locals[0].worker;
+  for (int r = 1; r < s->n_locals; r++)
+    s->locals[r].worker.next = own->next;
+  issue(s, COMMAND_LEAVE);
+  TRY(finish(s, worker_leave(own)));
+  const Plan *plan = &own->next->job.decided.plan;
+  Status status = replan_take(&s->training, own->next);
+  if (status != OK && own->link)
+    link_withdraw(own->link, status);
+  own->next = NULL;
+  TRY(finish(s, status));
+  issue(s, COMMAND_ENTER);
+  TRY(finish(s, worker_enter(own)));
+  session_say(s, "replanned after step %lld: %.3g ms a step are predicted", (long long)own->steps_done,
+              1e3 * plan->step_seconds);
+  return OK;
+}
+
+/* Whether all ranks know that there is a next plan, and a checkpoint has what was trained, where the run writes them.
+ */
+static bool is_to_replan(const Session *s) {
+  const Worker *w = &s->locals[0].worker;
+  bool kept = w->checkpoint == w->steps_done || (w->written.step == w->steps_done && w->checkpoint < 0);
+  return w->word.bits & REQUEST_REPLAN && (kept || !session_options(s)->checkpoint);
+}
+
 Status session_step(Session *s) {
   TRY(still_good(s));
   TRY(check_data(s));
+  if (is_to_replan(s))
+    TRY(replan(s));
   issue(s, COMMAND_STEP);
   Status status = worker_step(&s->locals[0].worker);
   if (status != OK && !s->links && !s->training.job->asked.world->mpi && check_data(s) != OK)
@@ -422,6 +463,8 @@ Status session_close(Session *s, Outcome *outcome) {
   watchdog_stop(s->watchdog);
   boundaries_close(&s->training.boundaries);
   validation_close(s->training.validation);
+  replan_drop(s->training.replanned);
+  replan_drop(s->n_locals ? s->locals[0].worker.next : NULL);
   if (s->links && s->n_locals)
     transport_local_close(s->n_locals, s->links);
   if (status != OK || !good)

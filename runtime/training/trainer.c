@@ -113,6 +113,17 @@ static Status settle_steps(Training *training) {
   return OK;
 }
 
+/* --replan leaves what these have laid down. */
+static Status settle_replan(const Job *job) {
+  const Options *o = job->asked.options;
+  if (!o->replan)
+    return OK;
+  if (o->plan || o->schedule_file)
+    return fail(E_USAGE, "--replan plans anew, and --%s %s is to be kept: give one of them",
+                o->plan ? "plan" : "schedule-file", o->plan ? o->plan : o->schedule_file);
+  return o->trace ? fail(E_USAGE, "--replan and --trace %s: a timeline is of one plan", o->trace) : OK;
+}
+
 enum { EVERY = 1000 }; /* steps, where nobody says */
 
 /* What is validated, and how often. */
@@ -161,6 +172,7 @@ static Status begin(Training *training, RankPlace *place) {
   TRY(launcher_check(job->asked.world, job->asked.options));
   if (!job_has_data(job->asked.options))
     return fail(E_USAGE, "train needs --data FILE, or --tokens FILE");
+  TRY(settle_replan(job));
   job->decided.pins = true;
   TRY(job_open(job));
   TRY(settle_steps(training));
@@ -188,6 +200,7 @@ static Status share_places(Training *training, const Link *link, const RankPlace
     TRY(link_send(link, r, places, (size_t)decided->ranks * sizeof *places));
   if (link && job->asked.world->rank)
     TRY(link_receive(link, 0, places, (size_t)decided->ranks * sizeof *places));
+  training->places = places;
   return boundaries_open(job->arena, decided->devices, places, decided->ranks, &training->boundaries);
 }
 
@@ -292,6 +305,7 @@ static Status plan_anew(Training *training, const JobCosts *costs) {
   if (status != E_LIMIT)
     return status;
   training->costs = NULL; /* the plan does not follow from them */
+  training->planned = stated;
   return job_plan(job, &stated);
 }
 
@@ -303,6 +317,7 @@ static Status measure(Training *training) {
     return OK;
   if (job->asked.options->no_measure) {
     JobCosts shared = {.capacity = costs_capacity(job)};
+    training->planned = shared;
     return shared.capacity > 0 && !job->asked.world->rank ? job_plan(job, &shared) : OK;
   }
   TRY(costs_measure(job, measuring_seconds(training), false, &costs));
@@ -310,7 +325,22 @@ static Status measure(Training *training) {
     return OK;
   TRY(costs_tell(job, costs));
   training->costs = costs;
+  training->planned = costs->planned;
   return plan_anew(training, &costs->planned);
+}
+
+/* Why no stage is compared with what was planned. */
+static Status show_replan(Job *job) {
+  const JobDecisions *decided = &job->decided;
+  bool counts = false;
+  for (int r = 0; r < decided->ranks; r++)
+    counts |= decided->devices[r].backend->is_host;
+  const char *why = decided->ranks == 1 ? "one rank has no cut"
+                    : !counts           ? "what devices take is not known while they run"
+                    : decided->plan.capacity > 0 && decided->plan.capacity < decided->ranks
+                        ? "what ranks that share cores take depends on the others"
+                        : NULL;
+  return why && job->asked.options->replan ? job_decide(job, "note", "--replan does nothing here: %s", why) : OK;
 }
 
 /* Rank 0's last part: what lies beside the plan, and all that was decided, for people. */
@@ -323,6 +353,7 @@ static Status conclude(Training *training) {
   TRY(show_copies(job));
   TRY(show_convolutions(job));
   TRY(show_kernels(job));
+  TRY(show_replan(job));
   if (training->checkpoint_lock >= 0)
     TRY(resume_about(job, training->epoch_length, &training->checkpoint_about));
   TRY(plan_beside(training));

@@ -29,15 +29,21 @@ typedef struct {
   double learning_rate, seconds;
 } StepReport;
 
-/* Training of a whole job; shared by the workers of a process, read-only while they run. */
+typedef struct NextPlan NextPlan; /* replan.h */
+
+/* Training of a whole job; shared by the workers of a process, read-only while any of them is inside a step or whatever
+ * else it was told to do. */
 typedef struct {
   Job *job;
   Boundaries boundaries;           /* from trainer_prepare on, with more than one rank; the caller closes them */
+  const RankPlace *places;         /* [ranks]: what they follow from */
   int64_t steps;                   /* that the options ask for; 0: they ask for none to be taken */
   int64_t first_step;              /* already done, by the run that it goes on from */
   int64_t epoch_length;            /* samples */
   int64_t epoch_steps;             /* batches of an epoch; where data wraps, whole ones in the data */
   const Costs *costs;              /* rank 0's: what was measured before the first step; NULL: nothing */
+  JobCosts planned;                /* rank 0's: what the plan that runs follows from; all zero: from stated speeds */
+  NextPlan *replanned;             /* the last one that was taken, and through it those before; the caller drops them */
   Rest *rest;                      /* NULL: all batches are whole; else an epoch's last one is this */
   int64_t every;                   /* steps from one validation or checkpoint to the next */
   Validation *validation;          /* NULL: none; the caller closes it */
@@ -84,14 +90,18 @@ typedef struct {
   Ticket *tickets;  /* [2 * ranks]: of sending them; others' first one: of receiving it */
 } Word;
 
+enum { MOST_REPLANS = 3 }; /* a run */
+
 /* Rank 0: what stages take, from one look at them to the next (compare.c). */
 typedef struct {
   double *seconds, *since; /* [stages]: up to the last report; when the look began */
   double *ratios;          /* [stages]: what they took by what was planned */
   int *told;               /* [stages]: the last forward node of each in the better cut that was told last; -1: none */
-  bool said;               /* that they take other times */
-  int64_t steps, wanted;   /* whole steps since; how many tell */
-  double run_seconds;      /* that these took */
+  int *had;                /* [MOST_REPLANS + 1][stages]: the same of the cuts that the run had, and the one it has */
+  int n_had;
+  bool said;             /* that they take other times */
+  int64_t steps, wanted; /* whole steps since; how many tell */
+  double run_seconds;    /* that these took */
 } StageLook;
 
 /* What computes a rank's steps: those of whole batches, or of an epoch's rest. */
@@ -106,6 +116,7 @@ typedef struct {
 typedef struct {
   const Training *training;
   Arena *arena;
+  Arena *planned; /* of what follows from the plan */
   int rank;
   const Link *link; /* NULL with one rank */
   Watch *watch;     /* what it is at; outside of worker_… functions, at nothing that is known */
@@ -113,9 +124,9 @@ typedef struct {
   Stepper whole, rest; /* rest: where the training has one. They share accumulators and states */
   Stepper *stepper;    /* of the step at hand */
   Sampler sampler;
-  int64_t *next; /* [batch]: the samples of the step after the one at hand */
-  bool *fed;     /* [inputs of the model, and the target]: this rank reads them */
-  void *targets; /* the batch's, where they decide the denominator; else NULL */
+  int64_t *next_batch; /* [batch]: the samples of the step after the one at hand */
+  bool *fed;           /* [inputs of the model, and the target]: this rank reads them */
+  void *targets;       /* the batch's, where they decide the denominator; else NULL */
   int n_updates;
   const int *cores;      /* [threads] that the rank's threads keep to; NULL: they go where the system puts them */
   StepReport reports[2]; /* of even and odd steps */
@@ -125,6 +136,9 @@ typedef struct {
   double measured_seconds;   /* rank 0: of all whole steps that were reported, the first apart where there are more */
   int64_t n_measured;        /* rank 0: whole steps that were reported */
   StageLook look;            /* rank 0 */
+  NextPlan *next;            /* what all ranks go on with soon; NULL: with what they have. Until they have been told
+                                rank 0's alone */
+  struct Carried *carried;   /* between worker_leave and worker_enter */
   int64_t steps_done;
   bool report_is_out;       /* of the last step: posted, not collected */
   OnnxpipeMetrics last;     /* of the last report that rank 0 collected */
@@ -187,6 +201,11 @@ Status worker_checkpoint(Worker *worker);
 /* Collective: until the one that is under way is written; worker->written says how it went, for the caller to say where
  * that is a failure. */
 Status worker_checkpoint_wait(Worker *worker);
+/* Collective, between two steps, where rank 0 has a next plan: what this rank will keep of the run is in its memory
+ * then, and nothing that followed from the plan is open any more. The worker has the next plan. */
+Status worker_leave(Worker *worker);
+/* Collective, when the training has the next plan: the run goes on with it. */
+Status worker_enter(Worker *worker);
 /* Collective: every rank is done in good order. */
 Status worker_end(Worker *worker, Outcome *outcome);
 
@@ -201,6 +220,8 @@ void checkpoints_recall(Worker *worker);
 /* What worker_checkpoint and worker_checkpoint_wait do; a rank that fails has not withdrawn. */
 Status checkpoints_begin(Worker *worker);
 Status checkpoints_wait(Worker *worker);
+/* The same where the run goes on, and nobody looks at what came of it. */
+Status checkpoints_end(Worker *worker);
 /* The metrics of a run that goes on: what lies in the file of its first `steps` steps stays. */
 Status checkpoints_metrics(const char *path, int64_t steps);
 
@@ -251,9 +272,11 @@ Status report_validation(const Worker *worker, bool with_step);
 Status report_show(const Worker *worker);
 /* What rank 0 compares with the plan. */
 Status compare_create(Worker *worker);
+/* From here on another plan runs. */
+void compare_begin(Worker *worker);
 /* Rank 0, of a whole step that was reported; once enough were, and then after twice as many, and so on: prints where
  * stages take more or less than a tenth of what was planned, with the cut that would be better, and has the cache
- * forget what was not so. */
+ * forget what was not so. With --replan that is the worker's next plan, if the run had no such cut before. */
 void compare_stages(Worker *worker, const StepReport *report);
 /* Rank 0's `last` to every rank. Collective. */
 Status report_metrics(Worker *worker);

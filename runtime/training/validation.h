@@ -30,7 +30,7 @@ Status validation_plan(Validation *validation, Job *trained, const size_t *taken
 
 /* One rank's. */
 typedef struct Evaluation Evaluation;
-/* Over the store of the training graph; `training` is its executor's spec. */
+/* Over the store of the training graph; `training` is its executor's spec, but that it loads for this graph. */
 Status evaluation_open(Arena *arena, const Validation *validation, const ExecutorSpec *training,
                        Evaluation **evaluation);
 void evaluation_close(Evaluation *evaluation);

@@ -13,6 +13,11 @@ static bool talks(const Worker *w) {
   return w->link && w->training->job->asked.world->mpi;
 }
 
+/* What rank 0 has to say. */
+static int own_word(const Worker *w) {
+  return request_take() | (w->next ? REQUEST_REPLAN : 0);
+}
+
 int word_asked(const Worker *w) {
   return talks(w) && w->rank ? request_take() : 0;
 }
@@ -51,7 +56,7 @@ Status word_post(Worker *w) {
     return w->link->transport->post(endpoint, &receive, 1, w->word.tickets);
   }
   int32_t *bits = &w->word.sent[w->steps_done & 1];
-  *bits = request_take() | w->word.heard;
+  *bits = own_word(w) | w->word.heard;
   w->word.heard &= REQUEST_STOP;
   if (*bits & REQUEST_CHECKPOINT)
     w->word.saved_at = w->steps_done + 1;
@@ -71,6 +76,6 @@ Status word_take(Worker *w) {
     return wait_sent(w, step - 1);
   }
   if (!w->rank)
-    w->word.bits = request_take();
+    w->word.bits = own_word(w);
   return OK;
 }

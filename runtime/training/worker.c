@@ -7,7 +7,7 @@
 #include "graph/op.h"
 #include "runtime/checkpoint/origin.h"
 #include "runtime/data/blame.h"
-#include "runtime/training/trainer.h"
+#include "runtime/training/replan.h"
 
 /* What the rank is at until `outside`. */
 static void at(Worker *w, WatchPhase phase) {
@@ -26,8 +26,15 @@ static Status open_stepper(Worker *w, const Job *job, const ExecutorSpec *spec, 
   stepper->decided = decided;
   stepper->feeder =
       (Feeder){&job->given.data, job->given.model, decided->graph, decided->microbatch_size, w->sampler.indices};
-  TRY(denominators_create(w->arena, decided->graph, &stepper->denominators));
+  TRY(denominators_create(w->planned, decided->graph, &stepper->denominators));
   return executor_open(spec, &stepper->executor);
+}
+
+/* Whether the graph's weights are those that the rank has carried over, or first ones; `of` lasts as long as this. */
+static void load_from(const Worker *w, const Job *job, CarriedOf *of, ExecutorSpec *spec) {
+  *of = (CarriedOf){job, w->carried};
+  spec->load = w->carried ? carried_load : weights_load;
+  spec->load_context = w->carried ? (void *)of : (void *)job;
 }
 
 /* In the memory of whole batches; what crosses ranks goes through the host, beside their wires. */
@@ -36,7 +43,8 @@ static Status open_rest(Worker *w, const ExecutorSpec *whole) {
   ExecutorSpec spec = *whole;
   spec.plan = &rest->job.decided.plan;
   spec.boundaries = NULL;
-  spec.load_context = (void *)&rest->job;
+  CarriedOf of;
+  load_from(w, &rest->job, &of, &spec);
   spec.host = w->whole.executor;
   return open_stepper(w, &rest->job, &spec, &w->rest);
 }
@@ -53,7 +61,28 @@ static void place(Worker *w) {
     backend->stream_place(store_stream(w->store), w->cores);
 }
 
-Status worker_open(Worker *w) {
+/* Over the store of what trains. */
+static Status open_evaluation(Worker *w, const ExecutorSpec *whole) {
+  const Validation *validation = w->training->validation;
+  ExecutorSpec spec = *whole;
+  CarriedOf of;
+  load_from(w, &validation->job, &of, &spec);
+  return evaluation_open(w->planned, validation, &spec, &w->evaluation);
+}
+
+/* Room for the batch's targets, where the rank has the loss and they decide its denominator. */
+static Status take_targets(Worker *w) {
+  const Job *job = w->training->job;
+  const JobDecisions *decided = &job->decided;
+  if (!executor_has_loss(w->whole.executor) || decided->loss.kind != LOSS_CROSS_ENTROPY)
+    return OK;
+  size_t row = (size_t)shape_elements(column_shape(job->given.data.target, 1));
+  w->targets = arena_alloc(w->planned, (size_t)decided->batch * row, dtype_bytes(decided->loss.target_dtype));
+  return w->targets ? OK : status_code();
+}
+
+/* What the plan decides. */
+static Status open_planned(Worker *w) {
   const Training *training = w->training;
   Job *job = training->job;
   JobDecisions *decided = &job->decided;
@@ -62,25 +91,13 @@ Status worker_open(Worker *w) {
                        .transport = w->link ? w->link->transport : NULL,
                        .endpoint = w->link ? w->link->endpoints[CHANNEL_DATA] : NULL,
                        .boundaries = w->link ? &training->boundaries : NULL,
-                       .load = weights_load,
-                       .load_context = job,
-                       .loads_states = job->asked.resumed,
+                       .loads_states = job->asked.resumed || w->carried,
+                       .trace = w->timeline.trace,
                        .watch = w->watch};
-  at(w, WATCH_LOAD);
-  w->steps_done = training->first_step;
-  w->last = (OnnxpipeMetrics){.step = training->first_step, .steps = training->steps};
-  w->checkpoint = -1;
-  if (!(w->arena = arena_create()))
+  CarriedOf of;
+  load_from(w, job, &of, &spec);
+  if (!(w->planned = arena_create()))
     return status_code();
-  TRY(sampler_create(w->arena, job->given.data.samples, training->epoch_length, decided->batch, !training->rest,
-                     job->asked.options->shuffle, (uint64_t)job->asked.options->seed, &w->sampler));
-  TRY(ARENA_NEW(w->arena, w->next, decided->batch));
-  TRY(ARENA_NEW(w->arena, w->fed, job->given.data.n_inputs + 1));
-  for (size_t i = 0; i < decided->graph->n_nodes; i++)
-    w->n_updates += (op_def(decided->graph->nodes[i]->op)->traits & OP_UPDATE) != 0;
-  TRY(report_create(w));
-  TRY(timeline_create(w));
-  spec.trace = w->timeline.trace;
   TRY(store_open(decided->devices[w->rank].backend, decided->devices[w->rank].device, decided->threads, &w->store));
   spec.store = w->store;
   place(w);
@@ -89,28 +106,58 @@ Status worker_open(Worker *w) {
   TRY(open_stepper(w, job, &spec, &w->whole));
   if (training->rest)
     TRY(open_rest(w, &spec));
-  if (job->asked.resumed)
-    TRY(checkpoint_unchanged(job->asked.resumed));
-  if (job->asked.origin)
-    TRY(origin_unchanged(job->asked.origin));
   TRY(checkpoints_open(w));
-  checkpoints_recall(w);
   if (training->validation)
-    TRY(evaluation_open(w->arena, training->validation, &spec, &w->evaluation));
-  if (executor_has_loss(w->whole.executor) && decided->loss.kind == LOSS_CROSS_ENTROPY) {
-    size_t row = (size_t)shape_elements(column_shape(job->given.data.target, 1));
-    w->targets = arena_alloc(w->arena, (size_t)decided->batch * row, dtype_bytes(decided->loss.target_dtype));
-    return w->targets ? OK : status_code();
-  }
-  return OK;
+    TRY(open_evaluation(w, &spec));
+  return take_targets(w);
 }
 
-void worker_close(Worker *w) {
+static void close_planned(Worker *w) {
   writer_close(w->writer);
   evaluation_close(w->evaluation);
   executor_close(w->rest.executor);
   executor_close(w->whole.executor);
   store_close(w->store);
+  arena_destroy(w->planned);
+  w->writer = NULL;
+  w->evaluation = NULL;
+  w->rest = w->whole = (Stepper){0};
+  w->stepper = NULL;
+  w->store = NULL;
+  w->targets = NULL;
+  w->planned = NULL;
+}
+
+Status worker_open(Worker *w) {
+  const Training *training = w->training;
+  Job *job = training->job;
+  JobDecisions *decided = &job->decided;
+  at(w, WATCH_LOAD);
+  w->steps_done = training->first_step;
+  w->last = (OnnxpipeMetrics){.step = training->first_step, .steps = training->steps};
+  w->checkpoint = -1;
+  if (!(w->arena = arena_create()))
+    return status_code();
+  TRY(sampler_create(w->arena, job->given.data.samples, training->epoch_length, decided->batch, !training->rest,
+                     job->asked.options->shuffle, (uint64_t)job->asked.options->seed, &w->sampler));
+  TRY(ARENA_NEW(w->arena, w->next_batch, decided->batch));
+  TRY(ARENA_NEW(w->arena, w->fed, job->given.data.n_inputs + 1));
+  for (size_t i = 0; i < decided->graph->n_nodes; i++)
+    w->n_updates += (op_def(decided->graph->nodes[i]->op)->traits & OP_UPDATE) != 0;
+  TRY(report_create(w));
+  TRY(timeline_create(w));
+  TRY(open_planned(w));
+  if (job->asked.resumed)
+    TRY(checkpoint_unchanged(job->asked.resumed));
+  if (job->asked.origin)
+    TRY(origin_unchanged(job->asked.origin));
+  checkpoints_recall(w);
+  return OK;
+}
+
+void worker_close(Worker *w) {
+  close_planned(w);
+  carried_destroy(w->carried);
   arena_destroy(w->arena);
 }
 
@@ -129,12 +176,12 @@ static Status feed(void *context, ValueId input, int microbatch, void *data, siz
  */
 static void prefetch(Worker *w) {
   const Dataset *set = &w->training->job->given.data;
-  int64_t n = sampler_indices(&w->sampler, w->steps_done + 1, w->next);
+  int64_t n = sampler_indices(&w->sampler, w->steps_done + 1, w->next_batch);
   for (int i = 0; i < set->n_inputs; i++)
     if (w->fed[i])
-      column_prefetch(&set->columns[i], w->next, n);
+      column_prefetch(&set->columns[i], w->next_batch, n);
   if (set->target && (w->fed[set->n_inputs] || w->targets))
-    column_prefetch(set->target, w->next, n);
+    column_prefetch(set->target, w->next_batch, n);
 }
 
 /* The denominator failed: names the target by its place in the file. */
@@ -385,6 +432,45 @@ Status worker_checkpoint(Worker *w) {
 Status worker_checkpoint_wait(Worker *w) {
   at(w, WATCH_CHECKPOINT);
   return withdraw(w, checkpoints_wait(w));
+}
+
+/* Until all ranks have come so far. */
+static Status meet(const Worker *w) {
+  return trainer_agree(w->link, OK, &(Outcome){0});
+}
+
+static Status leave(Worker *w) {
+  TRY(collect(w));
+  TRY(executor_settle(w->whole.executor));
+  TRY(checkpoints_end(w));
+  TRY(replan_share(w));
+  TRY(carry(w, &w->carried));
+  close_planned(w);
+  return meet(w);
+}
+
+Status worker_leave(Worker *w) {
+  at(w, WATCH_LOAD);
+  return withdraw(w, leave(w));
+}
+
+static Status enter(Worker *w) {
+  TRY(open_planned(w));
+  TRY(meet(w));
+  TRY(executor_connect(w->whole.executor));
+  carried_destroy(w->carried);
+  w->carried = NULL;
+  w->next = NULL;
+  w->n_measured = 0;
+  w->measured_seconds = 0;
+  if (!w->rank)
+    compare_begin(w);
+  return OK;
+}
+
+Status worker_enter(Worker *w) {
+  at(w, WATCH_LOAD);
+  return withdraw(w, enter(w));
 }
 
 Status worker_end(Worker *w, Outcome *outcome) {

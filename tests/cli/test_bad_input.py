@@ -270,6 +270,9 @@ class BadCommandLines(CommandLineTest):
             (f"--batch 100 is more than the 80 samples of {data}", [*train, "--batch", 100]),
             ("--last-batch: 'keep' is none of drop, exact", [*train, "--last-batch", "keep"]),
             ("--steps 3 and --epochs 2: give one of them", [*train, "--steps", 3, "--epochs", 2]),
+            ("--replan and --trace t.json: a timeline is of one plan", [*train, "--replan", "--trace", "t.json"]),
+            *((f"--replan plans anew, and --{kept} f is to be kept: give one of them", [*train, "--replan", f"--{kept}", "f"])
+              for kept in ("plan", "schedule-file")),
             ("--loss: 'hinge' is none of auto, cross_entropy, mse, bce_with_logits, model", [*train, "--loss", "hinge"]),
             ("--init: 'normal:x' is not normal:S with a deviation S above 0", [*train, "--init", "normal:x"]),
             ("--optimizer: 'lion' is none of sgd, adam, adamw, sparse_adam", [*train, "--optimizer", "lion"]),

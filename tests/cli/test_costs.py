@@ -96,6 +96,14 @@ class Costs(CommandLineTest):
         self.assertEqual(self.entries(), [])
         self.assertEqual(losses, self.losses(*words, "--no-measure")[0])
 
+    def test_replan(self):
+        """Whether there is a better cut is the machine's to say; which bits there are is not."""
+        plain, _, _ = self.losses("--no-measure", "--steps", 45)
+        for ranks in (1, 2):
+            losses, _, printed = self.losses("--ranks", ranks, "--replan", "--steps", 45)
+            self.assertEqual(losses, plain)
+            self.assertEqual("--replan does nothing here: one rank has no cut" in printed, ranks == 1)
+
     def test_plan_by_this_machines_speed(self):
         plan = ["plan", model_path("gpt2"), "--ranks", 2, "--batch", 8, "--microbatches", 2]
         said = [re.search(r"^costs +(.*)$", self.done(*plan, "--calibrate"), re.M)[1] for _ in range(2)]
