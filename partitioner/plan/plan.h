@@ -155,6 +155,12 @@ typedef struct {
  * one that is refused. */
 Status plan_make(Arena *arena, Graph *graph, const PlanRequest *request, Plan *plan);
 
+/* The best order of the request's devices, where ranks may take them in any: device [ranks] of each rank. All orders
+ * are tried where they are few, else changes of the given one. By the slowest stage of one stage a rank, in estimated
+ * memory, then by what all cuts take; *gain: the part of the former that is won on the given order (1: that does not
+ * fit). The given order stays where none is better. */
+Status plan_seat(const Graph *graph, const PlanRequest *request, int *device, double *gain);
+
 /* Writes and reads the plan file. Of the request, reading uses what is set: model_hash, loss, optimizer, device (but
  * for the numbers of devices), precision, offload, ranks, chunks, microbatches, microbatch_size, schedule (not NULL,
  * not "auto"), and with ranks memory_limits and devices. It refuses a plan that contradicts one of these (E_USAGE), or

@@ -308,12 +308,21 @@ static Status connect(const File *file, int ranks, const Seat *seats, Cluster *c
   return OK;
 }
 
+static Status take_order(const json_t *value, bool *any) {
+  const char *order = value ? json_string_value(value) : "given";
+  if (!order || (strcmp(order, "given") != 0 && strcmp(order, "any") != 0))
+    return fail(E_MODEL, "order is neither \"given\" nor \"any\"");
+  *any = strcmp(order, "any") == 0;
+  return OK;
+}
+
 static Status read_cluster(const File *file, int ranks, Cluster *cluster, Text *text) {
-  static const char *const keys[] = {"nodes", "devices", "links"};
+  static const char *const keys[] = {"nodes", "devices", "links", "order"};
   Seat *seats;
   if (!json_is_object(file->root))
     return fail(E_MODEL, "it is no JSON object");
-  TRY(check_keys(file->root, "", keys, 3));
+  TRY(check_keys(file->root, "", keys, 4));
+  TRY(take_order(json_object_get(file->root, "order"), &cluster->any_order));
   const json_t *devices = json_object_get(file->root, "devices");
   if (devices)
     TRY(need_object(devices, "devices"));
@@ -346,4 +355,18 @@ Status cluster_read(Arena *arena, const char *path, int ranks, Cluster *cluster)
   text_free(&said);
   json_decref(root);
   return status;
+}
+
+Status cluster_seat(Arena *arena, const Cluster *from, int ranks, const int *device, Cluster *to) {
+  size_t n = (size_t)ranks;
+  *to = *from;
+  to->any_order = false;
+  TRY(ARENA_NEW(arena, to->devices, n));
+  TRY(ARENA_NEW(arena, to->pair_bytes_per_second, n * n));
+  for (size_t a = 0; a < n; a++) {
+    to->devices[a] = from->devices[device[a]];
+    for (size_t b = 0; b < n; b++)
+      to->pair_bytes_per_second[a * n + b] = from->pair_bytes_per_second[(size_t)device[a] * n + (size_t)device[b]];
+  }
+  return OK;
 }

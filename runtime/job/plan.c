@@ -1,4 +1,5 @@
 /* What the planner is asked for, and its answer. Invariant: ranks on one kind of device have the same costs. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -149,9 +150,41 @@ static Status fill_request(Job *job, const JobCosts *costs) {
   return list_ties(job, &decided->request.ties);
 }
 
+/* Where the cluster's file leaves open which device a rank is, and no wish speaks of ranks. Once: what was chosen
+ * stays. */
+static Status seat_ranks(Job *job, const JobCosts *costs) {
+  JobDecisions *decided = &job->decided;
+  Cluster *seated;
+  int *device, n = decided->ranks;
+  double gain;
+  Text text = {0};
+  if (!decided->cluster || !decided->cluster->any_order || decided->request.wishes)
+    return OK;
+  TRY(ARENA_NEW(job->arena, device, n));
+  TRY(ARENA_NEW(job->arena, seated, 1));
+  TRY(plan_seat(decided->graph, &decided->request, device, &gain));
+  TRY(cluster_seat(job->arena, decided->cluster, n, device, seated));
+  decided->cluster = seated;
+  bool moved = false;
+  for (int r = 0; r < n; r++) {
+    text_add(&text, "%s%d", r ? " " : "", device[r]);
+    moved |= device[r] != r;
+  }
+  const char *whole = text_whole(&text);
+  char won[64] = "as fast as in its order, over faster links";
+  if (gain > 0)
+    snprintf(won, sizeof won, "the slowest stage takes %.1f %% less than in its order", 100 * gain);
+  Status status = !whole  ? status_code()
+                  : moved ? job_decide(job, "order", "ranks take devices %s of the file: %s", whole, won)
+                          : job_decide(job, "order", "ranks take the devices of the file in its order: none is better");
+  text_free(&text);
+  return status == OK ? fill_request(job, costs) : status;
+}
+
 Status job_plan(Job *job, const JobCosts *costs) {
   JobDecisions *decided = &job->decided;
   TRY(fill_request(job, costs));
+  TRY(seat_ranks(job, costs));
   if (job->asked.options->plan)
     return plan_read(job->arena, job->asked.options->plan, decided->graph, &decided->request, &decided->plan);
   Status status = plan_make(job->arena, decided->graph, &decided->request, &decided->plan);

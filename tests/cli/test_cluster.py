@@ -50,6 +50,20 @@ class Cluster(CommandLineTest):
         self.assertEqual(plan["memory"][0]["limit_bytes"], 80 * 10**9)
         self.assertEqual(plan["memory"][1]["limit_bytes"], 1536 * 10**9)
 
+    def test_ranks_take_devices_in_any_order(self):
+        slow = {"like": "H100", "flops_per_second": {"float32": 5e12}}
+        cluster = {"nodes": [{"device": "H100"}, {"count": 3, "device": "slow"}], "devices": {"slow": slow}}
+        self.assertNotIn("order", self.done(*self.plan(cluster)))
+        printed = self.done(*self.plan(dict(cluster, order="any")))
+        order = re.search(r"order +ranks take devices ([\d ]+) of the file: the slowest stage takes [\d.]+ % less than in its order\n",
+                          printed)[1]
+        self.assertEqual(sorted(order.split()), list("0123"))
+        self.assertNotEqual(order[0], "0")
+        alike = self.done(*self.plan(dict(A100, order="any")))
+        self.assertIn("ranks take the devices of the file in its order: none is better", alike)
+        pinned = self.done(*self.plan(dict(cluster, order="any"), "--pin", "*=0", ranks=1))
+        self.assertNotIn("ranks take", pinned)
+
     def test_what_is_wrong_is_named(self):
         node = {"device": "mine"}
         own = {"memory_bytes": 1e9, "flops_per_second": {"float32": 1e9}, "bytes_per_second": 1e9}
@@ -58,6 +72,7 @@ class Cluster(CommandLineTest):
                 (f"{path}: line 1: ", "{"),
                 (f"{path}: it is no JSON object", "[]"),
                 (f"{path}: nodes is missing", {}),
+                (f'{path}: order is neither "given" nor "any"', {"nodes": [node], "order": "best"}),
                 (f"{path}: nodes have 2 devices for 4 ranks", {"nodes": [{"devices": 2, "device": "H100"}]}),
                 (f"{path}: nodes[0].device is 'H10': 'devices' has no such device", {"nodes": [{"device": "H10"}]}),
                 (f"{path}: nods: there is no such key (did you mean nodes?)", {"nods": []}),
