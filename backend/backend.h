@@ -87,6 +87,8 @@ typedef struct Backend {
   /* 64-byte aligned; zeros where is_host. E_MEMORY with need and limit. */
   Status (*alloc)(Stream *stream, size_t bytes, void **memory);
   void (*release)(Stream *stream, void *memory);
+  /* Bytes of the stream's device that are taken right now, by whoever. NULL where is_host. */
+  Status (*taken)(Stream *stream, size_t *bytes);
   /* Host memory that copies are only enqueued from and to; with other memory of the host, they may wait. NULL where
    * is_host. */
   Status (*pin)(Stream *stream, size_t bytes, void **memory);

@@ -204,6 +204,14 @@ static void release(Stream *stream, void *memory) {
   cudaFree(memory);
 }
 
+static Status taken(Stream *stream, size_t *bytes) {
+  size_t available = 0, total = 0;
+  TRY(cuda_enter(stream));
+  TRY(cuda_check(stream->device, cudaMemGetInfo(&available, &total), "asking for its memory"));
+  *bytes = total - available;
+  return OK;
+}
+
 static Status pin(Stream *stream, size_t bytes, void **memory) {
   TRY(cuda_enter(stream));
   return cuda_check(stream->device, cudaHostAlloc(memory, bytes ? bytes : 1, cudaHostAllocDefault), "pinning memory");
@@ -384,6 +392,7 @@ const Backend backend_cuda = {
     .stream_wait = stream_wait,
     .alloc = alloc,
     .release = release,
+    .taken = taken,
     .pin = pin,
     .unpin = unpin,
     .copy = copy,

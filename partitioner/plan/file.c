@@ -129,7 +129,7 @@ static json_t *plan_json(const Plan *plan) {
     ranks = with(ranks, rank_json(plan, r));
   return json_pack(
       "{s:s, s:s, s:s?, s:s?, s:s?, s:s?, s:s?, s:i, s:i, s:i, s:I, s:s, s:s, s:s, s:{s:f, s:f, s:f, s:f}, s:{s:f, "
-      "s:f}, s:f, s:o, s:o, s:o, s:{s:I, s:I}, s:o}",
+      "s:f}, s:f, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:o}",
       "format", format_name, "model", plan->model_hash, "loss", plan->loss, "optimizer", plan->optimizer, "device",
       plan->device, "precision", plan->precision, "offload", plan->offload, "ranks", plan->ranks, "chunks",
       plan->chunks, "microbatches", plan->microbatches, "microbatch_size", (json_int_t)plan->microbatch_size,
@@ -138,7 +138,8 @@ static json_t *plan_json(const Plan *plan) {
       plan->update_seconds, "bubble", plan->bubble, "lower_bound_seconds", plan->lower_bound_seconds, "link",
       "latency_seconds", plan->link.latency_seconds, "bytes_per_second", plan->link.bytes_per_second, "capacity",
       plan->capacity, "ties", ties_json(plan->ties), "stages", stages, "memory", ranks, "process", "beside_bytes",
-      (json_int_t)plan->process.beside_bytes, "mpi_bytes", (json_int_t)plan->process.mpi_bytes, "actions",
+      (json_int_t)plan->process.beside_bytes, "mpi_bytes", (json_int_t)plan->process.mpi_bytes, "device_bytes",
+      (json_int_t)plan->process.device_bytes, "nccl_bytes", (json_int_t)plan->process.nccl_bytes, "actions",
       schedule_json(&plan->schedule));
 }
 
@@ -534,8 +535,10 @@ static Status read_body(Arena *arena, const json_t *root, const PlanRequest *ask
       status_context("%s: ", plan_rank_text(plan, r, (char[96]){0}));
   TRY(status);
   const json_t *process = json_object_get(root, "process"), *predicted = json_object_get(root, "predicted");
-  plan->process = (ProcessMemory){(size_t)json_integer_value(json_object_get(process, "beside_bytes")),
-                                  (size_t)json_integer_value(json_object_get(process, "mpi_bytes"))};
+  plan->process = (ProcessMemory){.beside_bytes = (size_t)json_integer_value(json_object_get(process, "beside_bytes")),
+                                  .mpi_bytes = (size_t)json_integer_value(json_object_get(process, "mpi_bytes")),
+                                  .device_bytes = (size_t)json_integer_value(json_object_get(process, "device_bytes")),
+                                  .nccl_bytes = (size_t)json_integer_value(json_object_get(process, "nccl_bytes"))};
   TRY(get_number(predicted, "update_seconds", &plan->update_seconds));
   TRY(get_number(predicted, "lower_bound_seconds", &plan->lower_bound_seconds));
   return plan_predict(plan);

@@ -60,7 +60,9 @@ typedef struct {
 /* What a process takes beside its ranks' arenas: the program, graph and plan, data. 0: not known. */
 typedef struct {
   size_t beside_bytes;
-  size_t mpi_bytes; /* more, where it is one of an MPI world */
+  size_t mpi_bytes;    /* more, where it is one of an MPI world */
+  size_t device_bytes; /* of each rank's device: context and code; 0: all ranks compute in the host's memory */
+  size_t nccl_bytes;   /* of a device, more, where its rank exchanges over NCCL, at most */
 } ProcessMemory;
 
 typedef struct {

@@ -118,6 +118,13 @@ static void copy_narrow(const char *text, FILE *file, int columns) {
 static void add_process(const Plan *plan, Text *text) {
   size_t sum = plan->process.beside_bytes, most = 0;
   char cell[2][CELL];
+  if (plan->process.device_bytes) {
+    text_add(text, "resident on a device beside its arena: about %s of context and code",
+             plan_bytes_text(plan->process.device_bytes, cell[0]));
+    if (plan->process.nccl_bytes)
+      text_add(text, "; under mpirun up to %s of NCCL's buffers", plan_bytes_text(plan->process.nccl_bytes, cell[1]));
+    text_add_char(text, '\n');
+  }
   if (sum == 0)
     return;
   for (int r = 0; r < plan->ranks; r++) {

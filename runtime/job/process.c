@@ -24,14 +24,24 @@ static double data_bytes(const Job *job) {
   return bytes + (samples > 0 && data->target ? column_bytes(data->target, samples) : 0);
 }
 
+/* A context with the code of kernels, as one H100 had it (docs/gpu.md); what NCCL sets aside for each of two
+ * neighbours: two communicators of at most eight channels, with its usual buffer of 4 MiB each. */
+static const size_t CONTEXT_BYTES = (size_t)531 << 20, NEIGHBOUR_BYTES = (size_t)2 * 8 * 4 << 20;
+
+static bool has_own_memory(const JobDecisions *decided, int rank) {
+  return decided->cluster ? decided->cluster->devices[rank].host_bytes_per_second > 0
+                          : !decided->devices[rank].backend->is_host;
+}
+
 ProcessMemory job_process(const Job *job) {
   const JobDecisions *decided = &job->decided;
   const Schedule *schedule = &decided->plan.schedule;
   double bytes = PROGRAM_BYTES + NODE_BYTES * (double)decided->graph->n_nodes + data_bytes(job);
   for (int r = 0; r < decided->ranks; r++) {
-    if (!decided->devices[r].backend->is_host)
-      return (ProcessMemory){0};
+    if (has_own_memory(decided, r))
+      return (ProcessMemory){.device_bytes = CONTEXT_BYTES,
+                             .nccl_bytes = NEIGHBOUR_BYTES * (size_t)(decided->ranks < 3 ? decided->ranks - 1 : 2)};
     bytes += ACTION_BYTES * schedule->lists[r].n_actions + THREAD_BYTES * decided->threads;
   }
-  return (ProcessMemory){(size_t)bytes, (size_t)MPI_BYTES};
+  return (ProcessMemory){.beside_bytes = (size_t)bytes, .mpi_bytes = (size_t)MPI_BYTES};
 }

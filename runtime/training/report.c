@@ -140,6 +140,23 @@ static void take_times(Worker *w, const StepReport *report) {
   compare_stages(w, report);
 }
 
+/* What lies on rank 0's device beside the arenas of the ranks that this process has there: context and code, libraries,
+ * recordings, other programs' memory. Nobody misses it where the device does not say. */
+static void add_taken(const Worker *w, Text *text) {
+  const Job *job = w->training->job;
+  const JobDecisions *decided = &job->decided;
+  const RankDevice *own = &decided->devices[0];
+  size_t taken = 0, arenas = 0;
+  char all[24], beside[24];
+  for (int r = 0; r < (job->asked.world->mpi ? 1 : decided->ranks); r++)
+    if (decided->devices[r].backend == own->backend && decided->devices[r].device == own->device)
+      arenas += decided->plan.rank_memory[r].total_bytes;
+  if (!own->backend->taken || own->backend->taken(store_stream(w->store), &taken) != OK || taken < arenas)
+    return;
+  text_add(text, "; %s:%d: %s taken, %s of it beside arenas", own->backend->name, own->device,
+           plan_bytes_text(taken, all), plan_bytes_text(taken - arenas, beside));
+}
+
 Status report_show(const Worker *w) {
   const Training *training = w->training;
   int64_t done = w->n_measured;
@@ -158,6 +175,7 @@ Status report_show(const Worker *w) {
   int recordings = executor_recordings(w->whole.executor);
   if (recordings)
     text_add(&text, "; rank 0 replays %d recording%s a step", recordings, recordings == 1 ? "" : "s");
+  add_taken(w, &text);
   Text wrapped = {0};
   const char *whole = text_whole(&text);
   if (whole) {

@@ -37,6 +37,16 @@ class Cluster(CommandLineTest):
         eight = {"nodes": [{"count": 4, "device": "node"}], "devices": {"node": {"like": "A100-80", "times": 8}}}
         self.assertEqual(self.step(eight)["memory"][0]["limit_bytes"], 640 * 10**9)
 
+    def test_what_lies_beside_arenas(self):
+        """On devices their context, and what NCCL sets aside; on CPUs program and data."""
+        printed = self.done(*self.plan(A100))
+        self.assertRegex(printed, r"resident on a device beside its arena: about 531.0 MiB of context and code;\s+under mpirun "
+                         r"up\s+to\s+128.0\s+MiB\s+of\s+NCCL's\s+buffers\n")
+        self.assertNotIn("as one process", printed)
+        printed = self.done(*self.plan({"nodes": [{"count": 4, "device": "CPU-node"}]}))
+        self.assertNotIn("resident on a device", printed)
+        self.assertIn("as one process", printed)
+
     def test_links_within_and_between(self):
         links = {"within": {"bytes_per_second": 1e9}, "between": {"bytes_per_second": 5e8, "latency_seconds": 1e-3}}
         plan = self.step(dict(A100, links=links))

@@ -301,6 +301,33 @@ static void what_fails_leaves_nothing(void **state) {
     }
 }
 
+/* Of a device that has nothing but arenas, the window among them, and what streams keep. */
+static void what_lies_beside_arenas_is_told(void **state) {
+  (void)state;
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  OnnxpipeModel *model;
+  char text[16384];
+  double taken, beside;
+  FILE *out = tmpfile();
+  assert_non_null(out);
+  set(options, "data", SOURCE_DIR "/models/surrogate/data.npz");
+  set(options, "steps", "3");
+  set(options, "no-measure", "");
+  set_all(options, alone);
+  set(options, "offload", "optimizer");
+  if (onnxpipe_open(SOURCE_DIR "/models/surrogate/model.onnx", options, &model) != ONNXPIPE_OK ||
+      onnxpipe_train(model, out, NULL, NULL) != ONNXPIPE_OK)
+    FAIL_TEST("%s", onnxpipe_error());
+  rewind(out);
+  text[fread(text, 1, sizeof text - 1, out)] = '\0';
+  fclose(out);
+  const char *at = strstr(text, "cuda:0: ");
+  if (!strstr(text, "\nresident on a device beside its arena: ") || !at ||
+      sscanf(at, "cuda:0: %lf MiB taken, %lf KiB of it beside", &taken, &beside) != 2 || taken < 1 || beside > 1024)
+    FAIL_TEST("%s", text);
+  close_run(model, options);
+}
+
 static void idle_offloads_are_refused(void **state) {
   (void)state;
   static const struct {
@@ -331,6 +358,7 @@ int main(void) {
       cmocka_unit_test(a_model_trains_that_does_not_fit),
       cmocka_unit_test(a_step_waits_once_and_allocates_nothing),
       cmocka_unit_test(what_fails_leaves_nothing),
+      cmocka_unit_test(what_lies_beside_arenas_is_told),
       cmocka_unit_test(idle_offloads_are_refused),
   };
   int failed = cmocka_run_group_tests(tests, NULL, NULL);
