@@ -21,7 +21,7 @@ done
 build/release/tests/list_isas
 cmake --preset tsan >/dev/null
 cmake --build --preset tsan --target runtime_test_transport_local runtime_test_executor runtime_test_session \
-  runtime_test_reference_cases runtime_test_checkpoint runtime_test_resume_cases runtime_test_last_batch \
+  runtime_test_reference_cases runtime_test_checkpoint runtime_test_replan runtime_test_resume_cases runtime_test_last_batch \
   runtime_test_watchdog cuda_test_wires backend_test_pool
 ctest --preset tsan --no-tests=error -j "$jobs" -L threads
 sh tests/fuzz/run.sh 60
