@@ -150,6 +150,18 @@ static Status fill_request(Job *job, const JobCosts *costs) {
   return list_ties(job, &decided->request.ties);
 }
 
+/* States lie on the hosts of the ranks' new devices; as long as the graph does. */
+static Status seat_offloads(JobDecisions *decided) {
+  bool *offloads;
+  if (!decided->graph->offloads)
+    return OK;
+  TRY(ARENA_NEW(decided->graph->arena, offloads, decided->ranks));
+  for (int r = 0; r < decided->ranks; r++)
+    offloads[r] = decided->cluster->devices[r].host_bytes_per_second > 0;
+  decided->offloads = decided->graph->offloads = offloads;
+  return OK;
+}
+
 /* Where the cluster's file leaves open which device a rank is, and no wish speaks of ranks. Once: what was chosen
  * stays. */
 static Status seat_ranks(Job *job, const JobCosts *costs) {
@@ -165,6 +177,7 @@ static Status seat_ranks(Job *job, const JobCosts *costs) {
   TRY(plan_seat(decided->graph, &decided->request, device, &gain));
   TRY(cluster_seat(job->arena, decided->cluster, n, device, seated));
   decided->cluster = seated;
+  TRY(seat_offloads(decided));
   bool moved = false;
   for (int r = 0; r < n; r++) {
     text_add(&text, "%s%d", r ? " " : "", device[r]);
