@@ -192,7 +192,7 @@ static void an_uneven_batch_adds_up_for_the_same_updates(void **state) {
       ASSERT_OK(executor_open(&spec, &executors[1]));
       if (d)
         assert_int_equal(allocated, plans[0].rank_memory[0].total_bytes + beside[0]);
-      take_turns(executors, plans, case_values(arena, whole));
+      take_turns(executors, plans, case_values(arena, plans[0].graph));
       executor_close(executors[1]);
       executor_close(executors[0]);
       store_close(store);
