@@ -12,8 +12,8 @@ typedef struct Recording Recording;
 
 /* in[i], out[i]: as node->in, node->out; absent ones have data NULL. workspace: what the entry's workspace() said.
  * state: what its prepare() made, else NULL. Inputs are written only by operators that say so (OP_MUTATES_FIRST,
- * OP_UPDATE). Fails E_UNSUPPORTED for a type it does not have, E_MODEL for an index out of range with its position and
- * value. */
+ * OP_UPDATE: what they round to, too, where that is kept). Fails E_UNSUPPORTED for a type it does not have, E_MODEL for
+ * an index out of range with its position and value. */
 typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
                       void *state);
 
@@ -72,6 +72,7 @@ typedef struct Backend {
   const char *name;
   bool is_host;                    /* device pointers are host pointers */
   bool reduces_precision;          /* products heed Node.precision */
+  bool keeps_rounded;              /* products read Tensor.rounded, and updates write it */
   const KernelDef *const *kernels; /* [OP_COUNT]; NULL where it has none */
   Status (*describe)(int device, DeviceSpec *spec);
   const char *(*instructions)(void); /* the set that its bits depend on; NULL: on none, or on the device */

@@ -41,6 +41,7 @@ typedef struct {
   int64_t n, d, v, rows; /* X [n,d], W [d,v] or [v,d]; rows at a time */
   bool transposed;       /* W is [v,d] */
   bool biased;
+  bool keeps_w;        /* as it was rounded before */
   bool rounds_w;       /* once, for the products of all rows */
   DType logits;        /* their type */
   Step step[2][STEPS]; /* of `rows`, and of those that are left */
@@ -84,7 +85,8 @@ static void set_steps(const Head *h, const Node *node, const Tensor *in, DType d
   Tensor logits = tensor_of(h->logits, 2, (int64_t[]){m, h->v}), lse = tensor_of(statistics, 1, &m);
   Tensor d_x = tensor_of(d_x_type, 2, (int64_t[]){m, h->d}), loss = tensor_of(F64, 0, NULL);
   Tensor bias = tensor_of(statistics, 1, &h->v);
-  w.dtype = h->rounds_w ? BF16 : w.dtype;
+  w.dtype = h->rounds_w || h->keeps_w ? BF16 : w.dtype;
+  w.rounded = NULL;
   Attr as_w = attr_int("transB", t), as_x = attr_int("transB", !t);
   Attr classes[] = {attr_int("class_axis", 1), attr_int("ignore_index", node_int(node, "ignore_index", -100))};
   Attr sums[] = {attr_int("transA", 1), attr_int("begins", 0)};
@@ -114,8 +116,9 @@ static int64_t rows_of(const Backend *backend, const Node *node) {
   return backend->is_host ? rows : round_up(DEVICE_PARTS * rows, DEVICE_MULTIPLE);
 }
 
-static void measure(const Backend *backend, const Node *node, const Tensor *in, Head *h) {
+static void measure(const Backend *backend, const Node *node, const Tensor *in, bool keeps_w, Head *h) {
   h->backend = backend;
+  h->keeps_w = keeps_w;
   h->transposed = node_int(node, "transB", 0);
   h->d = in[W].shape.dim[h->transposed];
   h->v = in[W].shape.dim[!h->transposed];
@@ -123,7 +126,7 @@ static void measure(const Backend *backend, const Node *node, const Tensor *in, 
   h->rows = least(rows_of(backend, node), h->n);
   h->biased = node->n_in > BIAS;
   h->logits = in[X].dtype != F64 && node_int(node, "narrow", 0) ? BF16 : in[X].dtype;
-  h->rounds_w = !backend->is_host && h->logits == BF16 && in[X].dtype == BF16 && in[W].dtype == F32;
+  h->rounds_w = !backend->is_host && !keeps_w && h->logits == BF16 && in[X].dtype == BF16 && in[W].dtype == F32;
 }
 
 static size_t left_of(const Head *h) {
@@ -145,8 +148,8 @@ static Places lay_out(const Head *h) {
   return p;
 }
 
-static void set_all(const Backend *backend, const Node *node, const Tensor *in, DType d_x, Head *h) {
-  measure(backend, node, in, h);
+static void set_all(const Backend *backend, const Node *node, const Tensor *in, bool keeps_w, DType d_x, Head *h) {
+  measure(backend, node, in, keeps_w, h);
   if (h->rows)
     set_steps(h, node, in, d_x, h->rows, h->step[0]);
   if (left_of(h))
@@ -159,11 +162,13 @@ size_t head_workspace(const Backend *backend, const Graph *graph, const Node *no
   Head h = {0};
   for (int i = 0; i < node->n_in; i++)
     in[i] = kernel_input(graph, node, i);
-  set_all(backend, node, in, dtype_computed(in[X].dtype), &h);
+  const Value *w = graph_value(graph, node->in[W]); /* a view may come from another stage */
+  bool keeps_w = backend->keeps_rounded && w->rounded_on && w->producer == NO_NODE;
+  set_all(backend, node, in, keeps_w, dtype_computed(in[X].dtype), &h);
   size_t wide = lay_out(&h).end;
   if (h.logits != BF16)
     return wide;
-  set_all(backend, node, in, BF16, &h);
+  set_all(backend, node, in, keeps_w, BF16, &h);
   size_t narrow = lay_out(&h).end;
   return wide > narrow ? wide : narrow;
 }
@@ -182,7 +187,7 @@ Status head_prepare(const Backend *backend, Stream *stream, const Node *node, co
   Status status = OK;
   if (!h)
     return fail(E_MEMORY, "out of memory");
-  set_all(backend, node, in, out[D_X].dtype, h);
+  set_all(backend, node, in, backend->keeps_rounded && in[W].rounded, out[D_X].dtype, h);
   for (int left = 0; left < 2; left++)
     for (int i = 0; i < steps_of(h) && status == OK; i++) {
       Step *s = &h->step[left][i];
@@ -218,7 +223,8 @@ static Status run_rows(Stream *stream, const Node *node, const Tensor *in, const
   Places p = lay_out(h);
   Step *step = h->step[h->n - row < h->rows];
   void *logits = workspace, *lse = workspace + p.log_sum_exp, *work = workspace + p.step;
-  void *loss = row ? workspace + p.loss : out[LOSS].data, *w = h->rounds_w ? workspace + p.w : in[W].data;
+  void *loss = row ? workspace + p.loss : out[LOSS].data;
+  void *w = h->keeps_w ? in[W].rounded : h->rounds_w ? workspace + p.w : in[W].data;
   void *x = at(&in[X], row * h->d), *target = at(&in[TARGET], row), *sum = in[ACCUMULATOR].data;
   void *bias = workspace + p.bias;
   step[TOWARDS_W].attrs[1].i = row == 0 && node_int(node, "begins", 0);

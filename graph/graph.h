@@ -76,6 +76,7 @@ typedef struct {
   int group;           /* of a ROLE_GRADIENT: 0 … , graph order of uses */
   bool needs_gradient; /* set by autodiff: a parameter reaches it through differentiable operators */
   Keep keep;           /* of a ROLE_PARAMETER, set before autodiff: what of its gradient */
+  uint8_t rounded_on; /* bit k: on the run's backend k products read it in bfloat16, rounded before (graph/rounded.h) */
 } Value;
 
 typedef enum { ATTR_INT, ATTR_FLOAT, ATTR_STRING, ATTR_INTS, ATTR_FLOATS } AttrKind;

@@ -86,6 +86,8 @@ Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages,
 bool memory_is_persistent(const Graph *graph, ValueId value);
 /* Whether it is fed for each microbatch on every stage that uses it. */
 bool memory_is_fed(const Graph *graph, ValueId value);
+/* What a value that is stored takes in bfloat16. */
+size_t memory_rounded_bytes(const Graph *graph, ValueId value);
 /* Whether it is no graph's own but the model's: a parameter, an accumulator or a state of one, a buffer, a constant
  * that lies in the file. Other graphs of the model share it. */
 bool memory_is_stored(const Graph *graph, ValueId value);
@@ -108,13 +110,15 @@ typedef struct {
   size_t window_bytes;  /* WINDOW_SLOTS slots, part of state_bytes; 0: nothing passes */
   size_t stored_bytes;
   size_t persistent_bytes;                                             /* the sum of its parts: */
-  size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* states with buffers, constants with scalars */
+  size_t parameter_bytes, gradient_bytes, state_bytes, constant_bytes; /* states with buffers, constants with scalars;
+                                                                          what they round to with either */
   size_t activation_bytes;                                             /* blocks × slots */
   size_t scratch_offset, scratch_bytes;                                /* the largest of its stages and updates */
   size_t total_bytes;
   size_t bound_bytes;               /* with the same slots no layout could take less */
   size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not persistent here. A view has its root's. Of a
                                        state that lies on the host: from the beginning of these */
+  bool *rounded;                    /* [graph->n_values]: stored here, and what it rounds to (graph/rounded.h), too */
   BlockPlace (*blocks)[MAX_BLOCKS]; /* [stages] */
 } RankMemory;
 

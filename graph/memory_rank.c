@@ -4,6 +4,7 @@
 #include "graph/memory.h"
 #include "graph/op.h"
 #include "graph/optimizer.h"
+#include "graph/rounded.h"
 
 static Status add(size_t *sum, size_t bytes) {
   if (!checked_add(*sum, bytes, sum) || *sum > SIZE_MAX / 2)
@@ -61,6 +62,10 @@ static Status place_window(const Graph *g, RankMemory *m) {
   return add(&m->persistent_bytes, m->window_bytes);
 }
 
+size_t memory_rounded_bytes(const Graph *graph, ValueId value) {
+  return memory_units((size_t)shape_elements(graph_value(graph, value)->shape) * dtype_bytes(BF16));
+}
+
 /* The next persistent values: those that are stored, or the others. */
 static Status place_some(const Graph *g, bool stored, RankMemory *m) {
   for (ValueId v = 0; v < g->n_values; v++) {
@@ -76,7 +81,7 @@ static Status place_some(const Graph *g, bool stored, RankMemory *m) {
                    : role == ROLE_GRADIENT                     ? &m->gradient_bytes
                    : role == ROLE_STATE || role == ROLE_BUFFER ? &m->state_bytes
                                                                : &m->constant_bytes;
-    size_t bytes = memory_units(graph_value_bytes(g, v));
+    size_t bytes = memory_units(graph_value_bytes(g, v)) + (m->rounded[v] ? memory_rounded_bytes(g, v) : 0);
     m->persistent_offset[v] = m->persistent_bytes;
     TRY(add(part, bytes));
     TRY(add(&m->persistent_bytes, bytes));
@@ -84,13 +89,26 @@ static Status place_some(const Graph *g, bool stored, RankMemory *m) {
   return OK;
 }
 
-static Status place_persistent(const Graph *g, const Stages *s, const bool *here, RankMemory *m) {
+/* What products of these stages round, and the rank keeps. */
+static void mark_rounded(const Graph *g, int own, const bool *here, RankMemory *m) {
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    const Node *node = g->nodes[i];
+    for (int k = 0; node->phase != PHASE_UPDATE && here[node->stage] && k < node->n_in; k++)
+      if (node_rounds(g, node, k) && graph_is_rounded(g, node->in[k], own))
+        m->rounded[graph_viewed(g, node->in[k])] = true;
+  }
+}
+
+static Status place_persistent(const Graph *g, const Stages *s, int own, const bool *here, RankMemory *m) {
   for (ValueId v = 0; v < g->n_values; v++)
     m->persistent_offset[v] = SIZE_MAX;
   for (int i = 0; i < s->n_stages; i++) /* what some stage uses, without its place yet */
     for (ValueId v = 0; here[i] && v < g->n_values; v++)
       if (s->stages[i].uses[v] && memory_is_persistent(g, v))
         m->persistent_offset[v] = 0;
+  mark_rounded(g, own, here, m);
+  for (ValueId v = 0; v < g->n_values; v++) /* a view of it may have come from another stage */
+    m->rounded[v] &= m->persistent_offset[v] != SIZE_MAX;
   TRY(place_some(g, true, m));
   TRY(place_window(g, m));
   m->stored_bytes = m->persistent_bytes;
@@ -125,8 +143,9 @@ Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, 
                         int own, const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory) {
   *memory = (RankMemory){.offloads = graph->offloads && graph->offloads[own]};
   TRY(ARENA_NEW(arena, memory->persistent_offset, graph->n_values));
+  TRY(ARENA_NEW(arena, memory->rounded, graph->n_values));
   TRY(ARENA_NEW(arena, memory->blocks, stages->n_stages));
-  TRY(place_persistent(graph, stages, here, memory));
+  TRY(place_persistent(graph, stages, own, here, memory));
   place_views(graph, stage_memory, here, memory);
   size_t at = memory->persistent_bytes, bound = 0;
   for (int s = 0; s < stages->n_stages; s++) {

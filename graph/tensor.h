@@ -40,8 +40,13 @@ typedef struct {
 typedef struct {
   DType dtype;
   Shape shape;
-  void *data; /* 64-byte aligned; NULL for an absent optional input */
+  void *data;    /* 64-byte aligned; NULL for an absent optional input */
+  void *rounded; /* of a weight: the same in bfloat16, which updates write and products read; NULL: is not kept */
 } Tensor;
+
+static inline Tensor tensor_at(DType dtype, Shape shape, void *data) {
+  return (Tensor){.dtype = dtype, .shape = shape, .data = data, .rounded = NULL};
+}
 
 /* Bytes of one element; 0 for DTYPE_NONE. */
 size_t dtype_bytes(DType dtype);

@@ -385,6 +385,7 @@ const Backend backend_cuda = {
     .name = "cuda",
     .is_host = false,
     .reduces_precision = true,
+    .keeps_rounded = true,
     .kernels = cuda_kernels,
     .describe = describe,
     .stream_open = stream_open,

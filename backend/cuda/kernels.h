@@ -432,6 +432,7 @@ typedef struct {
   double *y, *partial; /* partial: room for parameter_parts(PARTS_OF_ELEMENTS, …) numbers */
   /* Of an update; the scalars (graph/optimizer.h) are on the device: */
   void *parameter, *momentum, *variance; /* Adam's m and v; SGD's momentum or NULL */
+  void *rounded;                         /* the parameter in bfloat16; or NULL */
   const double *scalars;
   double momentum_factor, decay;
   double beta1, beta2, epsilon;

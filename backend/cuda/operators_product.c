@@ -14,6 +14,17 @@ typedef struct {
   bool has_c;
 } Operands;
 
+/* The weight as it was rounded before, where it is kept so. in: NULL: of the graph's; views that come from another
+ * stage are not. */
+static void take_rounded(const Graph *graph, const Node *node, const Tensor *in, int i, Tensor *operand) {
+  bool kept = in ? in[i].rounded != NULL
+                 : graph_value(graph, node->in[i])->rounded_on && graph_value(graph, node->in[i])->producer == NO_NODE;
+  if (!kept)
+    return;
+  operand->dtype = BF16;
+  operand->data = operand->rounded;
+}
+
 /* in, out: the node's; NULL: types and shapes, of the graph's values. */
 static Operands operands_of(const Graph *graph, const Node *node, const Tensor *in, const Tensor *out) {
   Operands o = {.has_c = node->op == OP_Gemm && node->n_in > C && node->in[C] != NO_VALUE};
@@ -26,6 +37,8 @@ static Operands operands_of(const Graph *graph, const Node *node, const Tensor *
     o.out = *out;
   else
     o.out.dtype = graph_value(graph, node->out[0])->dtype;
+  for (int i = 0; i < MULTIPLIED + (o.has_c && o.out.dtype == BF16); i++)
+    take_rounded(graph, node, in, i + accumulates, &o.in[i]);
   return o;
 }
 

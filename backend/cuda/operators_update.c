@@ -103,6 +103,7 @@ Status cuda_take_parameter(const Node *node, const Tensor *in, const Tensor *out
   TRY(take_gradient(node, in, w));
   if (is_update(node)) {
     w->parameter = in[0].data;
+    w->rounded = in[0].rounded;
     w->scalars = in[1].data;
     w->momentum = states ? in[2].data : NULL;
     w->variance = states > 1 ? in[3].data : NULL;

@@ -140,6 +140,18 @@ template <class T, int N> DEVICE bool are_zeros(const Pack<T, N> &pack) {
   return zeros;
 }
 
+/* Elements from `at` on of a parameter, and what they round to. */
+template <class T, int N>
+DEVICE void write_parameter(const ParameterWork &w, int64_t at, const Pack<T, N> &x, unsigned which) {
+  write_pack((T *)w.parameter + at, x, which);
+  if (!w.rounded)
+    return;
+  Pack<Bfloat, N> narrow;
+  for (int i = 0; i < N; i++)
+    narrow.at[i] = Bfloat((float)x.at[i]);
+  write_pack((Bfloat *)w.rounded + at, narrow, which);
+}
+
 /* Of a parameter, but for rows of it that were looked up. Where some groups have rows and none an accumulator, states
  * stay as they are where nothing was ever looked up. */
 template <class Rule, int WIDTH> GLOBAL void update_runs(Table t) {
@@ -174,12 +186,12 @@ template <class Rule, int WIDTH> GLOBAL void update_runs(Table t) {
       for (int i = 0; i < N; i++)
         x.at[i] *= kept;
       if (kept != 1)
-        write_pack(parameter, x, which);
+        write_parameter(w, at, x, which);
       continue;
     }
     for (int i = 0; i < N; i++)
       rule.step(g.at[i] * factor, x.at[i], m.at[i], v.at[i]);
-    write_pack(parameter, x, which);
+    write_parameter(w, at, x, which);
     if (Rule::STATES > 0)
       write_pack(momentum, m, which);
     if (Rule::STATES > 1)
@@ -202,7 +214,7 @@ DEVICE void update_in_row(const ParameterWork &w, const Sorted &s, uint64_t row,
   gradient_of_row<T, N>(w, s, row, at, k, g.at);
   for (int i = 0; i < N; i++)
     rule.step(g.at[i] * factor, x.at[i], m.at[i], v.at[i]);
-  write_pack(parameter, x, (1u << N) - 1);
+  write_parameter(w, at, x, (1u << N) - 1);
   if (Rule::STATES > 0)
     write_pack(momentum, m, (1u << N) - 1);
   if (Rule::STATES > 1)

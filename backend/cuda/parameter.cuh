@@ -166,7 +166,7 @@ DEVICE void sum_lookups(const ParameterWork &w, const GradientGroup &group, uint
     bool more = true;
     while (more) {
       uint64_t ahead[AHEAD];
-      Pack<T, N> read[AHEAD];
+      Pack<T, N> read[AHEAD] = {};
       for (int i = 0; i < AHEAD; i++)
         ahead[i] = *k + i < s.end ? s.keys[*k + i] - base : UINT64_MAX;
       for (int i = 0; i < AHEAD; i++)

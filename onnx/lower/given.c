@@ -49,13 +49,13 @@ static Status evaluate(Lower *lower, const Node *node) {
   for (int i = 0; i < node->n_in; i++)
     if (node->in[i] != NO_VALUE) {
       const Value *v = graph_value(lower->graph, node->in[i]);
-      in[i] = (Tensor){v->dtype, v->shape, (void *)contents_of(lower, node->in[i])};
+      in[i] = tensor_at(v->dtype, v->shape, (void *)contents_of(lower, node->in[i]));
     }
   for (int i = 0; i < node->n_out; i++)
     if (node->out[i] != NO_VALUE) {
       const Value *v = graph_value(lower->graph, node->out[i]);
-      out[i] = (Tensor){v->dtype, v->shape,
-                        arena_alloc(lower->arena, graph_value_bytes(lower->graph, node->out[i]) + 64, 1)};
+      out[i] = tensor_at(v->dtype, v->shape,
+                         arena_alloc(lower->arena, graph_value_bytes(lower->graph, node->out[i]) + 64, 1));
       if (!out[i].data)
         return status_code();
       lower->given[node->out[i]] = out[i].data;

@@ -45,12 +45,13 @@ Status plan_copy_ties(Arena *arena, Ties from, Ties *to) {
 static void report_stage(const Plan *plan, int stage, StageReport *report) {
   const Graph *g = plan->graph;
   const StageNodes *nodes = &plan->cuts.stages[stage];
+  const bool *rounded = plan->rank_memory[plan->schedule.rank_of_stage[stage]].rounded;
   for (ValueId v = 0; v < g->n_values; v++) {
     if (!nodes->uses[v] || !memory_is_persistent(g, v))
       continue;
     Role role = graph_value(g, v)->role;
     if (role == ROLE_PARAMETER)
-      report->parameter_bytes += memory_units(graph_value_bytes(g, v));
+      report->parameter_bytes += memory_units(graph_value_bytes(g, v)) + (rounded[v] ? memory_rounded_bytes(g, v) : 0);
     else if (role == ROLE_CONSTANT)
       report->constant_bytes += memory_units(graph_value_bytes(g, v));
   }

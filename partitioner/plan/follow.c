@@ -258,13 +258,26 @@ static bool is_there(const Following *f, int rank, ValueId v) {
   return false;
 }
 
+/* The same of what it rounds to. */
+static bool is_rounded_there(const Following *f, int rank, ValueId v) {
+  const Graph *g = f->first->graph;
+  int initializer = graph_value(f->graph, v)->initializer;
+  for (ValueId k = 0; k < g->n_values; k++)
+    if (f->first->rank_memory[rank].rounded[k] && graph_value(g, k)->initializer == initializer)
+      return true;
+  return false;
+}
+
 /* What the second graph stores on a rank that the first does not. */
 static size_t stored_beside(const Following *f, const Plan *plan, int rank) {
   size_t bytes = 0;
-  for (ValueId v = 0; v < f->graph->n_values; v++)
+  for (ValueId v = 0; v < f->graph->n_values; v++) {
     if (holds(plan, rank, v) && memory_is_stored(f->graph, v) &&
         !memory_is_offloaded(&plan->rank_memory[rank], f->graph, v) && !is_there(f, rank, v))
       bytes += memory_units(graph_value_bytes(f->graph, v));
+    if (plan->rank_memory[rank].rounded[v] && !is_rounded_there(f, rank, v))
+      bytes += memory_rounded_bytes(f->graph, v);
+  }
   return bytes;
 }
 

@@ -124,7 +124,8 @@ static size_t own_bytes(const Plan *plan, int stage) {
   for (ValueId v = 0; v < plan->graph->n_values; v++)
     if (plan->cuts.stages[stage].uses[v] && memory_is_persistent(plan->graph, v) &&
         !memory_is_offloaded(rank, plan->graph, v))
-      bytes += memory_units(graph_value_bytes(plan->graph, v));
+      bytes += memory_units(graph_value_bytes(plan->graph, v)) +
+               (rank->rounded[v] ? memory_rounded_bytes(plan->graph, v) : 0);
   return bytes;
 }
 

@@ -59,7 +59,7 @@ static Status time_node(Probe *p, Stream *stream, int which) {
   size_t bytes = graph_value_bytes(p->graph, node->in[0]), workspace = node->workspace_bytes[0];
   TRY(backend->alloc(stream, 3 * bytes + workspace, &memory));
   for (int i = 0; i < 3; i++)
-    tensors[i] = (Tensor){F32, graph_value(p->graph, node->in[0])->shape, (char *)memory + (size_t)i * bytes};
+    tensors[i] = tensor_at(F32, graph_value(p->graph, node->in[0])->shape, (char *)memory + (size_t)i * bytes);
   Status status = backend->zero(stream, memory, 3 * bytes);
   if (status == OK)
     status = backend_prepare(backend, stream, node, tensors, tensors + 2, workspace, &kernel);

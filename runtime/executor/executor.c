@@ -44,6 +44,8 @@ Status executor_read(Executor *e, ValueId value, void *data, size_t bytes) {
 
 Status executor_write(Executor *e, ValueId value, const void *data, size_t bytes) {
   TRY(check_access(e, value, bytes));
+  if (e->entries[value] >= 0)
+    store_changed(e->spec.store, graph_value(e->graph, value)->initializer);
   return executor_from_host(e, executor_persistent(e, value), data, bytes);
 }
 
@@ -94,15 +96,17 @@ static Status check_workspaces(const ExecutorSpec *spec) {
 static void enter_views(Executor *e) {
   for (size_t i = 0; i < e->graph->n_nodes; i++) {
     const Node *node = e->graph->nodes[i];
-    if ((op_def(node->op)->traits & OP_VIEW) && e->memory->persistent_offset[node->out[0]] != SIZE_MAX)
+    if ((op_def(node->op)->traits & OP_VIEW) && e->memory->persistent_offset[node->out[0]] != SIZE_MAX) {
       e->entries[node->out[0]] = e->entries[node->in[0]];
+      e->rounded[node->out[0]] = e->rounded[node->in[0]];
+    }
   }
 }
 
 static Status take_memory(Executor *e) {
   size_t own = e->memory->persistent_bytes - e->memory->stored_bytes, work = memory_work_bytes(e->memory);
   void *base;
-  TRY(store_take(e->spec.store, e->arena, e->graph, e->memory, e->spec.rehearses, &e->entries));
+  TRY(store_take(e->spec.store, e->arena, e->graph, e->memory, e->spec.rehearses, &e->entries, &e->rounded));
   enter_views(e);
   if (e->spec.work_bytes > work)
     work = e->spec.work_bytes;
@@ -228,6 +232,9 @@ static Status update(Executor *e, const double scalars[STEP_SCALARS]) {
     TRY(tape_call(e, &e->updates[i].call, 0));
   if (e->n_pieces)
     TRY(pieces_update(e));
+  for (ValueId v = 0; v < e->graph->n_values; v++) /* of the others both are written */
+    if (graph_value(e->graph, v)->role == ROLE_PARAMETER && e->entries[v] >= 0 && e->rounded[v] < 0)
+      store_changed(e->spec.store, graph_value(e->graph, v)->initializer);
   double ended = clock_seconds();
   e->busy_seconds += ended - begun;
   if (trace_on(e->spec.trace))

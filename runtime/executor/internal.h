@@ -110,6 +110,7 @@ struct Executor {
   WireEnd *wires[WAYS]; /* NULL: none of that kind */
   bool hosts_run_ahead; /* some rank has wires */
   int *entries;         /* [n_values]: in the store, of views their roots'; -1: not there */
+  int *rounded;         /* [n_values]: what they round to; likewise */
   char *base;           /* persistent values that are not stored */
   char *work;           /* what follows them: at their end, or in the host's memory */
   void *pinned;         /* the host's places of sites, where the rank's memory is a device's; else NULL */

@@ -70,6 +70,8 @@ static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
     const Value *value = graph_value(e->graph, v);
     call->sites[i] = stage < 0 ? persistent_site(e, v) : site_of(e, stage, v);
     call->operands[i] = (Tensor){.dtype = value->dtype, .shape = value->shape, .data = call->sites[i].first};
+    if (e->rounded[v] >= 0 && call->sites[i].first == executor_persistent(e, v))
+      call->operands[i].rounded = store_at(e->spec.store, e->rounded[v]);
     call->moves |= call->sites[i].slots > 1;
   }
   size_t within_scratch = stage >= 0 ? e->spec.plan->stage_memory[stage].workspace[node->id] : 0;

@@ -58,10 +58,12 @@ static Status add_part(Cutter *c, const Node *node, int64_t first, int64_t count
     const Value *value = graph_value(e->graph, node->in[i]);
     char *data = executor_persistent(e, node->in[i]);
     if (i == 1) { /* scalars, for all */
-      in[i] = (Tensor){value->dtype, value->shape, data};
+      in[i] = tensor_at(value->dtype, value->shape, data);
       continue;
     }
-    in[i] = (Tensor){type, shape_of(1, &count), data + at};
+    in[i] = tensor_at(type, shape_of(1, &count), data + at);
+    if (i == 0 && e->rounded[node->in[0]] >= 0)
+      in[i].rounded = store_at(e->spec.store, e->rounded[node->in[0]]) + (size_t)first * dtype_bytes(BF16);
     if (i < 2 || i >= 2 + states)
       continue;
     in[i].data = slot + c->used;

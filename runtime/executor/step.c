@@ -410,8 +410,10 @@ Status executor_run(Executor *e, const StepWork *work, double *loss) {
       e->spec.transport && e->spec.transport->progress ? e->backend->stream_between : NULL;
   if (between)
     between(e->stream, progress, e);
+  Status status = store_round(e->spec.store, e->entries, e->rounded, e->graph->n_values);
   tape_begin(e, &e->run);
-  Status status = walk(e, work);
+  if (status == OK)
+    status = walk(e, work);
   tape_drop(e);
   if (between)
     between(e->stream, NULL, NULL);

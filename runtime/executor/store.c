@@ -2,17 +2,21 @@
 #include "runtime/executor/store.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* The tensor of an initializer, or one of the optimizer's states or a gradient's accumulator of it. */
+enum { ROUNDED = INT_MAX };
+
+/* The tensor of an initializer, what it rounds to in bfloat16, or one of the optimizer's states or a gradient's
+ * accumulator of it. */
 typedef struct {
-  int state; /* 0: the tensor itself; k: its k-th state in the order of the graph; -k: its k-th accumulator */
+  int state; /* 0: the tensor itself; k: its k-th state in the order of the graph; -k: its k-th accumulator; ROUNDED */
   int next;  /* of the initializer's chain; -1 at its end */
   DType dtype;
   Shape shape;
-  char *data; /* NULL: nobody needs its contents */
-  bool filled;
+  char *data;   /* NULL: nobody needs its contents */
+  bool filled;  /* of a ROUNDED one: it is what the tensor rounds to */
   bool on_host; /* a state that is offloaded */
   int turn;     /* in which it was taken last */
 } Entry;
@@ -150,12 +154,12 @@ static Status give_memory(Store *store, size_t first, bool on_host) {
   return backend->is_host || on_host ? OK : backend->zero(store->stream, slab->memory, bytes);
 }
 
-static Status take(Store *store, const Graph *g, const RankMemory *memory, int *entries, int *states) {
+static Status take(Store *store, const Graph *g, const RankMemory *memory, int *entries, int *rounded, int *states) {
   for (ValueId v = 0; v < g->n_values; v++) {
     const Value *value = graph_value(g, v);
     bool is_gradient = value->role == ROLE_GRADIENT, is_state = value->role == ROLE_STATE;
     int state = is_gradient ? -1 - value->group : is_state ? ++states[value->parameter] : 0;
-    entries[v] = -1;
+    entries[v] = rounded[v] = -1;
     if (memory->persistent_offset[v] == SIZE_MAX || !memory_is_stored(g, v))
       continue;
     int initializer = is_gradient || is_state ? graph_value(g, value->parameter)->initializer : value->initializer;
@@ -167,18 +171,23 @@ static Status take(Store *store, const Graph *g, const RankMemory *memory, int *
                   initializer);
     entry->turn = store->turn;
     entry->on_host = memory_is_offloaded(memory, g, v);
+    if (memory->rounded[v]) {
+      Value narrow = {.name = value->name, .dtype = BF16, .shape = value->shape};
+      TRY(find_or_append(store, initializer, ROUNDED, &narrow, &rounded[v]));
+    }
   }
   return OK;
 }
 
 Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, bool rehearses,
-                  int **entries) {
+                  int **entries, int **rounded) {
   int *states; /* of each parameter so far */
   size_t first = store->n_entries;
   TRY(ARENA_NEW(arena, *entries, graph->n_values));
+  TRY(ARENA_NEW(arena, *rounded, graph->n_values));
   TRY(ARENA_NEW(arena, states, graph->n_values));
   store->turn++;
-  TRY(take(store, graph, memory, *entries, states));
+  TRY(take(store, graph, memory, *entries, *rounded, states));
   TRY(give_memory(store, first, false));
   if (rehearses)
     return OK;
@@ -222,6 +231,24 @@ Status store_fill(Store *store, const Graph *graph, const int *entries, bool loa
     entry->filled = true;
   }
   return OK;
+}
+
+Status store_round(Store *store, const int *entries, const int *rounded, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    Entry *to = rounded[i] >= 0 ? &store->entries[rounded[i]] : NULL;
+    if (!to || to->filled)
+      continue;
+    const Entry *from = &store->entries[entries[i]];
+    TRY(store->backend->convert(store->stream, to->data, BF16, from->data, F32, shape_elements(from->shape)));
+    to->filled = true;
+  }
+  return OK;
+}
+
+void store_changed(Store *store, int initializer) {
+  int k = find(store, initializer, ROUNDED);
+  if (k >= 0)
+    store->entries[k].filled = false;
 }
 
 bool store_is_fresh(const Store *store) {

@@ -30,15 +30,19 @@ int store_device(const Store *store);
 Shuttle *store_shuttle(const Store *store);
 
 /* Places for what the store keeps of a graph (memory_is_stored) on the rank of this memory: entries [n_values], in the
- * arena, -1 elsewhere. What no graph had before gets memory that holds zeros, in one piece; what is offloaded, pinned
- * memory of the host, in the order of the graph, unless the store is for a rehearsal, which has no use for it. Fails
- * E_MEMORY; E_USAGE where type or shape are not those that another graph has, or two parameters of the graph have one
- * initializer. */
+ * arena, -1 elsewhere; and for what memory->rounded says of them: rounded [n_values]. What no graph had before gets
+ * memory that holds zeros, in one piece; what is offloaded, pinned memory of the host, in the order of the graph,
+ * unless the store is for a rehearsal, which has no use for it. Fails E_MEMORY; E_USAGE where type or shape are not
+ * those that another graph has, or two parameters of the graph have one initializer. */
 Status store_take(Store *store, Arena *arena, const Graph *graph, const RankMemory *memory, bool rehearses,
-                  int **entries);
+                  int **entries, int **rounded);
 /* Fills those of a graph's entries that are not filled yet by `load`; accumulators with zeros, and the optimizer's
  * states, unless they are loaded, too. */
 Status store_fill(Store *store, const Graph *graph, const int *entries, bool loads_states, Load *load, void *context);
+/* Rounds anew, of these [n], what is not what the tensor rounds to: it was changed, or never rounded. */
+Status store_round(Store *store, const int *entries, const int *rounded, size_t n);
+/* A tensor's contents are others now, and what is kept rounded of it, if anything, was not. */
+void store_changed(Store *store, int initializer);
 /* Whether nothing is filled yet. */
 bool store_is_fresh(const Store *store);
 /* Where an entry lies, in the device's memory, or, offloaded, in the host's, where the device reaches it, too. */

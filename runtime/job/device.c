@@ -8,6 +8,7 @@
 
 #include "base/nearest.h"
 #include "graph/passes/passes.h"
+#include "graph/rounded.h"
 
 static Status unknown(const char *name) {
   char have[256] = "", hint[NEAREST_BYTES];
@@ -184,6 +185,8 @@ Status devices_prepare(const RankDevice *devices, int ranks, Precision precision
   if (precision == PRECISION_BF16)
     TRY(graph_store_narrow(graph, used_take, &used, &stored));
   for (int k = 0; k < used.n; k++) {
+    if (used.list[k]->keeps_rounded)
+      graph_keep_rounded(graph, k);
     for (size_t i = 0; i < graph->n_nodes; i++)
       graph->nodes[i]->workspace_bytes[k] = backend_workspace_bytes(used.list[k], graph, graph->nodes[i]);
   }

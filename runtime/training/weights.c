@@ -95,7 +95,7 @@ static Status read_parameter(Worker *w, ValueId parameter, void *data, size_t by
 static Status read_input(Worker *w, ValueId value, Arena *arena, Tensor *tensor) {
   const Graph *graph = w->stepper->decided->graph;
   size_t bytes = graph_value_bytes(graph, value);
-  *tensor = (Tensor){graph_value(graph, value)->dtype, graph_value(graph, value)->shape, arena_alloc(arena, bytes, 1)};
+  *tensor = tensor_at(graph_value(graph, value)->dtype, graph_value(graph, value)->shape, arena_alloc(arena, bytes, 1));
   return tensor->data ? executor_read(w->stepper->executor, value, tensor->data, bytes) : status_code();
 }
 
@@ -106,7 +106,8 @@ static Status spread_rows(Worker *w, Arena *arena, const UseGroup *const *groups
   double scalars[STEP_SCALARS] = {[SCALAR_LEARNING_RATE] = 1, [SCALAR_GRADIENT_FACTOR] = -1};
   int64_t count = STEP_SCALARS;
   ValueId ids[2 + 2 * MAX_GROUPS] = {0};
-  Tensor in[2 + 2 * MAX_GROUPS] = {{parameter->dtype, parameter->shape, data}, {F64, shape_of(1, &count), scalars}};
+  Tensor in[2 + 2 * MAX_GROUPS] = {tensor_at(parameter->dtype, parameter->shape, data),
+                                   tensor_at(F64, shape_of(1, &count), scalars)};
   Node update = {.op = OP_SgdUpdateRows, .name = parameter->name, .in = ids, .n_in = 2};
   for (int k = 0; k < n; k++) {
     TRY(read_input(w, groups[k]->gradient, arena, &in[update.n_in++]));

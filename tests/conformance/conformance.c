@@ -139,7 +139,7 @@ Status case_fill(Case *c) {
     if (!data)
       return status_code();
     data = (void *)(((uintptr_t)data + 63) & ~(uintptr_t)63);
-    c->tensors[i] = (Tensor){v->dtype, v->shape, data};
+    c->tensors[i] = tensor_at(v->dtype, v->shape, data);
     memset(data, 0, bytes);
     if (v->data)
       memcpy(data, v->data, bytes);

@@ -85,7 +85,8 @@ static void streams_outlive_faults(void **state) {
   ASSERT_OK(backend_cuda.stream_open(0, 1, &s));
   ASSERT_OK(backend_cuda.alloc(s, 192, &data));
   char *at = data;
-  Tensor in[] = {{F32, {1, {4}}, at}, {I64, {1, {2}}, at + 64}}, out = {F32, {1, {2}}, at + 128};
+  Tensor in[] = {tensor_at(F32, (Shape){1, {4}}, at), tensor_at(I64, (Shape){1, {2}}, at + 64)},
+         out = tensor_at(F32, (Shape){1, {2}}, at + 128);
   for (int i = 0; i < 2; i++, indices[1]--) {
     ASSERT_OK(backend_cuda.copy(s, at, values, sizeof values, COPY_HOST_TO_DEVICE));
     ASSERT_OK(backend_cuda.copy(s, at + 64, indices, sizeof indices, COPY_HOST_TO_DEVICE));
@@ -121,7 +122,7 @@ static void events_order_streams(void **state) {
   ASSERT_OK(backend_cuda.alloc(s[0], sizeof host, &ones));
   ASSERT_OK(backend_cuda.zero(s[0], data, sizeof host));
   ASSERT_OK(backend_cuda.copy(s[0], ones, host, sizeof host, COPY_HOST_TO_DEVICE));
-  Tensor in[] = {{F32, {1, {COUNT}}, data}, {F32, {1, {COUNT}}, ones}};
+  Tensor in[] = {tensor_at(F32, (Shape){1, {COUNT}}, data), tensor_at(F32, (Shape){1, {COUNT}}, ones)};
   for (int i = 0; i < ROUNDS; i++) { /* doubles, by the one and the other */
     ASSERT_OK(backend_cuda.kernels[OP_Accumulate]->run(s[i % 2], &node, in, NULL, NULL, NULL));
     ASSERT_OK(backend_cuda.copy(s[i % 2], ones, data, sizeof host, COPY_DEVICE_TO_DEVICE));
@@ -239,7 +240,7 @@ static void nothing_waits_but_waits(void **state) {
   Node node = {.op = OP_Exp, .name = "exp"};
   ASSERT_OK(backend_cuda.stream_open(0, 1, &s));
   ASSERT_OK(backend_cuda.alloc(s, 4000, &memory));
-  Tensor x = {F32, {1, {1000}}, memory};
+  Tensor x = tensor_at(F32, (Shape){1, {1000}}, memory);
   int before = emulation_waits();
   ASSERT_OK(backend_cuda.zero(s, memory, 4000));
   for (int i = 0; i < 100; i++)

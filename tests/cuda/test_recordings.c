@@ -44,7 +44,7 @@ static void close_bench(Bench *b) {
 /* Adds what is given to the sum, and reads it. */
 static void add(const Bench *b) {
   static const Node node = {.op = OP_Accumulate, .name = "add"};
-  Tensor in[] = {{F32, {1, {COUNT}}, b->data + 4096}, {F32, {1, {COUNT}}, b->data}};
+  Tensor in[] = {tensor_at(F32, (Shape){1, {COUNT}}, b->data + 4096), tensor_at(F32, (Shape){1, {COUNT}}, b->data)};
   ASSERT_OK(backend_cuda.copy(b->s, b->data, b->given, BYTES, COPY_HOST_TO_DEVICE));
   ASSERT_OK(backend_cuda.kernels[OP_Accumulate]->run(b->s, &node, in, NULL, NULL, NULL));
   ASSERT_OK(backend_cuda.copy(b->s, b->got, b->data + 4096, BYTES, COPY_DEVICE_TO_HOST));
@@ -113,7 +113,8 @@ static void faults_of_replays_are_named(void **state) {
   Node node = {.op = OP_Gather, .name = "pick"};
   open_bench(&b);
   index = (int64_t *)b.given;
-  Tensor in[] = {{F32, {1, {4}}, b.data + 4096}, {I64, {1, {1}}, b.data + 8192}}, out = {F32, {1, {1}}, b.data + 12288};
+  Tensor in[] = {tensor_at(F32, (Shape){1, {4}}, b.data + 4096), tensor_at(I64, (Shape){1, {1}}, b.data + 8192)},
+         out = tensor_at(F32, (Shape){1, {1}}, b.data + 12288);
   *index = 0;
   ASSERT_OK(backend_cuda.kernels[OP_Gather]->run(b.s, &node, in, &out, NULL, NULL));
   ASSERT_OK(backend_cuda.record_begin(b.s));

@@ -88,6 +88,73 @@ static void a_step_allocates_nothing(void **state) {
   }
 }
 
+static void take_any_loss(void *context, const OnnxpipeMetrics *m) {
+  assert_in_range(m->step, 1, MOST_STEPS);
+  ((double *)context)[m->step - 1] = m->loss;
+}
+
+static void train_case(const char *name, OnnxpipeOptions *options, double *losses) {
+  OnnxpipeModel *model;
+  char path[256];
+  snprintf(path, sizeof path, SOURCE_DIR "/models/%s/model.onnx", name);
+  if (onnxpipe_open(path, options, &model) != ONNXPIPE_OK ||
+      onnxpipe_train(model, stdout, take_any_loss, losses) != ONNXPIPE_OK)
+    FAIL_TEST("%s: %s", name, onnxpipe_error());
+  onnxpipe_close(model);
+  onnxpipe_options_destroy(options);
+}
+
+static OnnxpipeOptions *narrow_case(const char *name, const char *optimizer, int ranks, int steps) {
+  json_t *json = read_case(name);
+  OnnxpipeOptions *options = case_options(name, json);
+  set(options, "device", "cuda:0");
+  set(options, "precision", "bf16");
+  if (optimizer) { /* one that does without the numbers of the case's */
+    set(options, "optimizer", optimizer);
+    set(options, "beta1", "0.9");
+    set(options, "beta2", "0.999");
+    set(options, "eps", "1e-8");
+  }
+  set_number(options, "ranks", ranks);
+  set_number(options, "microbatches", 2);
+  set_number(options, "steps", steps);
+  json_decref(json);
+  return options;
+}
+
+/* What products read is rounded anew from the weights when a run goes on, and written by the update while it does: the
+ * bits are the same, also of a table that is the head as well, whose rows are updated apart, and that lies on two
+ * ranks.
+ */
+static void updates_write_what_weights_round_to(void **state) {
+  (void)state;
+  static const struct {
+    const char *name, *optimizer;
+    int ranks;
+  } cases[] = {{"surrogate", "sgd", 2}, {"nanogpt", NULL, 2}, {"nanogpt", "sgd", 1}};
+  enum { HALF = 2, STEPS = 3 };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    char folder[] = "/tmp/onnxpipe-steps-XXXXXX", command[64];
+    double straight[MOST_STEPS] = {0}, resumed[MOST_STEPS] = {0};
+    const char *name = cases[i].name, *optimizer = cases[i].optimizer;
+    assert_non_null(mkdtemp(folder));
+    train_case(name, narrow_case(name, optimizer, cases[i].ranks, STEPS), straight);
+    OnnxpipeOptions *options = narrow_case(name, optimizer, cases[i].ranks, HALF);
+    set(options, "checkpoint", folder);
+    train_case(name, options, resumed);
+    options = onnxpipe_options_create();
+    set(options, "resume", folder);
+    set(options, "quiet", "");
+    set_number(options, "steps", STEPS);
+    train_case(name, options, resumed);
+    for (int k = 0; k < STEPS; k++)
+      if (straight[k] != resumed[k])
+        FAIL_TEST("%s: loss %.17g at step %d, %.17g in one run", name, resumed[k], k + 1, straight[k]);
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    assert_int_equal(system(command), 0);
+  }
+}
+
 /* Every kind of node has a number, and times leave nothing behind. */
 static void profiles_are_whole(void **state) {
   (void)state;
@@ -118,7 +185,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_step_waits_once),         cmocka_unit_test(a_step_is_two_launches),
       cmocka_unit_test(recordings_change_no_bits), cmocka_unit_test(a_step_allocates_nothing),
-      cmocka_unit_test(profiles_are_whole),
+      cmocka_unit_test(profiles_are_whole),        cmocka_unit_test(updates_write_what_weights_round_to),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -260,7 +260,7 @@ static Status run_ring(Rank *rank) {
   int waits = emulation_waits();
   for (int k = 0; k < ROUNDS * DEEP; k++) {
     void *data = at[k % DEEP];
-    Tensor in[] = {{F32, {1, {NUMBERS}}, data}, {F32, {1, {NUMBERS}}, ones}};
+    Tensor in[] = {tensor_at(F32, (Shape){1, {NUMBERS}}, data), tensor_at(F32, (Shape){1, {NUMBERS}}, ones)};
     if (k >= DEEP || rank->number) {
       TRY(rank->kind->wait(rank->wires, sent[k % DEEP]));
       TRY(rank->kind->post(rank->wires, &(Transfer){.peer = before, .data = data, .bytes = sizeof host}, 1, &got));

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "graph/memory.h"
+#include "graph/rounded.h"
 #include "tests/random_graph.h"
 
 static const size_t UNIT = MEMORY_ALIGNMENT; /* [3,5] floats are 60 bytes: one unit */
@@ -175,6 +176,58 @@ static void workspaces_are_those_of_the_ranks_backend(void **state) {
   arena_destroy(arena);
 }
 
+/* A weight that is multiplied as bfloat16 numbers is kept rounded, too, where the rank's backend wants it so and a
+ * product of its stages reads it: not where it is only looked up. */
+static void weights_are_kept_rounded(void **state) {
+  (void)state;
+  static const uint8_t backends[] = {0, 1};
+  Arena *arena = arena_create();
+  RandomGraph r = {0};
+  Stages stages;
+  StageMemory m[2];
+  RankMemory rank[2];
+  Attr across = attr_int("transB", 1), flat = attr_ints("shape", (int64_t[]){ROWS, WIDTH}, 2);
+  ASSERT_OK(graph_create(arena, "rounded", &r.g));
+  Graph *g = r.g;
+  ValueId x = random_value(&r, "x", square(), ROLE_INPUT), w = random_value(&r, "w", square(), ROLE_PARAMETER);
+  ValueId seen = random_value(&r, "seen", square(), ROLE_PARAMETER),
+          own = random_value(&r, "own", square(), ROLE_PARAMETER);
+  ASSERT_OK(graph_add_input(g, x));
+  ValueId y = random_node(&r, OP_Add, (ValueId[]){x, w}, 2, NULL, 0, 1);
+  y = random_node(&r, OP_Add, (ValueId[]){y, own}, 2, NULL, 0, 1);
+  size_t first = g->n_nodes;
+  ValueId view = random_node(&r, OP_Reshape, &seen, 1, &flat, 1, 1);
+  ValueId a = random_node(&r, OP_MatMul, (ValueId[]){y, w}, 2, &across, 1, 1);
+  ValueId b = random_node(&r, OP_MatMul, (ValueId[]){y, view}, 2, &across, 1, 1);
+  ASSERT_OK(graph_add_output(g, random_node(&r, OP_Add, (ValueId[]){a, b}, 2, NULL, 0, 1)));
+  int stage_of[8] = {0};
+  for (size_t i = 0; i < g->n_nodes; i++) {
+    stage_of[i] = i >= first;
+    g->nodes[i]->precision = PRECISION_BF16;
+  }
+  g->backend_of_rank = backends;
+  graph_keep_rounded(g, 1);
+  assert_true(graph_is_rounded(g, w, 1) && !graph_is_rounded(g, w, 0) && graph_is_rounded(g, seen, 1) &&
+              graph_is_rounded(g, view, 1) && !graph_is_rounded(g, own, 1));
+  ASSERT_OK(stages_assign(g, arena, stage_of, 2, &stages));
+  for (int i = 0; i < 2; i++) {
+    StageSetting setting = {.stage = i, .rank = i};
+    ASSERT_OK(memory_plan_stage(arena, g, &stages, &setting, &m[i]));
+  }
+  for (int swapped = 0; swapped < 2; swapped++) /* the rank with the products has the backend that keeps, or not */
+    for (int i = 0; i < 2; i++) {
+      bool here[2] = {i == swapped, i != swapped};
+      int slots[2][MAX_BLOCKS] = {{0}};
+      bool keeps = i == 1 && !swapped;
+      ASSERT_OK(memory_plan_rank(arena, g, &stages, m, i, here, slots, &rank[i]));
+      assert_true(rank[i].rounded[w] == keeps && rank[i].rounded[seen] == keeps && !rank[i].rounded[own] &&
+                  !rank[i].rounded[view]);
+      assert_int_equal(rank[i].parameter_bytes, (keeps ? 4 : 2) * UNIT);
+      assert_int_equal(rank[i].stored_bytes, rank[i].parameter_bytes);
+    }
+  arena_destroy(arena);
+}
+
 static void sizes_that_overflow_are_refused(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -195,6 +248,7 @@ int main(void) {
       cmocka_unit_test(joined_backwards_keep_no_gradients),
       cmocka_unit_test(workspaces_are_those_of_the_ranks_backend),
       cmocka_unit_test(a_tied_parameter_lies_on_both_ranks),
+      cmocka_unit_test(weights_are_kept_rounded),
       cmocka_unit_test(sizes_that_overflow_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

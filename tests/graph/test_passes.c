@@ -73,9 +73,9 @@ static void evaluate(Arena *arena, const Graph *g, float *result) {
   }
   for (size_t i = 0; i < g->n_nodes; i++) {
     const Node *n = g->nodes[i];
-    Tensor in[4], out = {F32, graph_value(g, n->out[0])->shape, data[n->out[0]]};
+    Tensor in[4], out = tensor_at(F32, graph_value(g, n->out[0])->shape, data[n->out[0]]);
     for (int k = 0; k < n->n_in; k++)
-      in[k] = (Tensor){F32, graph_value(g, n->in[k])->shape, data[n->in[k]]};
+      in[k] = tensor_at(F32, graph_value(g, n->in[k])->shape, data[n->in[k]]);
     ASSERT_OK(backend_evaluate(NULL, n, in, &out));
   }
   memcpy(result, data[g->outputs[0]], ELEMENTS * sizeof *result);
@@ -320,11 +320,11 @@ static void run_training(Arena *arena, const Graph *g, void ***data) {
     for (int k = 0; k < n->n_in; k++)
       in[k] = n->in[k] == NO_VALUE
                   ? (Tensor){0}
-                  : (Tensor){graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, (*data)[n->in[k]]};
+                  : tensor_at(graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, (*data)[n->in[k]]);
     for (int k = 0; k < n->n_out; k++)
       out[k] = n->out[k] == NO_VALUE
                    ? (Tensor){0}
-                   : (Tensor){graph_value(g, n->out[k])->dtype, graph_value(g, n->out[k])->shape, (*data)[n->out[k]]};
+                   : tensor_at(graph_value(g, n->out[k])->dtype, graph_value(g, n->out[k])->shape, (*data)[n->out[k]]);
     ASSERT_OK(backend_evaluate(NULL, n, in, out));
   }
 }

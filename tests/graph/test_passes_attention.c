@@ -364,9 +364,9 @@ static const float *evaluate(Arena *arena, const Graph *g) {
     Tensor in[5] = {{0}}, out[3];
     for (int k = 0; k < n->n_in; k++)
       if (n->in[k] != NO_VALUE)
-        in[k] = (Tensor){graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, data[n->in[k]]};
+        in[k] = tensor_at(graph_value(g, n->in[k])->dtype, graph_value(g, n->in[k])->shape, data[n->in[k]]);
     for (int k = 0; k < n->n_out; k++)
-      out[k] = (Tensor){graph_value(g, n->out[k])->dtype, graph_value(g, n->out[k])->shape, data[n->out[k]]};
+      out[k] = tensor_at(graph_value(g, n->out[k])->dtype, graph_value(g, n->out[k])->shape, data[n->out[k]]);
     ASSERT_OK(backend_evaluate(NULL, n, in, out));
   }
   return data[g->outputs[0]];

@@ -39,7 +39,7 @@ static inline Tensor run_tensor(GraphRun *run, ValueId id) {
     ASSERT_OK(model_read_initializer(run->model, v->initializer, run_room(run, id), graph_value_bytes(run->graph, id)));
   if (!run->values[id])
     run_room(run, id);
-  return (Tensor){v->dtype, v->shape, run->values[id]};
+  return tensor_at(v->dtype, v->shape, run->values[id]);
 }
 
 static inline Status run_graph_status(GraphRun *run) {

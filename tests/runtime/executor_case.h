@@ -69,7 +69,7 @@ static inline void case_interpret_node(const Graph *g, const Node *node, void **
     ValueId v = i < node->n_in ? node->in[i] : node->out[i - node->n_in];
     if (v != NO_VALUE)
       *(i < node->n_in ? &in[i] : &out[i - node->n_in]) =
-          (Tensor){graph_value(g, v)->dtype, graph_value(g, v)->shape, data[v]};
+          tensor_at(graph_value(g, v)->dtype, graph_value(g, v)->shape, data[v]);
   }
   ASSERT_OK(backend_evaluate(NULL, node, in, out));
 }
