@@ -289,11 +289,12 @@ void launch_sum(cudaStream_t s, int64_t n, const double *x, double *y, void *par
 void launch_softmax(cudaStream_t s, bool is_log, DType from, DType to, Lines lines, const void *x, void *y);
 void launch_softmax_grad(cudaStream_t s, bool is_log, DType dy_type, DType y_type, DType dx_type, Lines lines,
                          const void *dy, const void *y, void *dx);
-/* bias, mean NULL: none; mean NULL: RMS. */
+/* bias, mean, more NULL: none; mean NULL: RMS. more: as dx, which it is added to. */
 void launch_norm(cudaStream_t s, DType from, DType to, int64_t rows, int64_t size, double epsilon, const void *x,
                  const void *scale, const void *bias, void *y, void *mean, void *inv);
 void launch_norm_grad(cudaStream_t s, DType dy_type, DType x_type, DType dx_type, int64_t rows, int64_t size,
-                      const void *dy, const void *x, const void *scale, const void *mean, const void *inv, void *dx);
+                      const void *dy, const void *x, const void *scale, const void *mean, const void *inv,
+                      const void *more, void *dx);
 typedef struct {
   DType target_type;
   int64_t ignored;

@@ -18,11 +18,6 @@ static bool takes_rows(const Node *node, const Tensor *in, const Tensor *out) {
   return rest_is_wide(node, in, 1, out, 1);
 }
 
-/* Two inputs, dY and X, and the first output. */
-static bool takes_row_pairs(const Node *node, const Tensor *in, const Tensor *out) {
-  return rest_is_wide(node, in, 2, out, 1);
-}
-
 static bool takes_column_sums(const Node *node, const Tensor *in, const Tensor *out) {
   return rest_is_wide(node, in, 2, out, 0);
 }
@@ -130,22 +125,38 @@ KERNEL(RMSNormalization, .accepts = takes_floats, .narrow = takes_rows) {
   return cuda_launched(stream, node);
 }
 
-/* dX of a row. LayerNormalization: dY, X, scale, mean, inv; RMSNormalization: no mean. */
+/* Behind what its operator has: what is added, or nothing. */
+static const Tensor *added_to_norm_grad(const Node *node, const Tensor *in) {
+  int more = node->op == OP_LayerNormalizationGradInput ? 5 : 4;
+  return node->n_in > more ? &in[more] : NULL;
+}
+
+/* dY, X and the output as they like, and what is added as the output. */
+static bool takes_norm_grad(const Node *node, const Tensor *in, const Tensor *out) {
+  const Tensor *more = added_to_norm_grad(node, in);
+  bool wide = !more || more->dtype == out->dtype;
+  for (const Tensor *t = &in[2]; t < (more ? more : &in[node->n_in]); t++)
+    wide &= t->dtype != BF16;
+  return wide;
+}
+
+/* dX of a row. LayerNormalization: dY, X, scale, mean, inv, more?; RMSNormalization: no mean. */
 static Status norm_grad_input(Stream *stream, const Node *node, const Tensor *in, const void *mean, const void *inv,
                               const Tensor *out) {
+  const Tensor *more = added_to_norm_grad(node, in);
   TAKES(in->dtype, is_float(in->dtype) || in->dtype == BF16);
   Split3 s = split_from(out->shape, (int)node_int(node, "axis", 0));
   launch_norm_grad(stream->cuda, in[0].dtype, in[1].dtype, out->dtype, s.outer, s.size, in[0].data, in[1].data,
-                   in[2].data, mean, inv, out->data);
+                   in[2].data, mean, inv, more ? more->data : NULL, out->data);
   return cuda_launched(stream, node);
 }
 
-KERNEL(LayerNormalizationGradInput, .accepts = takes_floats, .narrow = takes_row_pairs) {
+KERNEL(LayerNormalizationGradInput, .accepts = takes_floats, .narrow = takes_norm_grad) {
   UNUSED;
   return norm_grad_input(stream, node, in, in[3].data, in[4].data, out);
 }
 
-KERNEL(RMSNormalizationGradInput, .accepts = takes_floats, .narrow = takes_row_pairs) {
+KERNEL(RMSNormalizationGradInput, .accepts = takes_floats, .narrow = takes_norm_grad) {
   UNUSED;
   return norm_grad_input(stream, node, in, NULL, in[3].data, out);
 }

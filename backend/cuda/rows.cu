@@ -187,10 +187,11 @@ void launch_norm(cudaStream_t s, DType from, DType to, int64_t rows, int64_t siz
     FOR_TWO_STORED(from, to, run_norm(s, l, epsilon, (const A *)x, scale, bias, (B *)y, mean, inv))
 }
 
-/* With G = dY scale and H = (X - mean) inv: dX = inv (G - mean of G - H mean of G H); RMS leaves the mean of G out. */
+/* With G = dY scale and H = (X - mean) inv: dX = inv (G - mean of G - H mean of G H); RMS leaves the mean of G out; and
+ * `more`, or NULL. */
 template <class D, class X, class T, int WIDTH, int PACKS>
 GLOBAL void norm_grad(Lines l, int lanes, const D *cotangent, const X *from, const Computed<X> *scale,
-                      const Computed<X> *mean, const Computed<X> *inv, T *to) {
+                      const Computed<X> *mean, const Computed<X> *inv, const T *more, T *to) {
   typedef Computed<X> C;
   typedef SumOf<C, PACKS> Sum;
   const double part = 1 / (double)l.size;
@@ -221,6 +222,11 @@ GLOBAL void norm_grad(Lines l, int lanes, const D *cotangent, const X *from, con
       read_pack<WIDTH>(scale + c, a);
       for (int i = 0; i < WIDTH; i++)
         g[i] = factor * (g[i] * a[i] - mean_g - (h[i] - centre) * factor * mean_gh);
+      if (more) {
+        read_pack<WIDTH>(more + line * l.size + c, h);
+        for (int i = 0; i < WIDTH; i++)
+          g[i] += h[i];
+      }
       write_pack<WIDTH>(g, to + line * l.size + c);
     });
   }
@@ -228,23 +234,26 @@ GLOBAL void norm_grad(Lines l, int lanes, const D *cotangent, const X *from, con
 
 template <class D, class X, class T>
 static void run_norm_grad(cudaStream_t s, const Lines &l, const D *dy, const X *x, const void *scale, const void *mean,
-                          const void *inv, T *dx) {
+                          const void *inv, const void *more, T *dx) {
   typedef Computed<X> C;
   for_rows<sizeof(C) < 8, std::is_same<D, T>::value>(l, [&](auto width, auto packs) {
     launch(norm_grad<D, X, T, width(), packs()>, row_blocks(l), BLOCK_THREADS, s, l, lanes_for(l), dy, x,
-           (const C *)scale, (const C *)mean, (const C *)inv, dx);
+           (const C *)scale, (const C *)mean, (const C *)inv, (const T *)more, dx);
   });
 }
 
 void launch_norm_grad(cudaStream_t s, DType dy_type, DType x_type, DType dx_type, int64_t rows, int64_t size,
-                      const void *dy, const void *x, const void *scale, const void *mean, const void *inv, void *dx) {
+                      const void *dy, const void *x, const void *scale, const void *mean, const void *inv,
+                      const void *more, void *dx) {
   Lines l = {rows, size, 1};
   if (x_type == F64)
-    run_norm_grad(s, l, (const double *)dy, (const double *)x, scale, mean, inv, (double *)dx);
+    run_norm_grad(s, l, (const double *)dy, (const double *)x, scale, mean, inv, more, (double *)dx);
   else if (dx_type == BF16)
-    FOR_TWO_STORED(dy_type, x_type, run_norm_grad(s, l, (const A *)dy, (const B *)x, scale, mean, inv, (Bfloat *)dx))
+    FOR_TWO_STORED(dy_type, x_type,
+                   run_norm_grad(s, l, (const A *)dy, (const B *)x, scale, mean, inv, more, (Bfloat *)dx))
   else
-    FOR_TWO_STORED(dy_type, x_type, run_norm_grad(s, l, (const A *)dy, (const B *)x, scale, mean, inv, (float *)dx))
+    FOR_TWO_STORED(dy_type, x_type,
+                   run_norm_grad(s, l, (const A *)dy, (const B *)x, scale, mean, inv, more, (float *)dx))
 }
 
 /* ---- cross entropy ---- */

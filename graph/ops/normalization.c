@@ -79,8 +79,13 @@ static Status check_pair(const Graph *g, const Node *n) {
   return OK;
 }
 
+/* What is added to it, behind the others, is as large. */
 static Status infer_norm_grad_input(Graph *g, Node *n) {
+  int more = op_def(n->op)->min_in;
   TRY(check_pair(g, n));
+  if (rule_has_in(n, more) && !shape_equal(rule_in(g, n, more)->shape, rule_in(g, n, 0)->shape))
+    return fail(E_SHAPE, "'%s' is %s, the cotangent %s", rule_in(g, n, more)->name,
+                SHAPE_STR(rule_in(g, n, more)->shape), SHAPE_STR(rule_in(g, n, 0)->shape));
   return rule_same(g, n);
 }
 
@@ -127,8 +132,8 @@ ENTRY(LogSoftmax, 1, 1, 1, 1, OP_IN_PLACE, infer_softmax, gradient_softmax, cost
 ENTRY(SoftmaxGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_softmax_grad, NULL, cost_norm, NULL)
 ENTRY(LogSoftmaxGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_softmax_grad, NULL, cost_softmax, NULL)
 ENTRY(LayerNormalization, 2, 3, 3, 3, OP_SCALES, infer_norm, gradient_layer_norm, cost_norm, batch_rows)
-ENTRY(LayerNormalizationGradInput, 5, 5, 1, 1, OP_IN_PLACE, infer_norm_grad_input, NULL, cost_norm, NULL)
+ENTRY(LayerNormalizationGradInput, 5, 6, 1, 1, OP_IN_PLACE, infer_norm_grad_input, NULL, cost_norm, NULL)
 ENTRY(LayerNormalizationGradScale, 4, 4, 1, 1, 0, infer_norm_grad_scale, NULL, cost_norm, NULL)
 ENTRY(RMSNormalization, 2, 2, 2, 2, OP_SCALES, infer_norm, gradient_rms_norm, cost_norm, batch_rows)
-ENTRY(RMSNormalizationGradInput, 4, 4, 1, 1, OP_IN_PLACE, infer_norm_grad_input, NULL, cost_norm, NULL)
+ENTRY(RMSNormalizationGradInput, 4, 5, 1, 1, OP_IN_PLACE, infer_norm_grad_input, NULL, cost_norm, NULL)
 ENTRY(RMSNormalizationGradScale, 3, 3, 1, 1, 0, infer_norm_grad_scale, NULL, cost_norm, NULL)

@@ -80,6 +80,8 @@ extern const Pass pass_unchanged, pass_twice;
 
 /* Of a training graph: products into accumulators. */
 extern const Pass pass_accumulate;
+/* Of a training graph: a residual's gradient with that of the norm that it goes past. */
+extern const Pass pass_residual;
 /* Of one whose products are accumulated: the last product with the cross entropy of its rows, where these are many. */
 extern const Pass pass_head;
 

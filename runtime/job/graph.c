@@ -389,9 +389,9 @@ static Status decide_optimizer(Job *job) {
 }
 
 /* What is fused of a training graph: products that are gradients of parameters go into the accumulators; the last one
- * goes with its loss. */
+ * goes with its loss; what comes back past a norm goes into the norm's own gradient. */
 static Status fuse_training(Job *job) {
-  static const Pass *const passes[] = {&pass_accumulate, &pass_head};
+  static const Pass *const passes[] = {&pass_accumulate, &pass_head, &pass_residual};
   LossSpec *loss = &job->decided.loss;
   for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
     Graph *graph = job->decided.graph;

@@ -329,6 +329,21 @@ static void run_training(Arena *arena, const Graph *g, void ***data) {
   }
 }
 
+/* What accumulators hold in the end; map: from g's values to those of `to`. */
+static void accumulators_are_alike(Arena *arena, const Graph *g, const Graph *to, const ValueId *map, float tolerance) {
+  void **before, **after;
+  run_training(arena, g, &before);
+  run_training(arena, to, &after);
+  for (size_t i = 0; i < g->n_groups; i++) {
+    ValueId v = g->groups[i].gradient;
+    for (int64_t k = 0; v != NO_VALUE && k < shape_elements(graph_value(g, v)->shape); k++) {
+      float x = ((float *)before[v])[k], y = ((float *)after[map[v]])[k];
+      if (!(fabsf(x - y) <= tolerance * fmaxf(1, fabsf(x))))
+        FAIL_TEST("'%s': %g, then %g", graph_value(g, v)->name, x, y);
+    }
+  }
+}
+
 /* Products go into accumulators, which hold the same in the end; a sum of two does not. */
 static void products_are_accumulated(void **state) {
   (void)state;
@@ -336,7 +351,6 @@ static void products_are_accumulated(void **state) {
   for (uint64_t seed = 0; seed < 20; seed++) {
     Arena *arena = arena_create();
     Graph *g = random_training(arena, seed, 20), *to;
-    void **before, **after;
     ValueId *map;
     ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
     g->microbatches = 1 + (int64_t)(seed % 2);
@@ -349,19 +363,63 @@ static void products_are_accumulated(void **state) {
     assert_true(count_op(to, OP_MatMul) + products <= count_op(g, OP_MatMul));
     made += products;
     left += count_op(to, OP_Accumulate);
-    run_training(arena, g, &before);
-    run_training(arena, to, &after);
-    for (size_t i = 0; i < g->n_groups; i++) {
-      ValueId v = g->groups[i].gradient;
-      for (int64_t k = 0; v != NO_VALUE && k < shape_elements(graph_value(g, v)->shape); k++) {
-        float x = ((float *)before[v])[k], y = ((float *)after[map[v]])[k];
-        if (!(fabsf(x - y) <= 1e-4f * fmaxf(1, fabsf(x))))
-          FAIL_TEST("seed %d, '%s': %g, then %g", (int)seed, graph_value(g, v)->name, x, y);
-      }
-    }
+    accumulators_are_alike(arena, g, to, map, 1e-4f);
     arena_destroy(arena);
   }
   assert_true(made > 20 && left > 20);
+}
+
+/* y = x + f(norm(x)), or what reads the sum of norm and x: two blocks, or with something between x and the norm. */
+static Graph *residual_graph(Arena *arena, OpKind op, bool between) {
+  RandomGraph r = {0};
+  size_t unreached;
+  Shape row = shape_of(1, (int64_t[]){WIDTH}), whole = shape_of(2, (int64_t[]){ROWS, WIDTH});
+  Attr attrs[] = {attr_int("axis", 1), attr_float("epsilon", 0.1)};
+  ASSERT_OK(graph_create(arena, "residual", &r.g));
+  ValueId x = random_value(&r, "x", whole, ROLE_INPUT), w = random_value(&r, "w", whole, ROLE_PARAMETER);
+  ASSERT_OK(graph_add_input(r.g, x));
+  x = random_node(&r, OP_Add, (ValueId[]){x, w}, 2, NULL, 0, 1);
+  for (int i = 0; i < 2; i++) {
+    ValueId scale = random_value(&r, i ? "scale1" : "scale0", row, ROLE_PARAMETER);
+    ValueId from = between ? random_node(&r, OP_Tanh, &x, 1, NULL, 0, 1) : x;
+    NodeId norm;
+    ASSERT_OK(graph_add_node(r.g, op, "norm", (ValueId[]){from, scale}, 2, attrs, 2, NULL,
+                             op == OP_LayerNormalization ? 3 : 2, &norm));
+    ValueId f = random_node(&r, OP_Tanh, graph_node(r.g, norm)->out, 1, NULL, 0, 1);
+    x = random_node(&r, OP_Add, (ValueId[]){x, f}, 2, NULL, 0, 1);
+  }
+  ASSERT_OK(graph_add_output(r.g, x));
+  LossSpec loss = {.kind = LOSS_MSE, .output = x, .target_dtype = F32, .target_shape = whole};
+  ASSERT_OK(loss_append(r.g, &loss));
+  ASSERT_OK(autodiff_append(r.g, &unreached));
+  return r.g;
+}
+
+/* What comes back past a norm is added by the norm's gradient, with the same bits in float32; where something else
+ * stands before the norm it is not. */
+static void residuals_go_with_norms(void **state) {
+  (void)state;
+  static const OpKind ops[][2] = {{OP_LayerNormalization, OP_LayerNormalizationGradInput},
+                                  {OP_RMSNormalization, OP_RMSNormalizationGradInput}};
+  for (int i = 0; i < 4; i++) {
+    Arena *arena = arena_create();
+    OpKind op = ops[i / 2][0], gradient = ops[i / 2][1];
+    Graph *g = residual_graph(arena, op, i % 2), *to;
+    ValueId *map;
+    size_t fused = 0;
+    ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
+    ASSERT_OK(graph_rewrite(g, &pass_residual, NULL, NULL, arena, map, &to));
+    assert_int_equal(count_op(to, gradient), 2);
+    for (size_t k = 0; k < to->n_nodes; k++)
+      if (to->nodes[k]->op == gradient) {
+        fused += to->nodes[k]->n_in > op_def(gradient)->min_in;
+        assert_int_equal(graph_node(to, to->nodes[k]->origin)->op, op);
+      }
+    assert_int_equal(fused, i % 2 ? 0 : 2);
+    assert_int_equal(count_op(g, OP_Add) - count_op(to, OP_Add), fused);
+    accumulators_are_alike(arena, g, to, map, 0);
+    arena_destroy(arena);
+  }
 }
 
 int main(void) {
@@ -369,6 +427,7 @@ int main(void) {
       cmocka_unit_test(patterns_become_one_node),      cmocka_unit_test(what_is_used_stays),
       cmocka_unit_test(what_runs_nowhere_is_not_made), cmocka_unit_test(functions_emit),
       cmocka_unit_test(training_graphs_are_copied),    cmocka_unit_test(products_are_accumulated),
+      cmocka_unit_test(residuals_go_with_norms),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

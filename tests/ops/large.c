@@ -201,6 +201,11 @@ const OpCase large_op_cases[] = {
      {F(2, {1000, 40}), F(2, {1000, 40}), F(1, {40}), F(2, {1000, 1}), P(2, {1000, 1})},
      Y(2, {1000, 40}),
      {INT("axis", 1)}},
+    {OP_LayerNormalizationGradInput,
+     TYPES_FLOAT,
+     {F(2, {1000, 40}), F(2, {1000, 40}), F(1, {40}), F(2, {1000, 1}), P(2, {1000, 1}), F(2, {1000, 40})},
+     Y(2, {1000, 40}),
+     {INT("axis", 1)}},
 /* lines that a warp has, a block has, and neither */
 #define LAYER_NORM(rows, n)                                                                                            \
   {                                                                                                                    \

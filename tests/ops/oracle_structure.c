@@ -321,14 +321,15 @@ void oracle_RMSNormalization(const OracleCall *c) {
   }
 }
 
-/* With H = (X - mean) inv, the slope of H_j by X_i is inv ((i == j) - centred / n - H_i H_j / n). */
-static void norm_grad_input(const OracleCall *c, const double *mean, const double *inv) {
+/* With H = (X - mean) inv, the slope of H_j by X_i is inv ((i == j) - centred / n - H_i H_j / n). more: the input that
+ * is added. */
+static void norm_grad_input(const OracleCall *c, const double *mean, const double *inv, int more) {
   Lines lines = lines_from(c->in_shape[0], node_int(c->node, "axis", 0));
   for (int64_t l = 0; l < lines.lines; l++)
     for (int64_t i = 0; i < lines.n; i++) {
       double m = mean ? mean[l] : 0, *dx = &c->out[0][l * lines.n + i];
       double h_i = (c->in[1][l * lines.n + i] - m) * inv[l];
-      *dx = 0;
+      *dx = c->node->n_in > more ? c->in[more][l * lines.n + i] : 0;
       for (int64_t j = 0; j < lines.n; j++) {
         double h_j = (c->in[1][l * lines.n + j] - m) * inv[l];
         double slope = inv[l] * ((i == j) - (mean ? 1.0 : 0) / (double)lines.n - h_i * h_j / (double)lines.n);
@@ -347,7 +348,7 @@ static void norm_grad_scale(const OracleCall *c, const double *mean, const doubl
 }
 
 void oracle_LayerNormalizationGradInput(const OracleCall *c) {
-  norm_grad_input(c, c->in[3], c->in[4]);
+  norm_grad_input(c, c->in[3], c->in[4], 5);
 }
 
 void oracle_LayerNormalizationGradScale(const OracleCall *c) {
@@ -355,7 +356,7 @@ void oracle_LayerNormalizationGradScale(const OracleCall *c) {
 }
 
 void oracle_RMSNormalizationGradInput(const OracleCall *c) {
-  norm_grad_input(c, NULL, c->in[3]);
+  norm_grad_input(c, NULL, c->in[3], 4);
 }
 
 void oracle_RMSNormalizationGradScale(const OracleCall *c) {

@@ -239,6 +239,8 @@ static void draw_norm(Draw *d) {
     input(d, stats);
   if (!forward)
     input(d, stats)->fill = FILL_POSITIVE;
+  if (!forward && !scale_grad && between(d, 0, 1))
+    input(d, x); /* what is added */
   output(d, scale_grad ? tail : x);
   for (int i = 0; forward && i < 1 + layer; i++)
     output(d, stats);
