@@ -125,6 +125,7 @@ static void the_bits_are_the_same(void **state) {
   static const Run runs[] = {
       {"surrogate", {{"clip-norm", "0.5"}, {"microbatches", "2"}}},
       {"nanogpt", {{"microbatches", "2"}}},
+      {"nanogpt", {{"microbatches", "2"}, {"precision", "bf16"}}},
       {"resnet", {{"microbatches", "1"}}},
       {"dlrm", {{"optimizer", "adamw"}, {"lr", "0.001"}, {"microbatches", "2"}}},
       {"dlrm", {{"optimizer", "sparse_adam"}, {"lr", "0.001"}, {"clip-norm", "1"}, {"microbatches", "2"}}},
