@@ -199,10 +199,12 @@ static Status copy_training(Copy *c) {
   return copy_groups(c);
 }
 
-/* One that is made no more stays what it is called and how large it was: nobody asks for it while training. */
+/* One that is made no more, from this pass or an earlier one on, stays what it is called and how large it was: nobody
+ * asks for it while training. */
 static Status copy_output(Copy *c, ValueId id) {
   const Value *v = graph_value(c->from, id);
-  if (c->values[id] == NO_VALUE && v->producer != NO_NODE && c->absorbed[v->producer]) {
+  bool made = v->producer == NO_NODE ? v->role != ROLE_ACTIVATION : !c->absorbed[v->producer];
+  if (c->values[id] == NO_VALUE && !made) {
     TRY(graph_add_value(c->to, v->name, v->dtype, v->shape, v->role, &c->values[id]));
     TRY(finish_value(c, id));
   }
