@@ -127,12 +127,13 @@ static double work_within_last(Ways *ways, double seconds) {
  * limit, nor that much at once when it begins and before it ends. */
 static double memory_bound(const Ways *ways) {
   const Problem *p = ways->problem;
-  double limit = p->limit[ways->rank], area = 0, step = 0, growth = 0, decline = 0, last = 0;
+  double limit = p->limit[ways->rank], area = 0, all = 0, step = 0, growth = 0, decline = 0, last = 0;
   for (int i = 0; i < ways->chunks; i++) {
     int stage = ways->stages[i];
     double kept = p->memory[ACTION_F][stage], freed[2] = {-p->memory[ACTION_B][stage], -p->memory[ACTION_W][stage]};
     double way = ways->b_at[stage] + p->seconds[ACTION_B][stage] - ways->f_at[stage];
     area += p->microbatches * (kept * way + freed[1] * p->seconds[ACTION_W][stage]);
+    all += p->microbatches * kept;
     step = fmax(step, kept);
     growth = fmax(growth, kept / p->seconds[ACTION_F][stage]);
     last = fmax(last, fmax(freed[0], freed[1]));
@@ -142,12 +143,12 @@ static double memory_bound(const Ways *ways) {
   }
   if (limit == INFINITY || !(limit > 0))
     return 0;
-  /* a rank of few microbatches never fills its memory: then the ramps take nothing away */
-  double most = fmin(limit, p->microbatches * area / fmax(area, 1e-300) * step * ways->chunks);
+  /* a rank of few microbatches never fills its memory: then the ramps take nothing away; else they do not meet, for
+   * together they last no longer than all its work */
   double ramps = 0;
-  if (most >= limit && growth > 0)
+  if (all >= limit && growth > 0)
     ramps += (limit - step) * fmax(0, limit - step) / growth / 2;
-  if (most >= limit && decline > 0)
+  if (all >= limit && decline > 0)
     ramps += (limit - last) * fmax(0, limit - last) / decline / 2;
   return (area + ramps) / limit;
 }

@@ -122,7 +122,8 @@ struct Executor {
   int n_exchanges;
   Update *norms, *updates;
   int n_norms, n_updates;
-  Piece *pieces; /* updates whose states pass through the store's window */
+  bool updates_on_host; /* some of them write states where these lie, in the host's memory */
+  Piece *pieces;        /* updates whose states pass through the store's window */
   int n_pieces;
   Transfer *transfers; /* room for what is posted together */
   Ticket *tickets;

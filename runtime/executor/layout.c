@@ -267,6 +267,7 @@ static Status make_updates(Executor *e) {
       e->norms[e->n_norms++] = norm;
     } else if (here && !pieces_take(e, node)) {
       TRY(make_call(e, -1, node, &e->updates[e->n_updates++].call));
+      e->updates_on_host |= e->memory->offloads && node_int(node, "states", 0) > 0;
     }
   }
   TRY(executor_join(e, e->norms, e->n_norms));

@@ -77,6 +77,17 @@ char *shuttle_slot(const Shuttle *s, int slot) {
 }
 
 /* An event that was never recorded holds nobody up. */
+Status shuttle_begin(Shuttle *s, bool computes) {
+  TRY(s->backend->event_record(s->stream, s->slots[0].updated));
+  TRY(s->backend->event_wait(s->in, s->slots[0].updated));
+  for (int i = 0; i < WINDOW_SLOTS; i++) {
+    TRY(s->backend->event_wait(s->in, s->slots[i].returned));
+    if (computes)
+      TRY(s->backend->event_wait(s->stream, s->slots[i].returned));
+  }
+  return OK;
+}
+
 Status shuttle_bring(Shuttle *s, int slot, const Span *spans, int n) {
   char *to = shuttle_slot(s, slot);
   TRY(s->backend->event_wait(s->in, s->slots[slot].returned));

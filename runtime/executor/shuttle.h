@@ -25,7 +25,11 @@ size_t shuttle_slot_bytes(const Shuttle *shuttle);
 /* In the device's memory; of slots, the piece's number modulo their number. */
 char *shuttle_slot(const Shuttle *shuttle, int slot);
 
-/* These only enqueue. Into a slot: */
+/* These only enqueue. What comes from here on comes after all that went back, and after all that the store's stream has
+ * done to states where they lie; the stream goes on after all that went back where it is to do so (`computes`): graphs
+ * that share the store may put their states into other slots, or have no slots for them. */
+Status shuttle_begin(Shuttle *shuttle, bool computes);
+/* Into a slot: */
 Status shuttle_bring(Shuttle *shuttle, int slot, const Span *spans, int n);
 /* The store's stream goes on when they are there. */
 Status shuttle_arrive(Shuttle *shuttle, int slot);

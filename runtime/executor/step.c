@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "runtime/executor/internal.h"
+#include "runtime/executor/shuttle.h"
 
 /* Adds up the losses that have come. */
 static Status add_losses(Executor *e) {
@@ -411,6 +412,8 @@ Status executor_run(Executor *e, const StepWork *work, double *loss) {
   if (between)
     between(e->stream, progress, e);
   Status status = store_round(e->spec.store, e->entries, e->rounded, e->graph->n_values);
+  if (status == OK && e->memory->offloads && store_shuttle(e->spec.store)) /* not within a recording */
+    status = shuttle_begin(store_shuttle(e->spec.store), e->updates_on_host);
   tape_begin(e, &e->run);
   if (status == OK)
     status = walk(e, work);

@@ -326,7 +326,8 @@ static Status replan(Session *s) {
  */
 static bool is_to_replan(const Session *s) {
   const Worker *w = &s->locals[0].worker;
-  bool kept = w->checkpoint == w->steps_done || (w->written.step == w->steps_done && w->checkpoint < 0);
+  bool kept = w->checkpoint == w->steps_done ||
+              (w->written.code == OK && w->written.step == w->steps_done && w->checkpoint < 0);
   return w->word.bits & REQUEST_REPLAN && (kept || !session_options(s)->checkpoint);
 }
 
