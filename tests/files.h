@@ -2,8 +2,10 @@
 #ifndef TESTS_FILES_H
 #define TESTS_FILES_H
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "tests/test.h"
 
@@ -18,6 +20,16 @@ static inline char *read_whole(const char *path, size_t *n) {
   assert_int_equal(fread(bytes, 1, *n, file), *n);
   fclose(file);
   return bytes;
+}
+
+/* Whether both have the same bytes. */
+static inline bool same_file(const char *a, const char *b) {
+  size_t n, m;
+  char *x = read_whole(a, &n), *y = read_whole(b, &m);
+  bool same = n == m && memcmp(x, y, n) == 0;
+  free(x);
+  free(y);
+  return same;
 }
 
 #endif

@@ -145,19 +145,23 @@ static inline RandomGraph random_forward(Arena *arena, uint64_t seed, int steps)
   return random_forward_of(arena, seed, steps, false);
 }
 
-/* With loss, gradients and AdamW. */
+/* Appends an error's loss of the value, which is the output, gradients and AdamW. */
+static inline Graph *random_train(RandomGraph *r, ValueId output) {
+  size_t unreached;
+  LossSpec loss = {
+      .kind = LOSS_MSE, .output = output, .target_dtype = F32, .target_shape = graph_value(r->g, output)->shape};
+  OptimizerSpec optimizer = optimizer_defaults(OPTIMIZER_ADAMW);
+  if (!r->g->n_outputs)
+    ASSERT_OK(graph_add_output(r->g, output));
+  ASSERT_OK(loss_append(r->g, &loss));
+  ASSERT_OK(autodiff_append(r->g, &unreached));
+  ASSERT_OK(optimizer_append(r->g, &optimizer));
+  return r->g;
+}
+
 static inline Graph *random_training_of(Arena *arena, uint64_t seed, int steps, bool roles) {
   RandomGraph r = random_forward_of(arena, seed, steps, roles);
-  size_t unreached;
-  LossSpec loss = {.kind = LOSS_MSE,
-                   .output = r.g->outputs[0],
-                   .target_dtype = F32,
-                   .target_shape = shape_of(2, (int64_t[]){ROWS, WIDTH})};
-  OptimizerSpec optimizer = optimizer_defaults(OPTIMIZER_ADAMW);
-  ASSERT_OK(loss_append(r.g, &loss));
-  ASSERT_OK(autodiff_append(r.g, &unreached));
-  ASSERT_OK(optimizer_append(r.g, &optimizer));
-  return r.g;
+  return random_train(&r, r.g->outputs[0]);
 }
 
 static inline Graph *random_training(Arena *arena, uint64_t seed, int steps) {

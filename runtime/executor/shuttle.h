@@ -21,8 +21,9 @@ typedef struct {
 Status shuttle_open(const Backend *backend, Stream *stream, int device, size_t window_bytes, Shuttle **shuttle);
 void shuttle_close(Shuttle *shuttle);
 
+/* Of each slot; */
 size_t shuttle_slot_bytes(const Shuttle *shuttle);
-/* In the device's memory; of slots, the piece's number modulo their number. */
+/* and where it lies in the device's memory; of slots, the piece's number modulo their number. */
 char *shuttle_slot(const Shuttle *shuttle, int slot);
 
 /* These only enqueue. What comes from here on comes after all that went back, and after all that the store's stream has

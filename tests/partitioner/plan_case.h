@@ -39,14 +39,7 @@ static inline Graph *layers_of(Arena *arena, int layers, int rows, int width) {
     v = random_node(&r, OP_Add, (ValueId[]){v, bias}, 2, NULL, 0, 1);
     v = random_node(&r, OP_Tanh, &v, 1, NULL, 0, 1);
   }
-  ASSERT_OK(graph_add_output(r.g, v));
-  size_t unreached;
-  LossSpec loss = {.kind = LOSS_MSE, .output = v, .target_dtype = F32, .target_shape = shape};
-  OptimizerSpec optimizer = optimizer_defaults(OPTIMIZER_ADAMW);
-  ASSERT_OK(loss_append(r.g, &loss));
-  ASSERT_OK(autodiff_append(r.g, &unreached));
-  ASSERT_OK(optimizer_append(r.g, &optimizer));
-  return r.g;
+  return random_train(&r, v);
 }
 
 #endif

@@ -24,14 +24,7 @@ static Graph *u_net(Arena *arena, int tail) {
     if (i < DEPTH)
       down[i] = v;
   }
-  ASSERT_OK(graph_add_output(r.g, v));
-  size_t unreached;
-  LossSpec loss = {.kind = LOSS_MSE, .output = v, .target_dtype = F32, .target_shape = shape};
-  OptimizerSpec optimizer = optimizer_defaults(OPTIMIZER_ADAMW);
-  ASSERT_OK(loss_append(r.g, &loss));
-  ASSERT_OK(autodiff_append(r.g, &unreached));
-  ASSERT_OK(optimizer_append(r.g, &optimizer));
-  return r.g;
+  return random_train(&r, v);
 }
 
 /* Half of the work lies inside the U, where skips pass: where sending costs, the cut leaves it. */

@@ -19,7 +19,7 @@ static void bits_stay(void **state) {
       continue;
     check_replanned(&run);
     check_same_run(&plain, &run);
-    check_same_file(a, b);
+    assert_true(same_file(a, b));
   }
   snprintf(command, sizeof command, "rm -r %s %s %s", a, b, checkpoints);
   assert_int_equal(rank ? 0 : system(command), 0);

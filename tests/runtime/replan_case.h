@@ -92,15 +92,6 @@ static inline void check_same_run(const ReplanRun *a, const ReplanRun *b) {
                 b->losses[i], b->norms[i]);
 }
 
-static inline void check_same_file(const char *a, const char *b) {
-  size_t n, m;
-  char *x = read_whole(a, &n), *y = read_whole(b, &m);
-  assert_int_equal(n, m);
-  assert_memory_equal(x, y, n);
-  free(x);
-  free(y);
-}
-
 static const ReplanCase replan_cases[] = {
     {"branches", "steps=60"},
 #ifdef ON_CUDA

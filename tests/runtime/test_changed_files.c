@@ -27,15 +27,6 @@ static void copy(const char *from, const char *to) {
   assert_int_equal(system(command), 0);
 }
 
-static bool same_file(const char *a, const char *b) {
-  size_t n, m;
-  char *x = read_whole(a, &n), *y = read_whole(b, &m);
-  bool same = n == m && memcmp(x, y, n) == 0;
-  free(x);
-  free(y);
-  return same;
-}
-
 /* Zeros over all of the file, as somebody writes it who does not know that it is read. */
 static void overwrite(const char *path) {
   struct stat info;
