@@ -14,7 +14,7 @@ typedef struct {
 /* How long to search for something better than first fit: steps of some nanoseconds, counted and not timed, so that the
  * same pieces lie at the same offsets on every machine. */
 #define PACK_FIRST_FIT 0
-#define PACK_THOROUGH UINT64_C(4000000000)
+#define PACK_THOROUGH UINT64_C(6000000000)
 
 /* Gives every piece an offset and *total the end of them all, or leaves *total where it is beyond. First, the larger
  * first, each has the lowest offset where it meets none that lives at the same time and is placed already. Where this

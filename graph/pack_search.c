@@ -289,10 +289,10 @@ static Status attempt(Search *s, Outcome *outcome) {
   return solve_rest(s, &all, s->n, 0, -1, outcome);
 }
 
-/* Capacities from the goal to just below what is known, both ends more often than between. */
+/* The goal, or anything in the upper half of what is left between it and what is known. */
 static int32_t draw_capacity(Search *s, int32_t goal, int32_t known) {
-  int64_t range = known - 1 - goal, at = draw(s, range + 1), way = draw(s, 3);
-  return (int32_t)(way == 0 ? goal : way == 1 ? goal + at : known - 1 - at * at / (range + 1) / 3);
+  int64_t range = known - 1 - goal;
+  return draw(s, 3) ? (int32_t)(known - 1 - draw(s, 1 + range / 2)) : goal;
 }
 
 static Status search(Search *s, int32_t goal, int32_t *known, int32_t *offsets) {
