@@ -1,5 +1,6 @@
 /* The loops for AVX-512; the build gives this file its flags. */
 #if defined(__x86_64__)
+#include <immintrin.h>
 #include <stdbool.h>
 
 static bool runs(void) {
