@@ -66,14 +66,17 @@ static ValueId root_of(const Layout *w, ValueId v) {
   return v;
 }
 
-/* Whether what node number `at` of an action makes may lie over its input k: nobody reads that afterwards, be it a
- * transfer of B's under way while W runs, and the place does not change its block by it, in which it would lie for
- * longer, or be sent. */
-static bool may_take(const Layout *w, const Node *node, int k, Point born, Point point, int at) {
+/* Whether output o of node number `at` of an action may lie over its input k: nobody reads that afterwards, be it a
+ * transfer of B's under way while W runs, no other output lies there, and the place does not change its block by it, in
+ * which it would lie for longer, or be sent. */
+static bool may_take(const Layout *w, const Node *node, int o, int k, Point born, Point point, int at) {
   const Graph *g = w->graph;
-  ValueId v = node->out[0], u = node->in[k], root = u == NO_VALUE ? NO_VALUE : root_of(w, u);
+  ValueId v = node->out[o], u = node->in[k], root = u == NO_VALUE ? NO_VALUE : root_of(w, u);
   if (root == NO_VALUE || memory_is_persistent(g, root) || memory_is_fed(g, root))
     return false;
+  for (int i = 0; i < o; i++)
+    if (node->out[i] != NO_VALUE && w->root[node->out[i]] == root)
+      return false;
   const Value *from = graph_value(g, u), *to = graph_value(g, v);
   const Life *old = &w->lives[root], *fresh = &w->lives[v];
   if (from->dtype != to->dtype || !shape_equal(from->shape, to->shape) || old->dies != point || old->last != at ||
@@ -90,20 +93,22 @@ static bool may_take(const Layout *w, const Node *node, int k, Point born, Point
 static void unite(Layout *w, const NodeId *nodes, int n, Point born, Point point) {
   for (int at = 0; at < n; at++) {
     const Node *node = graph_node(w->graph, nodes[at]);
-    ValueId v = node->n_out == 1 ? node->out[0] : NO_VALUE;
-    if (!(op_def(node->op)->traits & OP_IN_PLACE) || v == NO_VALUE || !w->lives[v].present)
-      continue;
-    int k = 0;
-    while (k < node->n_in && !may_take(w, node, k, born, point, at))
-      k++;
-    if (k == node->n_in)
-      continue;
-    Life *old = &w->lives[root_of(w, node->in[k])], *fresh = &w->lives[v];
-    w->root[v] = root_of(w, node->in[k]);
-    fresh->born = old->born;
-    fresh->first = old->first;
-    *old = *fresh;
-    fresh->present = false;
+    for (int o = 0; o < node->n_out && op_def(node->op)->traits & OP_IN_PLACE; o++) {
+      ValueId v = node->out[o];
+      int k = 0;
+      if (v == NO_VALUE || !w->lives[v].present)
+        continue;
+      while (k < node->n_in && !may_take(w, node, o, k, born, point, at))
+        k++;
+      if (k == node->n_in)
+        continue;
+      Life *old = &w->lives[root_of(w, node->in[k])], *fresh = &w->lives[v];
+      w->root[v] = root_of(w, node->in[k]);
+      fresh->born = old->born;
+      fresh->first = old->first;
+      *old = *fresh;
+      fresh->present = false;
+    }
   }
 }
 

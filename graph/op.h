@@ -24,8 +24,8 @@ enum {
   OP_COUPLES = 8192,    /* where out[1], its statistics, is mixed, a sample is one of its microbatch: they meet there */
   OP_CONVOLVES = 32768, /* a product over windows */
   OP_ATTENDS = 65536,   /* products with a softmax between them */
-  OP_IN_PLACE = 16384   /* the one output may lie over an input of its type and shape: kernels read a place before they
-                           write it, and nothing of that place afterwards */
+  OP_IN_PLACE = 16384   /* each output may lie over an input of its type and shape, two over two: kernels read a place
+                           of all inputs before they write it, and nothing of that place afterwards */
 };
 
 typedef struct {

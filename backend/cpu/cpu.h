@@ -82,7 +82,9 @@ struct Stream {
   VISIT(Gelu)                                                                                                          \
   VISIT(GeluGrad)                                                                                                      \
   VISIT(Swish)                                                                                                         \
+  VISIT(SwiGLU)                                                                                                        \
   VISIT(SwishGrad)                                                                                                     \
+  VISIT(SwiGLUGrad)                                                                                                    \
   VISIT(Pow)                                                                                                           \
   VISIT(Accumulate)                                                                                                    \
   VISIT(SgdUpdate)                                                                                                     \

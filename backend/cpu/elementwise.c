@@ -149,6 +149,53 @@ CPU_KERNEL(SwishGrad, .accepts = takes_floats, .narrow = split_takes_narrow) {
   return split_elementwise(stream, node, in, out, swish_part);
 }
 
+WIDE_LOOPS static void gated_other(const float *a, const float *gate, const float *b, float *y, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    y[i] = a[i] * gate[i] * b[i];
+}
+
+/* y over the gate, in a block of its own: results may lie over operands. */
+WIDE_LOOPS static void both_slopes(const float *restrict d, const float *restrict a, const float *restrict b,
+                                   float alpha, float *restrict gate, float *restrict y, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    float g = gate[i];
+    y[i] = d[i] * b[i] * (g * (1 + alpha * a[i] * (1 - g)));
+    gate[i] = d[i] * (a[i] * g);
+  }
+}
+
+static Status swiglu_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
+                          void *state) {
+  bool is_grad = node->op == OP_SwiGLUGrad;
+  if (in->dtype != F32)
+    return (is_grad ? reference_SwiGLUGrad : reference_SwiGLU).run(stream, node, in, out, workspace, state);
+  const float *d = in[0].data, *a = in[is_grad].data, *b = in[1 + is_grad].data;
+  float alpha = (float)node_float(node, "alpha", 1), gate[GATES], slope[GATES];
+  int64_t n = shape_elements(out->shape);
+  for (int64_t at = 0; at < n; at += GATES) {
+    int64_t count = n - at < GATES ? n - at : GATES;
+    scale(a + at, alpha, gate, count);
+    stream->isa->sigmoid(gate, gate, count);
+    if (is_grad) {
+      both_slopes(d + at, a + at, b + at, alpha, gate, slope, count);
+      memcpy((float *)out[0].data + at, slope, (size_t)count * sizeof *slope);
+      memcpy((float *)out[1].data + at, gate, (size_t)count * sizeof *gate);
+    } else
+      gated_other(a + at, gate, b + at, (float *)out->data + at, count);
+  }
+  return OK;
+}
+
+CPU_KERNEL(SwiGLU, .accepts = takes_floats, .narrow = split_takes_narrow) {
+  CPU_UNUSED;
+  return split_elementwise(stream, node, in, out, swiglu_part);
+}
+
+CPU_KERNEL(SwiGLUGrad, .accepts = takes_floats, .narrow = split_takes_narrow) {
+  CPU_UNUSED;
+  return split_elementwise(stream, node, in, out, swiglu_part);
+}
+
 /* Powers that models are made of need no library call. */
 WIDE_LOOPS static void cube(const float *x, float *y, int64_t n) {
   for (int64_t i = 0; i < n; i++)

@@ -169,11 +169,13 @@ static bool flatten(const Tensor *t, int64_t n, Tensor *flat) {
 
 Status split_elementwise(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, Kernel *kernel) {
   int64_t n = shape_elements(out->shape);
-  Tensor flat_in[3], flat_out;
-  bool flat = node->n_in <= 3 && flatten(out, n, &flat_out);
+  Tensor flat_in[3], flat_out[2];
+  bool flat = node->n_in <= 3 && node->n_out <= 2;
   for (int i = 0; i < node->n_in && flat; i++)
     flat = flatten(&in[i], n, &flat_in[i]);
-  return split_leading(stream, node, flat ? flat_in : in, flat ? &flat_out : out, flat ? 1 : out->shape.rank, kernel);
+  for (int i = 0; i < node->n_out && flat; i++)
+    flat = flatten(&out[i], n, &flat_out[i]);
+  return split_leading(stream, node, flat ? flat_in : in, flat ? flat_out : out, flat ? 1 : out->shape.rank, kernel);
 }
 
 Status split_inputs(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, Kernel *kernel) {

@@ -85,6 +85,8 @@ static const char *special_way(const Graph *graph, const Node *node, const Isa *
   case OP_GeluGrad:
   case OP_Swish:
   case OP_SwishGrad:
+  case OP_SwiGLU:
+  case OP_SwiGLUGrad:
     return in.dtype == F32 ? "functions" : NULL;
   case OP_Softmax:
     return in.dtype == F32 && node_int(node, "axis", 0) == last ? "functions" : NULL;

@@ -194,6 +194,63 @@ void launch_pair(cudaStream_t s, PairFunction function, Types types, double alph
   FOR_MIXES(types, pair(s, function, alpha, tanh_form, n, (const A *)d, (const B *)v, (R *)y))
 }
 
+template <class T, bool quick> struct SwiGLU {
+  T alpha;
+  DEVICE T operator()(T a, T b) const { return ratio<quick>(a, gate_divisor<quick>(alpha * a)) * b; }
+};
+
+template <class A, class B, class R>
+static void swiglu(cudaStream_t s, double alpha, int64_t n, const A *a, const B *b, R *y) {
+  typedef Computed<A> T;
+  constexpr bool quick = sizeof(A) + sizeof(B) + sizeof(R) < 12;
+  run2_dense(s, SwiGLU<T, quick>{(T)alpha}, n, a, b, y);
+}
+
+void launch_swiglu(cudaStream_t s, Types types, double alpha, int64_t n, const void *a, const void *b, void *y) {
+  FOR_MIXES(types, swiglu(s, alpha, n, (const A *)a, (const B *)b, (R *)y))
+}
+
+enum { SWIGLU_NEIGHBOURS = 8 };
+
+/* A thread has read its elements of all operands before it writes the first result. */
+template <class D, class X, class R>
+GLOBAL void swiglu_grad(Computed<X> alpha, uint32_t n, bool together, const D *d, const X *a, const X *b, R *da,
+                        R *db) {
+  typedef Computed<X> T;
+  constexpr int N = SWIGLU_NEIGHBOURS;
+  constexpr bool quick = sizeof(D) + sizeof(X) + sizeof(R) < 12;
+  FOR_NEIGHBOURS(N, n, i, count) {
+    Many<D, N> dy = load_dense<N>(d, i, (int)count, together);
+    Many<X, N> x = load_dense<N>(a, i, (int)count, together);
+    Many<X, N> z = load_dense<N>(b, i, (int)count, together);
+    Many<R, N> dx = {}, dz = {};
+    UNROLL
+    for (int k = 0; k < N; k++) {
+      T t = (T)dy.at[k], v = (T)x.at[k], gate = ratio<quick, T>(1, gate_divisor<quick>(alpha * v));
+      dx.at[k] = (R)(t * (T)z.at[k] * (gate * (1 + alpha * v * (1 - gate))));
+      dz.at[k] = (R)(t * (v * gate));
+    }
+    store_result<N>(da, i, (int)count, together, dx);
+    store_result<N>(db, i, (int)count, together, dz);
+  }
+}
+
+template <class D, class X, class R>
+static void run_swiglu_grad(cudaStream_t s, double alpha, int64_t n, const D *d, const X *a, const X *b, R *da, R *db) {
+  constexpr int N = SWIGLU_NEIGHBOURS;
+  bool together = many_at<N>(d) && many_at<N>(a) && many_at<N>(b) && many_at<N>(da) && many_at<N>(db);
+  for (int64_t at = 0; at < n; at += MOST_ELEMENTS) {
+    int64_t count = n - at < MOST_ELEMENTS ? n - at : MOST_ELEMENTS;
+    launch(swiglu_grad<D, X, R>, blocks_for((count + N - 1) / N), BLOCK_THREADS, s, (Computed<X>)alpha, count, together,
+           d + at, a + at, b + at, da + at, db + at);
+  }
+}
+
+void launch_swiglu_grad(cudaStream_t s, Types types, double alpha, int64_t n, const void *d, const void *a,
+                        const void *b, void *da, void *db) {
+  FOR_MIXES(types, run_swiglu_grad(s, alpha, n, (const A *)d, (const B *)a, (const B *)b, (R *)da, (R *)db))
+}
+
 template <class T> struct Clip {
   T least, most;
   DEVICE T operator()(T x) const {

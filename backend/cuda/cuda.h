@@ -70,6 +70,7 @@ struct Stream {
   VISIT(LeakyRelu)                                                                                                     \
   VISIT(Gelu)                                                                                                          \
   VISIT(Swish)                                                                                                         \
+  VISIT(SwiGLU)                                                                                                        \
   VISIT(Clip)                                                                                                          \
   VISIT(Cast)                                                                                                          \
   VISIT(Narrow)                                                                                                        \
@@ -109,6 +110,7 @@ struct Stream {
   VISIT(LeakyReluGrad)                                                                                                 \
   VISIT(GeluGrad)                                                                                                      \
   VISIT(SwishGrad)                                                                                                     \
+  VISIT(SwiGLUGrad)                                                                                                    \
   VISIT(ClipGrad)                                                                                                      \
   VISIT(SliceGrad)                                                                                                     \
   VISIT(GatherGrad)                                                                                                    \

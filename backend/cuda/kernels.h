@@ -103,6 +103,10 @@ typedef enum {
 } PairFunction;
 void launch_pair(cudaStream_t s, PairFunction function, Types types, double alpha, bool tanh_form, int64_t n,
                  const void *d, const void *v, void *y);
+/* swish(a) b, and both its gradients: a, b have one type, da, db one. Results may lie over operands. */
+void launch_swiglu(cudaStream_t s, Types types, double alpha, int64_t n, const void *a, const void *b, void *y);
+void launch_swiglu_grad(cudaStream_t s, Types types, double alpha, int64_t n, const void *d, const void *a,
+                        const void *b, void *da, void *db);
 /* x between two numbers; d where x is. */
 void launch_clip(cudaStream_t s, Types types, double least, double most, int64_t n, const void *x, void *y);
 void launch_clip_grad(cudaStream_t s, Types types, double least, double most, int64_t n, const void *d, const void *x,

@@ -102,6 +102,28 @@ KERNEL(SwishGrad, .accepts = takes_floats, .narrow = takes_mixes) {
   return cuda_launched(stream, node);
 }
 
+KERNEL(SwiGLU, .accepts = takes_floats, .narrow = takes_mixes) {
+  UNUSED;
+  TAKES(in->dtype, is_stored(in->dtype));
+  launch_swiglu(stream->cuda, types_of(node, in, out), node_float(node, "alpha", 1), shape_elements(out->shape),
+                in[0].data, in[1].data, out->data);
+  return cuda_launched(stream, node);
+}
+
+/* dY as it likes, A and B of one type, the results of one. */
+static bool takes_alike(const Node *node, const Tensor *in, const Tensor *out) {
+  (void)node;
+  return in[1].dtype == in[2].dtype && out[0].dtype == out[1].dtype;
+}
+
+KERNEL(SwiGLUGrad, .accepts = takes_floats, .narrow = takes_alike) {
+  UNUSED;
+  TAKES(in->dtype, is_stored(in->dtype));
+  launch_swiglu_grad(stream->cuda, types_of(node, in, out), node_float(node, "alpha", 1), shape_elements(out->shape),
+                     in[0].data, in[1].data, in[2].data, out[0].data, out[1].data);
+  return cuda_launched(stream, node);
+}
+
 KERNEL(Clip, .accepts = takes_floats, .narrow = takes_mixes) {
   UNUSED;
   TAKES(in->dtype, is_stored(in->dtype));

@@ -460,6 +460,21 @@ static inline double swish_slope(double x, double alpha) {
 }
 PAIR(SwishGrad, swish_grad, 1, node_float(node, "alpha", 1), d *(float)swish_slope(v, alpha), d *swish_slope(v, alpha))
 
+#define SWIGLU_LOOPS(S, T, EXP)                                                                                        \
+  WIDE_LOOPS static void swiglu_##S(const T *a, const T *b, T alpha, T *y, int64_t n) {                                \
+    for (int64_t i = 0; i < n; i++)                                                                                    \
+      y[i] = a[i] / (1 + EXP(-alpha * a[i])) * b[i];                                                                   \
+  }                                                                                                                    \
+  WIDE_LOOPS static void swiglu_grad_##S(const T *d, const T *a, const T *b, T alpha, T *da, T *db, int64_t n) {       \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+      T to_gate = d[i] * b[i] * (T)swish_slope(a[i], alpha), to_other = d[i] * (a[i] / (1 + EXP(-alpha * a[i])));      \
+      da[i] = to_gate;                                                                                                 \
+      db[i] = to_other;                                                                                                \
+    }                                                                                                                  \
+  }
+SWIGLU_LOOPS(f32, float, expf)
+SWIGLU_LOOPS(f64, double, exp)
+
 static bool tanh_form(const Node *node) {
   return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
 }
@@ -507,6 +522,31 @@ KERNEL(Swish, .accepts = takes_floats) {
 KERNEL(SwishGrad, .accepts = takes_floats) {
   UNUSED;
   return swish_grad(node, in, out);
+}
+
+KERNEL(SwiGLU, .accepts = takes_floats) {
+  UNUSED;
+  double alpha = node_float(node, "alpha", 1);
+  int64_t n = shape_elements(out->shape);
+  switch (in->dtype) {
+    CASE(F32, (swiglu_f32(in[0].data, in[1].data, (float)alpha, out->data, n), OK))
+    CASE(F64, (swiglu_f64(in[0].data, in[1].data, alpha, out->data, n), OK))
+  default:
+    return unsupported_type(node, in->dtype);
+  }
+}
+
+KERNEL(SwiGLUGrad, .accepts = takes_floats) {
+  UNUSED;
+  double alpha = node_float(node, "alpha", 1);
+  int64_t n = shape_elements(out->shape);
+  const void *d = in[0].data, *a = in[1].data, *b = in[2].data;
+  switch (in->dtype) {
+    CASE(F32, (swiglu_grad_f32(d, a, b, (float)alpha, out[0].data, out[1].data, n), OK))
+    CASE(F64, (swiglu_grad_f64(d, a, b, alpha, out[0].data, out[1].data, n), OK))
+  default:
+    return unsupported_type(node, in->dtype);
+  }
 }
 
 /* x between two numbers, and what passes there, the numbers themselves included: as torch.clamp. NaN passes. */

@@ -71,6 +71,16 @@ static Status infer_float_pair(Graph *g, Node *n) {
   return rule_same(g, n);
 }
 
+/* dY, A and B of one shape; two cotangents. */
+static Status infer_swiglu_grad(Graph *g, Node *n) {
+  TRY(infer_float_pair(g, n));
+  if (!shape_equal(rule_in(g, n, 2)->shape, rule_in(g, n, 0)->shape))
+    return fail(E_SHAPE, "shapes differ: %s, %s", SHAPE_STR(rule_in(g, n, 0)->shape),
+                SHAPE_STR(rule_in(g, n, 2)->shape));
+  rule_set(g, n, 1, rule_in(g, n, 0)->dtype, rule_in(g, n, 0)->shape);
+  return OK;
+}
+
 static Status gradient_add(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   for (int i = 0; i < 2; i++)
     if (rule_wants(g, n, i))
@@ -337,6 +347,16 @@ static Status gradient_swish(Graph *g, const Node *n, const ValueId *d_out, Valu
   return emit_like(g, n, OP_SwishGrad, (ValueId[]){d_out[0], n->in[0]}, 2, NULL, &d_in[0]);
 }
 
+static Status gradient_swiglu(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
+  ValueId in[] = {d_out[0], n->in[0], n->in[1]};
+  NodeId id;
+  TRY(graph_add_node(g, OP_SwiGLUGrad, n->name, in, 3, n->attrs, n->n_attrs, NULL, 2, &id));
+  for (int i = 0; i < 2; i++)
+    if (rule_wants(g, n, i))
+      d_in[i] = graph_node(g, id)->out[i];
+  return OK;
+}
+
 static Status gradient_clip(Graph *g, const Node *n, const ValueId *d_out, ValueId *d_in) {
   return emit_like(g, n, OP_ClipGrad, (ValueId[]){d_out[0], n->in[0]}, 2, NULL, &d_in[0]);
 }
@@ -360,7 +380,8 @@ Cost cost_function(const Graph *g, const Node *n) {
   Cost cost = {0, 0};
   for (int i = 0; i < n->n_in; i++)
     cost.bytes += (double)graph_value_bytes(g, n->in[i]);
-  cost.bytes += (double)graph_value_bytes(g, n->out[0]);
+  for (int i = 0; i < n->n_out; i++)
+    cost.bytes += (double)graph_value_bytes(g, n->out[i]);
   cost.flops = FUNCTION_FLOPS * (double)shape_elements(rule_out(g, n, 0)->shape);
   return cost;
 }
@@ -405,6 +426,8 @@ ENTRY(Gelu, 1, 1, 1, 1, OP_ELEMENTWISE | OP_IN_PLACE, infer_float_unary, gradien
       batch_elementwise)
 ENTRY(Swish, 1, 1, 1, 1, OP_ELEMENTWISE | OP_IN_PLACE, infer_float_unary, gradient_swish, cost_function,
       batch_elementwise)
+ENTRY(SwiGLU, 2, 2, 1, 1, OP_ELEMENTWISE | OP_IN_PLACE, infer_float_pair, gradient_swiglu, cost_function,
+      batch_elementwise)
 ENTRY(Clip, 1, 1, 1, 1, OP_ELEMENTWISE | OP_IN_PLACE, infer_float_unary, gradient_clip, NULL, batch_elementwise)
 ENTRY(Cast, 1, 1, 1, 1, OP_ELEMENTWISE | OP_LINEAR | OP_ANY_TYPE, infer_cast, gradient_cast, NULL, batch_cast)
 ENTRY(TanhGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_float_pair, NULL, NULL, NULL)
@@ -413,4 +436,5 @@ ENTRY(ReluGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_float_pair, NULL, NULL, NULL)
 ENTRY(LeakyReluGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_float_pair, NULL, NULL, NULL)
 ENTRY(GeluGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_float_pair, NULL, cost_function, NULL)
 ENTRY(SwishGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_float_pair, NULL, cost_function, NULL)
+ENTRY(SwiGLUGrad, 3, 3, 2, 2, OP_IN_PLACE, infer_swiglu_grad, NULL, cost_function, NULL)
 ENTRY(ClipGrad, 2, 2, 1, 1, OP_IN_PLACE, infer_float_pair, NULL, NULL, NULL)

@@ -59,6 +59,8 @@ typedef struct {
 extern const Pass pass_gelu;
 /* SiLUs and quick GELUs. */
 extern const Pass pass_swish;
+/* SiLUs that gate. */
+extern const Pass pass_swiglu;
 
 /* Layer and root-mean-square normalisations that are spelled out; the scale, the bias behind one. */
 extern const Pass pass_norm, pass_norm_scale, pass_norm_bias;

@@ -4,9 +4,9 @@
 #include "graph/passes/passes.h"
 
 const Pass *const fusing_passes[] = {
-    &pass_unchanged,  &pass_gelu,      &pass_swish,  &pass_log_softmax, &pass_norm,
-    &pass_norm_scale, &pass_norm_bias, &pass_rotary, &pass_attention,   &pass_attention_rows,
-    &pass_bias,       &pass_twice,     NULL};
+    &pass_unchanged,      &pass_gelu,       &pass_swish,     &pass_swiglu, &pass_log_softmax,
+    &pass_norm,           &pass_norm_scale, &pass_norm_bias, &pass_rotary, &pass_attention,
+    &pass_attention_rows, &pass_bias,       &pass_twice,     NULL};
 
 Status graph_uses(const Graph *g, int **uses) {
   TRY(ARENA_NEW(g->arena, *uses, g->n_values));

@@ -17,12 +17,11 @@ static Status swish(Op *op) {
 }
 
 static Status swiglu(Op *op) {
-  Term *gate;
+  Attr alpha = attr_float("alpha", op_float(op, "alpha", 1));
   if (!shape_equal(op->in[0]->shape, op->in[1]->shape))
     return fail(E_SHAPE, "the gate is %s, what it multiplies %s", SHAPE_STR(op->in[0]->shape),
                 SHAPE_STR(op->in[1]->shape));
-  TRY(swish_of(op, op->in[0], op_float(op, "alpha", 1), &gate));
-  return op_emit2(op, OP_Mul, gate, op->in[1], &op->out[0]);
+  return op_emit(op, OP_SwiGLU, op->in, 2, &alpha, 1, &op->out[0], 1);
 }
 
 static Status causal_conv(Op *op) {

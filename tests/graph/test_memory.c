@@ -43,6 +43,31 @@ static void a_chain_lives_in_two_places(void **state) {
   arena_destroy(arena);
 }
 
+/* Two results of one node take the places of two inputs that die there, never of one. */
+static void two_results_take_two_places(void **state) {
+  (void)state;
+  for (int alike = 0; alike < 2; alike++) {
+    Arena *arena = arena_create();
+    RandomGraph r = chain(arena, 1);
+    Stages stages;
+    NodeId grad;
+    ValueId x = r.g->outputs[0], a = random_node(&r, OP_Tanh, &x, 1, NULL, 0, 1);
+    ValueId b = alike ? a : random_node(&r, OP_Exp, &x, 1, NULL, 0, 1);
+    ValueId d = alike ? a : random_node(&r, OP_Sigmoid, &x, 1, NULL, 0, 1);
+    r.g->n_outputs = 0;
+    ASSERT_OK(graph_add_node(r.g, OP_SwiGLUGrad, "grad", (ValueId[]){d, a, b}, 3, NULL, 0, NULL, 2, &grad));
+    const ValueId *out = graph_node(r.g, grad)->out;
+    ASSERT_OK(graph_add_output(r.g, random_node(&r, OP_Add, out, 2, NULL, 0, 1)));
+    StageMemory m = plan_single(arena, r.g, false, &stages);
+    assert_int_equal(m.scratch_bytes, (alike ? 2 : 3) * UNIT);
+    assert_int_equal(m.places[out[0]].offset, m.places[d].offset);
+    assert_int_not_equal(m.places[out[1]].offset, m.places[out[0]].offset);
+    if (!alike)
+      assert_int_equal(m.places[out[1]].offset, m.places[a].offset);
+    arena_destroy(arena);
+  }
+}
+
 static void workspaces_share_what_is_free(void **state) {
   (void)state;
   Arena *arena = arena_create();
@@ -243,6 +268,7 @@ static void sizes_that_overflow_are_refused(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_chain_lives_in_two_places),
+      cmocka_unit_test(two_results_take_two_places),
       cmocka_unit_test(workspaces_share_what_is_free),
       cmocka_unit_test(views_lie_where_their_root_does),
       cmocka_unit_test(joined_backwards_keep_no_gradients),

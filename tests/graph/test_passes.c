@@ -422,12 +422,63 @@ static void residuals_go_with_norms(void **state) {
   }
 }
 
+/* swish(x a) and the product with x b, which a loss follows; `kept`: the gate is an output, too; `wide`: of a row. */
+static Graph *gated_graph(Arena *arena, bool turned, bool kept, bool wide, bool fused) {
+  RandomGraph r = {0};
+  size_t unreached;
+  Shape whole = shape_of(2, (int64_t[]){ROWS, WIDTH}), row = shape_of(1, (int64_t[]){WIDTH});
+  Attr alpha = attr_float("alpha", 1.5);
+  ASSERT_OK(graph_create(arena, "gated", &r.g));
+  ValueId x = random_value(&r, "x", whole, ROLE_INPUT), a = random_value(&r, "a", wide ? row : whole, ROLE_PARAMETER);
+  ValueId b = random_value(&r, "b", whole, ROLE_PARAMETER);
+  ASSERT_OK(graph_add_input(r.g, x));
+  a = wide ? a : random_node(&r, OP_Mul, (ValueId[]){x, a}, 2, NULL, 0, 1);
+  ValueId gate = random_node(&r, OP_Swish, &a, 1, &alpha, 1, 1);
+  b = random_node(&r, OP_Mul, (ValueId[]){x, b}, 2, NULL, 0, 1);
+  ValueId y = random_node(&r, OP_Mul, turned ? (ValueId[]){b, gate} : (ValueId[]){gate, b}, 2, NULL, 0, 1);
+  ASSERT_OK(graph_add_output(r.g, y));
+  if (kept)
+    ASSERT_OK(graph_add_output(r.g, gate));
+  if (fused)
+    ASSERT_OK(graph_rewrite(r.g, &pass_swiglu, NULL, NULL, arena, NULL, &r.g));
+  LossSpec loss = {.kind = LOSS_MSE, .output = r.g->outputs[0], .target_dtype = F32, .target_shape = whole};
+  ASSERT_OK(loss_append(r.g, &loss));
+  ASSERT_OK(autodiff_append(r.g, &unreached));
+  return r.g;
+}
+
+/* A gate and what it multiplies are one node, whose gradient gives both; not where the gate is read elsewhere, or is
+ * one for all rows. */
+static void gates_become_one_node(void **state) {
+  (void)state;
+  for (int i = 0; i < 8; i++) {
+    Arena *arena = arena_create();
+    bool turned = i & 1, kept = i & 2, wide = i & 4;
+    Graph *g = gated_graph(arena, turned, kept, wide, false), *to = gated_graph(arena, turned, kept, wide, true);
+    size_t made = !kept && !wide;
+    void **before, **after;
+    assert_int_equal(count_op(to, OP_SwiGLU), made);
+    assert_int_equal(count_op(to, OP_SwiGLUGrad), made);
+    assert_int_equal(count_op(to, OP_Swish), 1 - made);
+    assert_int_equal(count_op(to, OP_SwishGrad), 1 - made);
+    run_training(arena, g, &before);
+    run_training(arena, to, &after);
+    for (size_t k = 0; k < g->n_groups; k++) {
+      ValueId v = g->groups[k].gradient, w = to->groups[k].gradient;
+      assert_string_equal(graph_value(g, v)->name, graph_value(to, w)->name);
+      for (int64_t e = 0; e < shape_elements(graph_value(g, v)->shape); e++)
+        assert_float_equal(((float *)before[v])[e], ((float *)after[w])[e], 1e-5f);
+    }
+    arena_destroy(arena);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(patterns_become_one_node),      cmocka_unit_test(what_is_used_stays),
       cmocka_unit_test(what_runs_nowhere_is_not_made), cmocka_unit_test(functions_emit),
       cmocka_unit_test(training_graphs_are_copied),    cmocka_unit_test(products_are_accumulated),
-      cmocka_unit_test(residuals_go_with_norms),
+      cmocka_unit_test(residuals_go_with_norms),       cmocka_unit_test(gates_become_one_node),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,7 +73,7 @@ typedef struct {
   Node *node;     /* the case's */
   Tensor *tensor; /* [n_tensors], by ValueId */
   size_t n_tensors;
-  int over; /* 1 + k: case_run lays the output over input k, whose contents are lost */
+  int over; /* 1 + k: case_run lays the output over input k, a second one over the next; their contents are lost */
 } CaseGraph;
 
 /* The graph of one node in this type: float inputs that are not fixed are parameters, fixed ones constants. Inputs

@@ -111,6 +111,18 @@ ELEMENTWISE(Swish, x / (1 + exp(-node_float(c->node, "alpha", 1) * x)))
 ELEMENTWISE(SwishGrad,
             x *(1 / (1 + exp(-node_float(c->node, "alpha", 1) * y)) +
                 node_float(c->node, "alpha", 1) * y / pow(2 * cosh(node_float(c->node, "alpha", 1) * y / 2), 2)))
+ELEMENTWISE(SwiGLU, x / (1 + exp(-node_float(c->node, "alpha", 1) * x)) * y)
+
+/* Each cotangent is a product of dY, the slope of the one factor and the other. */
+void oracle_SwiGLUGrad(const OracleCall *c) {
+  double alpha = node_float(c->node, "alpha", 1);
+  for (int64_t i = 0; i < shape_elements(c->out_shape[0]); i++) {
+    double d = c->in[0][i], a = c->in[1][i], gate = 1 / (1 + exp(-alpha * a));
+    c->out[0][i] = d * c->in[2][i] * (gate + alpha * a / pow(2 * cosh(alpha * a / 2), 2));
+    c->out[1][i] = d * a * gate;
+  }
+}
+
 ELEMENTWISE(Clip, fmin(fmax(x, node_float(c->node, "min", -INFINITY)), node_float(c->node, "max", INFINITY)))
 ELEMENTWISE(ClipGrad, y >= node_float(c->node, "min", -INFINITY) && y <= node_float(c->node, "max", INFINITY) ? x : 0)
 ELEMENTWISE(TanhGrad, x *(1 - y * y))

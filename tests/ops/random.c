@@ -371,7 +371,12 @@ static bool draw_elementwise(Draw *d, OpKind op) {
   case OP_GeluGrad:
   case OP_SwishGrad:
   case OP_ClipGrad:
+  case OP_SwiGLU:
     draw_same(d, 2, FILL_ANY);
+    return true;
+  case OP_SwiGLUGrad:
+    draw_same(d, 3, FILL_ANY);
+    output(d, c->out[0].shape);
     return true;
   default:
     return false;

@@ -231,10 +231,24 @@ static Status run_nodes(const CaseGraph *built, const Tensor *tensor, const Back
   return backend->stream_wait(stream);
 }
 
-/* Where an output is to lie over an input, its tensor does. */
+/* What the output lies over: the first over input built->over - 1, the others over those behind it. NO_VALUE: nothing.
+ */
+static ValueId lies_over(const CaseGraph *built, int o) {
+  return built->over ? built->node->in[(built->over - 1 + o) % built->node->n_in] : NO_VALUE;
+}
+
+static bool is_over(const CaseGraph *built, ValueId v) {
+  for (int o = 0; o < built->node->n_out; o++)
+    if (built->node->out[o] == v)
+      return lies_over(built, o) != NO_VALUE;
+  return false;
+}
+
+/* Where outputs are to lie over inputs, their tensors do. */
 static void lay_over(const CaseGraph *built, Tensor *tensor) {
-  if (built->over)
-    tensor[built->node->out[0]].data = tensor[built->node->in[built->over - 1]].data;
+  for (int o = 0; o < built->node->n_out; o++)
+    if (lies_over(built, o) != NO_VALUE)
+      tensor[built->node->out[o]].data = tensor[lies_over(built, o)].data;
 }
 
 /* On the host: in the graph's own tensors. */
@@ -243,9 +257,9 @@ static Status run_here(const CaseGraph *built, Tensor *here, const Backend *back
   memcpy(here, built->tensor, built->n_tensors * sizeof *here);
   lay_over(built, here);
   TRY(run_nodes(built, here, backend, stream, first, last));
-  if (built->over)
-    memcpy(built->tensor[built->node->out[0]].data, here[built->node->out[0]].data,
-           graph_value_bytes(built->graph, built->node->out[0]));
+  for (size_t v = 0; v < built->n_tensors; v++)
+    if (is_over(built, (ValueId)v))
+      memcpy(built->tensor[v].data, here[v].data, graph_value_bytes(built->graph, (ValueId)v));
   return OK;
 }
 
@@ -256,7 +270,7 @@ static Status run_away(const CaseGraph *built, Tensor *away, const Backend *back
     size_t bytes = graph_value_bytes(built->graph, (ValueId)v);
     away[v] = built->tensor[v];
     away[v].data = NULL;
-    if (built->over && (ValueId)v == built->node->out[0])
+    if (is_over(built, (ValueId)v))
       continue;
     TRY(backend->alloc(stream, bytes, &away[v].data));
     TRY(backend->copy(stream, away[v].data, built->tensor[v].data, bytes, COPY_HOST_TO_DEVICE));
@@ -277,31 +291,43 @@ Status case_run(const CaseGraph *built, const Backend *backend, int threads, Nod
                   : backend->is_host ? run_here(built, tensor, backend, stream, first, last)
                                      : run_away(built, tensor, backend, stream, first, last);
   for (size_t v = 0; tensor && !backend->is_host && v < built->n_tensors; v++)
-    if (!built->over || v != built->node->out[0])
+    if (!is_over(built, (ValueId)v))
       backend->release(stream, tensor[v].data);
   free(tensor);
   backend->stream_close(stream);
   return status;
 }
 
-/* Run with the output over input k; `beside` is the same case's, not so. */
+/* Run with the first output over input k; `beside` is the same case's, not so. */
 static bool same_over(const OpCase *c, DType type, uint64_t seed, const Backend *backend, int threads,
                       const CaseGraph *beside, int k, char where[256]) {
   Arena *arena = arena_create();
   CaseGraph over = {0};
-  ValueId v = beside->node->out[0];
   bool same = arena && case_build(c, type, seed, arena, &over) == OK;
   over.over = k + 1;
   same = same && case_run(&over, backend, threads, 0, 1) == OK;
   if (!same)
     snprintf(where, 256, "over input %d: %.200s", k, status_message());
-  else if (memcmp(over.tensor[v].data, beside->tensor[v].data, graph_value_bytes(beside->graph, v))) {
-    snprintf(where, 256, "over input %d other bits come out than beside it", k);
-    same = false;
+  for (int o = 0; same && o < beside->node->n_out; o++) {
+    ValueId v = beside->node->out[o];
+    same = !memcmp(over.tensor[v].data, beside->tensor[v].data, graph_value_bytes(beside->graph, v));
+    if (!same)
+      snprintf(where, 256, "over input %d other bits come out than beside it", k);
   }
   case_release(&over);
   arena_destroy(arena);
   return same;
+}
+
+/* Whether each output may lie where it does with the first over input k. */
+static bool fits_over(const CaseGraph *built, int k) {
+  bool fits = true;
+  for (int o = 0; o < built->node->n_out; o++) {
+    ValueId in = built->node->in[(k + o) % built->node->n_in], out = built->node->out[o];
+    fits &= in != NO_VALUE && built->tensor[in].dtype == built->tensor[out].dtype &&
+            shape_equal(built->tensor[in].shape, built->tensor[out].shape);
+  }
+  return fits;
 }
 
 bool case_in_place(const OpCase *c, DType type, uint64_t seed, const Backend *backend, int threads, char where[256]) {
@@ -313,12 +339,9 @@ bool case_in_place(const OpCase *c, DType type, uint64_t seed, const Backend *ba
       arena && case_build(c, type, seed, arena, &beside) == OK && case_run(&beside, backend, threads, 0, 1) == OK;
   if (!same)
     snprintf(where, 256, "%.200s", status_message());
-  for (int k = 0; same && k < beside.node->n_in; k++) {
-    ValueId in = beside.node->in[k], out = beside.node->out[0];
-    if (in != NO_VALUE && beside.tensor[in].dtype == beside.tensor[out].dtype &&
-        shape_equal(beside.tensor[in].shape, beside.tensor[out].shape))
+  for (int k = 0; same && k < beside.node->n_in; k++)
+    if (fits_over(&beside, k))
       same = same_over(c, type, seed, backend, threads, &beside, k, where);
-  }
   case_release(&beside);
   arena_destroy(arena);
   return same;
