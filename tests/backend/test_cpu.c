@@ -15,12 +15,14 @@ static const Isa *chosen;
 
 static bool sample;
 
-/* Whether instruction set i runs here and, in a sample, is the best that does. */
-static bool choose(int i) {
+/* Which instruction sets a case runs on: all that run here, or, in a sample, the best of them. */
+typedef enum { ON_ALL, ON_BEST_IN_SAMPLE } Where;
+
+static bool choose(int i, Where where) {
   const Isa *best;
   ASSERT_OK(isa_choose(&best));
   chosen = isas[i];
-  return chosen->runs() && (!sample || chosen == best);
+  return chosen->runs() && (where == ON_ALL || !sample || chosen == best);
 }
 
 /* One stream for each instruction set and number of threads, as in a run: it serves many kernels. */
@@ -50,39 +52,50 @@ static int close_all(void **state) {
   return 0;
 }
 
-/* The case's results on this many threads; those of one thread are compared with the oracle's. */
+/* What the oracle says, once for all instruction sets. */
+typedef struct {
+  int n;
+  double *result[CASE_INPUTS];
+} Expected;
+
+static Expected ask_oracle(const OpCase *c, DType type, uint64_t seed, Arena *arena) {
+  CaseGraph built;
+  Expected expected;
+  if (case_build(c, type, seed, arena, &built) != OK)
+    FAIL_TEST("%s: %s", case_text(c), status_message());
+  expected.n = case_oracle(&built, arena, expected.result);
+  case_release(&built);
+  return expected;
+}
+
+/* The case's results on this many threads. */
 static void run_case(const OpCase *c, DType type, uint64_t seed, int threads, Arena *arena, CaseGraph *built) {
   Backend backend = backend_cpu;
   backend.stream_open = open_chosen;
   backend.stream_close = keep_open;
-  double *expected[CASE_INPUTS];
-  ValueId value[CASE_INPUTS];
-  char where[256];
-  if (case_build(c, type, seed, arena, built) != OK)
+  if (case_build(c, type, seed, arena, built) != OK || case_run(built, &backend, threads, 0, 1) != OK)
     FAIL_TEST("%s: %s", case_text(c), status_message());
-  int n = threads == 1 ? case_oracle(built, arena, expected) : 0;
-  if (case_run(built, &backend, threads, 0, 1) != OK)
-    FAIL_TEST("%s: %s", case_text(c), status_message());
-  case_results(built->node, value);
-  for (int i = 0; i < n; i++)
-    if (!case_close(&built->tensor[value[i]], expected[i], case_tolerance(built), where))
-      FAIL_TEST("%s on %s, result %d: %s", case_text(c), chosen->name, i, where);
 }
 
-static void check_case(const OpCase *c, DType type, uint64_t seed) {
+/* On the chosen instruction set. */
+static void check_chosen(const OpCase *c, DType type, uint64_t seed, const Expected *expected) {
   Arena *arena = arena_create();
   CaseGraph one, three;
   ValueId value[CASE_INPUTS];
+  char where[256];
   run_case(c, type, seed, 1, arena, &one);
   run_case(c, type, seed, 3, arena, &three);
   int n = case_results(one.node, value);
-  for (int i = 0; i < n; i++)
+  assert_int_equal(n, expected->n);
+  for (int i = 0; i < n; i++) {
+    if (!case_close(&one.tensor[value[i]], expected->result[i], case_tolerance(&one), where))
+      FAIL_TEST("%s on %s, result %d: %s", case_text(c), chosen->name, i, where);
     if (memcmp(one.tensor[value[i]].data, three.tensor[value[i]].data, graph_value_bytes(one.graph, value[i])))
       FAIL_TEST("%s on %s: one thread and three differ", case_text(c), chosen->name);
+  }
   case_release(&one);
   case_release(&three);
   Backend backend = backend_cpu;
-  char where[256];
   backend.stream_open = open_chosen;
   backend.stream_close = keep_open;
   if (!case_in_place(c, type, seed, &backend, 3, where))
@@ -90,38 +103,44 @@ static void check_case(const OpCase *c, DType type, uint64_t seed) {
   arena_destroy(arena);
 }
 
-static void check_all(const OpCase *c, uint64_t seed) {
+static void check_case(const OpCase *c, DType type, uint64_t seed, Where where) {
+  Arena *arena = arena_create();
+  Expected expected = ask_oracle(c, type, seed, arena);
+  for (int i = 0; isas[i]; i++)
+    if (choose(i, where))
+      check_chosen(c, type, seed, &expected);
+  arena_destroy(arena);
+}
+
+static void check_all(const OpCase *c, uint64_t seed, Where where) {
   DType types[DTYPE_COUNT];
   int n = case_types(c, types);
   for (int k = 0; k < n; k++)
-    check_case(c, types[k], seed);
+    check_case(c, types[k], seed, where);
 }
 
 static void rows_agree_with_oracles(void **state) {
   (void)state;
-  for (int i = 0; isas[i]; i++)
-    for (size_t row = 0; (chosen = isas[i])->runs() && row < n_op_cases; row++)
-      check_all(&op_cases[row], row);
+  for (size_t row = 0; row < n_op_cases; row++)
+    check_all(&op_cases[row], row, ON_ALL);
 }
 
 static void random_cases_agree_with_oracles(void **state) {
   (void)state;
-  for (int i = 0; isas[i]; i++)
-    for (int op = 0; choose(i) && op < OP_COUNT; op++)
-      for (uint64_t seed = 200; seed < 206; seed++) {
-        Arena *arena = arena_create();
-        OpCase c;
-        if (case_random((OpKind)op, seed, arena, &c))
-          check_all(&c, seed);
-        arena_destroy(arena);
-      }
+  for (int op = 0; op < OP_COUNT; op++)
+    for (uint64_t seed = 200; seed < 206; seed++) {
+      Arena *arena = arena_create();
+      OpCase c;
+      if (case_random((OpKind)op, seed, arena, &c))
+        check_all(&c, seed, ON_BEST_IN_SAMPLE);
+      arena_destroy(arena);
+    }
 }
 
 static void large_tensors_agree(void **state) {
   (void)state;
-  for (int i = 0; isas[i]; i++)
-    for (size_t k = 0; choose(i) && k < n_large_op_cases; k++)
-      check_all(&large_op_cases[k], k);
+  for (size_t k = 0; k < n_large_op_cases; k++)
+    check_all(&large_op_cases[k], k, ON_BEST_IN_SAMPLE);
 }
 
 /* Values that polynomials and tricks with bits could get wrong. */
@@ -162,33 +181,31 @@ static void large_products_agree(void **state) {
   (void)state;
   static const int64_t sizes[][4] = {{1, 130, 300, 150}, {1, 2, 260, 4200},  {5, 130, 40, 70},
                                      {2, 20, 270, 500},  {1, 1400, 190, 33}, {1, 600, 1024, 70}};
-  for (int i = 0; isas[i]; i++)
-    for (size_t k = 0; choose(i) && k < sizeof sizes / sizeof *sizes; k++) {
-      const int64_t *s = sizes[k];
-      OpCase c = {.op = OP_MatMul,
-                  .in = {{.present = true, .shape = shape_of(3, (int64_t[]){s[0], s[1], s[2]})},
-                         {.present = true, .shape = shape_of(3, (int64_t[]){s[0], s[2], s[3]})}},
-                  .out = {{true, shape_of(3, (int64_t[]){s[0], s[1], s[3]})}}};
-      check_case(&c, F32, k);
-    }
+  for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+    const int64_t *s = sizes[k];
+    OpCase c = {.op = OP_MatMul,
+                .in = {{.present = true, .shape = shape_of(3, (int64_t[]){s[0], s[1], s[2]})},
+                       {.present = true, .shape = shape_of(3, (int64_t[]){s[0], s[2], s[3]})}},
+                .out = {{true, shape_of(3, (int64_t[]){s[0], s[1], s[3]})}}};
+    check_case(&c, F32, k, ON_BEST_IN_SAMPLE);
+  }
 }
 
 /* One product and a row: m, k, n; few rows and many, rows that run on or columns. */
 static void large_sums_with_rows_agree(void **state) {
   (void)state;
   static const int64_t sizes[][3] = {{250, 200, 70}, {1400, 190, 33}, {60, 1024, 70}, {700, 520, 40}};
-  for (int i = 0; isas[i]; i++)
-    for (size_t k = 0; choose(i) && k < 4 * sizeof sizes / sizeof *sizes; k++) {
-      int64_t m = sizes[k / 4][0], l = sizes[k / 4][1], n = sizes[k / 4][2];
-      bool ta = k & 1, tb = k & 2;
-      OpCase c = {.op = OP_Gemm,
-                  .in = {{.present = true, .shape = shape_of(2, (int64_t[]){ta ? l : m, ta ? m : l})},
-                         {.present = true, .shape = shape_of(2, (int64_t[]){tb ? n : l, tb ? l : n})},
-                         {.present = true, .shape = shape_of(1, &n)}},
-                  .out = {{true, shape_of(2, (int64_t[]){m, n})}},
-                  .attrs = {attr_int("transA", ta), attr_int("transB", tb)}};
-      check_case(&c, F32, k);
-    }
+  for (size_t k = 0; k < 4 * sizeof sizes / sizeof *sizes; k++) {
+    int64_t m = sizes[k / 4][0], l = sizes[k / 4][1], n = sizes[k / 4][2];
+    bool ta = k & 1, tb = k & 2;
+    OpCase c = {.op = OP_Gemm,
+                .in = {{.present = true, .shape = shape_of(2, (int64_t[]){ta ? l : m, ta ? m : l})},
+                       {.present = true, .shape = shape_of(2, (int64_t[]){tb ? n : l, tb ? l : n})},
+                       {.present = true, .shape = shape_of(1, &n)}},
+                .out = {{true, shape_of(2, (int64_t[]){m, n})}},
+                .attrs = {attr_int("transA", ta), attr_int("transB", tb)}};
+    check_case(&c, F32, k, ON_BEST_IN_SAMPLE);
+  }
 }
 
 static Status fail_some(void *context, int64_t i, void *scratch) {

@@ -201,12 +201,10 @@ static Shape as_matrices(Shape s, bool left) {
   return left ? shape_of(2, (int64_t[]){1, s.dim[0]}) : shape_of(2, (int64_t[]){s.dim[0], 1});
 }
 
-/* Element [.., i, j] of a stack of matrices that broadcasts to the batch position. */
-static double matrix_element(const double *x, Shape s, Shape batch, Position at, bool trans, int64_t i, int64_t j) {
-  Shape own = shape_of(s.rank - 2, s.dim);
-  int64_t stack = element_broadcast(own, batch, at);
-  int64_t rows = s.dim[s.rank - 2], columns = s.dim[s.rank - 1];
-  return x[(stack * rows + (trans ? j : i)) * columns + (trans ? i : j)];
+/* The matrix of a stack that broadcasts to the batch position. */
+static const double *matrix_at(const double *x, Shape s, Shape batch, Position at) {
+  int64_t stack = element_broadcast(shape_of(s.rank - 2, s.dim), batch, at);
+  return x + stack * s.dim[s.rank - 2] * s.dim[s.rank - 1];
 }
 
 void oracle_MatMul(const OracleCall *c) {
@@ -214,12 +212,14 @@ void oracle_MatMul(const OracleCall *c) {
   Shape a = as_matrices(c->in_shape[0], true), b = as_matrices(c->in_shape[1], false), batch = {0};
   shape_broadcast(shape_of(a.rank - 2, a.dim), shape_of(b.rank - 2, b.dim), &batch);
   int64_t m = a.dim[a.rank - 1 - !ta], k = a.dim[a.rank - 2 + !ta], n = b.dim[b.rank - 2 + !tb];
-  for (int64_t i = 0; i < shape_elements(c->out_shape[0]); i++) {
+  int64_t results = shape_elements(c->out_shape[0]);
+  for (int64_t i = 0; i < results; i++) {
     Position at = position_of(batch, i / (m * n));
-    c->out[0][i] = 0;
-    for (int64_t l = 0; l < k; l++)
-      c->out[0][i] += matrix_element(c->in[0], a, batch, at, ta, i / n % m, l) *
-                      matrix_element(c->in[1], b, batch, at, tb, l, i % n);
+    const double *x = matrix_at(c->in[0], a, batch, at), *y = matrix_at(c->in[1], b, batch, at);
+    double sum = 0;
+    for (int64_t l = 0, row = i / n % m, column = i % n; l < k; l++)
+      sum += x[ta ? l * m + row : row * k + l] * y[tb ? column * k + l : l * n + column];
+    c->out[0][i] = sum;
   }
 }
 
