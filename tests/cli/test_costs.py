@@ -80,7 +80,8 @@ class Costs(CommandLineTest):
 
     def test_stages_that_take_longer_than_planned_are_told(self):
         """What the cache says is made a thousandth of what was measured: the run says so, and the cache forgets it."""
-        words = ["--ranks", 2, "--steps", 150]
+        steps = 150 if "/release/" in common.ONNXPIPE else 40  # a second of them; sanitizers slow them down
+        words = ["--ranks", 2, "--steps", steps]
         self.losses(*words, "--dry-run")
         with open(self.entries()[0]) as file:
             entry = json.load(file)
@@ -89,7 +90,7 @@ class Costs(CommandLineTest):
             json.dump(entry, file)
         losses, said, printed = self.losses(*words)
         self.assertIn("from before", said)
-        if float(re.search(r"measured: ([\d.e+]+) ms", printed)[1]) * 149 < 1200:
+        if float(re.search(r"measured: ([\d.e+]+) ms", printed)[1]) * (steps - 1) < 1200:
             self.skipTest("this machine is so fast that nothing is compared")
         self.assertRegex(printed, r"(?m)^stages: stage 0 computes .* ms a step, planned were .*(?:\n  .*)*; (?:no other cut would be faster|a step\s+would"
                                   r"\s+take)")

@@ -1,8 +1,11 @@
 /* Training and inference over threads: whatever the cuts, ranks, chunks and schedule, bit for bit what the interpreter
- * gives. */
+ * gives. With ONNXPIPE_TEST_SAMPLE set, a third of the plans by turns: each schedule on each number of ranks and stages
+ * still, but not for every graph and number of microbatches. */
 #include "executor_case.h"
 
 #include <pthread.h>
+
+static int part = 1; /* of so many plans one is trained */
 
 typedef struct {
   pthread_t thread;
@@ -98,6 +101,8 @@ static void check_against(Graph *g, const CaseResult *expected, int microbatches
   for (int s = 0; schedule_names[s]; s++)
     for (int ranks = 1; ranks <= MOST_RANKS; ranks++)
       for (int chunks = 1; chunks <= 3; chunks++) {
+        if ((s + ranks + chunks + microbatches + (int)seed) % part)
+          continue;
         Plan plan;
         Arena *scratch = arena_create();
         if (case_plan(scratch, g, schedule_names[s], ranks, chunks, microbatches, seed + 10 * (uint64_t)ranks, &plan)) {
@@ -130,8 +135,8 @@ static void bits_do_not_depend_on_the_pipeline(void **state) {
       check_all(g, microbatches, seed, &seen);
     arena_destroy(arena);
   }
-  assert_true(seen.plans > 1000 && seen.several > 100 && seen.integers > 100 && seen.relays > 100);
-  assert_true(seen.shared > 100 && seen.same_rank > 100);
+  assert_true(seen.plans > 1000 / part && seen.several > 100 / part && seen.integers > 100 / part);
+  assert_true(seen.relays > 100 / part && seen.shared > 100 / part && seen.same_rank > 100 / part);
 }
 
 /* Buffers are written in the order of microbatches, and what is drawn depends on seed, step and sample alone: on any
@@ -149,7 +154,7 @@ static void roles_do_not_depend_on_the_pipeline(void **state) {
     check_all(g, 3, seed, &seen);
     arena_destroy(arena);
   }
-  assert_true(seen.plans > 100 && buffers >= 4 && counters >= 3);
+  assert_true(seen.plans > 100 / part && buffers >= 4 && counters >= 3);
 }
 
 /* A lookup of a table at numbers that repeat, some of them from its end: [ROWS, WIDTH]. */
@@ -254,7 +259,7 @@ static void rows_are_dense_gradients(void **state) {
     assert_int_equal(n_kept, 8);
     expected = result_of(arena, &expected, dense, rows);
     check_against(rows, &expected, microbatches, 3, &seen);
-    assert_true(seen.plans > 50 && seen.shared > 10);
+    assert_true(seen.plans > 50 / part && seen.shared > 10 / part);
     arena_destroy(arena);
   }
 }
@@ -504,5 +509,6 @@ int main(void) {
       cmocka_unit_test(kernels_are_prepared_once),
       cmocka_unit_test(inference_emits_every_output),
   };
+  part = getenv("ONNXPIPE_TEST_SAMPLE") ? 3 : 1;
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
