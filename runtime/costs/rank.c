@@ -51,7 +51,7 @@ static Status prepare_work(Rank *r) {
                        .samples = decided->microbatch_size,
                        .feed = made_up_feed,
                        .context = &r->feed};
-  optimizer_scalars(&decided->optimizer, 1, 0, 1, r->scalars);
+  optimizer_scalars(&decided->optimizer, 1, job->asked.options->lr, 1, r->scalars); /* at a rate of 0 tables rest */
   return OK;
 }
 
