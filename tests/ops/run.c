@@ -234,19 +234,24 @@ static Status run_nodes(const CaseGraph *built, const Tensor *tensor, const Back
 /* What the output lies over: the first over input built->over - 1, the others over those behind it. NO_VALUE: nothing.
  */
 static ValueId lies_over(const CaseGraph *built, int o) {
-  return built->over ? built->node->in[(built->over - 1 + o) % built->node->n_in] : NO_VALUE;
+  return built->node->in[(built->over - 1 + o) % built->node->n_in];
+}
+
+/* How many outputs are to lie over inputs; without any a graph may have no one node to speak of. */
+static int n_over(const CaseGraph *built) {
+  return built->over ? built->node->n_out : 0;
 }
 
 static bool is_over(const CaseGraph *built, ValueId v) {
-  for (int o = 0; o < built->node->n_out; o++)
-    if (built->node->out[o] == v)
-      return lies_over(built, o) != NO_VALUE;
-  return false;
+  bool over = false;
+  for (int o = 0; o < n_over(built); o++)
+    over |= built->node->out[o] == v && lies_over(built, o) != NO_VALUE;
+  return over;
 }
 
 /* Where outputs are to lie over inputs, their tensors do. */
 static void lay_over(const CaseGraph *built, Tensor *tensor) {
-  for (int o = 0; o < built->node->n_out; o++)
+  for (int o = 0; o < n_over(built); o++)
     if (lies_over(built, o) != NO_VALUE)
       tensor[built->node->out[o]].data = tensor[lies_over(built, o)].data;
 }
