@@ -9,6 +9,7 @@
 #include "runtime/costs/made_up.h"
 #include "runtime/executor/executor.h"
 
+static const double RATE = 1e-3;       /* of updates; at 0 those rows of tables rest that decay otherwise */
 enum { PASSES = 6, MOST_PASSES = 64 }; /* the first one is not counted, where there are more */
 /* Short passes go on for so long, as many as fit: somebody else may use the cores now and then. */
 static const double LEAST_SECONDS = 0.3;
@@ -51,7 +52,7 @@ static Status prepare_work(Rank *r) {
                        .samples = decided->microbatch_size,
                        .feed = made_up_feed,
                        .context = &r->feed};
-  optimizer_scalars(&decided->optimizer, 1, job->asked.options->lr, 1, r->scalars); /* at a rate of 0 tables rest */
+  optimizer_scalars(&decided->optimizer, 1, RATE, 1, r->scalars);
   return OK;
 }
 
