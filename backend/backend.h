@@ -107,9 +107,10 @@ typedef struct Backend {
   Status (*timer_seconds)(const Event *from, const Event *to, double *seconds);
   Status (*event_wait)(Stream *stream, Event *event);
   /* Between begin and end, which one thread calls, what that thread puts on the stream is kept and not run: kernels,
-   * zeros, copies of devices' and pinned memory. Nothing else may be asked of the stream meanwhile, nor memory of any
-   * device. Replaying puts all of it on the stream once more, at the same addresses, at the expense of one launch.
-   * Where the end fails, nothing was kept, and the stream is as before. NULL where is_host. */
+   * zeros, copies of devices' and pinned memory, timers, which then tell of the last replay. Nothing else may be asked
+   * of the stream meanwhile, nor memory of any device. Replaying puts all of it on the stream once more, at the same
+   * addresses, at the expense of one launch. Where the end fails, nothing was kept, and the stream is as before. NULL
+   * where is_host. */
   Status (*record_begin)(Stream *stream);
   Status (*record_end)(Stream *stream, Recording **recording);
   Status (*replay)(Stream *stream, const Recording *recording);

@@ -280,7 +280,8 @@ static void event_destroy(Event *event) {
 
 static Status event_record(Stream *stream, Event *event) {
   TRY(cuda_enter(stream));
-  return cuda_check(stream->device, cudaEventRecord(event->cuda, stream->cuda), "recording an event");
+  unsigned flags = stream->records ? cudaEventRecordExternal : cudaEventRecordDefault; /* external: at each replay */
+  return cuda_check(stream->device, cudaEventRecordWithFlags(event->cuda, stream->cuda, flags), "recording an event");
 }
 
 static Status event_wait(Stream *stream, Event *event) {
@@ -291,12 +292,15 @@ static Status event_wait(Stream *stream, Event *event) {
 /* The thread's own calls alone are kept from what would spoil it: other ranks are other threads. */
 static Status record_begin(Stream *stream) {
   TRY(cuda_enter(stream));
-  return cuda_check(stream->device, cudaStreamBeginCapture(stream->cuda, cudaStreamCaptureModeThreadLocal),
-                    "recording a stream");
+  TRY(cuda_check(stream->device, cudaStreamBeginCapture(stream->cuda, cudaStreamCaptureModeThreadLocal),
+                 "recording a stream"));
+  stream->records = true;
+  return OK;
 }
 
 static Status record_end(Stream *stream, Recording **out) {
   cudaGraph_t graph = NULL;
+  stream->records = false;
   TRY(cuda_enter(stream));
   Status status = cuda_check(stream->device, cudaStreamEndCapture(stream->cuda, &graph), "recording a stream");
   Recording *recording = status == OK ? calloc(1, sizeof *recording) : NULL;

@@ -13,6 +13,7 @@ struct Stream {
   cudaStream_t cuda;
   Blas *blas;
   Dnn *dnn;      /* NULL: there is no cuDNN, or no convolution has asked for it */
+  bool records;  /* what is put on it is kept, and does not run yet */
   Fault *fault;  /* pinned */
   int *claimed;  /* on the device: whether someone writes the fault */
   int *finished; /* on the device: blocks of the launch that runs, 0 between launches */

@@ -6,6 +6,10 @@
 /* Tests set it, to have NCCL between threads. */
 bool boundary_threads_are_processes = false;
 
+static bool one_device(const RankPlace *a, const RankPlace *b) {
+  return !a->is_host && !b->is_host && memcmp(a->device, b->device, sizeof a->device) == 0;
+}
+
 Way boundary_way(const RankPlace *a, const RankPlace *b) {
   if (a->is_host && b->is_host)
     return WAY_HOST;
@@ -13,8 +17,7 @@ Way boundary_way(const RankPlace *a, const RankPlace *b) {
     return WAY_STAGED;
   if (a->process == b->process)
     return WAY_COPY;
-  bool one_device = memcmp(a->device, b->device, sizeof a->device) == 0;
-  return !one_device && a->nccl && a->nccl == b->nccl ? WAY_NCCL : WAY_STAGED;
+  return !one_device(a, b) && a->nccl && a->nccl == b->nccl ? WAY_NCCL : WAY_STAGED;
 }
 
 const char *boundary_name(Way way) {
@@ -36,12 +39,16 @@ Status boundaries_open(Arena *arena, const RankDevice *devices, const RankPlace 
   bool copies = false;
   *b = (Boundaries){.ranks = ranks, .devices = devices};
   TRY(ARENA_NEW(arena, b->ways, (size_t)ranks * (size_t)ranks));
-  for (int r = 0; r < ranks; r++)
+  TRY(ARENA_NEW(arena, b->alone, ranks));
+  for (int r = 0; r < ranks; r++) {
+    b->alone[r] = true;
     for (int s = 0; s < ranks; s++) {
       Way way = boundary_way(&places[r], &places[s]);
       b->ways[(size_t)r * (size_t)ranks + (size_t)s] = way;
       copies |= r != s && way == WAY_COPY;
+      b->alone[r] &= r == s || !one_device(&places[r], &places[s]);
     }
+  }
   return copies ? copies_open(ranks, &b->copies) : OK;
 }
 

@@ -31,11 +31,17 @@ typedef struct {
   int ranks;
   const RankDevice *devices; /* [ranks] */
   Way *ways;                 /* [ranks][ranks] */
+  bool *alone;               /* [ranks]: no other rank has its device; of hosts true */
   Copies *copies;            /* NULL: no boundary is WAY_COPY */
 } Boundaries;
 
 static inline Way boundary_between(const Boundaries *boundaries, int a, int b) {
   return boundaries->ways[(size_t)a * (size_t)boundaries->ranks + (size_t)b];
+}
+
+/* NULL: there is one rank. */
+static inline bool boundaries_alone(const Boundaries *boundaries, int rank) {
+  return !boundaries || boundaries->alone[rank];
 }
 
 /* Where rank r of `devices` [ranks] computes; processes: each rank is one. E_DEVICE where there is no such device. */

@@ -163,6 +163,7 @@ static Status open_all(Executor *e) {
   TRY(executor_lay_out(e));
   if (!e->backend->is_host)
     TRY(warm_up(e));
+  TRY(times_open(e));
   TRY(store_fill(e->spec.store, e->graph, e->entries, e->spec.loads_states, e->spec.load, e->spec.load_context));
   return set_values(e);
 }
@@ -199,6 +200,7 @@ void executor_close(Executor *e) {
   executor_disconnect(e, false);
   tape_free(e, &e->run);
   tape_free(e, &e->update);
+  times_close(e);
   for (int i = 0; i < 2; i++)
     if (e->timers[i])
       e->backend->event_destroy(e->timers[i]);
@@ -227,18 +229,19 @@ Status executor_give(Executor *e, ValueId value, const double *numbers, size_t n
 static Status update(Executor *e, const double scalars[STEP_SCALARS]) {
   if (e->n_updates + e->n_pieces)
     TRY(executor_give(e, e->graph->step_scalars, scalars, STEP_SCALARS, 1 + e->graph->n_denominators));
+  DeviceSpan *span;
   double begun = clock_seconds();
+  TRY(times_begin(e, (TraceEvent){.kind = TRACE_UPDATE}, &span));
   for (int i = 0; i < e->n_updates; i++)
     TRY(tape_call(e, &e->updates[i].call, 0));
   if (e->n_pieces)
     TRY(pieces_update(e));
+  TRY(times_end(e, span));
   for (ValueId v = 0; v < e->graph->n_values; v++) /* of the others both are written */
     if (graph_value(e->graph, v)->role == ROLE_PARAMETER && e->entries[v] >= 0 && e->rounded[v] < 0)
       store_changed(e->spec.store, graph_value(e->graph, v)->initializer);
-  double ended = clock_seconds();
-  e->busy_seconds += ended - begun;
-  if (trace_on(e->spec.trace))
-    trace_add(e->spec.trace, (TraceEvent){.begin = begun, .end = ended, .kind = TRACE_UPDATE});
+  e->busy_seconds += e->backend->is_host ? clock_seconds() - begun : 0;
+  trace_end(e->spec.trace, begun, (TraceEvent){.kind = TRACE_UPDATE});
   return tape_end(e);
 }
 
@@ -256,17 +259,22 @@ Status executor_settle(Executor *e) {
   TRY(shuttle_wait(store_shuttle(e->spec.store)));
   if (!e->backend->is_host)
     trace_waited(e->spec.trace, begun, TRACE_DEVICE);
-  return OK;
+  return times_read(e);
+}
+
+/* What ranks of one device take depends on the others. */
+static bool counts_seconds(const Executor *e) {
+  return e->backend->is_host || (e->times.n && boundaries_alone(e->spec.boundaries, e->spec.rank));
 }
 
 double executor_busy_seconds(const Executor *e) {
-  return e->backend->is_host ? e->busy_seconds : -1;
+  return counts_seconds(e) ? e->busy_seconds : -1;
 }
 
 void executor_stage_seconds(const Executor *e, double *seconds) {
   const Plan *plan = e->spec.plan;
   for (int s = 0; s < plan->stages; s++)
-    seconds[s] = plan->schedule.rank_of_stage[s] != e->spec.rank ? 0 : e->backend->is_host ? e->stages[s].seconds : -1;
+    seconds[s] = plan->schedule.rank_of_stage[s] != e->spec.rank ? 0 : counts_seconds(e) ? e->stages[s].seconds : -1;
 }
 
 int executor_recordings(const Executor *e) {

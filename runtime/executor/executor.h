@@ -32,6 +32,7 @@ typedef struct {
   void *load_context;
   bool loads_states; /* of the optimizer, too; else they are zeros */
   Trace *trace;      /* NULL: nothing is recorded; outlives the executor */
+  bool times;        /* a device's seconds are wanted, without a trace, too */
   Watch *watch;      /* NULL: nobody watches; outlives the executor */
   size_t work_bytes; /* behind persistent values, at least: another one may work there, too */
   Executor *host;    /* NULL, or one of the same store, of at least as many bytes, that has this memory for it */
@@ -102,8 +103,8 @@ typedef void MakeUp(void *context, ValueId value, void *data, size_t bytes);
 /* Has `fill` write it. */
 Status executor_make_up(Executor *executor, MakeUp *fill, void *context);
 
-/* Seconds that this rank's nodes have taken so far, waiting apart; negative where a device counts them and not the
- * host. */
+/* Seconds that this rank's nodes have taken so far, waiting apart; of a device by its own clock, up to where the host
+ * last waited for it. Negative where they are not known: nobody asked for a device's, or other ranks have it, too. */
 double executor_busy_seconds(const Executor *executor);
 /* The same of each stage's F, B and W, into seconds [stages]; 0 for those of other ranks. */
 void executor_stage_seconds(const Executor *executor, double *seconds);

@@ -5,6 +5,7 @@
 #include "runtime/executor/executor.h"
 #include "runtime/executor/pieces.h"
 #include "runtime/executor/tape.h"
+#include "runtime/executor/times.h"
 
 /* Where a value lies in the rank's memory: microbatch m at first + m % slots * stride. What is fed, sent, received or
  * emitted has a second place, in host memory, in which the world outside sees it: the same one where the rank's memory
@@ -68,7 +69,7 @@ typedef struct {
   bool has_backward;                        /* backward nodes */
   bool copies_forward, copies_backward;     /* the stage after, before, lies on this rank */
   Ports feeds, emits;
-  double seconds; /* in calls, since it was opened */
+  double seconds; /* in calls, since it was opened; likewise */
 } StageRun;
 
 /* kind: a transfer action's. */
@@ -131,10 +132,11 @@ struct Executor {
   double *losses; /* [microbatches]: of this step; they come from the device when the host next waits */
   int n_losses, n_added;
   double total;        /* of the first n_added */
-  double busy_seconds; /* in calls, since it was opened */
+  double busy_seconds; /* in calls, since it was opened; a device's by its own clock, where there are times */
   double *given;       /* [1 + denominators + STEP_SCALARS]: what the host gives the device in a step, each once */
   Tape *tape;          /* at hand; NULL: launches go to the stream */
   Tape run, update;
+  DeviceTimes times;
   Event *timers[2];     /* of a rehearsal; NULL: none yet */
   const char *norms_at; /* where the step's norms lie, and how far */
   size_t norms_bytes;

@@ -192,18 +192,20 @@ static Status compute(Executor *e, Action action, const StepWork *work) {
   watch_action(e->spec.watch, action.kind, stage, m);
   if (action.kind == ACTION_F)
     TRY(feed_inputs(e, stage, work, m));
+  TraceEvent about = {.kind = action.kind, .stage = action.stage, .microbatch = action.microbatch};
+  DeviceSpan *span;
   double begun = clock_seconds();
+  TRY(times_begin(e, about, &span));
   for (int i = 0; i < calls->n; i++)
     TRY(tape_call(e, &calls->calls[i], m));
+  TRY(times_end(e, span));
   TRY(tape_action(e));
-  double ended = clock_seconds();
-  e->busy_seconds += ended - begun;
-  run->seconds += ended - begun;
-  if (trace_on(e->spec.trace))
-    trace_add(
-        e->spec.trace,
-        (TraceEvent){
-            .begin = begun, .end = ended, .kind = action.kind, .stage = action.stage, .microbatch = action.microbatch});
+  if (e->backend->is_host) {
+    double seconds = clock_seconds() - begun;
+    e->busy_seconds += seconds;
+    run->seconds += seconds;
+  }
+  trace_end(e->spec.trace, begun, about);
   if (action.kind == ACTION_F) {
     if (e->loss.slots && stage == e->spec.plan->stages - 1)
       TRY(take_loss(e, m));
@@ -360,16 +362,20 @@ Status executor_clear(Executor *e) {
 static Status take_norms(Executor *e) {
   double begun = trace_begin(e->spec.trace);
   char *to = e->squares;
+  DeviceSpan *span;
+  if (!e->n_norms)
+    return OK;
+  TRY(times_begin(e, (TraceEvent){.kind = TRACE_NORMS}, &span));
   for (int i = 0; i < e->n_norms; i++)
     TRY(tape_call(e, &e->norms[i].call, 0));
+  TRY(times_end(e, span));
   if (!e->norms_apart)
     TRY(tape_copy(e, to, e->norms_at, e->norms_bytes, COPY_DEVICE_TO_HOST));
   for (int i = 0; e->norms_apart && i < e->n_norms; i++, to += sizeof(double)) {
     const Call *call = &e->norms[i].call;
     TRY(tape_copy(e, to, call->operands[call->node->n_in].data, sizeof(double), COPY_DEVICE_TO_HOST));
   }
-  if (e->n_norms)
-    trace_end(e->spec.trace, begun, (TraceEvent){.kind = TRACE_NORMS});
+  trace_end(e->spec.trace, begun, (TraceEvent){.kind = TRACE_NORMS});
   return OK;
 }
 
@@ -377,6 +383,7 @@ static Status walk(Executor *e, const StepWork *work) {
   const ActionList *list = &e->spec.plan->schedule.lists[e->spec.rank];
   e->total = 0;
   e->n_losses = e->n_added = 0;
+  times_step(&e->times);
   TRY(pieces_fetch(e));
   TRY(executor_clear(e));
   TRY(executor_give(e, e->graph->loss_scale, &work->loss_scale, 1, 0));
@@ -392,6 +399,7 @@ static Status walk(Executor *e, const StepWork *work) {
   TRY(take_norms(e));
   TRY(tape_end(e));
   TRY(sync_device(e));
+  TRY(times_read(e));
   watch_action(e->spec.watch, -1, 0, 0);
   return executor_agree(e);
 }

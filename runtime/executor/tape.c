@@ -7,7 +7,7 @@
 #include "runtime/executor/internal.h"
 
 /* More launches than that are recorded an action at a time, microbatches that have the same addresses once, and copies
- * not at all: a recording takes memory on the device by its launches. */
+ * and timers not at all: a recording takes memory on the device by its launches. */
 size_t tape_most_launches = 16384; /* a test's is less */
 
 static bool is_long(const Tape *t) {
@@ -21,6 +21,8 @@ static Status run_launch(Executor *e, const Launch *l) {
       status_context("microbatch %d: ", l->microbatch);
     return status;
   }
+  if (l->timer)
+    return e->backend->event_record(e->stream, l->timer);
   return l->from ? e->backend->copy(e->stream, l->to, l->from, l->bytes, l->kind)
                  : e->backend->zero(e->stream, l->to, l->bytes);
 }
@@ -157,6 +159,10 @@ Status tape_call(Executor *e, Call *call, int microbatch) {
   return put(e, (Launch){.call = call, .microbatch = microbatch});
 }
 
+Status tape_timer(Executor *e, Event *timer) {
+  return put(e, (Launch){.timer = timer});
+}
+
 Status tape_copy(Executor *e, void *to, const void *from, size_t bytes, CopyKind kind) {
   return bytes ? put(e, (Launch){.kind = kind, .to = to, .from = from, .bytes = bytes}) : OK;
 }
@@ -165,8 +171,12 @@ Status tape_zero(Executor *e, void *to, size_t bytes) {
   return bytes ? put(e, (Launch){.to = to, .bytes = bytes}) : OK;
 }
 
+static bool traces_kernels(const Executor *e) {
+  return trace_on(e->spec.trace) && e->spec.trace->kernels;
+}
+
 void tape_begin(Executor *e, Tape *t) {
-  if (!e->backend->record_begin || trace_on(e->spec.trace) || t->mode == TAPE_PLAIN)
+  if (!e->backend->record_begin || traces_kernels(e) || t->mode == TAPE_PLAIN)
     return;
   e->tape = t;
   t->at = 0;

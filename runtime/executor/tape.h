@@ -12,9 +12,10 @@
 struct Executor;
 struct Call;
 
-/* A call for a microbatch, a copy, or zeros (from NULL). */
+/* A call for a microbatch, a timer, a copy, or zeros (from NULL). */
 typedef struct {
   struct Call *call;
+  Event *timer;
   int microbatch;
   CopyKind kind;
   void *to;
@@ -44,8 +45,8 @@ typedef struct {
 
 extern size_t tape_most_launches;
 
-/* From here to the end the executor's launches are the tape's. A step that is traced runs them one by one: spans are of
- * their own. */
+/* From here to the end the executor's launches are the tape's. A step of which kernels are traced runs them one by one:
+ * spans are of their own. */
 void tape_begin(struct Executor *executor, Tape *tape);
 Status tape_end(struct Executor *executor);
 /* A failure ends the step. */
@@ -54,6 +55,7 @@ void tape_free(const struct Executor *executor, Tape *tape);
 
 /* What the executor puts on its stream, by the tape at hand, if there is one. */
 Status tape_call(struct Executor *executor, struct Call *call, int microbatch);
+Status tape_timer(struct Executor *executor, Event *timer);
 Status tape_copy(struct Executor *executor, void *to, const void *from, size_t bytes, CopyKind kind);
 Status tape_zero(struct Executor *executor, void *to, size_t bytes);
 Status tape_flush(struct Executor *executor);

@@ -26,13 +26,17 @@ void trace_step(Trace *t, int64_t step) {
   t->ended = step;
 }
 
-void trace_add(Trace *t, TraceEvent event) {
+void trace_put(Trace *t, TraceEvent event) {
   TraceEvent *place = &t->events[t->n % t->capacity];
-  if (t->n >= t->capacity)
+  if (t->n >= t->capacity && place->step >= t->first_whole)
     t->first_whole = place->step + 1;
-  event.step = t->step;
   *place = event;
   t->n++;
+}
+
+void trace_add(Trace *t, TraceEvent event) {
+  event.step = t->step;
+  trace_put(t, event);
 }
 
 void trace_end_last(Trace *t, size_t n) {

@@ -46,15 +46,18 @@ typedef struct {
   int32_t peer;  /* rank, of a transfer and of waiting for one */
   int32_t about; /* node of a kernel; of an accumulator 2 · group, one more: the places of its rows */
   uint8_t kind, of;
+  bool on_device; /* when its launches ran there; else when the host was at it */
 } TraceEvent;
 
 typedef struct {
-  TraceEvent *events;        /* [capacity]; event i at i % capacity */
-  size_t capacity, n;        /* n: all that were recorded; those past the capacity took the place of the oldest */
-  int64_t step, first_whole; /* steps before first_whole lost events */
-  int64_t first, last;       /* steps that are to be recorded */
-  int64_t began, ended;      /* those of them that were begun; ended less than began: none */
-  bool on, kernels;          /* on: the step at hand is recorded */
+  TraceEvent *events;          /* [capacity]; event i at i % capacity */
+  size_t capacity, n;          /* n: all that were recorded; those past the capacity took the place of the oldest */
+  int64_t step, first_whole;   /* steps before first_whole lost events */
+  int64_t first, last;         /* steps that are to be recorded */
+  int64_t began, ended;        /* those of them that were begun; ended less than began: none */
+  bool on, kernels;            /* on: the step at hand is recorded */
+  double device_end;           /* when the last span on the device ended */
+  double device_error_seconds; /* of aligning the device's clock with the host's, at most */
 } Trace;
 
 /* Room for so many bytes of spans, in the arena. */
@@ -63,6 +66,8 @@ Status trace_create(Arena *arena, size_t bytes, int64_t first, int64_t last, boo
 void trace_step(Trace *trace, int64_t step);
 /* Adds one; its step is filled in. Only where trace_on. */
 void trace_add(Trace *trace, TraceEvent event);
+/* The same of a step that may be over. */
+void trace_put(Trace *trace, TraceEvent event);
 /* The last n, which lie in each other, end now. Only where trace_on. */
 void trace_end_last(Trace *trace, size_t n);
 /* Puts the events that are left in order of their beginnings, what encloses others first; *n of them. */

@@ -1,6 +1,7 @@
-/* A span is a complete event ("X") on its rank's line; a message between ranks is a flow from the span that posts its
- * send to the action that needs it. Invariant: times are whole nanoseconds, taken from begin and end apart, so that
- * rounding keeps what lies in a span inside it. Process and thread numbers begin at 1: 0 is idle, for Perfetto. */
+/* A span is a complete event ("X") on its rank's line, or on that of the rank's device; a message between ranks is a
+ * flow from the span that posts its send to the action that needs it. Invariant: times are whole nanoseconds, taken
+ * from begin and end apart, so that rounding keeps what lies in a span inside it. Process and thread numbers begin at
+ * 1: 0 is idle, for Perfetto. */
 #include "runtime/training/chrome.h"
 
 #include <math.h>
@@ -60,8 +61,8 @@ struct Chrome {
   int64_t rest_due; /* steps from one rest to the next; 0: there is none */
   int64_t first;
   double origin;
-  bool begun; /* something stands in the list */
-  int rank, process;
+  bool begun;                /* something stands in the list */
+  int rank, process, thread; /* thread: from 0; a device's lies behind those of all ranks */
   ClockFit fit;
   size_t sums;   /* two of each group, of either plan, at most */
   bool *pending; /* [sums]: received by the rank, and not used yet */
@@ -94,7 +95,7 @@ static int64_t nanoseconds(const Chrome *c, double time) {
 /* Up to where its own members begin. */
 static void begin_event(Chrome *c, const char *phase) {
   fprintf(c->stream, "%s{\"ph\":\"%s\",\"pid\":%d,\"tid\":%d,", c->begun ? ",\n" : "\n", phase, c->process + 1,
-          c->rank + 1);
+          c->thread + 1);
   c->begun = true;
 }
 
@@ -151,6 +152,7 @@ static void put_arguments(const Chrome *c, const TraceEvent *e) {
 
 static void put_span(Chrome *c, const TraceEvent *e) {
   int64_t begin = nanoseconds(c, e->begin), end = nanoseconds(c, e->end);
+  c->thread = e->on_device ? c->whole.plan->ranks + c->rank : c->rank;
   begin_event(c, "X");
   put_time(c, "ts", begin);
   fputc(',', c->stream);
@@ -268,9 +270,19 @@ static void look_at_list(Look *look, int rank) {
   }
 }
 
-void chrome_rank(Chrome *c, int rank, int process, const char *host, ClockFit fit) {
+/* A line, in order of their numbers. */
+static void put_line(Chrome *c, const char *of, int thread) {
   char text[512], name[96];
-  c->rank = rank;
+  c->thread = thread;
+  snprintf(text, sizeof text, "\"name\":\"%s%s\"", of, plan_rank_text(c->whole.plan, c->rank, name));
+  put_metadata(c, "thread_name", text);
+  snprintf(text, sizeof text, "\"sort_index\":%d", thread);
+  put_metadata(c, "thread_sort_index", text);
+}
+
+void chrome_rank(Chrome *c, int rank, int process, const char *host, bool has_device, ClockFit fit) {
+  char text[512];
+  c->rank = c->thread = rank;
   c->process = process;
   c->fit = fit;
   look_at_list(&c->whole, rank);
@@ -282,10 +294,9 @@ void chrome_rank(Chrome *c, int rank, int process, const char *host, ClockFit fi
     snprintf(text, sizeof text, "\"sort_index\":%d", process);
     put_metadata(c, "process_sort_index", text);
   }
-  snprintf(text, sizeof text, "\"name\":\"%s\"", plan_rank_text(c->whole.plan, rank, name));
-  put_metadata(c, "thread_name", text);
-  snprintf(text, sizeof text, "\"sort_index\":%d", rank);
-  put_metadata(c, "thread_sort_index", text);
+  put_line(c, "", rank);
+  if (has_device)
+    put_line(c, "device of ", c->whole.plan->ranks + rank);
 }
 
 static bool is_of_rest(const Chrome *c, const TraceEvent *e) {
@@ -297,7 +308,8 @@ void chrome_spans(Chrome *c, const TraceEvent *events, size_t n) {
     if (events[i].step >= c->first) {
       c->at = is_of_rest(c, &events[i]) ? &c->rest : &c->whole;
       put_span(c, &events[i]);
-      put_flows(c, &events[i]);
+      if (!events[i].on_device)
+        put_flows(c, &events[i]);
     }
 }
 

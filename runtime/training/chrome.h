@@ -19,7 +19,7 @@ typedef struct {
   int64_t dropped;     /* steps before `first` that were recorded and had no room */
   bool complete;       /* every rank's spans of every step are whole */
   bool kernels;
-  double clock_error_seconds; /* of aligning clocks, at most */
+  double clock_error_seconds; /* of aligning clocks, ranks' and their devices', at most */
 } ChromeHead;
 
 typedef struct Chrome Chrome;
@@ -28,8 +28,8 @@ typedef struct Chrome Chrome;
  * more microbatches. Everything lives in the arena. */
 Status chrome_begin(Arena *arena, const Plan *plan, const Plan *rest, int64_t epoch_steps, FILE *stream,
                     const ChromeHead *head, double origin, Chrome **chrome);
-/* What follows is this rank's. process: the lowest rank in its process. */
-void chrome_rank(Chrome *chrome, int rank, int process, const char *host, ClockFit fit);
+/* What follows is this rank's. process: the lowest rank in its process; has_device: some spans may be on one. */
+void chrome_rank(Chrome *chrome, int rank, int process, const char *host, bool has_device, ClockFit fit);
 /* Spans of the rank in order of their beginnings; those before head->first are left out. */
 void chrome_spans(Chrome *chrome, const TraceEvent *events, size_t n);
 /* The file is whole but for errors of its stream. */

@@ -43,6 +43,7 @@ Status evaluation_open(Arena *arena, const Validation *v, const ExecutorSpec *tr
   spec.plan = &decided->plan;
   spec.boundaries = NULL; /* beside training's wires: through the host */
   spec.trace = NULL;
+  spec.times = false;
   return executor_open(&spec, &e->executor);
 }
 

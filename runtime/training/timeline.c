@@ -22,6 +22,8 @@ enum {
 struct RankPart {
   int64_t began, ended, first_whole;
   uint64_t n;
+  double device_error_seconds;
+  int32_t has_device;
   char host[64];
 };
 
@@ -130,8 +132,14 @@ Status timeline_connect(Worker *w) {
   return OK;
 }
 
-static RankPart part_of(const Trace *trace, size_t n) {
-  RankPart part = {.began = trace->began, .ended = trace->ended, .first_whole = trace->first_whole, .n = n};
+static RankPart part_of(const Worker *w, size_t n) {
+  const Trace *trace = w->timeline.trace;
+  RankPart part = {.began = trace->began,
+                   .ended = trace->ended,
+                   .first_whole = trace->first_whole,
+                   .n = n,
+                   .device_error_seconds = trace->device_error_seconds,
+                   .has_device = !w->training->job->decided.devices[w->rank].backend->is_host};
   if (gethostname(part.host, sizeof part.host - 1) != 0)
     strcpy(part.host, "host");
   return part;
@@ -151,10 +159,13 @@ static ChromeHead head_of(const Worker *w, const RankPart *parts, int n) {
                      .complete = true,
                      .kernels = w->timeline.trace->kernels,
                      .clock_error_seconds = w->timeline.clock_error_seconds};
+  double device_error = 0;
   for (int i = 0; i < n; i++) {
+    device_error = fmax(device_error, parts[i].device_error_seconds);
     head.first = parts[i].first_whole > head.first ? parts[i].first_whole : head.first;
     head.last = parts[i].ended > head.last ? parts[i].ended : head.last;
   }
+  head.clock_error_seconds += device_error;
   if (head.first > head.last && head.last >= 0) {
     head.first = head.last;
     head.complete = false;
@@ -198,7 +209,7 @@ static Status end_file(Worker *w, TimelineFile *file, Status status) {
 static Status send_part(Worker *w) {
   size_t n;
   const TraceEvent *events = trace_sorted(w->timeline.trace, &n);
-  RankPart part = part_of(w->timeline.trace, n);
+  RankPart part = part_of(w, n);
   TRY(link_send(w->link, 0, &part, sizeof part));
   for (size_t at = 0; at < n; at += MESSAGE)
     TRY(link_send(w->link, 0, &events[at], (n - at < MESSAGE ? n - at : MESSAGE) * sizeof *events));
@@ -210,7 +221,8 @@ static Status receive_part(Worker *w, int r, Chrome *chrome) {
   TraceEvent events[MESSAGE];
   const RankPart *part = &w->timeline.parts[r];
   if (chrome)
-    chrome_rank(chrome, r, w->training->job->asked.world->mpi ? r : 0, part->host, w->timeline.fits[r]);
+    chrome_rank(chrome, r, w->training->job->asked.world->mpi ? r : 0, part->host, part->has_device,
+                w->timeline.fits[r]);
   for (uint64_t left = part->n; left;) {
     size_t n = left < MESSAGE ? (size_t)left : MESSAGE;
     TRY(link_receive(w->link, r, events, n * sizeof *events));
@@ -233,14 +245,14 @@ Status timeline_write(Worker *w, Status *written) {
     return send_part(w);
   size_t n;
   const TraceEvent *events = trace_sorted(t->trace, &n);
-  t->parts[0] = part_of(t->trace, n);
+  t->parts[0] = part_of(w, n);
   for (int r = 1; r < ranks; r++)
     TRY(link_receive(w->link, r, &t->parts[r], sizeof t->parts[r]));
   file.head = head_of(w, t->parts, ranks);
   *written = begin_file(w, &file);
   Chrome *chrome = *written == OK ? file.chrome : NULL;
   if (chrome) {
-    chrome_rank(chrome, 0, 0, t->parts[0].host, t->fits[0]);
+    chrome_rank(chrome, 0, 0, t->parts[0].host, t->parts[0].has_device, t->fits[0]);
     chrome_spans(chrome, events, n);
   }
   Status status = OK;
@@ -263,7 +275,7 @@ Status timeline_write_rest(Worker *const *workers, int n) {
   RankPart *parts = first->timeline.parts;
   for (int i = 0; i < n && workers[i]->timeline.trace; i++) {
     trace_sorted(workers[i]->timeline.trace, &spans);
-    parts[i] = part_of(workers[i]->timeline.trace, spans);
+    parts[i] = part_of(workers[i], spans);
     all += spans;
   }
   if (!all)
@@ -273,7 +285,7 @@ Status timeline_write_rest(Worker *const *workers, int n) {
   Status status = begin_file(first, &file);
   for (int i = 0; i < n && status == OK; i++) {
     const Trace *trace = workers[i]->timeline.trace;
-    chrome_rank(file.chrome, i, 0, parts[i].host, (ClockFit){0});
+    chrome_rank(file.chrome, i, 0, parts[i].host, parts[i].has_device, (ClockFit){0});
     chrome_spans(file.chrome, trace ? trace->events : NULL, (size_t)parts[i].n);
   }
   return end_file(first, &file, status);

@@ -330,13 +330,14 @@ static Status measure(Training *training) {
 }
 
 /* Why no stage is compared with what was planned. */
-static Status show_replan(Job *job) {
+static Status show_replan(Training *training) {
+  Job *job = training->job;
   const JobDecisions *decided = &job->decided;
   bool counts = false;
   for (int r = 0; r < decided->ranks; r++)
-    counts |= decided->devices[r].backend->is_host;
+    counts |= boundaries_alone(&training->boundaries, r);
   const char *why = decided->ranks == 1 ? "one rank has no cut"
-                    : !counts           ? "what devices take is not known while they run"
+                    : !counts           ? "what ranks that share a device take depends on the others"
                     : decided->plan.capacity > 0 && decided->plan.capacity < decided->ranks
                         ? "what ranks that share cores take depends on the others"
                         : NULL;
@@ -353,7 +354,7 @@ static Status conclude(Training *training) {
   TRY(show_copies(job));
   TRY(show_convolutions(job));
   TRY(show_kernels(job));
-  TRY(show_replan(job));
+  TRY(show_replan(training));
   if (training->checkpoint_lock >= 0)
     TRY(resume_about(job, training->epoch_length, &training->checkpoint_about));
   TRY(plan_beside(training));

@@ -93,6 +93,7 @@ static Status open_planned(Worker *w) {
                        .boundaries = w->link ? &training->boundaries : NULL,
                        .loads_states = job->asked.resumed || w->carried,
                        .trace = w->timeline.trace,
+                       .times = w->link != NULL,
                        .watch = w->watch};
   CarriedOf of;
   load_from(w, job, &of, &spec);
@@ -282,6 +283,8 @@ static Status run_step(Worker *w) {
                    .counter = {[COUNTER_SEED] = o->seed, [COUNTER_STEP] = w->steps_done},
                    .samples = stepper->decided->microbatch_size};
   double begun = clock_seconds(), loss = 0, factor, scalars[STEP_SCALARS];
+  if (trace && w->stepper && w->stepper != stepper) /* each has times of its own, and one looks back to the last step */
+    TRY(executor_settle(w->stepper->executor));
   w->stepper = stepper;
   trace_step(trace, w->steps_done);
   TRY(word_post(w));

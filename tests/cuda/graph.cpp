@@ -6,6 +6,7 @@
 
 struct CUgraph_st {
   EmulatedWork work;
+  std::vector<std::function<void()>> launched;
   int device;
 };
 
@@ -20,11 +21,13 @@ static std::map<cudaStream_t, Capture> captures;
 static thread_local cudaStream_t capturing; /* by this thread */
 static size_t graphs;
 
-bool emulated_captures(cudaStream_t stream, const std::function<bool()> &work) {
+bool emulated_captures(cudaStream_t stream, const std::function<bool()> &work, const std::function<void()> &launched) {
   auto capture = captures.find(stream);
   if (capture == captures.end())
     return false;
   capture->second.graph.work.push_back(work);
+  if (launched)
+    capture->second.graph.launched.push_back(launched);
   capture->second.spoiled |= stream != capturing;
   return true;
 }
@@ -46,7 +49,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
   EmulatedLock held = emulated_lock();
   if (mode != cudaStreamCaptureModeThreadLocal || capturing || captures.count(stream))
     return emulated_result(cudaErrorInvalidValue);
-  captures[stream] = Capture{{{}, emulated_device_of(stream)}, false};
+  captures[stream] = Capture{{{}, {}, emulated_device_of(stream)}, false};
   capturing = stream;
   return emulated_result(cudaSuccess);
 }
@@ -100,6 +103,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
     return emulated_result(cudaErrorStreamCaptureUnsupported);
   if (executable->device != emulated_device_of(stream))
     return emulated_result(cudaErrorInvalidValue);
+  for (const auto &launched : executable->launched)
+    launched();
   emulated_put_all(stream, executable->work);
   return emulated_result(cudaSuccess);
 }

@@ -516,12 +516,24 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return result(cudaSuccess);
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+/* By a graph, each time that it is launched. */
+static cudaError_t record_external(cudaEvent_t event, cudaStream_t stream) {
+  auto moment = std::make_shared<Moment>();
+  auto over = [=] { return moment->time = Clock::now(), moment->is_over = true; };
+  if (!event->is_timer || !emulated_captures(stream, over, [=] { moment->is_over = false; }))
+    return cudaErrorInvalidValue;
+  event->moment = moment;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
   MAY_FAIL;
-  MAY_NOT_BE_CAPTURED;
   Locked locked(lock);
-  if (emulated_device_of(stream) != event->device)
+  if (emulated_device_of(stream) != event->device || flags > cudaEventRecordExternal)
     return result(cudaErrorInvalidValue);
+  if (flags == cudaEventRecordExternal)
+    return result(record_external(event, stream));
+  MAY_NOT_BE_CAPTURED;
   if (event->is_timer) {
     auto moment = event->moment = std::make_shared<Moment>();
     enqueue(stream, [=] { return moment->time = Clock::now(), moment->is_over = true; });

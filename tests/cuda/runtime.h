@@ -37,8 +37,9 @@ int emulated_device_of(cudaStream_t stream);
 
 /* Graphs (graph.cpp), under the lock. Operations that say whether they are done: */
 typedef std::vector<std::function<bool()>> EmulatedWork;
-/* Whether the stream is captured; then the work was kept. */
-bool emulated_captures(cudaStream_t stream, const std::function<bool()> &work);
+/* Whether the stream is captured; then the work was kept, and what happens when it is launched. */
+bool emulated_captures(cudaStream_t stream, const std::function<bool()> &work,
+                       const std::function<void()> &launched = nullptr);
 /* Whether the stream is captured, NULL: whether the thread captures one; then that will fail. */
 bool emulated_spoils(cudaStream_t stream);
 /* How many there are. */

@@ -163,6 +163,43 @@ static void timers_tell_apart(void **state) {
   close_bench(&b);
 }
 
+/* Timers that are recorded tell of the last replay. */
+static void recorded_timers_tell(void **state) {
+  (void)state;
+  Bench b;
+  Event *timers[3];
+  Recording *recording;
+  double inside, behind;
+  open_bench(&b);
+  fill(b.given, 1);
+  for (int i = 0; i < 3; i++)
+    ASSERT_OK(backend_cuda.timer_create(b.s, &timers[i]));
+  ASSERT_OK(backend_cuda.record_begin(b.s));
+  ASSERT_OK(backend_cuda.event_record(b.s, timers[0]));
+  for (int i = 0; i < 50; i++)
+    add(&b);
+  ASSERT_OK(backend_cuda.event_record(b.s, timers[1]));
+  ASSERT_OK(backend_cuda.record_end(b.s, &recording));
+  for (int round = 0; round < 3; round++) {
+    ASSERT_OK(backend_cuda.event_record(b.s, timers[2]));
+    ASSERT_OK(backend_cuda.replay(b.s, recording));
+    ASSERT_OK(backend_cuda.stream_wait(b.s));
+    ASSERT_OK(backend_cuda.timer_seconds(timers[0], timers[1], &inside));
+    ASSERT_OK(backend_cuda.timer_seconds(timers[2], timers[1], &behind));
+    assert_true(inside > 0 && behind >= inside && behind < 60);
+  }
+#ifdef EMULATED /* nothing reads a timer that is on its way */
+  emulation_seed(0);
+  ASSERT_OK(backend_cuda.replay(b.s, recording));
+  assert_int_equal(backend_cuda.timer_seconds(timers[0], timers[1], &inside), E_DEVICE);
+  ASSERT_OK(backend_cuda.stream_wait(b.s));
+#endif
+  backend_cuda.recording_free(recording);
+  for (int i = 0; i < 3; i++)
+    backend_cuda.event_destroy(timers[i]);
+  close_bench(&b);
+}
+
 #ifdef EMULATED
 static Status wait_inside(const Bench *b) {
   return backend_cuda.stream_wait(b->s);
@@ -224,6 +261,7 @@ int main(void) {
       cmocka_unit_test(zeros_are_recorded),
       cmocka_unit_test(faults_of_replays_are_named),
       cmocka_unit_test(timers_tell_apart),
+      cmocka_unit_test(recorded_timers_tell),
 #ifdef EMULATED
       cmocka_unit_test(what_cannot_be_kept_fails),
 #endif
