@@ -126,13 +126,14 @@ typedef void TransformLineF64(TransformKind kind, const TileLine *line, const do
  * across: C's tile [tile_rows, 2 vectors] (rows `row` elements apart) += A [tile_rows, k] times B's packed strip, where
  * A's columns are the lanes of strips that lie `strip` elements apart. dot: of n elements, a lane for each of a
  * strip's. forbid: of one key, lanes before `first` and from `end` on are minus infinity (both within 32 bits). most:
- * the largest of each lane and of what is in `most`. weigh: s = exp(s - shift - less), 0 where that is next to nothing;
- * sum += s. scale: s *= factor. add: s += mask, minus infinity where that is. slope: s = p (s - common). */
+ * the largest of each lane, times a scale above 0, and of what is in `most`. weigh: s = exp(s - shift - less), 0 where
+ * that is next to nothing; sum += s. scale: s *= factor. add: s += mask, minus infinity where that is. slope: s = p (s
+ * - common). */
 typedef struct {
   void (*across)(int64_t k, const float *a, int64_t strip, const float *b, float *c, int64_t row);
   float (*dot)(const float *x, const float *y, int64_t n);
   void (*forbid)(float *s, int64_t first, int64_t end);
-  void (*most)(const float *s, int64_t n, float *most);
+  void (*most)(const float *s, int64_t n, float scale, float *most);
   void (*weigh)(float *s, int64_t n, const float *shift, const float *less, float *sum);
   void (*scale)(float *s, int64_t n, const float *factor);
   void (*add)(float *s, int64_t n, const float *mask);
@@ -142,7 +143,7 @@ typedef struct {
   void (*across)(int64_t k, const double *a, int64_t strip, const double *b, double *c, int64_t row);
   double (*dot)(const double *x, const double *y, int64_t n);
   void (*forbid)(double *s, int64_t first, int64_t end);
-  void (*most)(const double *s, int64_t n, double *most);
+  void (*most)(const double *s, int64_t n, double scale, double *most);
   void (*weigh)(double *s, int64_t n, const double *shift, const double *less, double *sum);
   void (*scale)(double *s, int64_t n, const double *factor);
   void (*add)(double *s, int64_t n, const double *mask);
@@ -152,15 +153,15 @@ typedef struct {
 /* The same where products are of bfloat16 (LoopsBf16): scores are float32, what is multiplied is packed. Lines: [n, 2
  * vectors] of numbers as packed strips have them, but one behind the other; where strips are float32, lines are a
  * strip. across: A's tile [rows, k] are lines, `strip` of their numbers from one strip's to the next. weigh: B's packed
- * strip `to` = exp(s - shift) rounded; sum += what is not. slope: lines p = exp(s - shift - less) and lines and B's
- * packed strip `slopes` and `right` = p (d - common), all rounded; `right` is not written where lines are strips. n:
- * whole tiles. */
+ * strip `to` = exp(scale s - shift) rounded; sum += what is not. slope: lines p = exp(scale s - shift - less) and lines
+ * and B's packed strip `slopes` and `right` = p (d - common), all rounded; `right` is not written where lines are
+ * strips. n: whole tiles. */
 typedef struct {
   void (*across)(int64_t k, const void *a, int64_t strip, const void *b, float *c, int64_t row);
   float (*dot)(const uint16_t *x, const uint16_t *y, int64_t n);
-  void (*weigh)(const float *s, int64_t n, const float *shift, float *sum, void *to);
-  void (*slope)(const float *s, const float *d, int64_t n, const float *shift, const float *less, const float *common,
-                void *p, void *slopes, void *right);
+  void (*weigh)(const float *s, int64_t n, float scale, const float *shift, float *sum, void *to);
+  void (*slope)(const float *s, const float *d, int64_t n, float scale, const float *shift, const float *less,
+                const float *common, void *p, void *slopes, void *right);
 } AttendBf16;
 
 /* Products of bfloat16, summed in float32: C's tile [rows, columns] (rows `row` elements apart) = or += A's packed
@@ -176,6 +177,8 @@ typedef struct {
   PackBf16 *pack_a, *pack_b;
   void (*widen)(const uint16_t *x, float *y, int64_t n);
   void (*narrow)(const float *x, uint16_t *y, int64_t n);
+  double (*log_sum_exp)(const uint16_t *x, int64_t n); /* as of float32 */
+  void (*scaled_exp)(const uint16_t *x, float shift, float scale, uint16_t *y, int64_t n);
 } LoopsBf16;
 
 typedef struct {

@@ -168,6 +168,10 @@ void pool_destroy(Pool *pool) {
   free(pool);
 }
 
+int pool_threads(const Pool *pool) {
+  return pool->threads;
+}
+
 void pool_place(Pool *pool, const int *cores) {
   for (int i = 1; i < pool->threads; i++) {
     cpu_set_t core;

@@ -1,5 +1,5 @@
-/* Threads of one stream. Work is a number of tasks that the shape of the work decides, never the number of threads:
- * whoever runs a task, its bits are the same. */
+/* Threads of one stream. Work is a number of tasks. Where bits depend on it, the shape of the work decides it, never
+ * the number of threads: whoever runs a task, its bits are the same. */
 #ifndef BACKEND_CPU_POOL_H
 #define BACKEND_CPU_POOL_H
 
@@ -17,6 +17,7 @@ typedef Status Task(void *context, int64_t i, void *scratch);
 /* A pool of `threads` threads (at least 1), the caller's included. */
 Status pool_create(int threads, Pool **pool);
 void pool_destroy(Pool *pool);
+int pool_threads(const Pool *pool);
 
 /* Has worker i, from 1, keep to core cores[i], where the system lets it. */
 void pool_place(Pool *pool, const int *cores);

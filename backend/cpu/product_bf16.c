@@ -15,7 +15,8 @@ enum {
   N_LEAST = 256,           /* columns of a block at least, where sums are kept: */
   SUMS_BYTES = 8 << 20,    /* as much of them, else */
   N_TASK = 256,            /* columns of a task at least */
-  TASKS = 24,              /* tasks of a block at least, where it is large enough */
+  TASKS = 24,              /* tasks of a block, for several threads, where it is large enough */
+  LEAST_TILES = 4,         /* one below another in a task, at least */
   PACK_TASK = 128,         /* columns that one task packs; a multiple of every tile's */
   WIDEST = MOST_BF16_WIDTH /* of tiles, both ways */
 };
@@ -70,7 +71,7 @@ static size_t sums_bytes(const Product *p, int64_t n) {
 
 /* Of A, which is packed once where columns are shared by tasks: it has few rows then. */
 static size_t rows_bytes(const Product *p) {
-  bool few = p->m < TASKS * M_BLOCK && p->n > N_TASK;
+  bool few = p->m <= TASKS / 2 * M_BLOCK && p->n > N_TASK;
   return few ? (size_t)((round_up(p->m, M_BLOCK) + WIDEST) * k_block(p)) * sizeof(float) : 0;
 }
 
@@ -200,16 +201,15 @@ static Status multiply_task(void *context, int64_t i, void *scratch) {
   return OK;
 }
 
-/* Enough tasks for many threads, by shape alone: first the columns are shared, then the rows of a block are fewer. */
-static void plan(Job *job) {
-  int64_t rows = job->loops->rows, most = M_BLOCK - M_BLOCK % rows, tall = divide_up(job->p->m, most);
-  job->m_task = most;
-  job->n_task = tall < TASKS ? round_up(job->n * tall / TASKS, job->loops->columns) : job->n;
-  job->n_task = job->n_task < N_TASK ? N_TASK : job->n_task;
-  int64_t across = divide_up(job->n, job->n_task);
-  if (tall * across < TASKS)
-    job->m_task = round_up(job->p->m * across / TASKS, rows);
-  job->m_task = job->m_task > most ? most : job->m_task < rows ? rows : job->m_task;
+/* One thread takes as many rows at once as stay near. For several, a task has fewer rows, so that A is packed where it
+ * is multiplied; where these are few, the columns are shared, too. */
+static void plan(Job *job, int threads) {
+  int64_t rows = job->loops->rows, most = M_BLOCK - M_BLOCK % rows, wanted = threads > 1 ? TASKS : 1;
+  int64_t m_task = round_up(divide_up(job->p->m, wanted), rows);
+  job->m_task = m_task > most ? most : m_task < LEAST_TILES * rows ? LEAST_TILES * rows : m_task;
+  int64_t tall = divide_up(job->p->m, job->m_task);
+  int64_t across = least(wanted / tall, divide_up(job->n, N_TASK));
+  job->n_task = across > 1 ? round_up(divide_up(job->n, across), job->loops->columns) : job->n;
 }
 
 static Status one_product(Job *job, Pool *pool) {
@@ -218,7 +218,7 @@ static Status one_product(Job *job, Pool *pool) {
     for (job->l = 0; job->l < p->k; job->l += k_block(p)) {
       job->n = least(p->n - job->j, job->n_block);
       job->k = least(p->k - job->l, k_block(p));
-      plan(job);
+      plan(job, pool_threads(pool));
       int64_t tall = divide_up(p->m, job->m_task), across = divide_up(job->n, job->n_task);
       TRY(pool_run(pool, divide_up(job->n, PACK_TASK) + (across > 1 ? tall : 0), pack_task, job));
       TRY(pool_run(pool, tall * across, multiply_task, job));

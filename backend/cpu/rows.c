@@ -5,6 +5,7 @@
 #include "backend/cpu/split.h"
 #include "backend/reference/parts.h"
 #include "backend/reference/reference.h"
+#include "graph/narrow.h"
 
 enum { LOSS_ROWS = 64 };
 
@@ -147,32 +148,27 @@ static bool fast_classes(const Node *node, const Tensor *in) {
   return (in->dtype == F32 || in->dtype == BF16) && node_int(node, "class_axis", 0) == in->shape.rank - 1;
 }
 
-/* A row of logits in float32: bfloat16 is converted into the scratch. */
-static const float *logits_of(const Rows *r, int64_t row, int64_t classes, void *scratch) {
-  if (r->in->dtype == F32)
-    return (const float *)r->in->data + row * classes;
-  r->isa->bf16.widen((const uint16_t *)r->in->data + row * classes, scratch, classes);
-  return scratch;
-}
-
 /* Logits and their gradient as they are; what is summed is float32. */
 static bool loss_takes_narrow(const Node *node, const Tensor *in, const Tensor *out) {
   int64_t classes = in->shape.rank ? in->shape.dim[in->shape.rank - 1] : 1;
-  return node_int(node, "class_axis", 0) == in->shape.rank - 1 && classes * 8 <= POOL_SCRATCH_BYTES &&
+  return node_int(node, "class_axis", 0) == in->shape.rank - 1 && classes * 4 <= POOL_SCRATCH_BYTES &&
          (node->op == OP_CrossEntropy ? out[1].dtype == F32 : in[2].dtype == F32);
 }
 
 static Status loss_task(void *context, int64_t i, void *scratch) {
+  (void)scratch;
   Rows *r = context;
   int64_t classes = r->in->shape.dim[r->in->shape.rank - 1], class;
+  bool is_narrow = r->in->dtype == BF16;
   double loss = 0;
   for (int64_t row = i * LOSS_ROWS; row < least((i + 1) * LOSS_ROWS, r->n); row++) {
-    const float *x = logits_of(r, row, classes, scratch);
+    const float *x = (const float *)r->in->data + row * classes;
+    const uint16_t *narrow = (const uint16_t *)r->in->data + row * classes;
     bool ignored;
     TRY(class_at(r->node, &r->in[1], row, classes, &class, &ignored));
-    double lse = classes ? r->isa->log_sum_exp(x, classes) : 0;
+    double lse = !classes ? 0 : is_narrow ? r->isa->bf16.log_sum_exp(narrow, classes) : r->isa->log_sum_exp(x, classes);
     ((float *)r->out[1].data)[row] = (float)lse;
-    loss += ignored ? 0 : lse - (double)x[class];
+    loss += ignored ? 0 : lse - (double)(is_narrow ? bf16_value(narrow[class]) : x[class]);
   }
   r->sums[i] = loss;
   return OK;
@@ -198,25 +194,43 @@ CPU_KERNEL(CrossEntropy, .accepts = takes_floats, .narrow = loss_takes_narrow, .
   return OK;
 }
 
+/* The slopes of one row, which may lie where its logits do. */
+static void find_slopes(const Rows *r, int64_t row, int64_t classes, int64_t class, float scale, void *scratch) {
+  const LoopsBf16 *loops = &r->isa->bf16;
+  float log_sum = ((const float *)r->in[2].data)[row], at_class;
+  bool from_narrow = r->in->dtype == BF16, to_narrow = r->out->dtype == BF16;
+  const uint16_t *x = (const uint16_t *)r->in->data + row * classes;
+  uint16_t *dx = (uint16_t *)r->out->data + row * classes;
+  float *wide_dx = to_narrow ? scratch : (float *)r->out->data + row * classes;
+  if (from_narrow && to_narrow) {
+    loops->widen(x + class, &at_class, 1);
+    loops->scaled_exp(x, log_sum, scale, dx, classes);
+    r->isa->scaled_exp(&at_class, log_sum, scale, &at_class, 1);
+    at_class -= scale;
+    loops->narrow(&at_class, dx + class, 1);
+    return;
+  }
+  const float *wide_x = from_narrow ? wide_dx : (const float *)r->in->data + row * classes;
+  if (from_narrow)
+    loops->widen(x, wide_dx, classes);
+  r->isa->scaled_exp(wide_x, log_sum, scale, wide_dx, classes);
+  wide_dx[class] -= scale;
+  if (to_narrow)
+    loops->narrow(wide_dx, dx, classes);
+}
+
 static Status loss_grad_task(void *context, int64_t i, void *scratch) {
   Rows *r = context;
-  bool narrow = r->out->dtype == BF16;
   int64_t classes = r->in->shape.dim[r->in->shape.rank - 1], class;
   float scale = (float)*(const double *)r->in[3].data;
   for (int64_t row = i * r->of_task; row < least((i + 1) * r->of_task, r->n); row++) {
-    const float *x = logits_of(r, row, classes, (float *)scratch + classes);
-    float *dx = narrow ? scratch : (float *)r->out->data + row * classes;
     bool ignored;
     TRY(class_at(r->node, &r->in[1], row, classes, &class, &ignored));
-    if (ignored) {
-      memset((char *)r->out->data + (size_t)(row * classes) * dtype_bytes(r->out->dtype), 0,
-             (size_t)classes * dtype_bytes(r->out->dtype));
-      continue;
-    }
-    r->isa->scaled_exp(x, ((const float *)r->in[2].data)[row], scale, dx, classes);
-    dx[class] -= scale;
-    if (narrow)
-      r->isa->bf16.narrow(dx, (uint16_t *)r->out->data + row * classes, classes);
+    size_t bytes = dtype_bytes(r->out->dtype) * (size_t)classes;
+    if (ignored)
+      memset((char *)r->out->data + (size_t)row * bytes, 0, bytes);
+    else
+      find_slopes(r, row, classes, class, scale, scratch);
   }
   return OK;
 }
