@@ -48,6 +48,10 @@ typedef struct {
    */
   Status (*prepare)(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, size_t workspace_bytes,
                     void **state);
+  /* The same of operands and results that `narrow` refuses, and that would be copied: *state stays NULL where the
+   * kernel, by way of a library that may be there, does not take them as they are. NULL: it never does. */
+  Status (*prepare_narrow)(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,
+                           size_t workspace_bytes, void **state);
   void (*release)(void *state); /* of what prepare made */
 } KernelDef;
 

@@ -302,6 +302,13 @@ Status wide_prepare(const Backend *backend, Stream *stream, const Node *node, co
     return fail(E_UNSUPPORTED, "no kernel for %s", dtype_name(BF16));
   if (plain)
     return prepare_plain(kernel, stream, node, in, out, workspace_bytes, made);
+  if (kernel->prepare_narrow)
+    TRY(kernel->prepare_narrow(stream, node, in, out, workspace_bytes, &made->state));
+  if (made->state) {
+    made->run = kernel->run;
+    made->release = kernel->release;
+    return OK;
+  }
   Wide *w = calloc(1, sizeof *w);
   size_t n = (size_t)(node->n_in + node->n_out);
   if (w) {

@@ -130,7 +130,8 @@ static Status describe_tensor(DnnPlan *p, int which, int64_t outer, int64_t inne
   const CudnnLibrary *lib = p->lib;
   int first = first_axis(&p->convolution.shape), rank = 2;
   int64_t dim[2 + CONVOLUTION_AXES] = {outer, inner}, stride[2 + CONVOLUTION_AXES], id = which + 1, alignment = 16;
-  cudnnDataType_t type = CUDNN_DATA_FLOAT;
+  DType own = which == W ? p->convolution.weight : p->convolution.activation;
+  cudnnDataType_t type = own == BF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
   for (int a = first; a < CONVOLUTION_AXES; a++)
     dim[rank++] = size[a];
   stride[rank - 1] = 1;
@@ -222,7 +223,7 @@ static unsigned refused_notes(const DnnPlan *p) {
   unsigned always = 1u << CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC | 1u << CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS |
                     1u << CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION | 1u << CUDNN_NUMERICAL_NOTE_FFT |
                     1u << CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_6x6 | 1u << CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13;
-  return p->convolution.is_tf32 ? always : always | 1u << CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
+  return p->convolution.on_tensor_cores ? always : always | 1u << CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
 }
 
 /* The notes of one kind, as bits. */

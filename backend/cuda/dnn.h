@@ -13,12 +13,13 @@ typedef struct Dnn Dnn;
 /* Where workspaces begin. */
 enum { DNN_ALIGNMENT = 256 };
 
-/* X, W and Y lie densely at multiples of 16 bytes; all are float32. */
+/* X, W and Y lie densely at multiples of 16 bytes. */
 typedef struct {
   ConvolutionWay way;
   Convolution shape;
-  bool is_tf32;           /* operands may be rounded to TF32 */
-  size_t workspace_bytes; /* what cuDNN may use beside them */
+  DType activation, weight; /* of X and Y, of W: float32 or bfloat16; sums are float32 */
+  bool on_tensor_cores;     /* operands may be rounded to TF32, if they are float32 */
+  size_t workspace_bytes;   /* what cuDNN may use beside them */
 } DnnConvolution;
 
 /* A convolution made ready: the engine, and what describes it. */
@@ -35,8 +36,8 @@ void dnn_close(Dnn *dnn); /* NULL: nothing */
 size_t dnn_workspace_bytes(const Convolution *shape);
 
 /* Which engine is chosen depends on convolution, card and cuDNN's version alone: the first of its heuristic's whose
- * results repeat, whose numbers are float32 (or TF32), and that does with the workspace. *plan is NULL where there is
- * none. */
+ * results repeat, that multiplies operands as they are (or in TF32) and sums in float32, and that does with the
+ * workspace. *plan is NULL where there is none. */
 Status dnn_prepare(Dnn *dnn, const DnnConvolution *convolution, DnnPlan **plan);
 void dnn_release(DnnPlan *plan); /* NULL: nothing */
 

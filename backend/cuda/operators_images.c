@@ -23,7 +23,8 @@ static size_t convolution_workspace(const Graph *graph, const Node *node, Convol
 /* What is worked out before a convolution runs. */
 typedef struct {
   Convolution shape;
-  DnnPlan *plan; /* NULL: own kernels */
+  DnnPlan *plan;        /* NULL: own kernels */
+  size_t rounded_bytes; /* of the workspace: W's, which is float32 and is multiplied as bfloat16 numbers */
 } PreparedConvolution;
 
 static void convolution_release(void *state) {
@@ -32,40 +33,79 @@ static void convolution_release(void *state) {
   free(r);
 }
 
-/* Float32 is cuDNN's, where it has the convolution. It has no float32 results of bfloat16 operands that lie like ours;
- * with the precision bf16 they are rounded to TF32, which is nearer. */
-static Status prepare_convolution(Stream *stream, const Node *node, const Tensor *in, const Convolution *shape,
-                                  ConvolutionWay way, size_t workspace_bytes, void **state) {
+/* Keeps the convolution, with cuDNN's plan for it, if there is one. */
+static Status make_ready(Stream *stream, const DnnConvolution *c, size_t rounded_bytes, PreparedConvolution **out) {
   PreparedConvolution *r = calloc(1, sizeof *r);
   if (!r)
     return fail(E_MEMORY, "out of memory");
-  r->shape = *shape;
+  r->shape = c->shape;
+  r->rounded_bytes = rounded_bytes;
+  Status status = c->workspace_bytes ? cuda_dnn(stream) : OK;
+  if (status == OK && c->workspace_bytes && stream->dnn)
+    status = dnn_prepare(stream->dnn, c, &r->plan);
+  if (status == OK)
+    *out = r;
+  else
+    convolution_release(r);
+  return status;
+}
+
+/* Float32 is cuDNN's, where it has the convolution. What was copied from bfloat16 may be rounded to TF32. */
+static Status prepare_convolution(Stream *stream, const Node *node, const Tensor *in, const Convolution *shape,
+                                  ConvolutionWay way, size_t workspace_bytes, void **state) {
+  bool asks = in->dtype == F32 && workspace_bytes > ALIGNING;
+  PreparedConvolution *r = NULL;
+  DnnConvolution c = {.way = way,
+                      .shape = *shape,
+                      .activation = F32,
+                      .weight = F32,
+                      .on_tensor_cores = node->precision != PRECISION_FLOAT32,
+                      .workspace_bytes = asks ? workspace_bytes - ALIGNING : 0};
+  TRY(make_ready(stream, &c, 0, &r));
   *state = r;
-  if (in->dtype != F32 || workspace_bytes < ALIGNING)
+  return OK;
+}
+
+/* Activations and their gradients in bfloat16, as they are, where cuDNN has that; W is rounded, its gradient is not.
+ * The workspace has room for copies, which are then not made. */
+static Status prepare_narrow_convolution(Stream *stream, const Tensor *w, const Tensor *x, const Tensor *y,
+                                         const Convolution *shape, ConvolutionWay way, size_t workspace_bytes,
+                                         void **state) {
+  bool rounds = way != CONVOLUTION_TOWARDS_WEIGHT && w->dtype == F32;
+  size_t rounded = rounds ? memory_units((size_t)shape_elements(w->shape) * dtype_bytes(BF16)) : 0;
+  PreparedConvolution *r = NULL;
+  if (x->dtype != BF16 || y->dtype != BF16 || workspace_bytes <= rounded + ALIGNING)
     return OK;
   DnnConvolution c = {.way = way,
                       .shape = *shape,
-                      .is_tf32 = node->precision != PRECISION_FLOAT32,
-                      .workspace_bytes = workspace_bytes - ALIGNING};
-  Status status = cuda_dnn(stream);
-  if (status == OK && stream->dnn)
-    status = dnn_prepare(stream->dnn, &c, &r->plan);
-  if (status == OK)
-    return OK;
-  convolution_release(r);
-  *state = NULL;
-  return status;
+                      .activation = BF16,
+                      .weight = rounds ? BF16 : w->dtype,
+                      .on_tensor_cores = true,
+                      .workspace_bytes = workspace_bytes - rounded - ALIGNING};
+  TRY(make_ready(stream, &c, rounded, &r));
+  if (r->plan)
+    *state = r;
+  else
+    convolution_release(r);
+  return OK;
 }
 
 static Status convolve(Stream *stream, const Node *node, ConvolutionWay way, const Tensor *in, const Tensor *out,
                        void *workspace, const PreparedConvolution *r) {
-  TAKES(in->dtype, is_float(in->dtype));
+  const void *second = in[1].data;
+  TAKES(in->dtype, is_float(in->dtype) || (r->plan && in->dtype == BF16));
   if (!r->plan) {
     launch_convolution(stream->cuda, in->dtype, &r->shape, way, in[0].data, in[1].data, out->data, workspace);
     return cuda_launched(stream, node);
   }
-  void *aligned = (void *)(((uintptr_t)workspace + DNN_ALIGNMENT - 1) / DNN_ALIGNMENT * DNN_ALIGNMENT);
-  if (dnn_run(stream->dnn, r->plan, in[0].data, in[1].data, out->data, aligned) == OK)
+  if (r->rounded_bytes) {
+    launch_convert(stream->cuda, F32, BF16, shape_elements(in[1].shape), second, workspace);
+    TRY(cuda_launched(stream, node));
+    second = workspace;
+  }
+  uintptr_t from = (uintptr_t)workspace + r->rounded_bytes + DNN_ALIGNMENT - 1;
+  if (dnn_run(stream->dnn, r->plan, in[0].data, second, out->data, (void *)(from / DNN_ALIGNMENT * DNN_ALIGNMENT)) ==
+      OK)
     return OK;
   node_context(node);
   return status_code();
@@ -81,8 +121,13 @@ static Status convolve(Stream *stream, const Node *node, ConvolutionWay way, con
     Convolution c = convolution_of(node, (x)->shape, (w)->shape, (y)->shape);                                          \
     return prepare_convolution(stream, node, in, &c, way, workspace_bytes, state);                                     \
   }                                                                                                                    \
+  static Status prepare_narrow_##op_name(Stream *stream, const Node *node, const Tensor *in, const Tensor *out,        \
+                                         size_t workspace_bytes, void **state) {                                       \
+    Convolution c = convolution_of(node, (x)->shape, (w)->shape, (y)->shape);                                          \
+    return prepare_narrow_convolution(stream, w, x, y, &c, way, workspace_bytes, state);                               \
+  }                                                                                                                    \
   KERNEL(op_name, .accepts = takes_floats, .workspace = workspace_##op_name, .prepare = prepare_##op_name,             \
-         .release = convolution_release) {                                                                             \
+         .prepare_narrow = prepare_narrow_##op_name, .release = convolution_release) {                                 \
     return convolve(stream, node, way, in, out, workspace, state);                                                     \
   }
 CONVOLUTION(Conv, CONVOLUTION_FORWARD, in, in + 1, out)

@@ -5,7 +5,8 @@
  * The engines stand in the way of who does not look: the heuristic puts first one that does not repeat, one of large
  * Winograd tiles, one that compiles, one that refuses when it is planned, one that wants all memory. Dilated
  * convolutions have only the fallback's engine, grouped ones of three axes none, and of kernels beyond 7 there is no
- * graph. */
+ * graph. Of activations in bfloat16 there are engines on tensor cores for two axes, not where the gradient of grouped
+ * filters is float32; and none else. */
 #include <algorithm>
 #include <map>
 #include <mutex>
@@ -55,7 +56,7 @@ struct Description {
 
 static std::mutex lock;
 static std::set<const void *> live;
-static int executed;
+static int executed, executed_narrow;
 
 static void refuse(bool wrong, const char *what) {
   if (wrong) {
@@ -191,6 +192,7 @@ struct Problem {
   int way, axes; /* 0 forward, 1 towards the input, 2 towards the weight */
   int64_t x[5], w[5], y[5], stride[3], dilation[3], pad[3];
   int64_t ids[3], alignment[3];
+  bool narrow[3]; /* X, W, Y */
 };
 
 static const struct {
@@ -228,6 +230,7 @@ static Problem problem_of(const Description *operation) {
     refuse((int)dim.size() != p.axes + 2, "a tensor of another rank than its convolution");
     p.ids[i] = one<int64_t>(t, CUDNN_ATTR_TENSOR_UNIQUE_ID);
     p.alignment[i] = one<int64_t>(t, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT);
+    p.narrow[i] = one<int>(t, CUDNN_ATTR_TENSOR_DATA_TYPE) == CUDNN_DATA_BFLOAT16;
     std::copy(dim.begin(), dim.begin() + 2, sizes[i]);
     take_axes(sizes[i] + 2, 1, std::vector<int64_t>(dim.begin() + 2, dim.end()));
   }
@@ -240,6 +243,8 @@ static void check_operation(const Description *d) {
   refuse(p.ids[0] == p.ids[1] || p.ids[1] == p.ids[2] || p.ids[0] == p.ids[2], "tensors of one number");
   refuse(p.x[0] != p.y[0] || p.w[0] != p.y[1] || p.x[1] % p.w[1] || p.w[0] % (p.x[1] / p.w[1]),
          "samples, channels or filters that do not go together");
+  refuse(p.narrow[0] != p.narrow[2] || (p.narrow[1] != p.narrow[0] && (p.way < 2 || p.narrow[1])),
+         "operands of types that do not go together");
   for (int a = 0; a < 3; a++)
     refuse((p.x[a + 2] + 2 * p.pad[a] - (p.w[a + 2] - 1) * p.dilation[a] - 1) / p.stride[a] + 1 != p.y[a + 2],
            "places that do not go together");
@@ -267,7 +272,8 @@ static void check_tensor(const Description *d) {
   refuse(dim.size() != stride.size() || dim.size() < 4, "a tensor of less than two axes besides samples and channels");
   for (size_t i = dim.size(); i-- > 0; dense *= dim[i])
     refuse(dim[i] < 1 || stride[i] != dense, "a tensor that is empty or not dense");
-  refuse(one<int>(d, CUDNN_ATTR_TENSOR_DATA_TYPE) != CUDNN_DATA_FLOAT, "a tensor of another type");
+  int type = one<int>(d, CUDNN_ATTR_TENSOR_DATA_TYPE);
+  refuse(type != CUDNN_DATA_FLOAT && type != CUDNN_DATA_BFLOAT16, "a tensor of another type");
   refuse(alignment < 4 || (alignment & (alignment - 1)), "an alignment that is none");
 }
 
@@ -288,14 +294,20 @@ static cudnnStatus_t finish_graph(Description *d) {
   return *std::max_element(p.w + 2, p.w + 5) > 7 ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS;
 }
 
+static bool is_grouped(const Problem &p) {
+  return p.x[1] != p.w[1];
+}
+
 static std::vector<Engine> engines_of(const Description *heuristic) {
   const Description *graph =
       child(heuristic, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
   Problem p = problem_of(operation_of(graph));
   if (one<int>(heuristic, CUDNN_ATTR_ENGINEHEUR_MODE) == CUDNN_HEUR_MODE_FALLBACK)
-    return {FALLBACK_VARYING, SLOW};
+    return p.narrow[0] ? std::vector<Engine>{FALLBACK_VARYING} : std::vector<Engine>{FALLBACK_VARYING, SLOW};
   std::vector<Engine> list = {VARYING, WINOGRAD, COMPILED, REFUSING, HUGE_ONE};
-  if (*std::max_element(p.dilation, p.dilation + 3) == 1)
+  if (p.narrow[0] && p.axes == 2 && (p.narrow[1] || !is_grouped(p)))
+    list.push_back(TENSOR);
+  else if (!p.narrow[0] && *std::max_element(p.dilation, p.dilation + 3) == 1)
     list.insert(list.end(), {TENSOR, PLAIN});
   return list;
 }
@@ -303,7 +315,7 @@ static std::vector<Engine> engines_of(const Description *heuristic) {
 static cudnnStatus_t finish_heuristic(Description *d) {
   const Description *graph = child(d, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
   Problem p = problem_of(operation_of(graph));
-  return p.axes == 3 && p.x[1] != p.w[1] ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS;
+  return p.axes == 3 && is_grouped(p) ? CUDNN_STATUS_NOT_SUPPORTED : CUDNN_STATUS_SUCCESS;
 }
 
 static cudnnStatus_t finish_plan(Description *d) {
@@ -429,14 +441,31 @@ static void plane(const Problem &p, const float *const in[3], double *out, int64
     }
 }
 
-static void convolve(const Problem &p, bool tensor, float *const at[3]) {
+static float widened(uint16_t bits) {
+  uint32_t wide = (uint32_t)bits << 16;
+  float x;
+  memcpy(&x, &wide, sizeof x);
+  return x;
+}
+
+static uint16_t narrowed(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static void convolve(const Problem &p, bool tensor, void *const at[3]) {
   const int64_t *sizes[] = {p.x, p.w, p.y};
   int result = p.way == 0 ? 2 : p.way == 1 ? 0 : 1;
   std::vector<float> operand[3];
   const float *in[3];
   for (int i = 0; i < 3; i++) {
-    if (i != result)
-      operand[i].assign(at[i], at[i] + elements(sizes[i]));
+    int64_t n = elements(sizes[i]);
+    if (i != result && p.narrow[i])
+      for (int64_t k = 0; k < n; k++)
+        operand[i].push_back(widened(((const uint16_t *)at[i])[k]));
+    else if (i != result)
+      operand[i].assign((const float *)at[i], (const float *)at[i] + n);
     for (float &x : operand[i])
       x = rounded(x, tensor);
     in[i] = operand[i].data();
@@ -449,7 +478,10 @@ static void convolve(const Problem &p, bool tensor, float *const at[3]) {
       for (int64_t c = 0; c < p.w[1]; c++)
         plane(p, in, sums.data(), (n * p.x[1] + f / filters * p.w[1] + c) * x_plane, (f * p.w[1] + c) * taps,
               (n * p.w[0] + f) * y_plane);
-  std::copy(sums.begin(), sums.end(), at[result]);
+  if (!p.narrow[result])
+    std::copy(sums.begin(), sums.end(), (float *)at[result]);
+  for (size_t k = 0; p.narrow[result] && k < sums.size(); k++)
+    ((uint16_t *)at[result])[k] = narrowed((float)sums[k]);
 }
 
 static cudnnStatus_t Execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack) {
@@ -461,7 +493,7 @@ static cudnnStatus_t Execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan
   void *workspace = one<void *>(v, CUDNN_ATTR_VARIANT_PACK_WORKSPACE);
   int64_t bytes = engines[p->engine].workspace;
   const int64_t *sizes[] = {problem.x, problem.w, problem.y};
-  float *at[3];
+  void *at[3];
   int device;
   check_handle(handle);
   refuse(one<void *>(p, CUDNN_ATTR_EXECUTION_PLAN_HANDLE) != handle, "a plan of another handle");
@@ -476,18 +508,20 @@ static cudnnStatus_t Execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan
     size_t k = (size_t)(std::find(ids.begin(), ids.end(), problem.ids[i]) - ids.begin());
     refuse(k == 3, "a tensor without an address");
     refuse((uintptr_t)places[k] % (uintptr_t)problem.alignment[i], "a tensor that is not aligned as was said");
-    refuse(emulated_device_of_memory(places[k], (size_t)elements(sizes[i]) * sizeof(float)) != device,
+    size_t size = problem.narrow[i] ? sizeof(uint16_t) : sizeof(float);
+    refuse(emulated_device_of_memory(places[k], (size_t)elements(sizes[i]) * size) != device,
            "a tensor that is not in the device's memory");
-    at[i] = (float *)places[k];
+    at[i] = places[k];
   }
   refuse((uintptr_t)workspace % 256, "a workspace that is not aligned");
   refuse(bytes && emulated_device_of_memory(workspace, (size_t)bytes) != device,
          "a workspace that is not in the device's memory");
   bool tensor = p->engine == TENSOR;
-  float *x = at[0], *w = at[1], *y = at[2];
+  void *x = at[0], *w = at[1], *y = at[2];
   executed++;
+  executed_narrow += problem.narrow[0];
   emulated_enqueue(handle->stream, [=] {
-    float *const all_of_them[] = {x, w, y};
+    void *const all_of_them[] = {x, w, y};
     memset(workspace, 0xa5, (size_t)bytes);
     convolve(problem, tensor, all_of_them);
   });
@@ -497,6 +531,11 @@ static cudnnStatus_t Execute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan
 int emulation_convolutions(void) {
   EmulatedLock held = emulated_lock();
   return executed;
+}
+
+int emulation_narrow_convolutions(void) {
+  EmulatedLock held = emulated_lock();
+  return executed_narrow;
 }
 
 static cudnnStatus_t Create(cudnnHandle_t *out) {

@@ -36,6 +36,8 @@ int emulation_launches(void);
 
 /* How many convolutions have been put on streams by cuDNN so far. */
 int emulation_convolutions(void);
+/* Those of them whose activations were bfloat16. */
+int emulation_narrow_convolutions(void);
 
 /* How long nothing may happen (60 seconds) before what waits is told that it waits for ever. */
 void emulation_patience(double seconds);

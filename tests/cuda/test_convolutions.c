@@ -1,10 +1,10 @@
 /* Which convolutions are cuDNN's, on an emulated device whose cuDNN puts wrong engines first: their results are the
- * oracle's, in full and with operands in TF32. */
+ * oracle's, in full and with operands in TF32, and the reference's where activations are stored in bfloat16. */
 #include <stdio.h>
 #include <string.h>
 
 #include "tests/cuda/emulation.h"
-#include "tests/ops/cases.h"
+#include "tests/ops/mixes.h"
 #include "tests/test.h"
 
 #define TENSOR(...)                                                                                                    \
@@ -137,6 +137,49 @@ static void tf32_rounds_operands(void **state) {
                  cases[i].who == CUDNN && !is_dilated(&cases[i].op_case));
 }
 
+/* Both activations, and the weight, too; one alone. `narrow`: cuDNN has them as they are, else copies. */
+static void check_mix(const ConvolutionCase *c, unsigned mix, bool narrow) {
+  Arena *arena = arena_create();
+  CaseGraph got, expected;
+  char where[256];
+  ASSERT_OK(mix_build_narrow(&c->op_case, 1, mix, arena, &got));
+  ASSERT_OK(mix_build_rounded(&c->op_case, 1, mix, arena, &expected));
+  ASSERT_OK(case_run(&expected, &backend_reference, 1, 0, 1));
+  got.node->precision = PRECISION_BF16;
+  int all = emulation_convolutions(), before = emulation_narrow_convolutions();
+  if (case_run(&got, &backend_cuda, 1, 0, 1) != OK)
+    FAIL_TEST("%s, mix %x: %s", case_text(&c->op_case), mix, status_message());
+  if (emulation_convolutions() - all != (c->who == CUDNN) || emulation_narrow_convolutions() - before != narrow)
+    FAIL_TEST("%s, mix %x: cuDNN had it %d times, %d in bfloat16", case_text(&c->op_case), mix,
+              emulation_convolutions() - all, emulation_narrow_convolutions() - before);
+  if (mix_differs(&got, &expected, false, where))
+    FAIL_TEST("%s, mix %x: %s", case_text(&c->op_case), mix, where);
+  case_release(&got);
+  case_release(&expected);
+  arena_destroy(arena);
+}
+
+static void bfloat16_is_cudnns(void **state) {
+  (void)state;
+  enum { FIRST = 1, SECOND = 2, RESULT = 4 };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    const ConvolutionCase *c = &cases[i];
+    bool weight = c->op_case.op == OP_ConvGradWeight, narrow = c->who == CUDNN && c->op_case.in[0].shape.rank < 5;
+    check_mix(c, weight ? FIRST | SECOND : FIRST | RESULT, narrow);
+    check_mix(c, FIRST | SECOND | RESULT, narrow);
+    check_mix(c, FIRST, false);
+    check_mix(c, SECOND, false);
+  }
+  ConvolutionCase grouped = {CUDNN,
+                             {OP_ConvGradWeight,
+                              TYPES_FLOAT,
+                              {TENSOR(4, {2, 4, 4, 6}), TENSOR(4, {2, 6, 6, 7})},
+                              {{true, {4, {4, 3, 3, 2}}}},
+                              {GROUP(2), INTS("shape", 4, 4, 3, 3, 2)}}};
+  check_mix(&grouped, FIRST | SECOND, false);
+  check_mix(&grouped, FIRST | SECOND | RESULT, true);
+}
+
 /* What might be otherwise in the next run chooses no other engine; it is told with the node's name, and leaves nothing
  * behind. */
 static void failures_are_told(void **state) {
@@ -162,9 +205,8 @@ static void failures_are_told(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(float32_is_cudnns),
-      cmocka_unit_test(float64_is_our_own),
-      cmocka_unit_test(tf32_rounds_operands),
+      cmocka_unit_test(float32_is_cudnns),    cmocka_unit_test(float64_is_our_own),
+      cmocka_unit_test(tf32_rounds_operands), cmocka_unit_test(bfloat16_is_cudnns),
       cmocka_unit_test(failures_are_told),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
