@@ -128,6 +128,14 @@ static void finish_tile(const Job *job, int64_t row, int64_t column, int64_t hei
   }
 }
 
+/* While a tile is summed, what it is added to and goes to comes near: rows lie too far apart for a processor to foresee
+ * them. */
+static void bring_near(const void *first, int64_t row_bytes, int64_t height, int64_t bytes) {
+  for (int64_t r = 0; r < height; r++)
+    for (int64_t at = 0; at < bytes; at += LINE_BYTES)
+      __builtin_prefetch((const char *)first + r * row_bytes + at, 1);
+}
+
 /* Packed rows times packed columns, from (row, column) of C on; `column` counts within the block. */
 static void multiply(const Job *job, int64_t row, int64_t m, int64_t column, int64_t n, const char *a, const char *b) {
   const LoopsBf16 *loops = job->loops;
@@ -142,6 +150,12 @@ static void multiply(const Job *job, int64_t row, int64_t m, int64_t column, int
       float *c = kept ? job->sums + (row + i) * wide + to
                       : (float *)job->c->data + job->c_at + (row + i) * job->p->n + job->j + to;
       bool whole = height == rows && width == columns, stays = kept && !last;
+      int64_t size = (int64_t)dtype_bytes(job->c->dtype);
+      if (kept)
+        bring_near(c, wide * (int64_t)sizeof(float), height, width * (int64_t)sizeof(float));
+      if (!stays)
+        bring_near(element(job->c, job->c_at + (row + i) * job->p->n + job->j + to), job->p->n * size, height,
+                   width * size);
       if (stays || (plain && whole)) {
         loops->tile(job->k, left, right, c, kept ? wide : job->p->n, !first || (!kept && job->call->adds));
         continue;

@@ -15,9 +15,13 @@ typedef struct {
   Shape shape;   /* out[0]'s (or the flat one), of which parts are taken */
   int axis;      /* the last axis that is split; those before are taken one index at a time */
   int64_t ahead; /* how many of these indices there are */
-  int64_t step;  /* indices of `axis` in a task */
-  int64_t steps; /* tasks along `axis` */
+  int64_t step;  /* indices of `axis` in a part */
+  int64_t steps; /* parts along `axis` */
+  int64_t parts; /* of a task */
 } Split;
+
+/* Of a part that is converted: its copies lie in a first-level cache. */
+enum { CONVERTED_ELEMENTS = 4096 };
 
 int64_t items_of_task(int64_t n, int64_t elements) {
   int64_t items = TASK_ELEMENTS / (elements ? elements : 1);
@@ -82,14 +86,20 @@ static Status run_on(const Split *s, const Tensor *in, const Tensor *out, char *
   return OK;
 }
 
-static Status run_part(void *context, int64_t i, void *scratch) {
-  const Split *s = context;
+static Status run_part(const Split *s, int64_t position, void *scratch) {
   Tensor in[MOST_INPUTS], out[MOST_OUTPUTS];
   for (int k = 0; k < s->n_in; k++)
-    in[k] = part_of(s, &s->in[k], i);
+    in[k] = part_of(s, &s->in[k], position);
   for (int k = 0; k < s->n_out; k++)
-    out[k] = part_of(s, &s->out[k], i);
+    out[k] = part_of(s, &s->out[k], position);
   return run_on(s, in, out, scratch);
+}
+
+static Status run_task(void *context, int64_t i, void *scratch) {
+  const Split *s = context;
+  for (int64_t k = i * s->parts; k < least((i + 1) * s->parts, s->ahead * s->steps); k++)
+    TRY(run_part(s, k, scratch));
+  return OK;
 }
 
 static Status run_all(void *context, int64_t i, void *scratch) {
@@ -142,9 +152,11 @@ static Status run_split(Split *s, int axes) {
       break;
     s->ahead *= s->shape.dim[s->axis];
   }
-  s->step = items_of_task(s->shape.dim[s->axis], inner);
+  int64_t some = CONVERTED_ELEMENTS / inner, all = items_of_task(s->shape.dim[s->axis], inner);
+  s->step = any_narrow(s) && some < all ? some + !some : all;
   s->steps = (s->shape.dim[s->axis] + s->step - 1) / s->step;
-  return pool_run(s->stream->pool, s->ahead * s->steps, run_part, s);
+  s->parts = all / s->step;
+  return pool_run(s->stream->pool, (s->ahead * s->steps + s->parts - 1) / s->parts, run_task, s);
 }
 
 Status split_leading(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, int axes, Kernel *kernel) {

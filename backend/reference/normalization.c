@@ -6,7 +6,7 @@
 #include "backend/reference/parts.h"
 #include "graph/narrow.h"
 
-enum { BLOCK = 128 };
+enum { BLOCK = 128, AHEAD = 8 /* rows */ };
 
 #define T float
 #define S(name) name##_f32
