@@ -68,6 +68,13 @@ typedef struct {
   const Tensor *in, *out;
 } JoinedCall;
 
+/* Memory that a kernel reads. */
+typedef struct {
+  const char *data;
+  int64_t bytes;
+} Reading;
+enum { MOST_READINGS = 8 };
+
 typedef enum { COPY_HOST_TO_DEVICE, COPY_DEVICE_TO_HOST, COPY_DEVICE_TO_DEVICE } CopyKind;
 
 enum { WAY_BYTES = 64 };
@@ -88,6 +95,9 @@ typedef struct Backend {
   /* Has long kernels call `between` now and then, on the thread that called them; NULL: no more. It does not wait, and
    * leaves the kernel's operands alone. NULL where kernels only enqueue, or are not interrupted. */
   void (*stream_between)(Stream *stream, void (*between)(void *context), void *context);
+  /* What kernels behind the next one read, the first first: the next one may bring it near while it computes. NULL
+   * where it is not slow to come. */
+  void (*stream_soon)(Stream *stream, const Reading *readings, int n);
   Status (*stream_wait)(Stream *stream); /* until all that was enqueued is done; reports its errors */
   /* 64-byte aligned; zeros where is_host. E_MEMORY with need and limit. */
   Status (*alloc)(Stream *stream, size_t bytes, void **memory);

@@ -55,6 +55,12 @@ static void stream_between(Stream *stream, void (*between)(void *context), void 
   pool_between(stream->pool, between, context);
 }
 
+static void stream_soon(Stream *stream, const Reading *readings, int n) {
+  stream->n_soon = n;
+  for (int i = 0; i < n; i++)
+    stream->soon[i] = readings[i];
+}
+
 /* One core at some 3 GHz, products near their peak. */
 static Status describe(int device, DeviceSpec *spec) {
   (void)device;
@@ -87,5 +93,6 @@ const Backend backend_cpu = {
     .stream_close = stream_close,
     .stream_place = stream_place,
     .stream_between = stream_between,
+    .stream_soon = stream_soon,
     .way = cpu_way,
 };

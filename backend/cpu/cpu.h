@@ -10,6 +10,8 @@
 struct Stream {
   Pool *pool;
   const Isa *isa;
+  Reading soon[MOST_READINGS]; /* what a product may bring near while it multiplies */
+  int n_soon;
 };
 
 /* A kernel and its entry, as the reference's. */

@@ -166,8 +166,9 @@ typedef struct {
 
 /* Products of bfloat16, summed in float32: C's tile [rows, columns] (rows `row` elements apart) = or += A's packed
  * strip times B's. What packs takes float32, too (`wide`), and rounds it; strips hold k in whole multiples of `depth`,
- * the rest zeros, `bytes` an element. */
-typedef void TileBf16(int64_t k, const void *a, const void *b, float *c, int64_t row, bool add);
+ * the rest zeros, `bytes` an element. While it sums, a tile may bring near a cache's line every AHEAD_STEPS of k, from
+ * `ahead` on; NULL: nothing. */
+typedef void TileBf16(int64_t k, const void *a, const void *b, float *c, int64_t row, bool add, const char *ahead);
 typedef void PackBf16(bool wide, const void *from, int64_t row, int64_t column, int64_t n, int64_t k, void *to);
 enum { MOST_BF16_WIDTH = 32, MOST_BF16_DEPTH = 32 };
 typedef struct {

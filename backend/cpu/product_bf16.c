@@ -26,13 +26,15 @@ typedef struct {
   const Product *p;
   const LoopsBf16 *loops;
   const Tensor *a, *b, *c;
-  int64_t a_at, b_at, c_at; /* the first element of the product's matrices */
-  char *packed, *packed_a;  /* B's columns; A's rows, where several tasks need them */
-  float *sums;              /* [m, n of the block] as whole tiles; NULL: none are needed */
-  int64_t n_block, j, n;    /* the block along n */
-  int64_t l, k;             /* and along k */
-  int64_t m_task, n_task;   /* rows and columns of a task */
-  int64_t d_row, d_column;  /* elements between D's; 0 where it is broadcast */
+  int64_t a_at, b_at, c_at;    /* the first element of the product's matrices */
+  char *packed, *packed_a;     /* B's columns; A's rows, where several tasks need them */
+  float *sums;                 /* [m, n of the block] as whole tiles; NULL: none are needed */
+  int64_t n_block, j, n;       /* the block along n */
+  int64_t l, k;                /* and along k */
+  int64_t m_task, n_task;      /* rows and columns of a task */
+  int64_t d_row, d_column;     /* elements between D's; 0 where it is broadcast */
+  Reading soon[MOST_READINGS]; /* what is read behind this block */
+  int n_soon;
 } Job;
 
 static int64_t divide_up(int64_t a, int64_t b) {
@@ -136,6 +138,15 @@ static void bring_near(const void *first, int64_t row_bytes, int64_t height, int
       __builtin_prefetch((const char *)first + r * row_bytes + at, 1);
 }
 
+/* What comes near while tile number `tile` of the block is summed. */
+static const char *ahead_of(const Job *job, int64_t tile) {
+  int64_t at = tile * divide_up(job->k, AHEAD_STEPS) * LINE_BYTES;
+  for (int i = 0; i < job->n_soon; at -= job->soon[i++].bytes)
+    if (at < job->soon[i].bytes)
+      return job->soon[i].data + at;
+  return NULL;
+}
+
 /* Packed rows times packed columns, from (row, column) of C on; `column` counts within the block. */
 static void multiply(const Job *job, int64_t row, int64_t m, int64_t column, int64_t n, const char *a, const char *b) {
   const LoopsBf16 *loops = job->loops;
@@ -143,8 +154,10 @@ static void multiply(const Job *job, int64_t row, int64_t m, int64_t column, int
   int64_t rows = loops->rows, columns = loops->columns, line = line_bytes(job), wide = round_up(job->n, columns);
   bool first = job->l == 0, last = job->l + job->k == job->p->k, kept = job->sums;
   bool plain = job->c->dtype == F32 && !(last && (job->call->d || job->call->alpha != 1));
+  int64_t tall = divide_up(m, rows), tile = row / rows * divide_up(job->n, columns) + column / columns * tall;
   for (int64_t j = 0; j < n; j += columns)
-    for (int64_t i = 0; i < m; i += rows) {
+    for (int64_t i = 0; i < m; i += rows, tile++) {
+      const char *ahead = ahead_of(job, tile);
       int64_t height = least(m - i, rows), width = least(n - j, columns), to = column + j;
       const char *left = a + i * line, *right = b + j * line;
       float *c = kept ? job->sums + (row + i) * wide + to
@@ -157,10 +170,10 @@ static void multiply(const Job *job, int64_t row, int64_t m, int64_t column, int
         bring_near(element(job->c, job->c_at + (row + i) * job->p->n + job->j + to), job->p->n * size, height,
                    width * size);
       if (stays || (plain && whole)) {
-        loops->tile(job->k, left, right, c, kept ? wide : job->p->n, !first || (!kept && job->call->adds));
+        loops->tile(job->k, left, right, c, kept ? wide : job->p->n, !first || (!kept && job->call->adds), ahead);
         continue;
       }
-      loops->tile(job->k, left, right, edge, columns, false);
+      loops->tile(job->k, left, right, edge, columns, false, ahead);
       if (last || !plain) {
         bool begun = !first || job->call->adds;
         finish_tile(job, row + i, job->j + to, height, width, edge, begun ? c : NULL, kept ? wide : job->p->n);
@@ -226,13 +239,32 @@ static void plan(Job *job, int threads) {
   job->n_task = across > 1 ? round_up(divide_up(job->n, across), job->loops->columns) : job->n;
 }
 
-static Status one_product(Job *job, Pool *pool) {
+/* What is read next: B's next block, where it lies in one piece, or what follows the product. */
+static void look_ahead(Job *job, const Stream *stream) {
+  const Layout *l = &job->p->b;
+  int64_t size = (int64_t)dtype_bytes(job->b->dtype), left = job->p->k - job->l - job->k,
+          right = job->p->n - job->j - job->n;
+  job->n_soon = 0;
+  if (left > 0 && l->column == 1 && job->n == l->row)
+    job->soon[job->n_soon++] =
+        (Reading){element(job->b, job->b_at + (job->l + job->k) * l->row), least(left, job->k) * l->row * size};
+  else if (left == 0 && right > 0 && l->row == 1 && job->k == l->column)
+    job->soon[job->n_soon++] =
+        (Reading){element(job->b, job->b_at + (job->j + job->n) * l->column), least(right, job->n) * l->column * size};
+  else if (left == 0 && right == 0)
+    for (; job->n_soon < stream->n_soon; job->n_soon++)
+      job->soon[job->n_soon] = stream->soon[job->n_soon];
+}
+
+static Status one_product(Job *job, Stream *stream) {
   const Product *p = job->p;
+  Pool *pool = stream->pool;
   for (job->j = 0; job->j < p->n; job->j += job->n_block)
     for (job->l = 0; job->l < p->k; job->l += k_block(p)) {
       job->n = least(p->n - job->j, job->n_block);
       job->k = least(p->k - job->l, k_block(p));
       plan(job, pool_threads(pool));
+      look_ahead(job, stream);
       int64_t tall = divide_up(p->m, job->m_task), across = divide_up(job->n, job->n_task);
       TRY(pool_run(pool, divide_up(job->n, PACK_TASK) + (across > 1 ? tall : 0), pack_task, job));
       TRY(pool_run(pool, tall * across, multiply_task, job));
@@ -317,7 +349,8 @@ Status product_bf16(Stream *stream, const ProductBf16 *call, void *workspace) {
     return pool_run(stream->pool, p->batches, batch_task, &job);
   for (int64_t i = 0; i < p->batches; i++) {
     Job one = batch_of(&job, i);
-    TRY(one_product(&one, stream->pool));
+    TRY(one_product(&one, stream));
   }
+  stream->n_soon = 0;
   return OK;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "graph/op.h"
 #include "runtime/executor/internal.h"
 #include "runtime/executor/shuttle.h"
 
@@ -184,6 +185,45 @@ static Status copy_over(Executor *e, int stage, ActionKind kind, const Lane *to,
   return OK;
 }
 
+enum { LEAST_SOON = 1 << 16 }; /* bytes that are worth it */
+
+static const char *place_of(const Call *call, int operand, int microbatch) {
+  bool moves = call->moves && call->sites[operand].slots > 1;
+  return moves ? site_at(&call->sites[operand], microbatch) : call->operands[operand].data;
+}
+
+/* Whether one of the calls first … end - 1 makes what lies there. */
+static bool is_made(const Calls *calls, int first, int end, const char *data, int microbatch) {
+  for (int k = first; k < end; k++) {
+    const Call *call = &calls->calls[k];
+    for (int j = call->node->n_in; j < call->node->n_in + call->node->n_out; j++)
+      if (place_of(call, j, microbatch) == data)
+        return true;
+  }
+  return false;
+}
+
+/* Before a product: what is there already of what calls behind it read, up to the next product. */
+static void tell_soon(Executor *e, const Calls *calls, int product, int microbatch) {
+  Reading soon[MOST_READINGS];
+  int n = 0;
+  bool more = e->backend->stream_soon && op_def(calls->calls[product].node->op)->traits & OP_PRODUCT;
+  if (!more)
+    return;
+  for (int i = product + 1; i < calls->n && more; i++) {
+    const Call *call = &calls->calls[i];
+    more = !(op_def(call->node->op)->traits & OP_PRODUCT);
+    for (int k = 0; k < call->node->n_in && n < MOST_READINGS; k++) {
+      const Tensor *t = &call->operands[k];
+      const char *data = place_of(call, k, microbatch);
+      int64_t bytes = shape_elements(t->shape) * (int64_t)dtype_bytes(t->dtype);
+      if (data && bytes >= LEAST_SOON && !is_made(calls, product, i, data, microbatch))
+        soon[n++] = (Reading){data, bytes};
+    }
+  }
+  e->backend->stream_soon(e->stream, soon, n);
+}
+
 static Status compute(Executor *e, Action action, const StepWork *work) {
   int stage = action.stage, m = action.microbatch;
   StageRun *run = &e->stages[stage];
@@ -196,8 +236,10 @@ static Status compute(Executor *e, Action action, const StepWork *work) {
   DeviceSpan *span;
   double begun = clock_seconds();
   TRY(times_begin(e, about, &span));
-  for (int i = 0; i < calls->n; i++)
+  for (int i = 0; i < calls->n; i++) {
+    tell_soon(e, calls, i, m);
     TRY(tape_call(e, &calls->calls[i], m));
+  }
   TRY(times_end(e, span));
   TRY(tape_action(e));
   if (e->backend->is_host) {
