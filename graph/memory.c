@@ -3,6 +3,7 @@
 #include "graph/memory.h"
 
 #include <assert.h>
+#include <stdlib.h>
 
 #include "base/checked.h"
 #include "graph/op.h"
@@ -21,8 +22,10 @@ typedef struct {
   const Graph *graph;
   const Stages *stages;
   const StageSetting *setting;
-  ValueId *root;    /* [n_values] */
-  Life *lives;      /* [n_values], of roots */
+  StageMemory *memory;
+  uint32_t *number; /* [graph->n_values]: of values that have a place here, in memory->values */
+  ValueId *root;    /* [memory->n_values] */
+  Life *lives;      /* [memory->n_values], of roots */
   ValueId *present; /* those that live here, in ascending order */
   size_t n_present;
 } Layout;
@@ -45,15 +48,27 @@ static Status add(size_t *sum, size_t bytes) {
   return OK;
 }
 
+static Life *life_of(const Layout *w, ValueId v) {
+  return &w->lives[w->number[v]];
+}
+
+static ValueId *root_at(const Layout *w, ValueId v) {
+  return &w->root[w->number[v]];
+}
+
+static Place *place_of(const Layout *w, ValueId v) {
+  return &w->memory->places[w->number[v]];
+}
+
 static void be_born(Layout *w, ValueId v, Point point, int at) {
-  Life *life = &w->lives[v];
+  Life *life = life_of(w, v);
   if (life->present)
     return;
   *life = (Life){.present = true, .born = point, .dies = point, .first = at, .last = at};
 }
 
 static void touch(Layout *w, ValueId v, Point point, int at) {
-  Life *life = &w->lives[w->root[v]];
+  Life *life = life_of(w, *root_at(w, v));
   if (point > life->dies || (point == life->dies && at > life->last)) {
     life->dies = point;
     life->last = at;
@@ -61,8 +76,8 @@ static void touch(Layout *w, ValueId v, Point point, int at) {
 }
 
 static ValueId root_of(const Layout *w, ValueId v) {
-  while (w->root[v] != v)
-    v = w->root[v];
+  while (*root_at(w, v) != v)
+    v = *root_at(w, v);
   return v;
 }
 
@@ -75,10 +90,10 @@ static bool may_take(const Layout *w, const Node *node, int o, int k, Point born
   if (root == NO_VALUE || memory_is_persistent(g, root) || memory_is_fed(g, root))
     return false;
   for (int i = 0; i < o; i++)
-    if (node->out[i] != NO_VALUE && w->root[node->out[i]] == root)
+    if (node->out[i] != NO_VALUE && *root_at(w, node->out[i]) == root)
       return false;
   const Value *from = graph_value(g, u), *to = graph_value(g, v);
-  const Life *old = &w->lives[root], *fresh = &w->lives[v];
+  const Life *old = life_of(w, root), *fresh = life_of(w, v);
   if (from->dtype != to->dtype || !shape_equal(from->shape, to->shape) || old->dies != point || old->last != at ||
       (old->sent_backward && point == POINT_W))
     return false;
@@ -96,14 +111,14 @@ static void unite(Layout *w, const NodeId *nodes, int n, Point born, Point point
     for (int o = 0; o < node->n_out && op_def(node->op)->traits & OP_IN_PLACE; o++) {
       ValueId v = node->out[o];
       int k = 0;
-      if (v == NO_VALUE || !w->lives[v].present)
+      if (v == NO_VALUE || !life_of(w, v)->present)
         continue;
       while (k < node->n_in && !may_take(w, node, o, k, born, point, at))
         k++;
       if (k == node->n_in)
         continue;
-      Life *old = &w->lives[root_of(w, node->in[k])], *fresh = &w->lives[v];
-      w->root[v] = root_of(w, node->in[k]);
+      Life *old = life_of(w, root_of(w, node->in[k])), *fresh = life_of(w, v);
+      *root_at(w, v) = root_of(w, node->in[k]);
       fresh->born = old->born;
       fresh->first = old->first;
       *old = *fresh;
@@ -119,7 +134,7 @@ static void walk_action(Layout *w, const NodeId *nodes, int n, Point born, Point
     const Node *node = graph_node(g, nodes[at]);
     for (int k = 0; k < node->n_in; k++) {
       ValueId v = node->in[k];
-      if (v == NO_VALUE || memory_is_persistent(g, w->root[v]))
+      if (v == NO_VALUE || memory_is_persistent(g, *root_at(w, v)))
         continue;
       if (memory_is_fed(g, v))
         be_born(w, v, POINT_F, 0);
@@ -129,10 +144,10 @@ static void walk_action(Layout *w, const NodeId *nodes, int n, Point born, Point
       if (node->out[k] == NO_VALUE)
         continue;
       if (op_def(node->op)->traits & OP_VIEW)
-        w->root[node->out[k]] = w->root[node->in[0]];
+        *root_at(w, node->out[k]) = *root_at(w, node->in[0]);
       else
         be_born(w, node->out[k], born, at);
-      if (!memory_is_persistent(g, w->root[node->out[k]]))
+      if (!memory_is_persistent(g, *root_at(w, node->out[k])))
         touch(w, node->out[k], point, at);
     }
   }
@@ -161,9 +176,9 @@ static void receive(Layout *w) {
 }
 
 static void leave(Layout *w, ValueId v, Point point, bool stays_here) {
-  if (memory_is_persistent(w->graph, w->root[v]))
+  if (memory_is_persistent(w->graph, *root_at(w, v)))
     return;
-  Life *life = &w->lives[w->root[v]];
+  Life *life = life_of(w, *root_at(w, v));
   touch(w, v, backward_point(w, point), end_of(w, point));
   if (!stays_here && point == POINT_F)
     life->sent_forward = true;
@@ -196,11 +211,12 @@ static void send(Layout *w) {
 
 static Status find_lives(Layout *w, Arena *arena) {
   const StageNodes *s = &w->stages->stages[w->setting->stage];
-  TRY(ARENA_NEW(arena, w->root, w->graph->n_values));
-  TRY(ARENA_NEW(arena, w->lives, w->graph->n_values));
-  TRY(ARENA_NEW(arena, w->present, w->graph->n_values));
-  for (ValueId v = 0; v < w->graph->n_values; v++)
-    w->root[v] = v;
+  size_t n = w->memory->n_values;
+  TRY(ARENA_NEW(arena, w->root, n));
+  TRY(ARENA_NEW(arena, w->lives, n));
+  TRY(ARENA_NEW(arena, w->present, n));
+  for (size_t i = 0; i < n; i++)
+    w->root[i] = w->memory->values[i];
   receive(w);
   walk_action(w, s->nodes[PHASE_F], s->n_nodes[PHASE_F], POINT_F, POINT_F);
   if (w->setting->joined) {
@@ -217,8 +233,8 @@ static Status find_lives(Layout *w, Arena *arena) {
     unite(w, s->nodes[PHASE_B], s->n_nodes[PHASE_B], POINT_B, POINT_B);
     unite(w, s->nodes[PHASE_W], s->n_nodes[PHASE_W], POINT_W, POINT_W);
   }
-  for (ValueId v = 0; v < w->graph->n_values; v++)
-    w->root[v] = root_of(w, v);
+  for (size_t i = 0; i < n; i++)
+    w->root[i] = root_of(w, w->memory->values[i]);
   return OK;
 }
 
@@ -285,11 +301,11 @@ static Status add_workspaces(Layout *w, Arena *arena, int action, Pieces *list) 
 
 static Status place_roots(Layout *w, Arena *arena, StageMemory *m, Pieces lists[ACTIONS]) {
   const Graph *g = w->graph;
-  const bool *uses = w->stages->stages[w->setting->stage].uses;
-  for (ValueId v = 0; v < g->n_values; v++) {
-    const Life *life = &w->lives[v];
-    if (uses[v] && memory_is_persistent(g, v))
-      m->places[v].kind = PLACE_PERSISTENT;
+  for (size_t i = 0; i < m->n_values; i++) {
+    ValueId v = m->values[i];
+    const Life *life = &w->lives[i];
+    if (memory_is_persistent(g, v))
+      m->places[i].kind = PLACE_PERSISTENT;
     if (!life->present)
       continue;
     w->present[w->n_present++] = v;
@@ -297,10 +313,10 @@ static Status place_roots(Layout *w, Arena *arena, StageMemory *m, Pieces lists[
     TRY(align(graph_value_bytes(g, v), &bytes));
     int action = only_action(w, life);
     if (action < 0) {
-      TRY(put_in_block(m, life, bytes, &m->places[v]));
+      TRY(put_in_block(m, life, bytes, &m->places[i]));
       continue;
     }
-    m->places[v].kind = PLACE_SCRATCH;
+    m->places[i].kind = PLACE_SCRATCH;
     TRY(add_piece(arena, &lists[action],
                   (Piece){.bytes = bytes, .first = life->first, .last = life->last, .value = v, .node = NO_NODE}));
   }
@@ -317,8 +333,8 @@ static Status list_tenants(const Layout *w, Arena *arena, const StageMemory *m, 
   nodes_of(w, action, &n);
   for (size_t i = 0; (b->born == birth || dies) && i < w->n_present; i++) {
     ValueId v = w->present[i];
-    const Life *life = &w->lives[v];
-    Place place = m->places[v];
+    const Life *life = life_of(w, v);
+    Place place = *place_of(w, v);
     if (only_action(w, life) < 0 && place.kind == PLACE_BLOCK && place.block == block)
       TRY(add_piece(arena, list,
                     (Piece){.bytes = graph_value_bytes(w->graph, v),
@@ -339,7 +355,8 @@ static Status append(Arena *arena, Pieces *list, const Piece *pieces, size_t n) 
 }
 
 /* Moves what has room in a block from the action's list there; *all gets what lives in the block. */
-static Status fill_block(Arena *arena, StageMemory *m, int block, Pieces *tenants, Pieces *list, Pieces *all) {
+static Status fill_block(Layout *w, Arena *arena, StageMemory *m, int block, Pieces *tenants, Pieces *list,
+                         Pieces *all) {
   size_t kept = 0;
   TRY(pack_within(tenants->pieces, (int)tenants->n, m->blocks[block].bytes, list->pieces, (int)list->n));
   TRY(append(arena, all, tenants->pieces, tenants->n));
@@ -349,7 +366,7 @@ static Status fill_block(Arena *arena, StageMemory *m, int block, Pieces *tenant
       list->pieces[kept++] = piece;
       continue;
     }
-    m->places[piece.value] = (Place){.kind = PLACE_BLOCK, .block = (uint8_t)block, .offset = piece.offset};
+    *place_of(w, piece.value) = (Place){.kind = PLACE_BLOCK, .block = (uint8_t)block, .offset = piece.offset};
     TRY(append(arena, all, &piece, 1));
   }
   list->n = kept;
@@ -365,7 +382,7 @@ static Status lay_action(Layout *w, Arena *arena, int action, Pieces *list, Stag
     TRY(list_tenants(w, arena, m, action, b, &tenants));
     room += tenants.n ? m->blocks[b].bytes : 0;
     if (tenants.n)
-      TRY(fill_block(arena, m, b, &tenants, list, &all));
+      TRY(fill_block(w, arena, m, b, &tenants, list, &all));
   }
   TRY(add_workspaces(w, arena, action, list));
   TRY(append(arena, &all, list->pieces, list->n));
@@ -376,33 +393,88 @@ static Status lay_action(Layout *w, Arena *arena, int action, Pieces *list, Stag
   for (size_t i = 0; i < list->n; i++) {
     const Piece *piece = &list->pieces[i];
     if (piece->value != NO_VALUE)
-      m->places[piece->value].offset = piece->offset;
+      place_of(w, piece->value)->offset = piece->offset;
     else
-      m->workspace[piece->node] = piece->offset;
+      m->workspaces[m->n_workspaces++] = (Workspace){piece->node, piece->offset};
   }
   return OK;
 }
 
-static Status plan(Layout *w, Arena *scratch, StageMemory *m) {
+/* What a stage uses, and what passes through it. */
+static Status list_values(Layout *w, Arena *arena, Arena *scratch, StageMemory *m) {
+  int stage = w->setting->stage;
+  const StageNodes *s = &w->stages->stages[stage];
+  const Cut *below = stage ? &w->stages->cuts[stage - 1] : &(Cut){0};
+  const Cut *above = stage < w->stages->n_stages - 1 ? &w->stages->cuts[stage] : &(Cut){0};
+  size_t at[3] = {0}, n[3] = {s->n_uses, (size_t)below->n_forward, (size_t)above->n_backward};
+  const ValueId *lists[3] = {s->uses, below->forward, above->backward};
+  ValueId *all;
+  TRY(ARENA_NEW(scratch, all, n[0] + n[1] + n[2]));
+  for (;;) { /* they lie by id */
+    ValueId next = NO_VALUE;
+    for (int k = 0; k < 3; k++)
+      if (at[k] < n[k] && lists[k][at[k]] < next)
+        next = lists[k][at[k]];
+    if (next == NO_VALUE)
+      break;
+    for (int k = 0; k < 3; k++)
+      at[k] += at[k] < n[k] && lists[k][at[k]] == next;
+    w->number[next] = (uint32_t)m->n_values;
+    all[m->n_values++] = next;
+  }
+  size_t nodes = (size_t)(s->n_nodes[PHASE_F] + s->n_backward);
+  TRY(ARENA_NEW(arena, m->places, m->n_values));
+  TRY(ARENA_NEW(scratch, m->workspaces, nodes));
+  return (m->values = arena_copy(arena, all, m->n_values * sizeof *all)) ? OK : status_code();
+}
+
+static int by_node(const void *a, const void *b) {
+  const Workspace *x = a, *y = b;
+  return x->node < y->node ? -1 : x->node > y->node;
+}
+
+static Status keep_workspaces(Arena *arena, StageMemory *m) {
+  if (m->n_workspaces)
+    qsort(m->workspaces, m->n_workspaces, sizeof *m->workspaces, by_node);
+  m->workspaces = arena_copy(arena, m->workspaces, m->n_workspaces * sizeof *m->workspaces);
+  return m->workspaces ? OK : status_code();
+}
+
+Place memory_place(const StageMemory *memory, ValueId value) {
+  size_t at = stages_find(memory->values, memory->n_values, value);
+  return at < memory->n_values ? memory->places[at] : (Place){.kind = PLACE_NONE};
+}
+
+size_t memory_workspace(const StageMemory *memory, NodeId node) {
+  const Workspace key = {.node = node};
+  const Workspace *found =
+      memory->n_workspaces ? bsearch(&key, memory->workspaces, memory->n_workspaces, sizeof key, by_node) : NULL;
+  return found ? found->offset : 0;
+}
+
+static Status plan(Layout *w, Arena *arena, Arena *scratch, StageMemory *m) {
   Pieces lists[ACTIONS] = {{0}};
+  TRY(list_values(w, arena, scratch, m));
   TRY(find_lives(w, scratch));
   TRY(place_roots(w, scratch, m, lists));
   for (int action = 0; action < ACTIONS; action++)
     TRY(lay_action(w, scratch, action, &lists[action], m));
-  for (ValueId v = 0; v < w->graph->n_values; v++)
-    if (w->root[v] != v)
-      m->places[v] = m->places[w->root[v]];
-  return OK;
+  for (size_t i = 0; i < m->n_values; i++)
+    if (w->root[i] != m->values[i])
+      m->places[i] = *place_of(w, w->root[i]);
+  return keep_workspaces(arena, m);
 }
 
 Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, const StageSetting *setting,
                          StageMemory *memory) {
-  Layout w = {.graph = graph, .stages = stages, .setting = setting};
+  Layout w = {.graph = graph, .stages = stages, .setting = setting, .memory = memory};
   *memory = (StageMemory){0};
-  TRY(ARENA_NEW(arena, memory->places, graph->n_values));
-  TRY(ARENA_NEW(arena, memory->workspace, graph->n_nodes));
   Arena *scratch = arena_create();
-  Status status = scratch ? plan(&w, scratch, memory) : status_code();
+  if (!scratch)
+    return status_code();
+  w.number = calloc(graph->n_values + 1, sizeof *w.number); /* of which a stage touches a small part */
+  Status status = w.number ? plan(&w, arena, scratch, memory) : fail(E_MEMORY, "out of memory");
+  free(w.number);
   arena_destroy(scratch);
   if (status != OK)
     status_context("memory of stage %d: ", setting->stage);

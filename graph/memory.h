@@ -60,10 +60,19 @@ typedef struct {
 } Place;
 
 typedef struct {
+  NodeId node;
+  size_t offset; /* within scratch */
+} Workspace;
+
+/* As much as the stage has, whatever the size of the graph. */
+typedef struct {
   Block blocks[MAX_BLOCKS];
   int n_blocks;
-  Place *places;        /* [graph->n_values] */
-  size_t *workspace;    /* [graph->n_nodes]: where in scratch the workspace of a node of this stage begins */
+  ValueId *values; /* [n_values], by id: what has a place here */
+  Place *places;   /* [n_values] */
+  size_t n_values;
+  Workspace *workspaces; /* [n_workspaces], by node: of those that have one */
+  size_t n_workspaces;
   size_t scratch_bytes; /* the largest of the actions, kernel workspaces included */
   size_t scratch_bound; /* beside these blocks no layout could take less: what lives at once is larger than they */
 } StageMemory;
@@ -81,6 +90,11 @@ typedef struct {
  * Fails E_LIMIT when sizes overflow. */
 Status memory_plan_stage(Arena *arena, const Graph *graph, const Stages *stages, const StageSetting *setting,
                          StageMemory *memory);
+
+/* Where a value of the stage lies; of kind PLACE_NONE where it has none here. */
+Place memory_place(const StageMemory *memory, ValueId value);
+/* Where in scratch the workspace of a node of the stage begins; 0 where it has none. */
+size_t memory_workspace(const StageMemory *memory, NodeId node);
 
 /* Whether a value lives for the whole run; a view of one does not count. */
 bool memory_is_persistent(const Graph *graph, ValueId value);
@@ -115,15 +129,27 @@ typedef struct {
   size_t activation_bytes;                                             /* blocks × slots */
   size_t scratch_offset, scratch_bytes;                                /* the largest of its stages and updates */
   size_t total_bytes;
-  size_t bound_bytes;               /* with the same slots no layout could take less */
-  size_t *persistent_offset;        /* [graph->n_values]; SIZE_MAX: not persistent here. A view has its root's. Of a
-                                       state that lies on the host: from the beginning of these */
-  bool *rounded;                    /* [graph->n_values]: stored here, and what it rounds to (graph/rounded.h), too */
+  size_t bound_bytes;        /* with the same slots no layout could take less */
+  ValueId *persistent;       /* [n_persistent], by id: what is persistent here, and views of it */
+  size_t *persistent_offset; /* [n_persistent] */
+  bool *rounded;             /* [n_persistent]: stored here, and what it rounds to (graph/rounded.h), too */
+  size_t n_persistent;
+  NodeId *updates; /* [n_updates], in graph order: those that the rank runs */
+  size_t n_updates;
   BlockPlace (*blocks)[MAX_BLOCKS]; /* [stages] */
 } RankMemory;
 
 /* Of a window: while one slot's states are updated, others' come and go. */
 enum { WINDOW_SLOTS = 4 };
+
+/* Where a persistent value lies, or a view of one; SIZE_MAX: not persistent here. A state that lies on the host: from
+ * the beginning of these. */
+size_t memory_persistent_offset(const RankMemory *memory, ValueId value);
+static inline bool memory_holds(const RankMemory *memory, ValueId value) {
+  return memory_persistent_offset(memory, value) != SIZE_MAX;
+}
+/* Whether the rank stores it, and what it rounds to, too. */
+bool memory_is_rounded(const RankMemory *memory, ValueId value);
 
 /* Whether the value is a state, and the rank of this memory has it on the host. */
 bool memory_is_offloaded(const RankMemory *memory, const Graph *graph, ValueId value);

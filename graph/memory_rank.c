@@ -1,5 +1,7 @@
 /* The arena of a rank, from the layouts of its stages. Invariant: stored values, other persistent ones, blocks and
  * scratch follow one another without overlap. */
+#include <stdlib.h>
+
 #include "base/checked.h"
 #include "graph/memory.h"
 #include "graph/op.h"
@@ -46,9 +48,9 @@ static const size_t most_slot_bytes = (size_t)32 << 20, least_slot_bytes = (size
 enum { SLOTS_OF_ALL = 128 };
 
 static Status place_window(const Graph *g, RankMemory *m) {
-  for (size_t i = 0; i < g->n_nodes && m->offloads; i++) {
-    const Node *node = g->nodes[i];
-    if (!(op_def(node->op)->traits & OP_UPDATE) || !memory_updates(m, g, node) || !optimizer_updates_parts(g, node))
+  for (size_t i = 0; i < m->n_updates && m->offloads; i++) {
+    const Node *node = graph_node(g, m->updates[i]);
+    if (!(op_def(node->op)->traits & OP_UPDATE) || !optimizer_updates_parts(g, node))
       continue;
     for (int k = 0; k < (int)node_int(node, "states", 0); k++)
       m->passing_bytes += memory_units(graph_value_bytes(g, node->in[2 + k])); /* a part of host_bytes */
@@ -68,11 +70,12 @@ size_t memory_rounded_bytes(const Graph *graph, ValueId value) {
 
 /* The next persistent values: those that are stored, or the others. */
 static Status place_some(const Graph *g, bool stored, RankMemory *m) {
-  for (ValueId v = 0; v < g->n_values; v++) {
-    if (m->persistent_offset[v] == SIZE_MAX || memory_is_stored(g, v) != stored)
+  for (size_t i = 0; i < m->n_persistent; i++) {
+    ValueId v = m->persistent[i];
+    if (!memory_is_persistent(g, v) || memory_is_stored(g, v) != stored)
       continue;
     if (memory_is_offloaded(m, g, v)) {
-      m->persistent_offset[v] = m->host_bytes;
+      m->persistent_offset[i] = m->host_bytes;
       TRY(add(&m->host_bytes, memory_units(graph_value_bytes(g, v))));
       continue;
     }
@@ -81,56 +84,117 @@ static Status place_some(const Graph *g, bool stored, RankMemory *m) {
                    : role == ROLE_GRADIENT                     ? &m->gradient_bytes
                    : role == ROLE_STATE || role == ROLE_BUFFER ? &m->state_bytes
                                                                : &m->constant_bytes;
-    size_t bytes = memory_units(graph_value_bytes(g, v)) + (m->rounded[v] ? memory_rounded_bytes(g, v) : 0);
-    m->persistent_offset[v] = m->persistent_bytes;
+    size_t bytes = memory_units(graph_value_bytes(g, v)) + (m->rounded[i] ? memory_rounded_bytes(g, v) : 0);
+    m->persistent_offset[i] = m->persistent_bytes;
     TRY(add(part, bytes));
     TRY(add(&m->persistent_bytes, bytes));
   }
   return OK;
 }
 
-/* What products of these stages round, and the rank keeps. */
-static void mark_rounded(const Graph *g, int own, const bool *here, RankMemory *m) {
-  for (size_t i = 0; i < g->n_nodes; i++) {
-    const Node *node = g->nodes[i];
-    for (int k = 0; node->phase != PHASE_UPDATE && here[node->stage] && k < node->n_in; k++)
-      if (node_rounds(g, node, k) && graph_is_rounded(g, node->in[k], own))
-        m->rounded[graph_viewed(g, node->in[k])] = true;
+static size_t index_of(const RankMemory *m, ValueId v) {
+  return stages_find(m->persistent, m->n_persistent, v);
+}
+
+size_t memory_persistent_offset(const RankMemory *memory, ValueId value) {
+  size_t at = index_of(memory, value);
+  return at < memory->n_persistent ? memory->persistent_offset[at] : SIZE_MAX;
+}
+
+bool memory_is_rounded(const RankMemory *memory, ValueId value) {
+  size_t at = index_of(memory, value);
+  return at < memory->n_persistent && memory->rounded[at];
+}
+
+static int by_id(const void *a, const void *b) {
+  uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+  return x < y ? -1 : x > y;
+}
+
+/* In ascending order, each once; returns how many. */
+static size_t sort_ids(uint32_t *ids, size_t n) {
+  size_t kept = 0;
+  if (n)
+    qsort(ids, n, sizeof *ids, by_id);
+  for (size_t i = 0; i < n; i++)
+    if (kept == 0 || ids[i] != ids[kept - 1])
+      ids[kept++] = ids[i];
+  return kept;
+}
+
+/* What has a persistent place in one of the stages, without its offset yet. */
+static Status list_persistent(Arena *arena, int n_stages, const StageMemory *stages, const bool *here, RankMemory *m) {
+  size_t n = 0;
+  for (int pass = 0; pass < 2; pass++) { /* counts, then fills */
+    if (pass)
+      TRY(ARENA_NEW(arena, m->persistent, n));
+    n = 0;
+    for (int s = 0; s < n_stages; s++)
+      for (size_t i = 0; here[s] && i < stages[s].n_values; i++)
+        if (stages[s].places[i].kind == PLACE_PERSISTENT) {
+          if (pass)
+            m->persistent[n] = stages[s].values[i];
+          n++;
+        }
+  }
+  m->n_persistent = sort_ids(m->persistent, n);
+  TRY(ARENA_NEW(arena, m->persistent_offset, m->n_persistent));
+  return ARENA_NEW(arena, m->rounded, m->n_persistent);
+}
+
+static Status list_updates(Arena *arena, const Graph *g, const Stages *s, RankMemory *m) {
+  size_t n = 0;
+  for (size_t i = 0; i < m->n_persistent; i++)
+    n += s->first_update[m->persistent[i] + 1] - s->first_update[m->persistent[i]];
+  TRY(ARENA_NEW(arena, m->updates, n));
+  n = 0;
+  for (size_t i = 0; i < m->n_persistent; i++)
+    for (size_t k = s->first_update[m->persistent[i]]; k < s->first_update[m->persistent[i] + 1]; k++)
+      if (memory_updates(m, g, graph_node(g, s->updates[k])))
+        m->updates[n++] = s->updates[k];
+  m->n_updates = sort_ids(m->updates, n);
+  return OK;
+}
+
+/* What these products round, and the rank keeps: a view of it may have come from another stage. */
+static void mark_rounded(const Graph *g, int own, const NodeId *nodes, int n, RankMemory *m) {
+  for (int i = 0; i < n; i++) {
+    const Node *node = graph_node(g, nodes[i]);
+    for (int k = 0; k < node->n_in; k++) {
+      if (!node_rounds(g, node, k) || !graph_is_rounded(g, node->in[k], own))
+        continue;
+      size_t at = index_of(m, graph_viewed(g, node->in[k]));
+      if (at < m->n_persistent)
+        m->rounded[at] = true;
+    }
   }
 }
 
 static Status place_persistent(const Graph *g, const Stages *s, int own, const bool *here, RankMemory *m) {
-  for (ValueId v = 0; v < g->n_values; v++)
-    m->persistent_offset[v] = SIZE_MAX;
-  for (int i = 0; i < s->n_stages; i++) /* what some stage uses, without its place yet */
-    for (ValueId v = 0; here[i] && v < g->n_values; v++)
-      if (s->stages[i].uses[v] && memory_is_persistent(g, v))
-        m->persistent_offset[v] = 0;
-  mark_rounded(g, own, here, m);
-  for (ValueId v = 0; v < g->n_values; v++) /* a view of it may have come from another stage */
-    m->rounded[v] &= m->persistent_offset[v] != SIZE_MAX;
+  for (int i = 0; i < s->n_stages; i++) {
+    if (!here[i])
+      continue;
+    mark_rounded(g, own, s->stages[i].nodes[PHASE_F], s->stages[i].n_nodes[PHASE_F], m);
+    mark_rounded(g, own, s->stages[i].backward, s->stages[i].n_backward, m);
+  }
   TRY(place_some(g, true, m));
   TRY(place_window(g, m));
   m->stored_bytes = m->persistent_bytes;
   return place_some(g, false, m);
 }
 
-/* Views of persistent values lie where these lie; a view comes after what it views. */
-static void place_views(const Graph *g, const StageMemory *stage_memory, const bool *here, RankMemory *m) {
-  for (size_t i = 0; i < g->n_nodes; i++) {
-    const Node *node = g->nodes[i];
-    if (node->phase != PHASE_UPDATE && here[node->stage] && (op_def(node->op)->traits & OP_VIEW) &&
-        stage_memory[node->stage].places[node->out[0]].kind == PLACE_PERSISTENT)
-      m->persistent_offset[node->out[0]] = m->persistent_offset[node->in[0]];
-  }
+/* Views of persistent values lie where these lie. */
+static void place_views(const Graph *g, RankMemory *m) {
+  for (size_t i = 0; i < m->n_persistent; i++)
+    if (!memory_is_persistent(g, m->persistent[i]))
+      m->persistent_offset[i] = memory_persistent_offset(m, graph_viewed(g, m->persistent[i]));
 }
 
 /* Updates run when no stage does: their workspace is all of scratch. */
 static Status widen_for_updates(const Graph *g, int own, RankMemory *m) {
-  for (size_t i = 0; i < g->n_nodes; i++) {
-    const Node *node = g->nodes[i];
-    size_t bytes = node_workspace_bytes(g, node, own);
-    if (node->phase != PHASE_UPDATE || bytes <= m->scratch_bytes || !memory_updates(m, g, node))
+  for (size_t i = 0; i < m->n_updates; i++) {
+    size_t bytes = node_workspace_bytes(g, graph_node(g, m->updates[i]), own);
+    if (bytes <= m->scratch_bytes)
       continue;
     if (bytes > SIZE_MAX / 4)
       return fail(E_LIMIT, "the sizes of a rank's memory overflow");
@@ -142,11 +206,11 @@ static Status widen_for_updates(const Graph *g, int own, RankMemory *m) {
 Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, const StageMemory *stage_memory,
                         int own, const bool *here, int (*slots)[MAX_BLOCKS], RankMemory *memory) {
   *memory = (RankMemory){.offloads = graph->offloads && graph->offloads[own]};
-  TRY(ARENA_NEW(arena, memory->persistent_offset, graph->n_values));
-  TRY(ARENA_NEW(arena, memory->rounded, graph->n_values));
   TRY(ARENA_NEW(arena, memory->blocks, stages->n_stages));
+  TRY(list_persistent(arena, stages->n_stages, stage_memory, here, memory));
+  TRY(list_updates(arena, graph, stages, memory));
   TRY(place_persistent(graph, stages, own, here, memory));
-  place_views(graph, stage_memory, here, memory);
+  place_views(graph, memory);
   size_t at = memory->persistent_bytes, bound = 0;
   for (int s = 0; s < stages->n_stages; s++) {
     if (!here[s])
@@ -178,9 +242,9 @@ Status memory_plan_rank(Arena *arena, const Graph *graph, const Stages *stages, 
 
 size_t memory_offset(const RankMemory *rank, const StageMemory *stage_memory, int stage, ValueId value,
                      int microbatch) {
-  Place place = stage_memory[stage].places[value];
+  Place place = memory_place(&stage_memory[stage], value);
   if (place.kind == PLACE_PERSISTENT)
-    return rank->persistent_offset[value];
+    return memory_persistent_offset(rank, value);
   if (place.kind == PLACE_SCRATCH)
     return rank->scratch_offset + place.offset;
   if (place.kind == PLACE_NONE || !rank->blocks[stage][place.block].slots)
@@ -197,7 +261,7 @@ bool memory_updates(const RankMemory *rank, const Graph *graph, const Node *node
     const Value *v = graph_value(graph, node->in[k]);
     ValueId parameter = v->role == ROLE_PARAMETER ? node->in[k] : v->parameter;
     if (parameter != NO_VALUE)
-      return rank->persistent_offset[parameter] != SIZE_MAX;
+      return memory_holds(rank, parameter);
   }
   return false;
 }

@@ -163,48 +163,147 @@ static Status list_nodes(const Graph *g, Arena *arena, Stages *s) {
   return OK;
 }
 
-static void mark_touched(bool *uses, const Node *node) {
-  for (int k = 0; k < node->n_in; k++)
-    if (node->in[k] != NO_VALUE)
-      uses[node->in[k]] = true;
-  for (int k = 0; k < node->n_out; k++)
-    if (node->out[k] != NO_VALUE)
-      uses[node->out[k]] = true;
+/* The parameter that the operand belongs to; NO_VALUE: none. */
+static ValueId parameter_of(const Graph *g, ValueId v) {
+  const Value *value = v == NO_VALUE ? NULL : graph_value(g, v);
+  return !value ? NO_VALUE : value->role == ROLE_PARAMETER ? v : value->parameter;
 }
 
-/* Whether an update node works on a parameter that `uses` has. */
-static bool updates(const Graph *g, const Node *node, const bool *uses) {
-  for (int k = 0; k < node->n_in; k++) {
-    if (node->in[k] == NO_VALUE)
-      continue;
-    const Value *v = graph_value(g, node->in[k]);
-    ValueId parameter = v->role == ROLE_PARAMETER ? node->in[k] : v->parameter;
-    if (parameter != NO_VALUE && uses[parameter])
+/* Whether an operand before this one is of the same parameter. */
+static bool is_repeated(const Graph *g, const Node *node, int operand) {
+  for (int k = 0; k < operand; k++)
+    if (parameter_of(g, node->in[k]) == parameter_of(g, node->in[operand]))
       return true;
-  }
   return false;
 }
 
-static Status mark_uses(const Graph *g, Arena *arena, Stages *s) {
-  for (int i = 0; i < s->n_stages; i++)
-    TRY(ARENA_NEW(arena, s->stages[i].uses, g->n_values));
-  for (size_t i = 0; i < g->n_nodes; i++)
-    if (g->nodes[i]->phase != PHASE_UPDATE)
-      mark_touched(s->stages[g->nodes[i]->stage].uses, g->nodes[i]);
-  for (size_t i = 0; i < g->n_nodes; i++)
-    for (int k = 0; g->nodes[i]->phase == PHASE_UPDATE && k < s->n_stages; k++)
-      if (updates(g, g->nodes[i], s->stages[k].uses))
-        mark_touched(s->stages[k].uses, g->nodes[i]);
-  for (size_t i = 0; i < g->n_outputs && g->loss_sum == NO_VALUE; i++)
-    if (graph_value(g, g->outputs[i])->producer == NO_NODE)
-      s->stages[s->n_stages - 1].uses[g->outputs[i]] = true;
+static Status list_updates(const Graph *g, Arena *arena, Stages *s) {
+  size_t *fill = NULL;
+  TRY(ARENA_NEW(arena, s->first_update, g->n_values + 1));
+  for (int pass = 0; pass < 2; pass++) { /* counts, then fills */
+    for (size_t i = 0; i < g->n_nodes; i++) {
+      const Node *node = g->nodes[i];
+      for (int k = 0; node->phase == PHASE_UPDATE && k < node->n_in; k++) {
+        ValueId parameter = parameter_of(g, node->in[k]);
+        if (parameter == NO_VALUE || is_repeated(g, node, k))
+          continue;
+        if (pass)
+          s->updates[fill[parameter]++] = node->id;
+        else
+          s->first_update[parameter + 1]++;
+      }
+    }
+    if (pass)
+      break;
+    for (ValueId v = 0; v < g->n_values; v++)
+      s->first_update[v + 1] += s->first_update[v];
+    TRY(ARENA_NEW(arena, s->updates, s->first_update[g->n_values]));
+    if (!(fill = arena_copy(arena, s->first_update, g->n_values * sizeof *fill)))
+      return status_code();
+  }
   return OK;
+}
+
+/* Values with the stages that use them, each pair once, stage by stage. */
+typedef struct {
+  const Graph *graph;
+  Arena *arena;
+  ValueId *values;
+  int *stages;
+  size_t n, values_room, stages_room;
+  int *seen; /* [n_values]: the last stage that was found to use the value, + 1 */
+} Uses;
+
+static Status add_use(Uses *u, ValueId v, int stage) {
+  if (v == NO_VALUE || u->seen[v] == stage + 1)
+    return OK;
+  u->seen[v] = stage + 1;
+  TRY(ARENA_RESERVE(u->arena, u->values, u->n, u->values_room, u->n + 1));
+  TRY(ARENA_RESERVE(u->arena, u->stages, u->n, u->stages_room, u->n + 1));
+  u->values[u->n] = v;
+  u->stages[u->n++] = stage;
+  return OK;
+}
+
+static Status add_touched(Uses *u, NodeId id, int stage) {
+  const Node *node = graph_node(u->graph, id);
+  for (int k = 0; k < node->n_in; k++)
+    TRY(add_use(u, node->in[k], stage));
+  for (int k = 0; k < node->n_out; k++)
+    TRY(add_use(u, node->out[k], stage));
+  return OK;
+}
+
+static Status find_uses(Uses *u, const Stages *s, int stage) {
+  const Graph *g = u->graph;
+  const StageNodes *nodes = &s->stages[stage];
+  size_t first = u->n;
+  for (int p = 0; p < 3; p++)
+    for (int i = 0; i < nodes->n_nodes[p]; i++)
+      TRY(add_touched(u, nodes->nodes[p][i], stage));
+  for (size_t i = first; i < u->n; i++) { /* what updates touch, too */
+    ValueId v = u->values[i];
+    for (size_t k = s->first_update[v]; k < s->first_update[v + 1]; k++)
+      TRY(add_touched(u, s->updates[k], stage));
+  }
+  for (size_t i = 0; i < g->n_outputs && g->loss_sum == NO_VALUE && stage == s->n_stages - 1; i++)
+    if (graph_value(g, g->outputs[i])->producer == NO_NODE)
+      TRY(add_use(u, g->outputs[i], stage));
+  return OK;
+}
+
+/* Every stage's by id: the pairs are put in the order of their values, then each stage takes its own. */
+static Status sort_uses(Uses *u, Arena *arena, Stages *s) {
+  size_t *first, *order;
+  TRY(ARENA_NEW(u->arena, first, u->graph->n_values + 1));
+  TRY(ARENA_NEW(u->arena, order, u->n));
+  for (size_t i = 0; i < u->n; i++) {
+    first[u->values[i] + 1]++;
+    s->stages[u->stages[i]].n_uses++;
+  }
+  for (size_t v = 0; v < u->graph->n_values; v++)
+    first[v + 1] += first[v];
+  for (size_t i = 0; i < u->n; i++)
+    order[first[u->values[i]]++] = i;
+  for (int i = 0; i < s->n_stages; i++) {
+    TRY(ARENA_NEW(arena, s->stages[i].uses, s->stages[i].n_uses));
+    s->stages[i].n_uses = 0;
+  }
+  for (size_t i = 0; i < u->n; i++) {
+    StageNodes *stage = &s->stages[u->stages[order[i]]];
+    stage->uses[stage->n_uses++] = u->values[order[i]];
+  }
+  return OK;
+}
+
+static Status list_uses(const Graph *g, Arena *arena, Arena *scratch, Stages *s) {
+  Uses uses = {.graph = g, .arena = scratch};
+  TRY(ARENA_NEW(scratch, uses.seen, g->n_values));
+  for (int i = 0; i < s->n_stages; i++)
+    TRY(find_uses(&uses, s, i));
+  return sort_uses(&uses, arena, s);
+}
+
+size_t stages_find(const ValueId *values, size_t n, ValueId value) {
+  size_t low = 0, high = n;
+  while (low < high) {
+    size_t middle = low + (high - low) / 2;
+    if (values[middle] < value)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low < n && values[low] == value ? low : n;
 }
 
 Status stages_list(const Graph *graph, Arena *arena, Stages *stages) {
   TRY(ARENA_NEW(arena, stages->stages, stages->n_stages));
   TRY(list_nodes(graph, arena, stages));
-  return mark_uses(graph, arena, stages);
+  TRY(list_updates(graph, arena, stages));
+  Arena *scratch = arena_create();
+  Status status = scratch ? list_uses(graph, arena, scratch, stages) : status_code();
+  arena_destroy(scratch);
+  return status;
 }
 
 /* Appends the value to the cut's list; without lists yet, counts. */

@@ -18,13 +18,16 @@ typedef struct {
   int n_nodes[3];
   NodeId *backward; /* B and W merged in graph order: what a joined backward runs */
   int n_backward;
-  bool *uses; /* [graph->n_values]: its nodes touch the value, or the update of a parameter that they touch does */
+  ValueId *uses; /* by id: its nodes touch them, or the update of a parameter that they touch does */
+  size_t n_uses;
 } StageNodes;
 
 typedef struct {
   int n_stages;
   Cut *cuts; /* n_stages - 1, cut c lies between stages c and c+1 */
   StageNodes *stages;
+  NodeId *updates;      /* update nodes by the parameter that they work on: those of v lie from first_update[v] on */
+  size_t *first_update; /* [graph->n_values + 1] */
 } Stages;
 
 /* Sets stage and phase of every forward and backward node. `stage_of[i]` is the stage of node i for forward nodes
@@ -36,5 +39,11 @@ Status stages_assign(Graph *graph, Arena *arena, const int *stage_of, int n_stag
 /* The nodes of each stage, and what they use, of a graph whose nodes have stage and phase; what crosses the cuts stays
  * as it is. */
 Status stages_list(const Graph *graph, Arena *arena, Stages *stages);
+
+/* Where a value stands in a list by id; n: nowhere. */
+size_t stages_find(const ValueId *values, size_t n, ValueId value);
+static inline bool stage_uses(const StageNodes *stage, ValueId value) {
+  return stages_find(stage->uses, stage->n_uses, value) < stage->n_uses;
+}
 
 #endif

@@ -1,5 +1,7 @@
 /* Completes a plan whose stages and schedule are chosen. Invariant: everything here follows from the graph, stage_of,
  * the schedule and the items' costs, so a plan that was read is as complete as one that was made. */
+#include <string.h>
+
 #include "graph/optimizer.h"
 #include "graph/recompute.h"
 #include "partitioner/plan/internal.h"
@@ -45,13 +47,15 @@ Status plan_copy_ties(Arena *arena, Ties from, Ties *to) {
 static void report_stage(const Plan *plan, int stage, StageReport *report) {
   const Graph *g = plan->graph;
   const StageNodes *nodes = &plan->cuts.stages[stage];
-  const bool *rounded = plan->rank_memory[plan->schedule.rank_of_stage[stage]].rounded;
-  for (ValueId v = 0; v < g->n_values; v++) {
-    if (!nodes->uses[v] || !memory_is_persistent(g, v))
+  const RankMemory *rank = &plan->rank_memory[plan->schedule.rank_of_stage[stage]];
+  for (size_t i = 0; i < nodes->n_uses; i++) {
+    ValueId v = nodes->uses[i];
+    if (!memory_is_persistent(g, v))
       continue;
     Role role = graph_value(g, v)->role;
     if (role == ROLE_PARAMETER)
-      report->parameter_bytes += memory_units(graph_value_bytes(g, v)) + (rounded[v] ? memory_rounded_bytes(g, v) : 0);
+      report->parameter_bytes +=
+          memory_units(graph_value_bytes(g, v)) + (memory_is_rounded(rank, v) ? memory_rounded_bytes(g, v) : 0);
     else if (role == ROLE_CONSTANT)
       report->constant_bytes += memory_units(graph_value_bytes(g, v));
   }
@@ -133,10 +137,9 @@ static double offload_seconds(const Plan *plan, const PlanRequest *request, int 
   double rate = request->devices ? request->devices[rank].host_bytes_per_second : 0, rows = 0;
   if (!memory->offloads || !(rate > 0))
     return 0;
-  for (size_t i = 0; i < g->n_nodes; i++) {
-    const Node *node = g->nodes[i];
-    if (node->phase != PHASE_UPDATE || optimizer_is_norm(node) || !memory_updates(memory, g, node) ||
-        optimizer_updates_parts(g, node))
+  for (size_t i = 0; i < memory->n_updates; i++) {
+    const Node *node = graph_node(g, memory->updates[i]);
+    if (optimizer_is_norm(node) || optimizer_updates_parts(g, node))
       continue;
     double all = (double)graph_value_bytes(g, node->in[0]), touched = 0;
     int states = (int)node_int(node, "states", 0);
@@ -150,23 +153,39 @@ static double offload_seconds(const Plan *plan, const PlanRequest *request, int 
   return (passes / rate > computes ? passes / rate - computes : 0) + rows / rate;
 }
 
+static int rank_of_group(const Plan *plan, size_t group) {
+  return plan->schedule.rank_of_stage[graph_node(plan->graph, plan->graph->groups[group].nodes[0])->stage];
+}
+
+/* Accumulators that the rank holds and another one fills: comes [n_groups] is set for these. Whether there are any. */
+static bool find_coming(const Plan *plan, const int *group_of, int rank, bool *comes) {
+  const RankMemory *memory = &plan->rank_memory[rank];
+  bool any = false;
+  memset(comes, 0, plan->graph->n_groups * sizeof *comes);
+  for (size_t i = 0; i < memory->n_persistent; i++) {
+    int group = group_of[memory->persistent[i]];
+    if (group >= 0 && rank_of_group(plan, (size_t)group) != rank)
+      any = comes[group] = true;
+  }
+  return any;
+}
+
 /* The update of a rank, after the accumulators of its parameters that other ranks fill have come. */
-static double update_seconds(const Plan *plan, const PlanItems *items, const PlanRequest *request, int rank) {
+static double update_seconds(const Plan *plan, const PlanItems *items, const PlanRequest *request, const int *group_of,
+                             int rank, bool *comes) {
   const Graph *g = plan->graph;
   const RankMemory *memory = &plan->rank_memory[rank];
   double seconds = 0;
-  for (size_t i = 0; i < g->n_nodes; i++)
-    if (g->nodes[i]->phase == PHASE_UPDATE && memory_updates(memory, g, g->nodes[i]))
-      seconds += items->node_seconds[rank][graph_plain(g, (NodeId)i)];
+  for (size_t i = 0; i < memory->n_updates; i++)
+    seconds += items->node_seconds[rank][graph_plain(g, memory->updates[i])];
   seconds += offload_seconds(plan, request, rank, seconds);
-  for (size_t i = 0; i < g->n_groups; i++) {
-    ValueId gradient = g->groups[i].gradient;
-    int from = plan->schedule.rank_of_stage[graph_node(g, g->groups[i].nodes[0])->stage];
-    if (gradient == NO_VALUE || memory->persistent_offset[gradient] == SIZE_MAX || from == rank)
+  bool any = find_coming(plan, group_of, rank, comes);
+  for (size_t i = 0; any && i < g->n_groups; i++) {
+    if (!comes[i])
       continue;
-    size_t places = g->groups[i].places == NO_VALUE ? 0 : graph_value_bytes(g, g->groups[i].places);
-    seconds += plan->link.latency_seconds +
-               link_seconds(plan_link_rate(request, from, rank), graph_value_bytes(g, gradient) + places);
+    size_t bytes = graph_value_bytes(g, g->groups[i].gradient);
+    bytes += g->groups[i].places == NO_VALUE ? 0 : graph_value_bytes(g, g->groups[i].places);
+    seconds += plan->link.latency_seconds + link_seconds(plan_link_rate(request, rank_of_group(plan, i), rank), bytes);
   }
   return seconds;
 }
@@ -182,6 +201,25 @@ static void add_actions(const PlanRequest *request, Plan *plan) {
     if (report->backward_weight_seconds > 0 && !(plan->schedule.joined && report->backward_input_seconds > 0))
       report->backward_weight_seconds += seconds;
   }
+}
+
+static Status time_updates(Arena *arena, const PlanItems *items, const PlanRequest *request, Plan *plan) {
+  const Graph *g = plan->graph;
+  int *group_of;
+  bool *comes;
+  TRY(ARENA_NEW(arena, group_of, g->n_values));
+  TRY(ARENA_NEW(arena, comes, g->n_groups));
+  memset(group_of, -1, g->n_values * sizeof *group_of);
+  for (size_t i = 0; i < g->n_groups; i++)
+    if (g->groups[i].gradient != NO_VALUE)
+      group_of[g->groups[i].gradient] = (int)i;
+  plan->update_seconds = 0;
+  for (int r = 0; r < plan->ranks; r++) {
+    double seconds = update_seconds(plan, items, request, group_of, r, comes) +
+                     (request->profiles ? request->profiles[r].step_seconds : 0);
+    plan->update_seconds = seconds > plan->update_seconds ? seconds : plan->update_seconds;
+  }
+  return OK;
 }
 
 Status plan_time(const PlanItems *items, const PlanRequest *request, Plan *plan) {
@@ -201,12 +239,10 @@ Status plan_time(const PlanItems *items, const PlanRequest *request, Plan *plan)
   for (int s = 0; s < plan->stages - 1; s++)
     plan->reports[s].cut_bytes_per_second = plan_link_rate(request, rank_of[s], rank_of[s + 1]);
   add_actions(request, plan);
-  plan->update_seconds = 0;
-  for (int r = 0; r < plan->ranks; r++) {
-    double seconds =
-        update_seconds(plan, items, request, r) + (request->profiles ? request->profiles[r].step_seconds : 0);
-    plan->update_seconds = seconds > plan->update_seconds ? seconds : plan->update_seconds;
-  }
+  Arena *arena = arena_create();
+  Status status = arena ? time_updates(arena, items, request, plan) : status_code();
+  arena_destroy(arena);
+  TRY(status);
   if (plan->capacity > 0 && plan->capacity < plan->ranks) /* all ranks update at one time */
     plan->update_seconds *= plan->ranks / plan->capacity;
   return OK;

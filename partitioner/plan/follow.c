@@ -99,7 +99,7 @@ static Status list_trained(Following *f, Arena *arena) {
 }
 
 static bool holds(const Plan *plan, int rank, ValueId v) {
-  return plan->rank_memory[rank].persistent_offset[v] != SIZE_MAX;
+  return memory_holds(&plan->rank_memory[rank], v);
 }
 
 /* Whether the stage's rank holds everything that training writes and the node reads; *lacks: what it does not. */
@@ -263,7 +263,7 @@ static bool is_rounded_there(const Following *f, int rank, ValueId v) {
   const Graph *g = f->first->graph;
   int initializer = graph_value(f->graph, v)->initializer;
   for (ValueId k = 0; k < g->n_values; k++)
-    if (f->first->rank_memory[rank].rounded[k] && graph_value(g, k)->initializer == initializer)
+    if (graph_value(g, k)->initializer == initializer && memory_is_rounded(&f->first->rank_memory[rank], k))
       return true;
   return false;
 }
@@ -275,7 +275,7 @@ static size_t stored_beside(const Following *f, const Plan *plan, int rank) {
     if (holds(plan, rank, v) && memory_is_stored(f->graph, v) &&
         !memory_is_offloaded(&plan->rank_memory[rank], f->graph, v) && !is_there(f, rank, v))
       bytes += memory_units(graph_value_bytes(f->graph, v));
-    if (plan->rank_memory[rank].rounded[v] && !is_rounded_there(f, rank, v))
+    if (memory_is_rounded(&plan->rank_memory[rank], v) && !is_rounded_there(f, rank, v))
       bytes += memory_rounded_bytes(f->graph, v);
   }
   return bytes;

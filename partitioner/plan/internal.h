@@ -36,6 +36,14 @@ Status plan_wish(Arena *arena, const Graph *graph, const PlanRequest *request, P
 /* Whether items [from, to) may be one stage on this rank; with an interval all within it may. */
 bool plan_wishes_allow(const PlanWishes *wishes, int rank, int from, int to);
 
+/* The best cuts of a placement whatever memory stages take: they are the best of those that fit where they fit. */
+typedef struct FreeCuts {
+  const int *rank_of_stage; /* [stages] */
+  const int *cut;           /* [stages + 1] */
+  double bottleneck;
+  struct FreeCuts *next;
+} FreeCuts;
+
 /* What making a plan knows from its beginning to its end. */
 typedef struct {
   Arena *arena; /* goes when the plan is made */
@@ -43,7 +51,8 @@ typedef struct {
   const PlanRequest *request;
   PlanItems items;
   PlanWindow *window;
-  PlanWishes *wishes; /* NULL: none */
+  FreeCuts **free_cuts; /* of placements that were tried, in the arena */
+  PlanWishes *wishes;   /* NULL: none */
   int stages;
   const size_t *limits;    /* [ranks] */
   Recomputation recompute; /* now: what the request says, but none before `auto` needs it */
@@ -72,6 +81,9 @@ Status plan_order(const PlanSearch *search, NodeId **order);
 /* Cuts for the schedule of candidate->schedule under these limits; fills in the rest. E_LIMIT where nothing fits. */
 Status plan_try_schedule(const PlanSearch *search, const char *schedule, const size_t *limits,
                          PlanCandidate *candidate);
+/* The candidate's schedule for a plan whose cuts are known; crossings NULL: not yet, it may lack transfers. */
+Status plan_draw(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, const Crossings *crossings,
+                 Schedule *schedule);
 /* A whole plan of the candidate, in the arena; stages of the graph's nodes are assigned. */
 Status plan_build(const PlanSearch *search, Arena *arena, const PlanCandidate *candidate, Plan *plan);
 /* Time and memory of the plan, against these limits. */

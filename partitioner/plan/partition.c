@@ -9,6 +9,9 @@
 
 #include "base/arena.h"
 
+/* Between doubles: about a millionth. */
+static const uint64_t FIRST_STEP = (uint64_t)1 << 32;
+
 typedef struct {
   double seconds;
   int position;
@@ -21,7 +24,8 @@ typedef struct {
   int last;
   int *item;             /* [last + 1] the item before which the position lies */
   double **before;       /* [n_stages][n_items + 1]: stages of the same seconds share theirs */
-  double *above, *below; /* [last + 1] of the stage at hand */
+  double *above, *below; /* [last + 1] of the stage at hand, */
+  int entered;           /* and which one it is; -1: none yet */
   int *limit;            /* [n_stages][last + 1]: the farthest end that fits the start */
   bool *reaches;         /* [n_stages + 1][last + 1]: stages from s on can begin here */
   int *window;           /* [last + 1] scratch */
@@ -41,8 +45,21 @@ double partition_stage_seconds(const PartitionProblem *p, const double *before, 
   return (before[to] + cut_behind(p, stage, to)) - (before[from] - cut_behind(p, stage - 1, from));
 }
 
+/* Whether `above` and `below` of the one stage are the other's, too: the same seconds, the same links on both sides. */
+static bool are_alike(const Solver *s, int stage, int other) {
+  const PartitionProblem *p = s->problem;
+  int last = p->n_stages - 1;
+  if (stage == other)
+    return true;
+  return stage > 0 && other > 0 && stage < last && other < last && s->before[stage] == s->before[other] &&
+         p->cut_seconds[stage] == p->cut_seconds[other] && p->cut_seconds[stage - 1] == p->cut_seconds[other - 1];
+}
+
 static void enter_stage(Solver *s, int stage) {
   const double *before = s->before[stage];
+  if (s->entered >= 0 && are_alike(s, stage, s->entered))
+    return;
+  s->entered = stage;
   for (int i = 0; i <= s->last; i++) {
     s->above[i] = before[s->item[i]] + cut_behind(s->problem, stage, s->item[i]);
     s->below[i] = before[s->item[i]] - cut_behind(s->problem, stage - 1, s->item[i]);
@@ -85,20 +102,28 @@ static bool is_feasible(Solver *s, double most) {
   return next[0];
 }
 
-/* The smallest double that is feasible: doubles that are not negative are ordered as their bits are. */
+/* The smallest double that is feasible: doubles that are not negative are ordered as their bits are. Looked for near
+ * what is known of it, each time farther away, before halves are taken. */
 static bool find_bottleneck(Solver *s, double *bottleneck) {
-  uint64_t low = 0, high;
+  uint64_t low, high, step = 0;
   double value = INFINITY;
   if (!is_feasible(s, value))
     return false;
   memcpy(&high, &s->within, sizeof high);
+  memcpy(&low, &s->problem->at_least, sizeof low);
+  bool near = low > 0;
   while (low < high) {
     uint64_t middle = low + (high - low) / 2;
+    if (near && step < middle - low)
+      middle = low + step;
+    step = step ? 8 * step : FIRST_STEP;
     memcpy(&value, &middle, sizeof value);
-    if (is_feasible(s, value))
+    if (is_feasible(s, value)) {
       memcpy(&high, &s->within, sizeof high);
-    else
+      near = false;
+    } else {
       memcpy(&low, &s->beyond, sizeof low);
+    }
   }
   memcpy(bottleneck, &low, sizeof low);
   return true;
@@ -161,13 +186,6 @@ static double cuts_from(const Solver *s, int stage, int end) {
          s->rest[(size_t)(stage + 1) * (size_t)(s->last + 1) + (size_t)end];
 }
 
-/* Whether the marks of the stage after are this one's, too: the same seconds, the same links on both sides. */
-static bool stage_is_alike(const Solver *s, int stage) {
-  const PartitionProblem *p = s->problem;
-  return stage > 0 && stage + 2 < p->n_stages && s->before[stage] == s->before[stage + 1] &&
-         p->cut_seconds[stage] == p->cut_seconds[stage + 1] && p->cut_seconds[stage - 1] == p->cut_seconds[stage];
-}
-
 /* rest of every stage, last to first: the later a start lies (the greater its `below`), the more ends are fast enough.
  */
 static void sum_cuts(Solver *s, double bottleneck) {
@@ -178,7 +196,7 @@ static void sum_cuts(Solver *s, double bottleneck) {
   next[s->last] = 0;
   for (int stage = s->problem->n_stages - 1; stage >= 0; stage--) {
     enter_stage(s, stage);
-    if (!stage_is_alike(s, stage)) {
+    if (stage == s->problem->n_stages - 1 || !are_alike(s, stage, stage + 1)) {
       sort_marks(s, s->above, s->ends);
       sort_marks(s, s->below, s->starts);
     }
@@ -265,7 +283,7 @@ Status partition_solve(const PartitionProblem *problem, int *cut, double *bottle
   Arena *own = arena_create();
   if (!own)
     return status_code();
-  Solver s = {.problem = problem, .arena = own};
+  Solver s = {.problem = problem, .arena = own, .entered = -1};
   Status status = prepare(&s);
   if (status == OK) {
     find_limits(&s);

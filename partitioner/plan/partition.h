@@ -19,6 +19,7 @@ typedef struct {
   /* Whether items [from, to) fit as this stage; NULL: always. Monotone in the interval. */
   bool (*fits)(void *context, int stage, int from, int to);
   void *context;
+  double at_least; /* no bottleneck is smaller; 0: nothing is known */
 } PartitionProblem;
 
 /* E_USAGE where the places to cut, before items 1 … n_items - 1, are fewer than n_stages - 1. */

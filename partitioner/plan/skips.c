@@ -31,7 +31,7 @@ static size_t cross(const Skips *s, const ValueId *values, int n, int from, int 
       s->from[v] = from;
     passed += s->from[v] == from ? 0 : bytes;
     charge(s, s->relayed, from, to, bytes);
-    if (!s->plan->cuts.stages[to].uses[v])
+    if (!stage_uses(&s->plan->cuts.stages[to], v))
       continue;
     charge(s, s->direct, s->from[v], to, bytes);
     s->from[v] = to;

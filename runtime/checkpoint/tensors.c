@@ -48,7 +48,7 @@ static const char *state_name(const Graph *g, const Value *value) {
 static int owner_of(const Job *job, ValueId v) {
   const JobDecisions *decided = &job->decided;
   int r = 0;
-  while (r + 1 < decided->ranks && decided->plan.rank_memory[r].persistent_offset[v] == SIZE_MAX)
+  while (r + 1 < decided->ranks && !memory_holds(&decided->plan.rank_memory[r], v))
     r++;
   return r;
 }

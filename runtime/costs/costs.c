@@ -179,6 +179,14 @@ typedef struct {
   Cached cached; /* then, with what was measured now */
 } Class;
 
+/* The rank runs the node. */
+static void note_run(const Measure *m, const Node *node, int rank, Class *class) {
+  int kind = m->kinds.of_node[node->id];
+  bool offloads = m->job->decided.plan.rank_memory[rank].offloads && op_def(node->op)->traits & OP_UPDATE;
+  if (kind >= 0 && class->like[rank] && !offloads) /* as executor_rehearse */
+    class->runs[kind] = true;
+}
+
 /* Which kinds the plan has on these ranks. */
 static Status find_runs(const Measure *m, Class *class) {
   const Job *job = m->job;
@@ -186,14 +194,11 @@ static Status find_runs(const Measure *m, Class *class) {
   const Plan *plan = &job->decided.plan;
   TRY(ARENA_NEW(job->arena, class->runs, m->kinds.n));
   for (size_t i = 0; i < g->n_nodes; i++)
-    for (int r = 0; r < plan->ranks && m->kinds.of_node[i] >= 0; r++) {
-      const Node *node = g->nodes[i];
-      const RankMemory *memory = &plan->rank_memory[r];
-      bool here = node->phase == PHASE_UPDATE ? memory_updates(memory, g, node)
-                                              : plan->schedule.rank_of_stage[node->stage] == r;
-      here &= !(memory->offloads && op_def(node->op)->traits & OP_UPDATE); /* as executor_rehearse */
-      class->runs[m->kinds.of_node[i]] |= here && class->like[r];
-    }
+    if (g->nodes[i]->phase != PHASE_UPDATE)
+      note_run(m, g->nodes[i], plan->schedule.rank_of_stage[g->nodes[i]->stage], class);
+  for (int r = 0; r < plan->ranks; r++)
+    for (size_t i = 0; i < plan->rank_memory[r].n_updates; i++)
+      note_run(m, graph_node(g, plan->rank_memory[r].updates[i]), r, class);
   return OK;
 }
 

@@ -20,7 +20,7 @@ Status executor_from_host(Executor *e, void *to, const void *from, size_t bytes)
 }
 
 bool executor_holds(const Executor *e, ValueId value) {
-  return e->memory->persistent_offset[value] != SIZE_MAX && memory_is_persistent(e->graph, value);
+  return memory_is_persistent(e->graph, value) && memory_holds(e->memory, value);
 }
 
 bool executor_has_loss(const Executor *e) {
@@ -96,7 +96,7 @@ static Status check_workspaces(const ExecutorSpec *spec) {
 static void enter_views(Executor *e) {
   for (size_t i = 0; i < e->graph->n_nodes; i++) {
     const Node *node = e->graph->nodes[i];
-    if ((op_def(node->op)->traits & OP_VIEW) && e->memory->persistent_offset[node->out[0]] != SIZE_MAX) {
+    if ((op_def(node->op)->traits & OP_VIEW) && memory_holds(e->memory, node->out[0])) {
       e->entries[node->out[0]] = e->entries[node->in[0]];
       e->rounded[node->out[0]] = e->rounded[node->in[0]];
     }

@@ -153,7 +153,7 @@ static inline char *executor_at(const Executor *e, size_t offset) {
 /* A persistent value, or a view of one. */
 static inline char *executor_persistent(const Executor *e, ValueId value) {
   return e->entries[value] >= 0 ? store_at(e->spec.store, e->entries[value])
-                                : executor_at(e, e->memory->persistent_offset[value]);
+                                : executor_at(e, memory_persistent_offset(e->memory, value));
 }
 
 /* Whether a rehearsal may run its updates: offloaded states have no memory then. */

@@ -8,7 +8,7 @@
 static Site site_of(const Executor *e, int stage, ValueId value) {
   const Plan *plan = e->spec.plan;
   const StageMemory *stages = plan->stage_memory;
-  Place place = stages[stage].places[value];
+  Place place = memory_place(&stages[stage], value);
   Site site = {.slots = 1, .bytes = graph_value_bytes(e->graph, value)};
   size_t offset = memory_offset(e->memory, stages, stage, value, 0);
   assert(offset != SIZE_MAX);
@@ -74,7 +74,7 @@ static Status make_call(Executor *e, int stage, const Node *node, Call *call) {
       call->operands[i].rounded = store_at(e->spec.store, e->rounded[v]);
     call->moves |= call->sites[i].slots > 1;
   }
-  size_t within_scratch = stage >= 0 ? e->spec.plan->stage_memory[stage].workspace[node->id] : 0;
+  size_t within_scratch = stage >= 0 ? memory_workspace(&e->spec.plan->stage_memory[stage], node->id) : 0;
   if (node_workspace_bytes(e->graph, node, e->spec.rank))
     call->workspace = executor_at(e, e->memory->scratch_offset + within_scratch);
   return prepare_call(e, call);
@@ -121,11 +121,11 @@ static Status make_lanes(Executor *e, int stage, StageRun *run) {
 
 static Status make_ports(Executor *e, int stage, StageRun *run) {
   const Graph *g = e->graph;
-  const Place *places = e->spec.plan->stage_memory[stage].places;
+  const StageMemory *memory = &e->spec.plan->stage_memory[stage];
   TRY(ARENA_NEW(e->arena, run->feeds.ports, g->n_inputs + 2));
   for (size_t i = 0; i < g->n_inputs + 2; i++) {
     ValueId v = i < g->n_inputs ? g->inputs[i] : i == g->n_inputs ? g->target : g->counter;
-    if (v != NO_VALUE && places[v].kind != PLACE_NONE)
+    if (v != NO_VALUE && memory_place(memory, v).kind != PLACE_NONE)
       run->feeds.ports[run->feeds.n++] = (Port){v, site_of(e, stage, v)};
   }
   if (g->loss_sum != NO_VALUE)
@@ -136,7 +136,7 @@ static Status make_ports(Executor *e, int stage, StageRun *run) {
     NodeId producer = graph_value(g, v)->producer;
     if ((producer == NO_NODE ? e->spec.plan->stages - 1 : graph_node(g, producer)->stage) != stage)
       continue;
-    if (places[v].kind == PLACE_NONE)
+    if (memory_place(memory, v).kind == PLACE_NONE)
       return fail(E_UNSUPPORTED, "output '%s' is an initializer that no node uses", graph_value(g, v)->name);
     run->emits.ports[run->emits.n++] = (Port){v, site_of(e, stage, v)};
   }
@@ -165,7 +165,7 @@ static Status make_stage(Executor *e, int stage) {
 }
 
 static bool holds(const Plan *plan, int rank, ValueId value) {
-  return plan->rank_memory[rank].persistent_offset[value] != SIZE_MAX;
+  return memory_holds(&plan->rank_memory[rank], value);
 }
 
 static int rank_of_group(const Plan *plan, const UseGroup *group) {

@@ -160,7 +160,7 @@ static Status take(Store *store, const Graph *g, const RankMemory *memory, int *
     bool is_gradient = value->role == ROLE_GRADIENT, is_state = value->role == ROLE_STATE;
     int state = is_gradient ? -1 - value->group : is_state ? ++states[value->parameter] : 0;
     entries[v] = rounded[v] = -1;
-    if (memory->persistent_offset[v] == SIZE_MAX || !memory_is_stored(g, v))
+    if (!memory_is_stored(g, v) || !memory_holds(memory, v))
       continue;
     int initializer = is_gradient || is_state ? graph_value(g, value->parameter)->initializer : value->initializer;
     assert(initializer >= 0);
@@ -171,7 +171,7 @@ static Status take(Store *store, const Graph *g, const RankMemory *memory, int *
                   initializer);
     entry->turn = store->turn;
     entry->on_host = memory_is_offloaded(memory, g, v);
-    if (memory->rounded[v]) {
+    if (memory_is_rounded(memory, v)) {
       Value narrow = {.name = value->name, .dtype = BF16, .shape = value->shape};
       TRY(find_or_append(store, initializer, ROUNDED, &narrow, &rounded[v]));
     }

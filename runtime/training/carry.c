@@ -66,7 +66,7 @@ static Status add_graph(Carried *c, const Job *job, bool next) {
     if (!p)
       TRY(append(c, plan->ranks, initializer, state, graph_value_bytes(g, v), &p));
     for (int r = 0; r < plan->ranks; r++)
-      if (plan->rank_memory[r].persistent_offset[v] != SIZE_MAX)
+      if (memory_holds(&plan->rank_memory[r], v))
         (next ? p->has : p->had)[r] = true;
   }
   return OK;

@@ -58,7 +58,7 @@ static Holding find_holding(const Job *job, int initializer) {
   if (holding.parameter == NO_VALUE)
     return holding;
   for (int r = job->decided.ranks - 1; r >= 0; r--)
-    if (job->decided.plan.rank_memory[r].persistent_offset[holding.parameter] != SIZE_MAX)
+    if (memory_holds(&job->decided.plan.rank_memory[r], holding.parameter))
       holding.owner = r;
   return holding;
 }

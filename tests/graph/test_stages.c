@@ -82,14 +82,14 @@ static void check_stage(const Graph *g, const Stages *s, int stage) {
     }
     assert_int_equal(nodes->nodes[node->phase][n[node->phase]++], i);
     for (int k = 0; k < node->n_in; k++)
-      assert_true(node->in[k] == NO_VALUE || nodes->uses[node->in[k]]);
+      assert_true(node->in[k] == NO_VALUE || stage_uses(nodes, node->in[k]));
   }
   assert_int_equal(both, nodes->n_backward);
   for (int p = 0; p < 3; p++)
     assert_int_equal(n[p], nodes->n_nodes[p]);
   for (ValueId v = 0; v < g->n_values; v++) /* a parameter brings its accumulators and states along */
     if (graph_value(g, v)->parameter != NO_VALUE)
-      assert_int_equal(nodes->uses[v], nodes->uses[graph_value(g, v)->parameter]);
+      assert_int_equal(stage_uses(nodes, v), stage_uses(nodes, graph_value(g, v)->parameter));
 }
 
 static void random_graphs_agree_with_the_definitions(void **state) {
@@ -179,8 +179,8 @@ static void inference_graphs_have_forward_nodes_only(void **state) {
   assert_int_equal(s.stages[1].n_backward, 0);
   assert_int_equal(s.cuts[0].n_forward, 2);
   assert_int_equal(s.cuts[0].n_backward, 0);
-  assert_true(s.stages[0].uses[0] && !s.stages[1].uses[0]); /* x */
-  assert_true(s.stages[0].uses[1] && s.stages[1].uses[1]);  /* w */
+  assert_true(stage_uses(&s.stages[0], 0) && !stage_uses(&s.stages[1], 0)); /* x */
+  assert_true(stage_uses(&s.stages[0], 1) && stage_uses(&s.stages[1], 1));  /* w */
   arena_destroy(arena);
 }
 

@@ -111,6 +111,10 @@ static void equals_brute_force(void **state) {
     ASSERT_OK(status);
     if (bottleneck != q.best_bottleneck || memcmp(cut, q.best, (size_t)(q.p.n_stages + 1) * sizeof *cut) != 0)
       FAIL_TEST("seed %d: bottleneck %.17g, brute force %.17g", (int)seed, bottleneck, q.best_bottleneck);
+    q.p.at_least = bottleneck * (seed % 3 ? 1 : 0.9); /* what is known of it changes nothing */
+    ASSERT_OK(partition_solve(&q.p, cut, &bottleneck));
+    assert_true(bottleneck == q.best_bottleneck);
+    assert_memory_equal(cut, q.best, (size_t)(q.p.n_stages + 1) * sizeof *cut);
     solved++;
   }
   assert_true(solved > 3000 && tight > 100);

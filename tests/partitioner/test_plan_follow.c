@@ -5,7 +5,7 @@
 enum { NODES = 24, MICROBATCHES = 6 };
 
 static bool holds(const Plan *plan, int rank, ValueId v) {
-  return plan->rank_memory[rank].persistent_offset[v] != SIZE_MAX;
+  return memory_holds(&plan->rank_memory[rank], v);
 }
 
 /* Whether the list is the other one without later microbatches, transfers apart. */

@@ -159,7 +159,7 @@ static void collect_stage(House *h, int stage, int m) {
     add_uses(h, stage, m, v, &life[root_of(g, stage, v)]);
   for (ValueId v = 0; v < g->n_values; v++) {
     ValueId root = root_of(g, stage, v);
-    if (life[root].born < 0 || (v != root && !plan->cuts.stages[stage].uses[v]))
+    if (life[root].born < 0 || (v != root && !stage_uses(&plan->cuts.stages[stage], v)))
       continue;
     size_t offset = memory_offset(rank, plan->stage_memory, stage, v, m);
     assert_true(offset != SIZE_MAX && offset % MEMORY_ALIGNMENT == 0);
@@ -175,7 +175,7 @@ static void collect_stage(House *h, int stage, int m) {
   }
   for (size_t i = 0; i < g->n_nodes; i++)
     if (g->nodes[i]->stage == stage)
-      add_tenant(h, (Tenant){.offset = rank->scratch_offset + plan->stage_memory[stage].workspace[i],
+      add_tenant(h, (Tenant){.offset = rank->scratch_offset + memory_workspace(&plan->stage_memory[stage], (NodeId)i),
                              .bytes = node_workspace_bytes(g, g->nodes[i], rank_of(h, stage)),
                              .born = node_time(h, g->nodes[i], m),
                              .dies = node_time(h, g->nodes[i], m),
@@ -211,8 +211,8 @@ static int collisions(House *h, int r) {
     for (int m = 0; rank_of(h, stage) == r && m < plan->microbatches; m++)
       collect_stage(h, stage, m);
   for (ValueId v = 0; v < g->n_values; v++)
-    if (memory_is_persistent(g, v) && plan->rank_memory[r].persistent_offset[v] != SIZE_MAX)
-      add_tenant(h, (Tenant){.offset = plan->rank_memory[r].persistent_offset[v],
+    if (memory_is_persistent(g, v) && memory_holds(&plan->rank_memory[r], v))
+      add_tenant(h, (Tenant){.offset = memory_persistent_offset(&plan->rank_memory[r], v),
                              .bytes = graph_value_bytes(g, v),
                              .born = 0,
                              .dies = (long)TICKS * TICKS,

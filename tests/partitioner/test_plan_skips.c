@@ -66,9 +66,9 @@ static void relays_are_priced(void **state) {
       assert_int_equal(cut->forward_bytes, items.forward_bytes[last]);
       assert_int_equal(cut->backward_bytes, items.backward_bytes[last]);
       for (int i = 0; i < cut->n_forward; i++)
-        passed += plan.cuts.stages[c].uses[cut->forward[i]] ? 0 : graph_value_bytes(g, cut->forward[i]);
+        passed += stage_uses(&plan.cuts.stages[c], cut->forward[i]) ? 0 : graph_value_bytes(g, cut->forward[i]);
       for (int i = 0; i < cut->n_backward; i++)
-        passed += plan.cuts.stages[c + 1].uses[cut->backward[i]] ? 0 : graph_value_bytes(g, cut->backward[i]);
+        passed += stage_uses(&plan.cuts.stages[c + 1], cut->backward[i]) ? 0 : graph_value_bytes(g, cut->backward[i]);
     }
     for (int r = 0; r < ranks; r++) {
       double bytes = 0;

@@ -77,7 +77,7 @@ static void look(const Plan *plan, Seen *seen) {
   for (ValueId v = 0; v < g->n_values; v++) {
     int holders = 0;
     for (int r = 0; r < plan->ranks; r++)
-      holders += graph_value(g, v)->role == ROLE_GRADIENT && plan->rank_memory[r].persistent_offset[v] != SIZE_MAX;
+      holders += graph_value(g, v)->role == ROLE_GRADIENT && memory_holds(&plan->rank_memory[r], v);
     seen->shared += holders > 1;
   }
 }
