@@ -20,6 +20,7 @@ typedef enum {
   COMMAND_SAVE,
   COMMAND_CHECKPOINT,
   COMMAND_CHECKPOINT_WAIT,
+  COMMAND_CHECKPOINT_END,
   COMMAND_LEAVE,
   COMMAND_ENTER,
   COMMAND_END,
@@ -114,6 +115,9 @@ static Status obey(LocalRank *local) {
       break;
     case COMMAND_CHECKPOINT_WAIT:
       TRY(worker_checkpoint_wait(&local->worker));
+      break;
+    case COMMAND_CHECKPOINT_END:
+      TRY(worker_checkpoint_end(&local->worker));
       break;
     case COMMAND_LEAVE:
       TRY(worker_leave(&local->worker));
@@ -322,19 +326,28 @@ static Status replan(Session *s) {
   return OK;
 }
 
-/* Whether all ranks know that there is a next plan, and a checkpoint has what was trained, where the run writes them.
- */
-static bool is_to_replan(const Session *s) {
-  const Worker *w = &s->locals[0].worker;
-  bool kept = w->checkpoint == w->steps_done ||
-              (w->written.code == OK && w->written.step == w->steps_done && w->checkpoint < 0);
-  return w->word.bits & REQUEST_REPLAN && (kept || !session_options(s)->checkpoint);
+/* Whether all ranks know that there is a next plan, and a checkpoint has what was trained, where the run writes them:
+ * one under way is ended, and all ranks know how, before anybody leaves; where it was not written, the next one is
+ * awaited. */
+static Status is_to_replan(Session *s, bool *is) {
+  Worker *w = &s->locals[0].worker;
+  *is = w->word.bits & REQUEST_REPLAN;
+  if (!*is || !session_options(s)->checkpoint)
+    return OK;
+  if (w->checkpoint == w->steps_done) {
+    issue(s, COMMAND_CHECKPOINT_END);
+    TRY(finish(s, worker_checkpoint_end(w)));
+  }
+  *is = w->checkpoint < 0 && w->written.code == OK && w->written.step == w->steps_done;
+  return OK;
 }
 
 Status session_step(Session *s) {
   TRY(still_good(s));
   TRY(check_data(s));
-  if (is_to_replan(s))
+  bool replans;
+  TRY(is_to_replan(s, &replans));
+  if (replans)
     TRY(replan(s));
   issue(s, COMMAND_STEP);
   Status status = worker_step(&s->locals[0].worker);

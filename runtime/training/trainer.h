@@ -201,6 +201,8 @@ Status worker_checkpoint(Worker *worker);
 /* Collective: until the one that is under way is written; worker->written says how it went, for the caller to say where
  * that is a failure. */
 Status worker_checkpoint_wait(Worker *worker);
+/* The same where the run goes on whatever came of it; rank 0 says what was not written. */
+Status worker_checkpoint_end(Worker *worker);
 /* Collective, between two steps, where rank 0 has a next plan: what this rank will keep of the run is in its memory
  * then, and nothing that followed from the plan is open any more. The worker has the next plan. */
 Status worker_leave(Worker *worker);

@@ -437,6 +437,12 @@ Status worker_checkpoint_wait(Worker *w) {
   return withdraw(w, checkpoints_wait(w));
 }
 
+Status worker_checkpoint_end(Worker *w) {
+  at(w, WATCH_CHECKPOINT);
+  Status status = collect(w);
+  return withdraw(w, status == OK ? checkpoints_end(w) : status);
+}
+
 /* Until all ranks have come so far. */
 static Status meet(const Worker *w) {
   return trainer_agree(w->link, OK, &(Outcome){0});
@@ -445,7 +451,6 @@ static Status meet(const Worker *w) {
 static Status leave(Worker *w) {
   TRY(collect(w));
   TRY(executor_settle(w->whole.executor));
-  TRY(checkpoints_end(w));
   TRY(replan_share(w));
   TRY(carry(w, &w->carried));
   close_planned(w);

@@ -79,6 +79,46 @@ static void at_a_checkpoint(void **state) {
   assert_true(same_file(in_folder("plain.onnx"), in_folder("resumed.onnx")));
 }
 
+/* A checkpoint that is lost keeps the plan until the next one is written: one under way while training goes on, and one
+ * that a program of one's own asked for and waited for. */
+static void not_without_a_checkpoint(void **state) {
+  (void)state;
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  OnnxpipeModel *model;
+  OnnxpipeSession *session;
+  FILE *out = tmpfile();
+  static char text[1 << 16];
+  const char *folder_of_own = in_folder("kept");
+  check_waits("ranks=3", in_folder("waits"), in_folder("plain.onnx"), in_folder("waited.onnx"), true);
+  set_all(options, "no-measure batch=4 microbatches=2 threads=1 replan steps=60 ranks=3");
+#ifdef ON_CUDA
+  set_all(options, "device=cuda");
+#endif
+  must(onnxpipe_options_set(options, "checkpoint", folder_of_own));
+  must(onnxpipe_options_set(options, "data", SOURCE_DIR "/models/branches/data.npz"));
+  must(onnxpipe_open(SOURCE_DIR "/models/branches/model.onnx", options, &model));
+  must(onnxpipe_session_open(model, out, &session));
+  for (int i = 1; i <= 40; i++) {
+    must(onnxpipe_session_step(session));
+    if (i == 27) {
+      move_away(folder_of_own, false);
+      assert_int_not_equal(onnxpipe_session_checkpoint(session), ONNXPIPE_OK);
+      assert_non_null(strstr(onnxpipe_error(), "the checkpoint of step 27"));
+      move_away(folder_of_own, true);
+    } else if (i == 36) {
+      must(onnxpipe_session_checkpoint(session));
+    }
+  }
+  must(onnxpipe_session_close(session));
+  onnxpipe_close(model);
+  onnxpipe_options_destroy(options);
+  rewind(out);
+  text[fread(text, 1, sizeof text - 1, out)] = '\0';
+  fclose(out);
+  if (count(text, "\nreplanned after step ") != 1 || !strstr(text, "\nreplanned after step 36:"))
+    FAIL_TEST("%s", text);
+}
+
 /* Where a person says the cut there is no other. */
 static void wishes_hold(void **state) {
   (void)state;
@@ -140,8 +180,8 @@ static int tidy(void **state) {
 
 int main(void) {
   setenv("COLUMNS", "500", 1); /* no line is broken */
-  const struct CMUnitTest tests[] = {cmocka_unit_test(bits_stay), cmocka_unit_test(what_lies_beside),
-                                     cmocka_unit_test(at_a_checkpoint), cmocka_unit_test(wishes_hold),
-                                     cmocka_unit_test(in_the_callers_steps)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(bits_stay),       cmocka_unit_test(what_lies_beside),
+                                     cmocka_unit_test(at_a_checkpoint), cmocka_unit_test(not_without_a_checkpoint),
+                                     cmocka_unit_test(wishes_hold),     cmocka_unit_test(in_the_callers_steps)};
   return cmocka_run_group_tests_name("replan", tests, prepare, tidy);
 }
