@@ -16,12 +16,12 @@
 
 enum {
   K_BLOCK = 256,
-  TILE_BYTES = 768 << 10,  /* of what a task in tiles has of channels and rows at once */
-  WEIGHT_BYTES = 64 << 10, /* of weights, before they are transformed */
-  STRIPS_OF_TASK = 8,      /* at most, of columns */
-  LEAST_STRIPS = 4,        /* of columns and of rows, where there are as many: what is
-                              laid out serves them all */
-  TASKS = 16,              /* of a part at least, where it is large enough */
+  STRIPS_OF_TASK = 8, /* at most, of columns */
+  LEAST_STRIPS = 4,   /* of columns and of rows, where there are as many: what is
+                         laid out serves them all */
+  PACK_CHANNELS = 16, /* whose weights are transformed at a time, */
+  LAY_TILES = 16,     /* and tiles whose places are */
+  TASKS = 16,         /* of a part at least, where it is large enough */
   WIDEST = 2 * MOST_VECTOR_BYTES,
   MOST_RUNS = WIDEST / (int)sizeof(float), /* of a strip */
   MOST_ROWS =
@@ -40,6 +40,7 @@ typedef struct {
   int64_t columns, width;                 /* of a group, and of a strip */
   int64_t strips, column_tasks;           /* of a task, and how many */
   int64_t row_strips, row_tasks;          /* of a task, and how many */
+  int64_t tile, tiles;                    /* whose places are laid out */
 } Job;
 
 /* Rows of strip i are first … the next one's first - 1: of nearly the same
@@ -52,35 +53,15 @@ static int64_t first_row(const Job *job, int64_t strip) {
   return strip * job->plan->rows / row_strips(job);
 }
 
-/* Tiles side by side: two vectors, or one, where tiles are few or have many places. */
-static int64_t tile_lanes(const Plan *plan, int64_t vector) {
-  const Part *part = plan->parts;
-  int64_t tiles = plan->samples_at_once * plan->slices_at_once * part->count[1] * part->count[2];
-  return plan->places > 64 || tiles <= vector ? vector : 2 * vector;
-}
-
-/* Channels of tiles with so many places at a time. */
-
-static int64_t tile_channels(int64_t places) {
-  return places <= 16 ? 64 : places <= 36 ? 32 : 16;
-}
-
-static int64_t most_rows(const Job *job, size_t size) {
-  const Plan *p = job->plan;
-  if (!p->tiled)
-    return MOST_ROWS;
-  return TILE_BYTES / (p->places * job->width * (int64_t)size) - tile_channels(p->places);
-}
-
 /* Enough tasks for many threads, by shape alone. */
-static void plan_tasks(Job *job, size_t size) {
+static void plan_tasks(Job *job) {
   int64_t strips = (job->columns + job->width - 1) / job->width, groups = job->plan->groups, rows = row_strips(job);
   job->strips = least(STRIPS_OF_TASK, (strips * groups + TASKS - 1) / TASKS);
   job->strips = job->strips < LEAST_STRIPS ? LEAST_STRIPS : job->strips;
   job->column_tasks = (strips + job->strips - 1) / job->strips;
   job->row_strips = least(rows, (rows * job->column_tasks * groups + TASKS - 1) / TASKS);
   job->row_strips = job->row_strips < LEAST_STRIPS ? LEAST_STRIPS : job->row_strips;
-  job->row_strips = least(job->row_strips, most_rows(job, size) / job->isa->tile_rows);
+  job->row_strips = least(job->row_strips, MOST_ROWS / job->isa->tile_rows);
   job->row_tasks = (rows + job->row_strips - 1) / job->row_strips;
 }
 
@@ -125,8 +106,7 @@ static int64_t runs_of(const Job *job, int64_t strip, Run *runs) {
   const Plan *p = job->plan;
   const Part *part = job->part;
   int64_t column = strip * job->width, width = least(job->columns - column, job->width), n = 0;
-  int64_t from_sample = (p->tiled ? 1 : p->groups * p->channels) * plan_plane(p),
-          to_sample = p->groups * p->rows * p->result_plane;
+  int64_t from_sample = p->groups * p->channels * plan_plane(p), to_sample = p->groups * p->rows * p->result_plane;
   Place place = place_of(job, column);
   for (int64_t to = 0, count; to < width; to += count) {
     count = least(width - to, part->count[2] - place.at[2]);
@@ -146,14 +126,27 @@ static int64_t runs_of(const Job *job, int64_t strip, Run *runs) {
   return n;
 }
 
-static TileFrame tile_frame(const Job *job) {
-  const Plan *p = job->plan;
-  TileFrame frame = {.slice = p->frame.slice, .row = p->frame.row};
-  for (int i = 0; i < 2; i++)
-    frame.lines[i] = transform_size(TRANSFORM_INPUT, 0, p->tile[i]);
-  for (int64_t i = 0; i < p->tile[2] + 2; i++)
-    frame.place[i] = job->part->offset[i];
-  return frame;
+/* Tiles of one line, neighbours. */
+typedef struct {
+  int64_t sample, slice, row, tile, n;
+} Segment;
+
+/* Those that follow tile number `tile` of all, `most` at most. */
+static Segment segment_at(const Plan *p, int64_t tile, int64_t most) {
+  int64_t line = tile / p->count[2], row = line / p->count[1];
+  Segment s = {.sample = row / p->count[0], .slice = row % p->count[0], .row = line % p->count[1]};
+  s.tile = tile % p->count[2];
+  s.n = least(most, p->count[2] - s.tile);
+  return s;
+}
+
+/* Strips of rows, where they lie side by side, and how wide one is. */
+static int64_t wide_strips(const Job *job) {
+  return (job->plan->rows + job->width - 1) / job->width;
+}
+
+static int64_t strip_width(const Job *job, int64_t n, int64_t strip) {
+  return n - strip * job->width > job->width / 2 ? job->width : job->width / 2;
 }
 
 #define T float
@@ -184,7 +177,7 @@ static Operands operands_of(const Node *node, const Tensor *in, const Tensor *ou
 
 /* The packed weights, and behind them what is laid out of the input. */
 static size_t packed_bytes(const Plan *plan, size_t size) {
-  return (size_t)round_up(plan_packed(plan) * (int64_t)size, 64);
+  return (size_t)round_up(plan_packed(plan, size) * (int64_t)size, 64);
 }
 
 static size_t convolution_workspace(const Graph *graph, const Node *node, size_t budget) {
@@ -244,7 +237,7 @@ static Status convolve(Stream *stream, const Node *node, const Tensor *in, const
              .to = out->data,
              .width = 2 * stream->isa->vector_bytes / (int64_t)dtype_bytes(in->dtype)};
   if (plan->tiled)
-    job.width = tile_lanes(plan, job.width / 2);
+    return in->dtype == F32 ? convolve_tiles_f32(&job, stream->pool) : convolve_tiles_f64(&job, stream->pool);
   if (!plan->covers)
     memset(out->data, 0, (size_t)shape_elements(out->shape) * dtype_bytes(out->dtype));
   return in->dtype == F32 ? convolve_f32(&job, stream->pool) : convolve_f64(&job, stream->pool);

@@ -115,22 +115,39 @@ static void plan_chunks(Plan *plan, int64_t results, size_t size) {
   plan->slices_at_once = plan->slices_at_once < 1 ? 1 : least(plan->slices_at_once, results);
 }
 
-/* The frame holds whole tiles; columns of tiles meet every tile-th of it. */
-static void plan_tiles(Plan *plan) {
-  enum { FEW_TILES = 32, FEW_PLACES = 64 };
-  int64_t tiles = plan->samples;
+/* Elements side by side that are whole vectors of every instruction set. */
+static int64_t lanes(int64_t n, size_t size) {
+  return round_up(n, MOST_VECTOR_BYTES / (int64_t)size);
+}
+
+/* The frame holds whole tiles. A task has at least some tiles to each set of weights that it reads, and its sums fit
+ * its scratch; so do the places of its tiles, where channels are not too many for that. */
+static void plan_in_tiles(Plan *plan, bool spreads, size_t size) {
+  enum { LEAST_TILES = 24, MOST_TILES = 64, TASKS = 16, FEWEST = 12 };
   plan->places = 1;
   for (int i = 0; i < AXES; i++) {
     plan->frame.size[i] = round_up(plan->result[i], plan->tile[i]) + (plan->tile[i] > 1 ? 2 : 0);
-    plan->reach[i] = plan->tile[i];
-    tiles *= (plan->result[i] + plan->tile[i] - 1) / plan->tile[i];
+    plan->count[i] = (plan->result[i] + plan->tile[i] - 1) / plan->tile[i];
     plan->places *= transform_size(TRANSFORM_INPUT, 0, plan->tile[i]);
   }
-  plan->frame.phases = plan->tile[2];
-  plan->fused = tiles <= FEW_TILES && plan->places <= FEW_PLACES;
-  plan->reach[2] = 1;
-  plan->depth = transform_size(TRANSFORM_INPUT, 0, plan->tile[0]);
-  plan->slices_at_once = (plan->result[0] + plan->tile[0] - 1) / plan->tile[0];
+  int64_t tiles = plan_tiles(plan);
+  plan->flips = spreads;
+  plan->covers = true;
+  plan->pitch = lanes(plan->channels, size);
+  int64_t sums = plan->places * 2 * MOST_VECTOR_BYTES, laid = plan->places * plan->pitch * (int64_t)size;
+  int64_t fits = LOCAL_BYTES / (laid + sums), few = (tiles + TASKS - 1) / TASKS;
+  plan->fused = tiles <= least(MOST_TILES, SUMS_BYTES / sums);
+  plan->local = !plan->fused && fits >= LEAST_TILES;
+  plan->pitch += plan->local || plan->pitch * (int64_t)size % 512 ? 0 : MOST_VECTOR_BYTES / (int64_t)size;
+  plan->block = least(least(MOST_TILES, SUMS_BYTES / sums), few < FEWEST ? FEWEST : few);
+  plan->block = plan->local ? least(plan->block, fits) : plan->block;
+  if (plan->fused)
+    plan->block = tiles;
+  else if (plan->count[2] < plan->block)
+    plan->block -= plan->block % plan->count[2];
+  laid = plan->groups * plan->places * plan->pitch * (int64_t)size * plan->block;
+  plan->at_once = plan->block * (laid > FRAME_BYTES || laid == 0 ? 1 : FRAME_BYTES / laid);
+  plan->at_once = least(plan->at_once, tiles);
 }
 
 bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan) {
@@ -155,41 +172,17 @@ bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan) {
   }
   plan->tiled = tiles_choose(c, plan->result, plan->channels, plan->rows, plan->tile);
   if (plan->tiled)
-    plan_tiles(plan);
+    plan_in_tiles(plan, spreads, size);
   if (!frame_measure(&plan->frame, frame_most(c, size)))
     return false;
-  plan_chunks(plan, plan->slices_at_once, size);
+  if (!plan->tiled)
+    plan_chunks(plan, plan->slices_at_once, size);
   return true;
-}
-
-/* The one part of a plan in tiles. */
-static Status tile_part(bool spreads, Plan *plan) {
-  Part *part = malloc(sizeof *part + (size_t)(plan->places + plan->kernel) * sizeof(int64_t));
-  const Frame *frame = &plan->frame;
-  int64_t size[AXES];
-  if (!part)
-    return fail(E_MEMORY, "out of memory");
-  *part = (Part){.taps = plan->places, .offset = (int64_t *)(part + 1)};
-  part->weight = part->offset + plan->places;
-  for (int i = 0; i < AXES; i++) {
-    part->count[i] = (plan->result[i] + plan->tile[i] - 1) / plan->tile[i];
-    part->step[i] = plan->tile[i];
-    size[i] = transform_size(TRANSFORM_INPUT, 0, plan->tile[i]);
-  }
-  for (int64_t i = 0; i < plan->places; i++)
-    part->offset[i] =
-        i / size[2] / size[1] * frame->slice + i / size[2] % size[1] * frame->row + frame_place(frame, i % size[2]);
-  for (int64_t i = 0; i < plan->kernel; i++)
-    part->weight[i] = spreads ? plan->kernel - 1 - i : i;
-  plan->parts = part;
-  plan->n_parts = 1;
-  plan->covers = true;
-  return OK;
 }
 
 Status plan_parts(const Convolution *c, bool spreads, Plan *plan) {
   if (plan->tiled)
-    return tile_part(spreads, plan);
+    return OK;
   int64_t n[AXES], covered = 0;
   Reach reach;
   frame_of_input(c, true, &reach);
@@ -221,10 +214,16 @@ Status plan_parts(const Convolution *c, bool spreads, Plan *plan) {
   return OK;
 }
 
-int64_t plan_packed(const Plan *plan) {
+int64_t plan_tiles(const Plan *plan) {
+  return plan->samples * plan->count[0] * plan->count[1] * plan->count[2];
+}
+
+int64_t plan_packed(const Plan *plan, size_t size) {
   if (plan->fused)
     return 0;
-  return plan->groups * plan->rows * plan->channels * (plan->tiled ? plan->places : plan->kernel);
+  if (plan->tiled)
+    return plan->groups * lanes(plan->rows, size) * plan->channels * plan->places;
+  return plan->groups * plan->rows * plan->channels * plan->kernel;
 }
 
 int64_t plan_slices(const Plan *plan) {
@@ -236,5 +235,7 @@ int64_t plan_plane(const Plan *plan) {
 }
 
 int64_t plan_laid(const Plan *plan) {
+  if (plan->tiled)
+    return plan->local ? 0 : plan->groups * plan->places * plan->pitch * plan->at_once;
   return plan->direct ? 0 : plan->samples_at_once * plan->groups * plan->channels * plan_plane(plan);
 }

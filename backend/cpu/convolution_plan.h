@@ -5,7 +5,14 @@
 
 #include "backend/cpu/tiles.h"
 
-enum { MOST_TAPS = 27 }; /* of a kernel whose results are made in tiles */
+/* A task in tiles has in its scratch the sums of its tiles and what turns lines of them, and may have their places and
+ * weights. */
+enum {
+  LOCAL_BYTES = 640 << 10, /* of places and sums */
+  SUMS_BYTES = 512 << 10,
+  WEIGHT_BYTES = 256 << 10,
+  TURN_BYTES = 128 << 10
+};
 
 /* Results at first + i * step along each axis, from the taps of the frame that lie `offset` from i * reach. What a
  * gradient of the input reads at one place depends on the place's remainders by the strides: each is a part, with some
@@ -26,9 +33,13 @@ typedef struct {
   int64_t depth;                              /* slices that a result's taps span */
   int64_t samples_at_once, slices_at_once;    /* of results, so that what they read is laid out at once */
   bool direct;                                /* the frame is the input as it lies */
-  bool tiled;                                 /* results are made in tiles (winograd.inc) */
-  int64_t tile[AXES], places;                 /* of a tile: results along each axis, and what they read */
+  bool tiled;                                 /* results are made in tiles (winograd.inc): */
+  int64_t tile[AXES], places, count[AXES];    /* of a tile: results along each axis, what they read; and how many */
+  int64_t pitch;                              /* channels side by side at a place, and from one tile to the next */
+  int64_t block, at_once;                     /* tiles of a task, and whose places are laid out at once */
+  bool local;                                 /* each task lays out its own tiles, in its scratch */
   bool fused;                                 /* tiles are few: who needs weights at their places packs them */
+  bool flips;                                 /* the last tap first */
   bool covers;                                /* every result belongs to a part */
   int n_parts;
   Part *parts;
@@ -40,8 +51,11 @@ bool plan_sizes(const Convolution *c, bool spreads, size_t size, Plan *plan);
 /* The parts, in memory that `free(plan->parts)` releases. */
 Status plan_parts(const Convolution *c, bool spreads, Plan *plan);
 
+/* Tiles in all. */
+int64_t plan_tiles(const Plan *plan);
+
 /* Elements of the packed weights. */
-int64_t plan_packed(const Plan *plan);
+int64_t plan_packed(const Plan *plan, size_t size);
 
 /* Slices of the frame that are laid out at once, and elements of a channel and of all of them. */
 int64_t plan_slices(const Plan *plan);

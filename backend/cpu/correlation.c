@@ -104,16 +104,6 @@ static int64_t blocks(const Plan *p, int64_t samples, int64_t slices) {
   return up(samples, p->block[0]) * up(slices, p->block[1]) * up(p->c.y[1], p->block[2]);
 }
 
-/* Tiles of a line that a thread's scratch holds, before and between transforms, `bytes` of each place. */
-static int64_t tiles_at_once(const Plan *p, int64_t bytes) {
-  int64_t size = 1, between = 1;
-  for (int i = 0; i < AXES; i++) {
-    size *= i < 2 ? transform_size(TRANSFORM_INPUT, 1, p->results[i]) : p->results[i] + 1;
-    between *= transform_size(TRANSFORM_INPUT, 1, p->results[i]);
-  }
-  return (POOL_SCRATCH_BYTES / bytes - 2 * size) / (size + between);
-}
-
 /* Lines of tiles: V, Z and U are what is laid out of X and dY, and the sums. False where tiles do not pay. */
 static bool plan_tiles(Plan *p, int64_t size) {
   p->tiled = tiles_choose(&p->c, p->c.y, p->c.channels, p->c.filters, p->results);

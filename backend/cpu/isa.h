@@ -49,6 +49,10 @@ typedef struct {
 typedef void SweepF32(const Sweep *sweep, const float *a, const float *b, float *c, int64_t row, bool add);
 typedef void SweepF64(const Sweep *sweep, const double *a, const double *b, double *c, int64_t row, bool add);
 
+/* The same of A's rows where they lie, `line` elements apart, over k columns of A and as many rows of B. */
+typedef void LinesF32(int64_t k, const float *a, int64_t line, const float *b, float *c, int64_t row, bool add);
+typedef void LinesF64(int64_t k, const double *a, int64_t line, const double *b, double *c, int64_t row, bool add);
+
 /* Neighbours in a strip that are neighbours in memory: n elements at `from` go to place `to` of the strip. `result` is
  * the caller's. */
 typedef struct {
@@ -99,24 +103,11 @@ typedef void TransformF32(TransformKind kind, const int64_t tile[TRANSFORM_AXES]
 typedef void TransformF64(TransformKind kind, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const double *from,
                           int64_t from_apart, double *to, int64_t to_apart);
 
-/* A frame that tiles read: how many lines of it, along two axes, and how they lie apart; where the places of a line
- * lie. */
-typedef struct {
-  int64_t lines[2], slice, row, place[MOST_TILE_REACH];
-} TileFrame;
-
-/* TRANSFORM_INPUT of one strip of tiles, straight from their frame: `from` of a run, a tile of which follows the other.
- * With places up to 64 the strip has 2 vectors, with more of them one. A vector behind each run may be read. */
-typedef void SpreadF32(const TileFrame *frame, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const Run *runs,
-                       int64_t n_runs, const float *from, float *to, int64_t apart);
-typedef void SpreadF64(const TileFrame *frame, const int64_t tile[TRANSFORM_AXES], int64_t lanes, const Run *runs,
-                       int64_t n_runs, const double *from, double *to, int64_t apart);
-
 /* TRANSFORM_INPUT or TRANSFORM_COTANGENT of `tiles` neighbours along the last axis, `width` lanes (vectors) of each,
- * which begin `tile` places behind one another: from [lines][row] to places `apart`, tile by tile. What lies between
- * takes (elements before axis 0) · (behind axis 1) · (behind axis 2) · tiles · width. */
+ * which begin `tile` places behind one another: from [lines][row] to places `apart`, tiles `pitch` from one another.
+ * TRANSFORM_RESULT goes back, from places to lines. What lies between takes a vector of each tile's places. */
 typedef struct {
-  int64_t tile[TRANSFORM_AXES], tiles, width, row, apart; /* row: elements of a line, lanes included */
+  int64_t tile[TRANSFORM_AXES], tiles, width, row, pitch, apart; /* row: elements of a line, lanes included */
 } TileLine;
 typedef void TransformLineF32(TransformKind kind, const TileLine *line, const float *from, float *between, float *to);
 typedef void TransformLineF64(TransformKind kind, const TileLine *line, const double *from, double *between,
@@ -194,14 +185,14 @@ typedef struct {
   PackF64 *pack_a_f64, *pack_b_f64;
   SweepF32 *sweep_f32[MOST_TILE_ROWS][2]; /* by height - 1 (up to tile_rows) and vectors - 1 */
   SweepF64 *sweep_f64[MOST_TILE_ROWS][2];
+  LinesF32 *lines_f32[MOST_TILE_ROWS][2];
+  LinesF64 *lines_f64[MOST_TILE_ROWS][2];
   LayF32 *lay_f32;
   LayF64 *lay_f64;
   TurnF32 *turn_f32;
   TurnF64 *turn_f64;
   TransformF32 *transform_f32;
   TransformF64 *transform_f64;
-  SpreadF32 *spread_f32;
-  SpreadF64 *spread_f64;
   TransformLineF32 *transform_line_f32;
   TransformLineF64 *transform_line_f64;
   AttendF32 attend_f32;

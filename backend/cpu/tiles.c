@@ -1,6 +1,8 @@
 /* Which tiles of results convolutions of 3 taps an axis are made in. */
 #include "backend/cpu/tiles.h"
 
+#include <string.h>
+
 /* About what tiles of these sizes cost, where a sum's product of one element with another costs 1: each place of a tile
  * is laid out and transformed for every channel and row. Weights at all places are written and read. */
 static double tiles_cost(const Convolution *c, const int64_t results[AXES], int64_t channels, int64_t rows,
@@ -50,3 +52,24 @@ bool tiles_choose(const Convolution *c, const int64_t results[AXES], int64_t cha
   }
   return found;
 }
+
+int64_t tiles_in_scratch(const int64_t tile[AXES], int64_t bytes, int64_t lane_bytes) {
+  int64_t size = 1, between = 1;
+  for (int i = 0; i < AXES; i++) {
+    size *= i < 2 ? transform_size(TRANSFORM_INPUT, 1, tile[i]) : tile[i] + 1;
+    between *= transform_size(TRANSFORM_INPUT, 1, tile[i]);
+  }
+  return (bytes / lane_bytes - 2 * size) / (size + between);
+}
+
+#define T float
+#define S(name) name##_f32
+#include "backend/cpu/tiles.inc"
+#undef T
+#undef S
+
+#define T double
+#define S(name) name##_f64
+#include "backend/cpu/tiles.inc"
+#undef T
+#undef S
