@@ -67,7 +67,7 @@ Status measure_run(Job *job, FILE *out) {
   TRY(job_bind(job));
   TRY(job_differentiate(job));
   TRY(job_plan(job, NULL));
-  TRY(costs_measure(job, BUDGET_SECONDS, true, &costs));
+  TRY(costs_measure(job, NULL, BUDGET_SECONDS, true, &costs));
   TRY(costs_tell(job, costs));
   add_up(job->decided.graph, costs->planned.profiles[0].node_seconds, rows);
   qsort(rows, OP_COUNT, sizeof *rows, by_seconds);

@@ -62,14 +62,16 @@ Status cache_about(const Job *job, int rank, size_t bytes, const char **about) {
   library[strcspn(library, ",\n")] = '\0';
   *about = arena_format(job->arena,
                         "%s %s %s; build %" PRId64 " %" PRId64 ".%09" PRId64
-                        "; %s; %d ranks of %d threads on %d cores%s; %s%s; 4^%d bytes",
+                        "; %s; %d ranks of %d threads on %d cores%s; %s%s%s%s; 4^%d bytes",
                         device->backend->name, decided->request.devices[rank].name, instructions, build.bytes,
                         build.seconds, build.nanoseconds, processor, decided->cores.ranks, decided->threads,
                         cores_usable(&decided->cores), decided->cores.pinned ? ", pinned" : "",
                         !job->asked.world->mpi ? "threads"
                         : *library             ? library
                                                : "MPI",
-                        job->asked.world->mpi && transport_mpi_copies_twice() ? ", two copies" : "", walked);
+                        job->asked.world->mpi && transport_mpi_copies_twice() ? ", two copies" : "",
+                        device->backend->is_host ? "" : "; on ", device->backend->is_host ? "" : decided->device_text,
+                        walked);
   return *about ? OK : status_code();
 }
 
@@ -144,7 +146,7 @@ static void take_links(const json_t *list, Cached *cached) {
 Status cache_read(Arena *arena, const char *about, const Kinds *kinds, Cached *cached) {
   char path[4096], name[33];
   json_t *root = NULL;
-  *cached = (Cached){.action_seconds = -1, .step_seconds = -1};
+  *cached = (Cached){.action_seconds = -1, .step_seconds = -1, .bus_seconds = -1, .wire_seconds = -1};
   TRY(ARENA_NEW(arena, cached->kind_seconds, kinds->n));
   for (int k = 0; k < kinds->n; k++)
     cached->kind_seconds[k] = -1;
@@ -159,6 +161,8 @@ Status cache_read(Arena *arena, const char *about, const Kinds *kinds, Cached *c
   }
   cached->action_seconds = seconds_of(json_object_get(root, "action_seconds"));
   cached->step_seconds = seconds_of(json_object_get(root, "step_seconds"));
+  cached->bus_seconds = seconds_of(json_object_get(root, "bus_byte_seconds"));
+  cached->wire_seconds = seconds_of(json_object_get(root, "wire_byte_seconds"));
   take_links(json_object_get(root, "links"), cached);
   json_decref(root);
   return OK;
@@ -186,6 +190,10 @@ static void add_all(json_t *root, const Kinds *kinds, const Cached *cached) {
     json_object_set_new(root, "action_seconds", json_real(cached->action_seconds));
   if (cached->step_seconds >= 0)
     json_object_set_new(root, "step_seconds", json_real(cached->step_seconds));
+  if (cached->bus_seconds >= 0)
+    json_object_set_new(root, "bus_byte_seconds", json_real(cached->bus_seconds));
+  if (cached->wire_seconds >= 0)
+    json_object_set_new(root, "wire_byte_seconds", json_real(cached->wire_seconds));
   if (cached->n_links)
     json_object_set_new(root, "links", links_json(cached));
 }

@@ -12,11 +12,13 @@ typedef struct {
   double *kind_seconds; /* [kinds]; negative: not known */
   double action_seconds, step_seconds;
   LinkSample links[LINK_SAMPLES];
-  int n_links; /* 0: not known */
+  int n_links;                      /* 0: not known */
+  double bus_seconds, wire_seconds; /* of a byte; negative: not known */
 } Cached;
 
 /* What all that is measured depends on, beside the nodes: backend, instruction set, this build, processor, cores,
- * threads, busy ranks, transport, and by powers of 4 how many bytes a rank's steps walk through. */
+ * threads, busy ranks, transport, which devices they have, and by powers of 4 how many bytes a rank's steps walk
+ * through. */
 Status cache_about(const Job *job, int rank, size_t bytes, const char **about);
 
 /* Fills *cached, all unknown where nothing is there. Fails E_MEMORY alone. */

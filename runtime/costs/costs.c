@@ -39,6 +39,8 @@ static Status run(RankThread *t) {
   if (!own)
     return link_withdraw(t->link, fail(E_MEMORY, "out of memory: %zu bytes", n * sizeof *own));
   Status status = measure_rank(m, t->rank, t->link, own);
+  if (status == OK)
+    status = measure_wires(m, t->rank, t->link, own + m->job->decided.graph->n_nodes);
   if (status == OK && t->link)
     status = measure_links(t->link, t->rank, t->samples);
   if (status == OK && t->rank)
@@ -230,7 +232,23 @@ static bool knows_all(const Measure *m, const Class *class) {
   for (int k = 0; k < m->kinds.n; k++)
     if (class->runs[k] && class->cached.kind_seconds[k] < 0)
       return false;
-  return class->cached.action_seconds >= 0 && (m->job->decided.ranks == 1 || class->cached.n_links);
+  bool has_bus = m->job->decided.devices[class->first].backend->is_host || class->cached.bus_seconds >= 0;
+  bool has_wires = !measures_wires(m) || class->cached.wire_seconds >= 0;
+  return class->cached.action_seconds >= 0 && has_bus && has_wires &&
+         (m->job->decided.ranks == 1 || class->cached.n_links);
+}
+
+/* Of seconds of a byte; 0: they are not known. */
+static double rate_of(double seconds) {
+  return seconds > 0 ? 1 / seconds : 0;
+}
+
+/* Of all ranks; negative: there is none. */
+static double slowest_wire(const Measure *m, const double *all) {
+  double slowest = -1;
+  for (int r = 0; r < m->job->decided.ranks; r++)
+    slowest = fmax(slowest, all[(size_t)r * count_numbers(m) + m->job->decided.graph->n_nodes + OF_WIRE]);
+  return slowest;
 }
 
 /* Takes what was measured, if anything was, and keeps it. */
@@ -245,12 +263,17 @@ static Status take_class(const Measure *m, const double *all, Class *class, bool
     double action = mean_of(m, all, class->like, OF_ACTION), step = mean_of(m, all, class->like, OF_STEP);
     cached->action_seconds = action >= 0 ? action : cached->action_seconds;
     cached->step_seconds = step >= 0 ? step : cached->step_seconds;
+    double bus = mean_of(m, all, class->like, OF_BUS), wire = slowest_wire(m, all);
+    cached->bus_seconds = bus >= 0 ? bus : cached->bus_seconds;
+    cached->wire_seconds = wire >= 0 ? wire : cached->wire_seconds;
     cached->n_links = costs->n_links;
     memcpy(cached->links, costs->links, sizeof cached->links);
     cache_write(class->about, &m->kinds, cached);
   }
   CostsKnown *known = &costs->of_devices[costs->n_devices++];
-  *known = (CostsKnown){.device = job->decided.devices[class->first].backend->name, .about = class->about};
+  *known = (CostsKnown){.device = job->decided.devices[class->first].backend->name,
+                        .about = class->about,
+                        .bus_bytes_per_second = rate_of(cached->bus_seconds)};
   for (int k = 0; k < m->kinds.n; k++) {
     known->kinds += class->runs[k];
     known->known += class->runs[k] && cached->kind_seconds[k] >= 0;
@@ -266,15 +289,25 @@ static Status take_class(const Measure *m, const double *all, Class *class, bool
 static Status put_together(const Measure *m, const double *all, Class *classes, int n, bool measured, Costs *costs) {
   Job *job = m->job;
   Profile *profiles;
+  double *bus, wire = -1;
   TRY(ARENA_NEW(job->arena, profiles, job->decided.ranks));
   TRY(ARENA_NEW(job->arena, costs->of_devices, n));
   if (job->decided.ranks > 1)
     costs->n_links = LINK_SAMPLES;
   if (!measured)
     memcpy(costs->links, classes[0].cached.links, sizeof costs->links);
-  for (int c = 0; c < n; c++)
+  TRY(ARENA_NEW(job->arena, bus, job->decided.ranks));
+  for (int c = 0; c < n; c++) {
+    const Class *class = &classes[c];
     TRY(take_class(m, all, &classes[c], measured, costs, profiles));
+    for (int r = 0; r < job->decided.ranks; r++)
+      if (class->like[r])
+        bus[r] = rate_of(class->cached.bus_seconds);
+    wire = fmax(wire, class->cached.wire_seconds);
+  }
   costs->planned.profiles = profiles;
+  costs->planned.bus_bytes_per_second = bus;
+  costs->planned.wire_bytes_per_second = rate_of(wire);
   costs->planned.capacity = costs_capacity(job);
   if (costs->n_links)
     costs->planned.link = fit_link(costs->links, costs->n_links);
@@ -313,7 +346,7 @@ static Status prepare(Measure *m, Class **classes, int *n, double **all, Costs *
   return job->asked.world->rank ? OK : find_classes(m, *classes, n);
 }
 
-Status costs_measure(Job *job, double budget_seconds, bool anew, Costs **out) {
+Status costs_measure(Job *job, const Boundaries *boundaries, double budget_seconds, bool anew, Costs **out) {
   const World *world = job->asked.world;
   double begun = clock_seconds(), capacity = costs_capacity(job), *all;
   Measure m = {.job = job, .groups = capacity > 0 ? (int)ceil(job->decided.ranks / capacity) : 1};
@@ -322,13 +355,20 @@ Status costs_measure(Job *job, double budget_seconds, bool anew, Costs **out) {
   bool measures;
   int n = 0;
   *out = NULL;
+  if (boundaries) {
+    m.boundaries = *boundaries;
+    m.boundaries.copies = NULL; /* those are for the executors */
+  }
   m.budget_seconds = budget_seconds / m.groups;
   Status status = prepare(&m, &classes, &n, &all, &costs);
   if (status != OK)
     return world->mpi && job->decided.ranks > 1 ? link_withdraw(&world->link, status) : status;
   TRY(decide(&m, classes, n, anew, &measures));
-  if (measures)
-    TRY(run_ranks(&m, all, costs->links));
+  if (measures && boundaries && boundaries->copies)
+    TRY(copies_open(boundaries->ranks, &m.boundaries.copies));
+  status = measures ? run_ranks(&m, all, costs->links) : OK;
+  copies_close(m.boundaries.copies);
+  TRY(status);
   if (world->rank)
     return OK;
   TRY(put_together(&m, all, classes, n, measures, costs));
@@ -338,16 +378,21 @@ Status costs_measure(Job *job, double budget_seconds, bool anew, Costs **out) {
 }
 
 Status costs_tell(Job *job, const Costs *costs) {
-  char beside[96] = "", since[64] = ", from before";
+  char beside[96] = "", between[64] = "", since[64] = ", from before";
   if (costs->n_links)
     snprintf(beside, sizeof beside, "; messages %.3g us + %.3g GB/s", 1e6 * costs->planned.link.latency_seconds,
              1e-9 * costs->planned.link.bytes_per_second);
+  if (costs->planned.wire_bytes_per_second > 0)
+    snprintf(between, sizeof between, "; between devices %.3g GB/s", 1e-9 * costs->planned.wire_bytes_per_second);
   if (costs->seconds > 0)
     snprintf(since, sizeof since, ", in %.2g s (--no-measure)", costs->seconds);
   for (int i = 0; i < costs->n_devices; i++) {
     const CostsKnown *known = &costs->of_devices[i];
-    TRY(job_decide(job, "costs", "measured for %d of %d kinds of nodes on %s%s%s", known->known, known->kinds,
-                   known->device, i ? "" : beside, since));
+    char bus[64] = "";
+    if (known->bus_bytes_per_second > 0)
+      snprintf(bus, sizeof bus, ", whose bus has %.3g GB/s", 1e-9 * known->bus_bytes_per_second);
+    TRY(job_decide(job, "costs", "measured for %d of %d kinds of nodes on %s%s%s%s%s", known->known, known->kinds,
+                   known->device, bus, i ? "" : beside, i ? "" : between, since));
   }
   return OK;
 }

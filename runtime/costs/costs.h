@@ -7,6 +7,7 @@
 #ifndef RUNTIME_COSTS_COSTS_H
 #define RUNTIME_COSTS_COSTS_H
 
+#include "runtime/executor/boundary.h"
 #include "runtime/job/job.h"
 
 /* One size of message between two ranks: seconds from posting to arrival, up (from the lower rank) and down. */
@@ -18,9 +19,10 @@ typedef struct {
 enum { LINK_SAMPLES = 6 };
 
 typedef struct {
-  const char *device; /* its backend */
-  const char *about;  /* of its entry in the cache */
-  int kinds, known;   /* kinds of nodes that its ranks run; those of them that were measured, now or before */
+  const char *device;          /* its backend */
+  const char *about;           /* of its entry in the cache */
+  double bus_bytes_per_second; /* between it and the host's memory; 0: not known, or the host's */
+  int kinds, known;            /* kinds of nodes that its ranks run; those of them that were measured, now or before */
 } CostsKnown;
 
 typedef struct {
@@ -32,10 +34,11 @@ typedef struct {
   int n_devices;
 } Costs;
 
-/* What the job's plan, which every rank has, will run: collective. Where the cache knows all of it, that is it, but
- * `anew`; else all is measured, for about `budget_seconds`, and kept. What stays unknown is scaled from the roofline.
- * On rank 0 *costs, else NULL. Fails where ranks can no longer talk to each other, and E_MEMORY. */
-Status costs_measure(Job *job, double budget_seconds, bool anew, Costs **costs);
+/* What the job's plan, which every rank has, will run, and between ranks that `boundaries` (NULL: none) lie:
+ * collective. Where the cache knows all of it, that is it, but `anew`; else all is measured, for about
+ * `budget_seconds`, and kept. What stays unknown is scaled from the roofline. On rank 0 *costs, else NULL. Fails where
+ * ranks can no longer talk to each other, and E_MEMORY. */
+Status costs_measure(Job *job, const Boundaries *boundaries, double budget_seconds, bool anew, Costs **costs);
 /* How many of the job's ranks can compute at once; 0: all. */
 double costs_capacity(const Job *job);
 

@@ -25,7 +25,7 @@ typedef struct {
   double scalars[STEP_SCALARS];
   Rehearsal pass;
   double *seconds[MOST_PASSES]; /* [n_nodes]: of one call; negative: none */
-  double beside[MOST_PASSES][RANK_NUMBERS];
+  double beside[MOST_PASSES][PASS_NUMBERS];
   int n;        /* passes */
   double until; /* of clock_seconds */
   Stay stay;
@@ -136,7 +136,7 @@ static double median(double *numbers, int n) {
 /* Medians over passes from `first` on, or before it where a node was not called since. */
 static void conclude(const Rank *r, int first, double *numbers) {
   size_t n = r->measure->job->decided.graph->n_nodes;
-  for (size_t i = 0; i < n + RANK_NUMBERS; i++) {
+  for (size_t i = 0; i < n + PASS_NUMBERS; i++) {
     double of_passes[MOST_PASSES];
     for (int k = 0; k < r->n; k++)
       of_passes[k] = i < n ? r->seconds[k][i] : r->beside[k][i - n];

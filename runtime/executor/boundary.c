@@ -2,6 +2,7 @@
 #include "runtime/executor/boundary.h"
 
 #include <string.h>
+#include <time.h>
 
 /* Tests set it, to have NCCL between threads. */
 bool boundary_threads_are_processes = false;
@@ -33,6 +34,31 @@ Status boundary_place(const RankDevice *devices, int rank, bool processes, RankP
     return OK;
   place->nccl = processes ? wire_nccl_version() : 0; /* it is large: not loaded where it is not needed */
   return own->backend->identify(own->device, place->device);
+}
+
+const WireKind *boundary_wire(Way way) {
+  static const WireKind *const kinds[WAYS] = {[WAY_COPY] = &wire_copy, [WAY_NCCL] = &wire_nccl};
+  return kinds[way];
+}
+
+Status boundary_open_wire(const Boundaries *b, Way way, const WireSpec *spec, WireEnd **end) {
+  if (way == WAY_NCCL)
+    return wire_nccl_open(spec, end);
+  for (int r = 0; r < b->ranks; r++)
+    if (spec->peers[r])
+      TRY(spec->backend->reach(spec->stream, b->devices[r].device));
+  return wire_copy_open(b->copies, spec, end);
+}
+
+Status boundary_settle(WireEnd *nccl, const Backend *backend, Stream *stream) {
+  bool idle = nccl == NULL;
+  for (int looks = 0; !idle; looks++) {
+    TRY(wire_nccl.check(nccl));
+    TRY(backend->stream_idle(stream, &idle));
+    if (!idle && looks > 100)
+      nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+  }
+  return backend->stream_wait(stream);
 }
 
 Status boundaries_open(Arena *arena, const RankDevice *devices, const RankPlace *places, int ranks, Boundaries *b) {

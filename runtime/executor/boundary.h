@@ -47,6 +47,15 @@ static inline bool boundaries_alone(const Boundaries *boundaries, int rank) {
 /* Where rank r of `devices` [ranks] computes; processes: each rank is one. E_DEVICE where there is no such device. */
 Status boundary_place(const RankDevice *devices, int rank, bool processes, RankPlace *place);
 
+/* What moves bytes that way; NULL: the transport does. */
+const WireKind *boundary_wire(Way way);
+/* Opens a rank's wires of that way, as its kind has them opened: collective, where that is. */
+Status boundary_open_wire(const Boundaries *boundaries, Way way, const WireSpec *spec, WireEnd **end);
+
+/* Until the stream is idle; over NCCL it may wait for a peer that is no more, which is noticed. nccl: NULL where it
+ * has no wires of that kind. */
+Status boundary_settle(WireEnd *nccl, const Backend *backend, Stream *stream);
+
 /* From everybody's places [ranks]. The caller ends it with boundaries_close. */
 Status boundaries_open(Arena *arena, const RankDevice *devices, const RankPlace *places, int ranks,
                        Boundaries *boundaries);

@@ -1,11 +1,7 @@
 /* The executor's wires: which lanes have them, how the host waits beside them, how a step ends among ranks whose hosts
  * do not wait for each other. Invariant: between connecting and closing, whoever waits for the stream notices when a
  * peer is gone. */
-#include <time.h>
-
 #include "runtime/executor/internal.h"
-
-static const WireKind *const kinds[WAYS] = {[WAY_COPY] = &wire_copy, [WAY_NCCL] = &wire_nccl};
 
 Way executor_way(const Executor *e, int peer) {
   if (e->spec.boundaries)
@@ -14,11 +10,11 @@ Way executor_way(const Executor *e, int peer) {
 }
 
 Status executor_wire_post(Executor *e, Way way, const Transfer *transfers, int n, Ticket *tickets) {
-  return kinds[way]->post(e->wires[way], transfers, n, tickets);
+  return boundary_wire(way)->post(e->wires[way], transfers, n, tickets);
 }
 
 Status executor_wire_wait(Executor *e, Way way, Ticket ticket) {
-  return kinds[way]->wait(e->wires[way], ticket);
+  return boundary_wire(way)->wait(e->wires[way], ticket);
 }
 
 /* The ranks to which this one has a lane or an exchange of that way. */
@@ -55,12 +51,7 @@ static Status connect_way(Executor *e, Way way) {
                    .peers = peers,
                    .transport = e->spec.transport,
                    .endpoint = e->spec.endpoint};
-  if (way == WAY_NCCL)
-    return wire_nccl_open(&spec, &e->wires[way]);
-  for (int r = 0; r < b->ranks; r++)
-    if (peers[r])
-      TRY(spec.backend->reach(e->stream, b->devices[r].device));
-  return wire_copy_open(b->copies, &spec, &e->wires[way]);
+  return boundary_open_wire(b, way, &spec, &e->wires[way]);
 }
 
 Status executor_connect(Executor *e) {
@@ -69,10 +60,10 @@ Status executor_connect(Executor *e) {
     return OK;
   for (int r = 0; r < b->ranks; r++)
     for (int s = 0; s < r; s++)
-      e->hosts_run_ahead |= kinds[boundary_between(b, r, s)] != NULL;
+      e->hosts_run_ahead |= boundary_wire(boundary_between(b, r, s)) != NULL;
   watch_wait(e->spec.watch, WATCH_ALL, false);
   for (Way way = 0; way < WAYS; way++)
-    if (kinds[way])
+    if (boundary_wire(way))
       TRY(connect_way(e, way));
   watch_waited(e->spec.watch);
   return OK;
@@ -81,23 +72,15 @@ Status executor_connect(Executor *e) {
 void executor_disconnect(Executor *e, bool failed) {
   for (int way = WAYS - 1; way >= 0; way--)
     if (e->wires[way]) {
-      kinds[way]->close(e->wires[way], failed);
+      boundary_wire((Way)way)->close(e->wires[way], failed);
       e->wires[way] = NULL;
     }
 }
 
 Status executor_wait(Executor *e) {
-  WireEnd *nccl = e->wires[WAY_NCCL];
-  bool idle = nccl == NULL;
   if (!e->backend->is_host)
     watch_wait(e->spec.watch, WATCH_DEVICE, false);
-  for (int looks = 0; !idle; looks++) { /* the stream may wait for a peer that is no more */
-    TRY(wire_nccl.check(nccl));
-    TRY(e->backend->stream_idle(e->stream, &idle));
-    if (!idle && looks > 100)
-      nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-  }
-  Status status = e->backend->stream_wait(e->stream);
+  Status status = boundary_settle(e->wires[WAY_NCCL], e->backend, e->stream);
   if (!e->backend->is_host)
     watch_waited(e->spec.watch);
   return status;

@@ -33,10 +33,12 @@ typedef struct {
 
 /* What plans follow from, where it was measured. */
 typedef struct {
-  const Profile *profiles;   /* [ranks] */
-  LinkSpec link;             /* all zero: not known */
-  const DeviceSpec *devices; /* [ranks]: instead of what they state; NULL */
-  double capacity;           /* so many ranks can compute at once; 0: all can */
+  const Profile *profiles;            /* [ranks] */
+  LinkSpec link;                      /* all zero: not known */
+  const DeviceSpec *devices;          /* [ranks]: instead of what they state; NULL */
+  const double *bus_bytes_per_second; /* [ranks]: between a rank's device and the host's memory; NULL, 0: not known */
+  double wire_bytes_per_second;       /* between two ranks' devices; 0: not known */
+  double capacity;                    /* so many ranks can compute at once; 0: all can */
 } JobCosts;
 
 /* Initializers that do not train, and have other contents than the model's file says: another file's, or those of the

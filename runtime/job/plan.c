@@ -93,11 +93,15 @@ static Status fill_request(Job *job, const JobCosts *costs) {
   size_t *limits;
   bool inference = decided->graph->loss_sum == NO_VALUE;
   int with_devices = 0;
+  double wire = costs && costs->wire_bytes_per_second > 0 ? costs->wire_bytes_per_second : 20e9;
   TRY(ARENA_NEW(job->arena, devices, decided->ranks));
   TRY(ARENA_NEW(job->arena, limits, decided->ranks));
   TRY(ARENA_NEW(job->arena, staging, decided->ranks));
   for (int r = 0; r < decided->ranks; r++) {
-    staging[r] = decided->devices[r].backend->is_host ? 0 : 10e9; /* a bus, by order of magnitude */
+    bool measured = costs && costs->bus_bytes_per_second && costs->bus_bytes_per_second[r] > 0;
+    staging[r] = decided->devices[r].backend->is_host ? 0
+                 : measured                           ? costs->bus_bytes_per_second[r]
+                                                      : 10e9; /* a bus, by order of magnitude */
     with_devices += !decided->devices[r].backend->is_host;
     if (decided->cluster)
       devices[r] = decided->cluster->devices[r];
@@ -105,6 +109,8 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       TRY(devices_describe(decided->devices, decided->ranks, r, job_ranks_here(job), &devices[r]));
     if (costs && costs->devices)
       devices[r] = costs->devices[r];
+    if (measured && !decided->cluster)
+      devices[r].host_bytes_per_second = staging[r];
     limits[r] = (size_t)job->asked.options->memory_limit;
     if (decided->reserved_bytes) /* of a limit that was given */
       limits[r] = limits[r] > decided->reserved_bytes ? limits[r] - decided->reserved_bytes : 1;
@@ -134,7 +140,7 @@ static Status fill_request(Job *job, const JobCosts *costs) {
       .staging_bytes_per_second = decided->cluster ? NULL : staging,
       /* as boundary_way will choose: copies inside a process, NCCL between processes. It is large: not loaded for less
        */
-      .direct_bytes_per_second = with_devices > 1 && (!job->asked.world->mpi || wire_nccl_version() > 0) ? 20e9 : 0,
+      .direct_bytes_per_second = with_devices > 1 && (!job->asked.world->mpi || wire_nccl_version() > 0) ? wire : 0,
       .profiles = costs ? costs->profiles : NULL,
       .given = job->asked.schedule,
       .recompute_given = options_given(job->asked.options, "recompute"),

@@ -320,7 +320,7 @@ static Status measure(Training *training) {
     training->planned = shared;
     return shared.capacity > 0 && !job->asked.world->rank ? job_plan(job, &shared) : OK;
   }
-  TRY(costs_measure(job, measuring_seconds(training), false, &costs));
+  TRY(costs_measure(job, &training->boundaries, measuring_seconds(training), false, &costs));
   if (!costs)
     return OK;
   TRY(costs_tell(job, costs));

@@ -140,6 +140,56 @@ static void a_plan_holds_devices_and_precision(void **state) {
   unlink(path);
 }
 
+/* What a dry run prints, its costs measured in `cache`. */
+static void dry_run(const char *cache, const char *devices, const char *ranks, char text[16384]) {
+  FILE *out = tmpfile();
+  OnnxpipeOptions *options = onnxpipe_options_create();
+  assert_non_null(out);
+  setenv("XDG_CACHE_HOME", cache, 1);
+  setenv("COLUMNS", "500", 1); /* no line is broken */
+  set(options, "dry-run", "");
+  OnnxpipeModel *model = open_model(options, devices, ranks);
+  if (onnxpipe_train(model, out, NULL, NULL) != ONNXPIPE_OK)
+    FAIL_TEST("%s", onnxpipe_error());
+  rewind(out);
+  text[fread(text, 1, 16383, out)] = '\0';
+  fclose(out);
+  close_model(model, options);
+}
+
+/* The number behind these words; negative: they are not there. */
+static double behind(const char *text, const char *words) {
+  const char *at = strstr(text, words);
+  return at ? strtod(at + strlen(words), NULL) : -1;
+}
+
+/* Buses and wires have rates that were measured, and that are known the next time; wires where there are any. */
+static void links_are_measured(void **state) {
+  static const char BUS[] = "whose bus has ", WIRE[] = "; between devices ";
+  char cache[] = "/tmp/onnxpipe-runs-XXXXXX", text[16384], command[64], before[4096];
+  const char *own = getenv("XDG_CACHE_HOME");
+  snprintf(before, sizeof before, "%s", own ? own : "/nowhere");
+  assert_non_null(mkdtemp(cache));
+  boundary_threads_are_processes = *state != NULL;
+  dry_run(cache, "cuda:0,cuda:1,cuda:2", "3", text);
+  double bus = behind(text, BUS), wire = behind(text, WIRE);
+  if (!(bus > 0 && wire > 0) || strstr(text, "from before"))
+    FAIL_TEST("%s", text);
+  dry_run(cache, "cuda:0,cuda:1,cuda:2", "3", text);
+  if (behind(text, BUS) != bus || behind(text, WIRE) != wire || !strstr(text, "from before"))
+    FAIL_TEST("%g and %g before: %s", bus, wire, text);
+  dry_run(cache, "cuda:0,cpu", "2", text);
+  if (!(behind(text, BUS) > 0) || behind(text, WIRE) >= 0)
+    FAIL_TEST("%s", text);
+  dry_run(cache, "cpu", "2", text);
+  if (behind(text, BUS) >= 0 || behind(text, WIRE) >= 0)
+    FAIL_TEST("%s", text);
+  unsetenv("COLUMNS");
+  setenv("XDG_CACHE_HOME", before, 1);
+  snprintf(command, sizeof command, "rm -r %s", cache);
+  assert_int_equal(system(command), 0);
+}
+
 static void a_loss_that_is_no_number_ends_all(void **state) {
   boundary_threads_are_processes = *state != NULL;
   const char *message = train("lr", "1e30", NULL);
@@ -230,6 +280,8 @@ int main(void) {
       {"ways_are_printed, over NCCL", ways_are_printed, NULL, NULL, (void *)"nccl"},
       cmocka_unit_test(a_plan_holds_devices_and_precision),
       cmocka_unit_test(convolutions_are_told),
+      cmocka_unit_test(links_are_measured),
+      {"links_are_measured, over NCCL", links_are_measured, NULL, NULL, (void *)"nccl"},
       cmocka_unit_test(models_train_as_on_the_host),
       cmocka_unit_test(an_epochs_rest_trains_as_on_the_host),
       {"an_epochs_rest_trains_as_on_the_host, over NCCL", an_epochs_rest_trains_as_on_the_host, NULL, NULL,
