@@ -405,12 +405,13 @@ static Status reduce(Solver *s, size_t most_ideals, bool *exact) {
   int most = 0;
   *exact = true;
   for (;;) {
-    TRY(most ? reduce_to(s->arena, s->problem, most, &s->graph) : reduce_exactly(s->arena, s->problem, &s->graph));
+    TRY(most ? reduce_to(s->problem, most, &s->graph) : reduce_exactly(s->problem, &s->graph));
     TRY(lattice_create(s->arena, &s->graph, most_ideals, &s->lattice));
     if (s->lattice.complete)
       return OK;
     *exact = false;
     most = s->graph.n * 2 / 3 < MOST_NODES ? s->graph.n * 2 / 3 : MOST_NODES;
+    reduced_free(&s->graph);
     arena_destroy(s->arena);
     s->arena = arena_create();
     if (!s->arena)
@@ -434,6 +435,7 @@ Status partition_graph(const PartitionGraph *problem, size_t most_ideals, double
   if (!s.arena)
     return status_code();
   Status status = solve(&s, most_ideals, result);
+  reduced_free(&s.graph);
   arena_destroy(s.arena);
   return status;
 }

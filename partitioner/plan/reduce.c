@@ -6,7 +6,7 @@
 #include <string.h>
 
 typedef struct {
-  Arena *arena;
+  Arena *arena; /* of the nodes that were made last */
   const PartitionGraph *problem;
   int *group; /* [n_items] */
 } Groups;
@@ -216,9 +216,13 @@ static Status list_tensors(const Groups *g, Reduced *r) {
   return list_pairs(g->arena, r->n, n_pairs, at, of, &r->tensors);
 }
 
-static Status build(const Groups *g, Reduced *r) {
+/* The nodes that the groups make, in place of those before. */
+static Status build(Groups *g, Reduced *r) {
   const PartitionGraph *p = g->problem;
-  *r = (Reduced){0};
+  reduced_free(r);
+  r->arena = g->arena = arena_create();
+  if (!g->arena)
+    return status_code();
   TRY(number_nodes(g, r));
   TRY(list_edges(g, r));
   TRY(list_tensors(g, r));
@@ -311,8 +315,13 @@ static void adopt(const Groups *g, const Reduced *r, const int *item) {
     join(g->group, i, item[r->node_of[i]]);
 }
 
+void reduced_free(Reduced *reduced) {
+  arena_destroy(reduced->arena);
+  *reduced = (Reduced){0};
+}
+
 static Status begin(Arena *arena, const PartitionGraph *problem, Groups *g) {
-  *g = (Groups){.arena = arena, .problem = problem};
+  *g = (Groups){.problem = problem};
   TRY(ARENA_NEW(arena, g->group, problem->n_items));
   for (int i = 0; i < problem->n_items; i++)
     g->group[i] = i;
@@ -342,10 +351,18 @@ static Status reduce_groups(Groups *g, bool freely, Reduced *r) {
   return OK;
 }
 
-Status reduce_exactly(Arena *arena, const PartitionGraph *problem, Reduced *reduced) {
+static Status exactly(Arena *arena, const PartitionGraph *problem, Reduced *reduced) {
   Groups g;
   TRY(begin(arena, problem, &g));
   return reduce_groups(&g, !problem->relay, reduced); /* no device may be left without a node there */
+}
+
+Status reduce_exactly(const PartitionGraph *problem, Reduced *reduced) {
+  Arena *arena = arena_create();
+  *reduced = (Reduced){0};
+  Status status = arena ? exactly(arena, problem, reduced) : status_code();
+  arena_destroy(arena);
+  return status;
 }
 
 typedef struct {
@@ -379,23 +396,65 @@ static Bond find_bond(const Reduced *r, int node) {
   return bond;
 }
 
-Status reduce_to(Arena *arena, const PartitionGraph *problem, int most, Reduced *r) {
+/* A node of so many neighbours is a hub. What touches but two of these would be put to them one after the other, until
+ * they are all: branches are put to each other first. */
+enum { HUB = 8 };
+
+static int count_of(const Lists *lists, int node) {
+  return lists->first[node + 1] - lists->first[node];
+}
+
+/* Whether the node lies alone between two hubs. */
+static bool is_branch(const Reduced *r, int node) {
+  if (count_of(&r->before, node) != 1 || count_of(&r->after, node) != 1)
+    return false;
+  return count_of(&r->after, r->before.at[r->before.first[node]]) > HUB &&
+         count_of(&r->before, r->after.at[r->after.first[node]]) > HUB;
+}
+
+/* Pairs of branches between the same hubs, those first that take least; returns how many. `bonds` [n] and `pending` [n]
+ * are room. */
+static int join_branches(const Groups *g, const Reduced *r, const int *item, bool *touched, Bond *bonds, int *pending,
+                         int most) {
+  int n = 0, joined = 0;
+  for (int v = 0; v < r->n; v++) {
+    pending[v] = -1;
+    if (is_branch(r, v))
+      bonds[n++] = (Bond){r->seconds[0][v], v, -1};
+  }
+  qsort(bonds, (size_t)n, sizeof *bonds, compare_bonds);
+  for (int i = 0; i < n && joined < most; i++) {
+    int v = bonds[i].node, *other = &pending[r->before.at[r->before.first[v]]];
+    if (*other < 0 || r->after.at[r->after.first[*other]] != r->after.at[r->after.first[v]]) {
+      *other = v;
+      continue;
+    }
+    touched[v] = touched[*other] = true;
+    joined += join(g->group, item[*other], item[v]);
+    *other = -1;
+  }
+  return joined;
+}
+
+static Status put_together(Arena *arena, const PartitionGraph *problem, int most, Reduced *r) {
   Groups g;
   TRY(begin(arena, problem, &g));
   TRY(reduce_groups(&g, true, r));
   while (r->n > most) {
-    int *item, n = 0, joined = 0;
+    int *item, *pending, n = 0, joined = 0, wanted = (r->n - most + 1) / 2 + 1;
     bool *touched;
     Bond *bonds;
     TRY(name_items(&g, r, &item));
-    TRY(ARENA_NEW(arena, touched, r->n));
-    TRY(ARENA_NEW(arena, bonds, r->n));
+    TRY(ARENA_NEW(g.arena, pending, r->n));
+    TRY(ARENA_NEW(g.arena, touched, r->n));
+    TRY(ARENA_NEW(g.arena, bonds, r->n));
+    joined += join_branches(&g, r, item, touched, bonds, pending, wanted);
     for (int v = 0; v < r->n; v++) {
       bonds[n] = find_bond(r, v);
       n += bonds[n].other >= 0;
     }
     qsort(bonds, (size_t)n, sizeof *bonds, compare_bonds);
-    for (int i = 0; i < n && joined < (r->n - most + 1) / 2 + 1; i++) {
+    for (int i = 0; i < n && joined < wanted; i++) {
       if (touched[bonds[i].node] || touched[bonds[i].other])
         continue;
       touched[bonds[i].node] = touched[bonds[i].other] = true;
@@ -407,4 +466,12 @@ Status reduce_to(Arena *arena, const PartitionGraph *problem, int most, Reduced 
     TRY(reduce_groups(&g, true, r));
   }
   return OK;
+}
+
+Status reduce_to(const PartitionGraph *problem, int most, Reduced *reduced) {
+  Arena *arena = arena_create();
+  *reduced = (Reduced){0};
+  Status status = arena ? put_together(arena, problem, most, reduced) : status_code();
+  arena_destroy(arena);
+  return status;
 }

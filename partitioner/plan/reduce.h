@@ -12,6 +12,7 @@ typedef struct {
 
 /* Nodes are in topological order, edges and tensors are there once, tensors of one node are left out. */
 typedef struct {
+  Arena *arena; /* its own: what was made on the way to it is gone */
   int n, n_tensors;
   int *node_of;        /* [n_items] */
   double **seconds;    /* [n_kinds][n] */
@@ -22,10 +23,13 @@ typedef struct {
   double *tensor_seconds;
 } Reduced;
 
-/* Items of a cycle, and nodes that it costs nothing to move to their neighbour, are one. */
-Status reduce_exactly(Arena *arena, const PartitionGraph *problem, Reduced *reduced);
+/* Items of a cycle, and nodes that it costs nothing to move to their neighbour, are one. The caller ends it with
+ * reduced_free, also where this fails. */
+Status reduce_exactly(const PartitionGraph *problem, Reduced *reduced);
 
 /* Puts nodes together until at most `most` are left: those first that exchange most for their seconds. */
-Status reduce_to(Arena *arena, const PartitionGraph *problem, int most, Reduced *reduced);
+Status reduce_to(const PartitionGraph *problem, int most, Reduced *reduced);
+
+void reduced_free(Reduced *reduced);
 
 #endif

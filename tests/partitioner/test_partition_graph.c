@@ -228,10 +228,49 @@ static void too_many_ideals_are_approximated(void **state) {
   assert_true(partition.load_seconds >= all / COUNT && partition.load_seconds < 1.2 * all / COUNT);
 }
 
+/* What lies between two hubs alone is not put to them, one after the other, until one device has it all. */
+static void branches_are_shared_out(void **state) {
+  (void)state;
+  enum { BRANCHES = 200, ITEMS = BRANCHES + 2, COUNT = 4 };
+  static int from[2 * BRANCHES], to[2 * BRANCHES], first[ITEMS + 1], item[2 * ITEMS + 2 * BRANCHES], device[ITEMS];
+  static double seconds[ITEMS], tensor_seconds[ITEMS];
+  int n = 0;
+  for (int i = 0; i < ITEMS; i++) {
+    bool branch = i > 0 && i < ITEMS - 1;
+    seconds[i] = branch;
+    tensor_seconds[i] = 0.01;
+    item[n++] = i;
+    if (branch) {
+      from[i - 1] = 0;
+      to[i - 1] = from[BRANCHES + i - 1] = i;
+      to[BRANCHES + i - 1] = ITEMS - 1;
+      item[n++] = ITEMS - 1;
+    }
+    for (int k = 1; i == 0 && k <= BRANCHES; k++)
+      item[n++] = k;
+    first[i + 1] = n;
+  }
+  DeviceKind kind = {COUNT, seconds, INFINITY, false};
+  PartitionGraph p = {.n_items = ITEMS,
+                      .n_edges = 2 * BRANCHES,
+                      .n_tensors = ITEMS,
+                      .n_kinds = 1,
+                      .from = from,
+                      .to = to,
+                      .tensor_first = first,
+                      .tensor_item = item,
+                      .tensor_seconds = tensor_seconds,
+                      .kinds = &kind};
+  GraphPartition partition = {.device = device};
+  ASSERT_OK(partition_graph(&p, 20000, 2e7, &partition));
+  assert_true(partition.load_seconds >= BRANCHES / COUNT && partition.load_seconds < 1.2 * BRANCHES / COUNT);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(equals_brute_force),
       cmocka_unit_test(too_many_ideals_are_approximated),
+      cmocka_unit_test(branches_are_shared_out),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
