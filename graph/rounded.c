@@ -5,7 +5,7 @@
 #include "graph/memory.h"
 #include "graph/op.h"
 
-enum { GEMM_ROW = 2, HEAD_W = 2 };
+enum { GEMM_ROW = 2, PRODUCT_BESIDE = 2, HEAD_W = 2 };
 
 bool node_rounds(const Graph *g, const Node *node, int k) {
   if (node->precision != PRECISION_BF16 || node->in[k] == NO_VALUE || graph_value(g, node->in[k])->dtype != F32)
@@ -14,7 +14,12 @@ bool node_rounds(const Graph *g, const Node *node, int k) {
   case OP_MatMul:
     return true;
   case OP_Gemm: /* a row is added in the result's type */
+  case OP_ProductGelu:
     return k != GEMM_ROW || graph_value(g, node->out[0])->dtype == BF16;
+  case OP_ProductGeluGrad:
+    return k < PRODUCT_BESIDE;
+  case OP_ProductAdd:
+    return k != PRODUCT_BESIDE && (k < PRODUCT_BESIDE || graph_value(g, node->out[0])->dtype == BF16);
   case OP_AccumulateMatMul:
     return k > 0;
   case OP_ProductCrossEntropy:

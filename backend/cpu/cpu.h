@@ -148,6 +148,9 @@ struct Stream {
   VISIT(PointSampleGradPoints)                                                                                         \
   VISIT(ResampleGrad)                                                                                                  \
   VISIT(MatMul)                                                                                                        \
+  VISIT(ProductAdd)                                                                                                    \
+  VISIT(ProductGelu)                                                                                                   \
+  VISIT(ProductGeluGrad)                                                                                               \
   VISIT(ProductCrossEntropy)                                                                                           \
   VISIT(AccumulateMatMul)                                                                                              \
   VISIT(Gemm)                                                                                                          \

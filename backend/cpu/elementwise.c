@@ -63,10 +63,6 @@ SPLIT(LeakyReluGrad, takes_floats)
 SPLIT(MeanSquaredErrorGrad, takes_floats)
 SPLIT(BinaryCrossEntropyGrad, takes_floats)
 
-static bool tanh_form(const Node *node) {
-  return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
-}
-
 /* float32 by the instruction set's loop, other types by the reference's. */
 #define FUNCTION(op_name, MAP)                                                                                         \
   static Status op_name##_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace, \
@@ -84,13 +80,13 @@ FUNCTION(Exp, stream->isa->exp)
 FUNCTION(Tanh, stream->isa->tanh)
 FUNCTION(Sigmoid, stream->isa->sigmoid)
 FUNCTION(Erf, stream->isa->erf)
-FUNCTION(Gelu, tanh_form(node) ? stream->isa->gelu_tanh : stream->isa->gelu_erf)
+FUNCTION(Gelu, gelu_is_tanh(node) ? stream->isa->gelu_tanh : stream->isa->gelu_erf)
 
 static Status gelu_grad_part(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, void *workspace,
                              void *state) {
   if (in->dtype != F32)
     return reference_GeluGrad.run(stream, node, in, out, workspace, state);
-  Map2 *map = tanh_form(node) ? stream->isa->gelu_tanh_grad : stream->isa->gelu_erf_grad;
+  Map2 *map = gelu_is_tanh(node) ? stream->isa->gelu_tanh_grad : stream->isa->gelu_erf_grad;
   map(in[0].data, in[1].data, out->data, shape_elements(out->shape));
   return OK;
 }

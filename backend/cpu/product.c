@@ -1,6 +1,7 @@
-/* MatMul, Gemm and products that are added to an accumulator over threads. Invariant: an element of a product is the
- * sum, block by block along k, of each block's own left-to-right sum, beginning with the accumulator's where
- * there is one, or with a vector's that is added to all rows: bits depend on k and the instruction set.
+/* MatMul, Gemm, products that are added to an accumulator, and those with something behind, over threads. Invariant: an
+ * element of a product is the sum, block by block along k, of each block's own left-to-right sum, beginning with the
+ * accumulator's where there is one, or with a vector's that is added to all rows: bits depend on k and the instruction
+ * set.
  *
  * One product with few rows: a task packs a strip of B's columns into its thread's scratch and multiplies all rows with
  * it, or a part of them. Another one: for each block along n and k, B's part is packed once into the workspace, by all
@@ -188,4 +189,48 @@ CPU_KERNEL(Gemm, PRODUCT) {
   const void *row = row_of(node, state, in);
   TRY(multiply(stream, node, state, in, out, false, row, workspace));
   return row ? OK : product_finish(node, in, out);
+}
+
+/* The kernel that is behind a product, of `n_in` operands. */
+static Status run_behind(Stream *stream, const Node *node, OpKind op, int n_in, const Tensor *in, const Tensor *out) {
+  Node behind = *node;
+  behind.op = op;
+  behind.n_in = n_in;
+  behind.n_out = 1;
+  return backend_cpu.kernels[op]->run(stream, &behind, in, out, NULL, NULL);
+}
+
+/* In bfloat16 a tile of sums is not written before. In float32 it would be read from where it was written, each row in
+ * another page, which takes longer than all rows afterwards. */
+static Status product_behind(Stream *stream, const Node *node, const Product *p, const Tensor *in, const Tensor *out,
+                             const Tensor *row, const Behind *behind, void *workspace) {
+  ProductBf16 call = {.p = p, .in = in, .out = out, .alpha = 1, .beta = 1, .d = row, .behind = behind};
+  if (product_is_bf16(in))
+    return product_bf16(stream, &call, workspace);
+  return multiply(stream, node, p, in, behind->sums ? behind->sums : out, false, row ? row->data : NULL, workspace);
+}
+
+static const Tensor *optional(const Tensor *tensors, int n, int i) {
+  return i < n && tensors[i].data ? &tensors[i] : NULL;
+}
+
+CPU_KERNEL(ProductGelu, PRODUCT) {
+  const Isa *isa = stream->isa;
+  const Tensor *sums = optional(out, node->n_out, 1);
+  Behind gelu = {.map = gelu_is_tanh(node) ? isa->gelu_tanh : isa->gelu_erf, .sums = sums};
+  TRY(product_behind(stream, node, state, in, out, optional(in, node->n_in, 2), &gelu, workspace));
+  return product_is_bf16(in) ? OK : run_behind(stream, node, OP_Gelu, 1, sums ? sums : out, out);
+}
+
+CPU_KERNEL(ProductGeluGrad, PRODUCT) {
+  const Isa *isa = stream->isa;
+  Behind slope = {.slope = gelu_is_tanh(node) ? isa->gelu_tanh_grad : isa->gelu_erf_grad, .of = &in[2]};
+  TRY(product_behind(stream, node, state, in, out, NULL, &slope, workspace));
+  return product_is_bf16(in) ? OK : run_behind(stream, node, OP_GeluGrad, 2, (Tensor[]){*out, in[2]}, out);
+}
+
+CPU_KERNEL(ProductAdd, PRODUCT) {
+  Behind more = {.of = &in[2]};
+  TRY(product_behind(stream, node, state, in, out, optional(in, node->n_in, 3), &more, workspace));
+  return product_is_bf16(in) ? OK : run_behind(stream, node, OP_Add, 2, (Tensor[]){*out, in[2]}, out);
 }

@@ -110,24 +110,63 @@ static void add_d(const Job *job, int64_t row, int64_t column, int64_t n, float 
     sum[i] += beta * from[i * job->d_column];
 }
 
-/* A tile of the last block is done: what stood in `before` (NULL: nothing), scale, D, rounding. */
+/* n elements from number `at` on, rounded where the tensor is bfloat16. */
+static void store(const Job *job, const float *from, const Tensor *to, int64_t at, int64_t n) {
+  if (to->dtype == BF16)
+    job->loops->narrow(from, (uint16_t *)to->data + at, n);
+  else
+    memcpy((float *)to->data + at, from, (size_t)n * sizeof *from);
+}
+
+WIDE_LOOPS static void add(const float *x, const float *more, float *y, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    y[i] = x[i] + more[i];
+}
+
+/* What becomes of a tile's sums: one call, for functions take their time to begin with. at: its first element's number.
+ */
+static void put_behind(const Job *job, int64_t at, int64_t height, int64_t width, const float *tile) {
+  const Behind *behind = job->call->behind;
+  int64_t columns = job->loops->columns, row = job->p->n;
+  float of[WIDEST * WIDEST], y[WIDEST * WIDEST];
+  if (behind->of && width < columns)
+    memset(of, 0, (size_t)(height * columns) * sizeof *of);
+  for (int64_t r = 0; r < height; r++) {
+    if (behind->sums)
+      store(job, tile + r * columns, behind->sums, at + r * row, width);
+    if (behind->of && behind->of->dtype == BF16)
+      job->loops->widen(element(behind->of, at + r * row), of + r * columns, width);
+    else if (behind->of)
+      memcpy(of + r * columns, element(behind->of, at + r * row), (size_t)width * sizeof *of);
+  }
+  if (behind->map)
+    behind->map(tile, y, height * columns);
+  else if (behind->slope)
+    behind->slope(tile, of, y, height * columns);
+  else
+    add(tile, of, y, height * columns);
+  for (int64_t r = 0; r < height; r++)
+    store(job, y + r * columns, job->c, at + r * row, width);
+}
+
+/* A tile of the last block is done: what stood in `before` (NULL: nothing), scale, D, what is behind, rounding. */
 static void finish_tile(const Job *job, int64_t row, int64_t column, int64_t height, int64_t width, float *tile,
                         const float *before, int64_t before_row) {
   const ProductBf16 *call = job->call;
-  int64_t columns = job->loops->columns;
-  for (int64_t r = 0; r < height; r++, tile += columns) {
+  int64_t columns = job->loops->columns, first = job->c_at + row * job->p->n + column;
+  for (int64_t r = 0; r < height; r++) {
+    float *sum = tile + r * columns;
     for (int64_t i = 0; before && i < width; i++)
-      tile[i] = before[r * before_row + i] + tile[i];
+      sum[i] = before[r * before_row + i] + sum[i];
     for (int64_t i = 0; call->alpha != 1 && i < width; i++)
-      tile[i] *= call->alpha;
+      sum[i] *= call->alpha;
     if (call->d)
-      add_d(job, row + r, column, width, tile);
-    int64_t at = job->c_at + (row + r) * job->p->n + column;
-    if (job->c->dtype == BF16)
-      job->loops->narrow(tile, (uint16_t *)job->c->data + at, width);
-    else
-      memcpy((float *)job->c->data + at, tile, (size_t)width * sizeof *tile);
+      add_d(job, row + r, column, width, sum);
+    if (!call->behind)
+      store(job, sum, job->c, first + r * job->p->n, width);
   }
+  if (call->behind)
+    put_behind(job, first, height, width, tile);
 }
 
 /* While a tile is summed, what it is added to and goes to comes near: rows lie too far apart for a processor to foresee
@@ -153,7 +192,9 @@ static void multiply(const Job *job, int64_t row, int64_t m, int64_t column, int
   _Alignas(64) float edge[WIDEST * WIDEST];
   int64_t rows = loops->rows, columns = loops->columns, line = line_bytes(job), wide = round_up(job->n, columns);
   bool first = job->l == 0, last = job->l + job->k == job->p->k, kept = job->sums;
-  bool plain = job->c->dtype == F32 && !(last && (job->call->d || job->call->alpha != 1));
+  const Behind *behind = job->call->behind;
+  const Tensor *beside = !behind ? NULL : behind->of ? behind->of : behind->sums;
+  bool plain = job->c->dtype == F32 && !(last && (job->call->d || job->call->alpha != 1 || behind));
   int64_t tall = divide_up(m, rows), tile = row / rows * divide_up(job->n, columns) + column / columns * tall;
   for (int64_t j = 0; j < n; j += columns)
     for (int64_t i = 0; i < m; i += rows, tile++) {
@@ -169,6 +210,10 @@ static void multiply(const Job *job, int64_t row, int64_t m, int64_t column, int
       if (!stays)
         bring_near(element(job->c, job->c_at + (row + i) * job->p->n + job->j + to), job->p->n * size, height,
                    width * size);
+      if (last && beside)
+        bring_near(element(beside, (row + i) * job->p->n + job->j + to),
+                   job->p->n * (int64_t)dtype_bytes(beside->dtype), height,
+                   width * (int64_t)dtype_bytes(beside->dtype));
       if (stays || (plain && whole)) {
         loops->tile(job->k, left, right, c, kept ? wide : job->p->n, !first || (!kept && job->call->adds), ahead);
         continue;

@@ -63,6 +63,9 @@ static const char *special_way(const Graph *graph, const Node *node, const Isa *
   case OP_MatMul:
   case OP_Gemm:
   case OP_AccumulateMatMul:
+  case OP_ProductAdd:
+  case OP_ProductGelu:
+  case OP_ProductGeluGrad:
   case OP_ProductCrossEntropy:
     return product_way(graph, node, isa, text);
   case OP_Conv:

@@ -50,7 +50,7 @@ static void load_library(void) {
 #undef VISIT
 }
 
-enum { ROW_ALIGNMENT = MEMORY_ALIGNMENT }; /* of rows that are added */
+enum { BESIDE_ALIGNMENT = MEMORY_ALIGNMENT }; /* of rows that are added, and matrices beside C */
 
 struct Blas {
   cublasLtHandle_t handle; /* its device's */
@@ -142,12 +142,26 @@ static Status set(Descriptors *d, cublasLtMatmulDescAttributes_t attribute, cons
   return check(lt.MatmulDescSetAttribute(&d->product, attribute, value, bytes), "describing a product");
 }
 
-/* Where the row lies decides, too; a place of the same alignment stands for those to come. */
-static Status describe_row(Descriptors *d) {
-  uint32_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-  const void *somewhere = (const void *)(uintptr_t)ROW_ALIGNMENT;
-  TRY(set(d, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-  return set(d, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &somewhere, sizeof somewhere);
+static bool has_beside(const BlasProduct *p) {
+  return p->behind == BLAS_GELU_SLOPE || p->beside;
+}
+
+/* Where the row lies, and the matrix beside C, decides, too; places of the same alignment stand for those to come. */
+static Status describe_epilogue(const BlasProduct *p, Descriptors *d) {
+  uint32_t gelu = p->beside ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU;
+  uint32_t epilogue = p->behind == BLAS_GELU_SLOPE ? CUBLASLT_EPILOGUE_DGELU : p->behind ? gelu : 0;
+  const void *somewhere = (const void *)(uintptr_t)BESIDE_ALIGNMENT;
+  if (!p->row && !p->behind)
+    return OK;
+  if (p->row) {
+    epilogue |= CUBLASLT_EPILOGUE_BIAS;
+    TRY(set(d, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &somewhere, sizeof somewhere));
+  }
+  if (has_beside(p)) {
+    TRY(set(d, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &somewhere, sizeof somewhere));
+    TRY(set(d, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &p->n, sizeof p->n));
+  }
+  return set(d, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue);
 }
 
 static Status describe(const BlasProduct *p, Descriptors *d) {
@@ -159,8 +173,7 @@ static Status describe(const BlasProduct *p, Descriptors *d) {
   TRY(check(lt.MatmulDescInit_internal(&d->product, sizeof d->product, compute, scale), "describing a product"));
   TRY(set(d, CUBLASLT_MATMUL_DESC_TRANSA, &b, sizeof b));
   TRY(set(d, CUBLASLT_MATMUL_DESC_TRANSB, &a, sizeof a));
-  if (p->row)
-    TRY(describe_row(d));
+  TRY(describe_epilogue(p, d));
   TRY(describe_matrix(&d->b, p, operand, p->transpose_b, p->k, p->n, p->b_step));
   TRY(describe_matrix(&d->a, p, operand, p->transpose_a, p->m, p->k, p->a_step));
   return describe_matrix(&d->c, p, type_of(p->result), false, p->m, p->n, p->m * p->n);
@@ -197,8 +210,9 @@ static Status ask(Blas *blas, const BlasProduct *p, Descriptors *d, cublasLtMatm
       lt.MatmulAlgoGetHeuristic(blas->handle, &d->product, &d->b, &d->a, &d->c, &d->c, &preference, 1, found, count);
   if (status == CUBLAS_STATUS_SUCCESS && *count && found->state != CUBLAS_STATUS_SUCCESS)
     *count = 0;
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_INVALID_VALUE && (p->batches > 1 || p->row))) {
-    *count = 0; /* versions differ in which batches and rows they take, and in how they say so */
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
+      (status == CUBLAS_STATUS_INVALID_VALUE && (p->batches > 1 || p->row || p->behind))) {
+    *count = 0; /* versions differ in which batches and epilogues they take, and in how they say so */
     return OK;
   }
   return check(status, "choosing an algorithm");
@@ -241,6 +255,11 @@ static void take_apart(BlasPlan *plan) {
 static Status prepare(Blas *blas, BlasPlan *plan) {
   bool found;
   TRY(choose(blas, plan, &found));
+  if (!found && plan->product.behind) {
+    plan->product.behind = BLAS_PLAIN;
+    plan->product.beside = false;
+    TRY(choose(blas, plan, &found));
+  }
   if (!found && plan->product.row) {
     plan->product.row = false;
     TRY(choose(blas, plan, &found));
@@ -270,9 +289,10 @@ static struct {
 
 static bool is_same(const BlasProduct *a, const BlasProduct *b) {
   return a->type == b->type && a->result == b->result && a->is_tf32 == b->is_tf32 && a->transpose_a == b->transpose_a &&
-         a->transpose_b == b->transpose_b && a->row == b->row && a->m == b->m && a->n == b->n && a->k == b->k &&
-         a->batches == b->batches && a->a_step == b->a_step && a->b_step == b->b_step && a->alpha == b->alpha &&
-         a->alignment == b->alignment && a->workspace_bytes == b->workspace_bytes;
+         a->transpose_b == b->transpose_b && a->row == b->row && a->behind == b->behind && a->beside == b->beside &&
+         a->m == b->m && a->n == b->n && a->k == b->k && a->batches == b->batches && a->a_step == b->a_step &&
+         a->b_step == b->b_step && a->alpha == b->alpha && a->alignment == b->alignment &&
+         a->workspace_bytes == b->workspace_bytes;
 }
 
 /* With all.lock held. */
@@ -318,22 +338,29 @@ bool blas_adds_row(const BlasPlan *plan) {
   return plan->product.row;
 }
 
-Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, bool adds, const void *a, const void *b,
-                const void *row, void *c, void *workspace) {
+bool blas_is_behind(const BlasPlan *plan) {
+  return plan->product.behind;
+}
+
+Status blas_run(Blas *blas, cudaStream_t stream, const BlasPlan *plan, const void *a, const void *b, const void *added,
+                const void *row, void *beside, void *c, void *workspace) {
   const BlasProduct *p = &plan->product;
   Descriptors d = plan->descriptors; /* the library's arguments are not const */
   int64_t operand = (int64_t)dtype_bytes(p->type), result = (int64_t)dtype_bytes(p->result);
-  float alpha = (float)p->alpha, kept = adds;
-  double wide_kept = adds;
+  float alpha = (float)p->alpha, kept = added != NULL;
+  double wide_kept = added != NULL;
   bool wide = p->type == F64;
   if (p->row)
     TRY(set(&d, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &row, sizeof row));
+  if (has_beside(p))
+    TRY(set(&d, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &beside, sizeof beside));
   for (int64_t i = 0; i < plan->apart; i++)
     TRY(check(lt.Matmul(blas->handle, &d.product, wide ? &p->alpha : (const void *)&alpha,
                         (const char *)b + i * plan->b_step * operand, &d.b,
                         (const char *)a + i * plan->a_step * operand, &d.a, wide ? &wide_kept : (const void *)&kept,
-                        (char *)c + i * p->m * p->n * result, &d.c, (char *)c + i * p->m * p->n * result, &d.c,
-                        &plan->algorithm, workspace, p->workspace_bytes, stream),
+                        (const char *)(added ? added : c) + i * p->m * p->n * result, &d.c,
+                        (char *)c + i * p->m * p->n * result, &d.c, &plan->algorithm, workspace, p->workspace_bytes,
+                        stream),
               "a product"));
   return OK;
 }

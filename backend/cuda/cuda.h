@@ -96,6 +96,9 @@ struct Stream {
   VISIT(ReduceMax)                                                                                                     \
   VISIT(MatMul)                                                                                                        \
   VISIT(Gemm)                                                                                                          \
+  VISIT(ProductAdd)                                                                                                    \
+  VISIT(ProductGelu)                                                                                                   \
+  VISIT(ProductGeluGrad)                                                                                               \
   VISIT(Attention)                                                                                                     \
   VISIT(AttentionGrad)                                                                                                 \
   VISIT(Rotary)                                                                                                        \

@@ -26,17 +26,13 @@ static Types types_of(const Node *node, const Tensor *in, const Tensor *out) {
   return types;
 }
 
-static bool tanh_form(const Node *node) {
-  return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
-}
-
 /* A kernel function for each function of a kind, which takes types that are OK. */
 #define UNARY(op_name, takes, ok)                                                                                      \
   KERNEL(op_name, .accepts = takes, .narrow = takes_mixes) {                                                           \
     UNUSED;                                                                                                            \
     TAKES(in->dtype, ok(in->dtype));                                                                                   \
     launch_unary(stream->cuda, UNARY_##op_name, types_of(node, in, out), node_float(node, "alpha", 0.01),              \
-                 tanh_form(node), shape_elements(out->shape), in->data, out->data);                                    \
+                 gelu_is_tanh(node), shape_elements(out->shape), in->data, out->data);                                 \
     return cuda_launched(stream, node);                                                                                \
   }
 UNARY(Neg, takes_numbers, is_stored_number)
@@ -77,7 +73,7 @@ KERNEL(Not, .accepts = takes_any) {
     UNUSED;                                                                                                            \
     TAKES(in->dtype, is_stored(in->dtype));                                                                            \
     launch_pair(stream->cuda, PAIR_##op_name, types_of(node, in, out), node_float(node, "alpha", 0.01),                \
-                tanh_form(node), shape_elements(out->shape), in[0].data, in[1].data, out->data);                       \
+                gelu_is_tanh(node), shape_elements(out->shape), in[0].data, in[1].data, out->data);                    \
     return cuda_launched(stream, node);                                                                                \
   }
 PAIR(TanhGrad)

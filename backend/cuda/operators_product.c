@@ -6,13 +6,25 @@
 #include "backend/reference/reference.h"
 #include "graph/memory.h"
 
-enum { A, B, C, MULTIPLIED = C, OPERANDS };
+enum { A, B, C, MULTIPLIED = C, OPERANDS, ROW_BEHIND = C + 1 };
 
 /* What a node multiplies, and adds, and where to. */
 typedef struct {
-  Tensor in[OPERANDS], out; /* AccumulateMatMul's accumulator is `out` */
-  bool has_c;
+  Tensor in[OPERANDS], out; /* AccumulateMatMul's accumulator is `out`, ProductGelu's sums where they are kept */
+  bool has_c, has_beside;
+  Tensor beside; /* what a GELU makes of the sums, what its slope is at, what is added */
 } Operands;
+
+/* Which input is C: where another tensor is in its place, behind it; -1: none. */
+static int place_of_c(const Node *node) {
+  int i = node->op == OP_ProductAdd ? ROW_BEHIND : node->op == OP_Gemm || node->op == OP_ProductGelu ? C : node->n_in;
+  return i < node->n_in && node->in[i] != NO_VALUE ? i : -1;
+}
+
+/* Beside what a GELU becomes. */
+static bool keeps_sums(const Node *node) {
+  return node->op == OP_ProductGelu && node->n_out > 1 && node->out[1] != NO_VALUE;
+}
 
 /* The weight as it was rounded before, where it is kept so. in: NULL: of the graph's; views that come from another
  * stage are not. */
@@ -27,18 +39,26 @@ static void take_rounded(const Graph *graph, const Node *node, const Tensor *in,
 
 /* in, out: the node's; NULL: types and shapes, of the graph's values. */
 static Operands operands_of(const Graph *graph, const Node *node, const Tensor *in, const Tensor *out) {
-  Operands o = {.has_c = node->op == OP_Gemm && node->n_in > C && node->in[C] != NO_VALUE};
-  bool accumulates = node->op == OP_AccumulateMatMul;
+  bool accumulates = node->op == OP_AccumulateMatMul, sums = keeps_sums(node);
+  bool reads = node->op == OP_ProductGeluGrad || node->op == OP_ProductAdd;
+  int c = place_of_c(node), place[OPERANDS] = {accumulates, accumulates + 1, c};
+  Operands o = {.has_c = c >= 0, .has_beside = reads || sums};
   for (int i = 0; i < MULTIPLIED + o.has_c; i++)
-    o.in[i] = in ? in[i + accumulates] : kernel_input(graph, node, i + accumulates);
+    o.in[i] = in ? in[place[i]] : kernel_input(graph, node, place[i]);
   if (accumulates)
     o.out = in ? in[0] : kernel_input(graph, node, 0);
   else if (out)
-    o.out = *out;
+    o.out = out[sums];
   else
-    o.out.dtype = graph_value(graph, node->out[0])->dtype;
+    o.out.dtype = graph_value(graph, node->out[sums])->dtype;
+  if (reads)
+    o.beside = in ? in[C] : kernel_input(graph, node, C);
+  else if (sums && out)
+    o.beside = *out;
+  else if (sums)
+    o.beside.dtype = graph_value(graph, *node->out)->dtype;
   for (int i = 0; i < MULTIPLIED + (o.has_c && o.out.dtype == BF16); i++)
-    take_rounded(graph, node, in, i + accumulates, &o.in[i]);
+    take_rounded(graph, node, in, place[i], &o.in[i]);
   return o;
 }
 
@@ -60,13 +80,37 @@ static bool is_narrow_or_wide(const Tensor *t) {
   return t->dtype == BF16 || t->dtype == F32;
 }
 
+/* Of what is done with the sums: whether it is before they are rounded. */
+static bool rounds_once(const Operands *o, const Product *p) {
+  bool adds_row = !o->has_c || (p->m > 1 && p->n > 1 && p->k > 1);
+  return o->out.dtype == F32 || (adds_row && (!o->has_beside || o->beside.dtype == BF16));
+}
+
 static bool takes_narrow(const Node *node, const Tensor *in, const Tensor *out) {
   Operands o = operands_of(NULL, node, in, out);
   Product p = product_of(node, o.in);
   bool takes = multiplied_type(node, &o) == BF16 && is_narrow_or_wide(&o.out);
   for (int i = 0; i < MULTIPLIED + o.has_c; i++)
     takes &= is_narrow_or_wide(&o.in[i]);
+  if (node->op == OP_ProductGelu || node->op == OP_ProductGeluGrad || node->op == OP_ProductAdd)
+    takes &= rounds_once(&o, &p) && (!o.has_beside || is_narrow_or_wide(&o.beside));
   return takes && (node->op != OP_AccumulateMatMul || o.out.dtype == F32) && (!o.has_c || has_row(node, &o, &p));
+}
+
+/* cuBLASLt's GELU is the one by tanh, and has columns of whole vectors beside the result. Another one stays a node of
+ * its own. */
+static bool takes_gelu(const Graph *graph, const Node *node) {
+  Shape y = graph_value(graph, node->out[0])->shape;
+  return takes_floats(graph, node) && gelu_is_tanh(node) && y.dim[y.rank - 1] % 8 == 0;
+}
+
+/* What cuBLASLt does behind the sums: where all is rounded to bfloat16, for its tanh may be the device's quick one. */
+static BlasBehind behind(const Node *node, const Operands *o, const Product *p) {
+  bool is_slope = node->op == OP_ProductGeluGrad;
+  if ((!is_slope && node->op != OP_ProductGelu) || o->out.dtype != BF16 || !rounds_once(o, p) ||
+      (o->has_c && !has_row(node, o, p)))
+    return BLAS_PLAIN;
+  return is_slope ? BLAS_GELU_SLOPE : BLAS_GELU;
 }
 
 /* A product as rows of batched ones: the batches of its innermost loop. The first row begins where tensors do; others
@@ -83,6 +127,8 @@ static BlasProduct blas_product(const Node *node, const Operands *o, const Produ
                        .transpose_a = node_int(node, "transA", 0),
                        .transpose_b = node_int(node, "transB", 0),
                        .row = has_row(node, o, p) && p->n > 1 && p->k > 1,
+                       .behind = behind(node, o, p),
+                       .beside = behind(node, o, p) == BLAS_GELU && o->has_beside,
                        .m = p->m,
                        .n = p->n,
                        .k = p->k,
@@ -186,8 +232,8 @@ static Status product_prepare(Stream *stream, const Node *node, const Tensor *in
   return status;
 }
 
-#define PRODUCT                                                                                                        \
-  .accepts = takes_floats, .narrow = takes_narrow, .workspace = product_workspace, .prepare = product_prepare,         \
+#define PRODUCT_OF(takes)                                                                                              \
+  .accepts = takes, .narrow = takes_narrow, .workspace = product_workspace, .prepare = product_prepare,                \
   .release = product_release
 
 static void convert(Stream *stream, const Tensor *from, DType wanted, void *to) {
@@ -222,6 +268,12 @@ static void lay_rows(Stream *stream, const Product *p, const Operands *o, const 
   launch_copy(stream->cuda, dtype_bytes(o->out.dtype), &steps, row, o->out.data);
 }
 
+/* Whether what is like the product is added by it. */
+static bool is_added(const Node *node, const Prepared *r, const Operands *o) {
+  return node->op == OP_ProductAdd && r->whole && o->beside.dtype == o->out.dtype &&
+         (r->has_row ? blas_adds_row(r->whole) : !o->has_c);
+}
+
 static Status multiply(Stream *stream, const Node *node, const Prepared *r, const Operands *o, void *workspace) {
   const Product *p = &r->product;
   int64_t result = (int64_t)dtype_bytes(o->out.dtype), results = p->batches * p->m * p->n;
@@ -234,18 +286,22 @@ static Status multiply(Stream *stream, const Node *node, const Prepared *r, cons
   const char *at[OPERANDS];
   workspace = align_workspace(workspace);
   convert_operands(stream, r, o, workspace, at);
+  bool swaps = keeps_sums(node) && blas_is_behind(r->whole);
+  char *y = swaps ? o->beside.data : o->out.data;
+  void *beside = swaps ? o->out.data : o->beside.data;
+  const char *added = adds ? y : is_added(node, r, o) ? o->beside.data : NULL;
   if (r->has_row && !blas_adds_row(r->whole)) {
     lay_rows(stream, p, o, at[C]);
-    adds = true;
+    added = y;
   }
   for (int64_t i = 0; i < p->batches; i += batches) {
     int64_t a, b, left = r->row.batches - i % r->row.batches;
     product_batch(p, i, &a, &b);
     batches = least(left, BLAS_BATCHES);
     const BlasPlan *plan = batches == least(r->row.batches, BLAS_BATCHES) ? r->whole : r->rest;
-    if (blas_run(stream->blas, stream->cuda, plan, adds, at[A] + a * p->m * p->k * operand,
-                 at[B] + b * p->k * p->n * operand, at[C], (char *)o->out.data + i * p->m * p->n * result,
-                 (char *)workspace + r->room.blas) != OK) {
+    int64_t first = i * p->m * p->n * result;
+    if (blas_run(stream->blas, stream->cuda, plan, at[A] + a * p->m * p->k * operand, at[B] + b * p->k * p->n * operand,
+                 added ? added + first : NULL, at[C], beside, y + first, (char *)workspace + r->room.blas) != OK) {
       node_context(node);
       return status_code();
     }
@@ -260,20 +316,17 @@ static Status run_product(Stream *stream, const Node *node, const Tensor *in, co
   return multiply(stream, node, r, &o, workspace);
 }
 
-KERNEL(MatMul, PRODUCT) {
+KERNEL(MatMul, PRODUCT_OF(takes_floats)) {
   return run_product(stream, node, in, out, workspace, state);
 }
 
-KERNEL(AccumulateMatMul, PRODUCT) {
+KERNEL(AccumulateMatMul, PRODUCT_OF(takes_floats)) {
   return run_product(stream, node, in, out, workspace, state);
 }
 
-KERNEL(Gemm, PRODUCT) {
-  const Prepared *r = state;
-  TRY(run_product(stream, node, in, out, workspace, state));
-  if (node->n_in <= C || !in[C].data || r->has_row)
-    return OK;
-  Tensor both[] = {in[C], *out};
+/* What broadcasts to a result is added to it; one type. */
+static Status add_scaled(Stream *stream, const Node *node, double factor, const Tensor *c, const Tensor *out) {
+  Tensor both[] = {*c, *out};
   Walk w;
   walk_init(&w, out->shape, both, 2);
   Steps steps = {.rank = w.rank, .n = shape_elements(out->shape)};
@@ -282,6 +335,57 @@ KERNEL(Gemm, PRODUCT) {
     steps.step[0][i] = w.stride[0][i];
     steps.step[1][i] = w.stride[1][i];
   }
-  launch_add_scaled(stream->cuda, in->dtype, node_float(node, "beta", 1), &steps, in[C].data, out->data);
+  launch_add_scaled(stream->cuda, out->dtype, factor, &steps, c->data, out->data);
+  return cuda_launched(stream, node);
+}
+
+/* beta C, where the product did not add it. */
+static Status add_c(Stream *stream, const Node *node, const Tensor *in, const Tensor *out, const Prepared *r) {
+  int c = place_of_c(node);
+  return c < 0 || r->has_row ? OK : add_scaled(stream, node, node_float(node, "beta", 1), &in[c], out);
+}
+
+KERNEL(Gemm, PRODUCT_OF(takes_floats)) {
+  TRY(run_product(stream, node, in, out, workspace, state));
+  return add_c(stream, node, in, out, state);
+}
+
+/* Whether cuBLASLt does what is behind the sums. */
+static bool is_done(const Prepared *r) {
+  return r->whole && blas_is_behind(r->whole);
+}
+
+KERNEL(ProductGelu, PRODUCT_OF(takes_gelu)) {
+  const Tensor *sums = &out[keeps_sums(node)];
+  TRY(run_product(stream, node, in, out, workspace, state));
+  TRY(add_c(stream, node, in, sums, state));
+  if (is_done(state))
+    return OK;
+  launch_unary(stream->cuda, UNARY_Gelu, (Types){.in = {sums->dtype}, .out = out->dtype}, 0, gelu_is_tanh(node),
+               shape_elements(out->shape), sums->data, out->data);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(ProductGeluGrad, PRODUCT_OF(takes_gelu)) {
+  TRY(run_product(stream, node, in, out, workspace, state));
+  if (is_done(state))
+    return OK;
+  launch_pair(stream->cuda, PAIR_GeluGrad, (Types){.in = {out->dtype, in[2].dtype}, .out = out->dtype}, 0,
+              gelu_is_tanh(node), shape_elements(out->shape), out->data, in[2].data, out->data);
+  return cuda_launched(stream, node);
+}
+
+KERNEL(ProductAdd, PRODUCT_OF(takes_floats)) {
+  const Prepared *r = state;
+  Operands o = operands_of(NULL, node, in, out);
+  TRY(run_product(stream, node, in, out, workspace, state));
+  TRY(add_c(stream, node, in, out, state));
+  if (is_added(node, r, &o))
+    return OK;
+  Steps steps = {.rank = 1, .n = shape_elements(out->shape)};
+  steps.dim[0] = steps.n;
+  steps.step[0][0] = steps.step[1][0] = 1;
+  launch_arithmetic(stream->cuda, ARITHMETIC_Add, (Types){.in = {out->dtype, in[C].dtype}, .out = out->dtype}, &steps,
+                    out->data, in[C].data, out->data);
   return cuda_launched(stream, node);
 }

@@ -475,7 +475,7 @@ PAIR(SwishGrad, swish_grad, 1, node_float(node, "alpha", 1), d *(float)swish_slo
 SWIGLU_LOOPS(f32, float, expf)
 SWIGLU_LOOPS(f64, double, exp)
 
-static bool tanh_form(const Node *node) {
+bool gelu_is_tanh(const Node *node) {
   return strcmp(node_string(node, "approximate", "none"), "tanh") == 0;
 }
 
@@ -506,12 +506,12 @@ KERNEL(LeakyReluGrad, .accepts = takes_floats) {
 
 KERNEL(Gelu, .accepts = takes_floats) {
   UNUSED;
-  return tanh_form(node) ? gelu_tanh(node, in, out) : gelu_erf(node, in, out);
+  return gelu_is_tanh(node) ? gelu_tanh(node, in, out) : gelu_erf(node, in, out);
 }
 
 KERNEL(GeluGrad, .accepts = takes_floats) {
   UNUSED;
-  return tanh_form(node) ? gelu_tanh_grad(node, in, out) : gelu_erf_grad(node, in, out);
+  return gelu_is_tanh(node) ? gelu_tanh_grad(node, in, out) : gelu_erf_grad(node, in, out);
 }
 
 KERNEL(Swish, .accepts = takes_floats) {

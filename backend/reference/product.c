@@ -112,3 +112,25 @@ KERNEL(Gemm, .accepts = takes_floats, .workspace = product_workspace) {
   TRY(run_MatMul(stream, node, in, out, workspace, state));
   return product_finish(node, in, out);
 }
+
+/* The sums where they are wanted, else where what becomes of them goes. */
+KERNEL(ProductGelu, .accepts = takes_floats, .workspace = product_workspace) {
+  const Tensor *sums = node->n_out > 1 && out[1].data ? &out[1] : out;
+  TRY(run_MatMul(stream, node, in, sums, workspace, state));
+  TRY(product_finish(node, in, sums));
+  return reference_Gelu.run(stream, node, sums, out, NULL, NULL);
+}
+
+KERNEL(ProductGeluGrad, .accepts = takes_floats, .workspace = product_workspace) {
+  Tensor pair[] = {*out, in[2]};
+  TRY(run_MatMul(stream, node, in, out, workspace, state));
+  return reference_GeluGrad.run(stream, node, pair, out, NULL, NULL);
+}
+
+/* The row first, as Gemm has it. */
+KERNEL(ProductAdd, .accepts = takes_floats, .workspace = product_workspace) {
+  TRY(run_MatMul(stream, node, in, out, workspace, state));
+  if (node->n_in > 3)
+    TRY(product_finish(node, in + 1, out));
+  return product_finish(node, in, out);
+}

@@ -22,6 +22,9 @@ bool takes_pooled(const Graph *graph, const Node *node);
 /* Numbers as base and as exponent. */
 bool takes_powers(const Graph *graph, const Node *node);
 
+/* Whether a node's GELU is the one by tanh, not by erf. */
+bool gelu_is_tanh(const Node *node);
+
 /* Type and shape of in[i], which is there. */
 Tensor kernel_input(const Graph *graph, const Node *node, int i);
 

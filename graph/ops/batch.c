@@ -469,6 +469,28 @@ void batch_matmul(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   }
 }
 
+/* The row, input i, is added to every sample's rows. */
+static void add_row(const Graph *g, const Node *n, const Batch *in, int i, Batch *out) {
+  if (rule_has_in(n, i) && (in[i].kind != BATCH_NONE || out->axis == rule_out(g, n, 0)->shape.rank - 1))
+    *out = mixed;
+}
+
+void batch_product_gelu(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  batch_matmul(g, n, in, out);
+  add_row(g, n, in, 2, out);
+  for (int i = 1; i < n->n_out; i++)
+    out[i] = *out;
+}
+
+void batch_product_add(const Graph *g, const Node *n, const Batch *in, Batch *out) {
+  batch_matmul(g, n, in, out);
+  add_row(g, n, in, 3, out);
+  *out = meet(g, *out, rule_in(g, n, 2), in[2], rule_out(g, n, 0)->shape.rank);
+  if (out->kind == BATCH_AXIS && in[2].kind == BATCH_NONE &&
+      !is_one_for_all(g, rule_in(g, n, 2), rule_out(g, n, 0)->shape.rank, out->axis))
+    *out = mixed;
+}
+
 void batch_gemm(const Graph *g, const Node *n, const Batch *in, Batch *out) {
   Batch left = through_product(n, rule_in(g, n, 0), in[0], true, false, 2);
   Batch right = through_product(n, rule_in(g, n, 1), in[1], false, false, 2);

@@ -373,9 +373,6 @@ static Status gradient_cast(Graph *g, const Node *n, const ValueId *d_out, Value
   return emit_cast(g, d_out[0], rule_in(g, n, 0)->dtype, &d_in[0]);
 }
 
-/* Transcendental functions cost about this many operations an element. */
-enum { FUNCTION_FLOPS = 16 };
-
 Cost cost_function(const Graph *g, const Node *n) {
   Cost cost = {0, 0};
   for (int i = 0; i < n->n_in; i++)

@@ -174,6 +174,54 @@ static Cost cost_gemm(const Graph *g, const Node *n) {
   return product_cost(g, n, rule_in(g, n, 0)->shape.dim[!node_int(n, "transA", 0)]);
 }
 
+/* Rows [.., k] and one matrix; the shape of their product. */
+static Status rows_shape(Graph *g, Node *n, Shape *y) {
+  if (rule_in(g, n, 0)->shape.rank < 2 || rule_in(g, n, 1)->shape.rank != 2 || node_int(n, "transA", 0))
+    return fail(E_SHAPE, "needs rows and a matrix: A %s, B %s", SHAPE_STR(rule_in(g, n, 0)->shape),
+                SHAPE_STR(rule_in(g, n, 1)->shape));
+  return matmul_shape(g, n, 0, y);
+}
+
+/* Input i, where there is one, is added to each of the product's rows. */
+static Status check_row(const Graph *g, const Node *n, int i, Shape y) {
+  if (!rule_has_in(n, i))
+    return OK;
+  Shape row = rule_in(g, n, i)->shape;
+  if (row.rank && row.dim[row.rank - 1] == y.dim[y.rank - 1] && shape_elements(row) == y.dim[y.rank - 1])
+    return OK;
+  return fail(E_SHAPE, "'%s' %s is no row of the product %s", rule_in(g, n, i)->name, SHAPE_STR(row), SHAPE_STR(y));
+}
+
+/* Y and what its slope is of; one row that is added before, perhaps. */
+static Status infer_product_gelu(Graph *g, Node *n) {
+  Shape y;
+  TRY(rows_shape(g, n, &y));
+  TRY(check_row(g, n, 2, y));
+  for (int i = 0; i < n->n_out; i++)
+    rule_set(g, n, i, rule_in(g, n, 0)->dtype, y);
+  return OK;
+}
+
+/* A, B and what is like their product; one row, perhaps. */
+static Status infer_product_beside(Graph *g, Node *n) {
+  Shape y;
+  TRY(rows_shape(g, n, &y));
+  TRY(check_row(g, n, 3, y));
+  if (!shape_equal(rule_in(g, n, 2)->shape, y))
+    return fail(E_SHAPE, "'%s' is %s, the product %s", rule_in(g, n, 2)->name, SHAPE_STR(rule_in(g, n, 2)->shape),
+                SHAPE_STR(y));
+  rule_set(g, n, 0, rule_in(g, n, 0)->dtype, y);
+  return OK;
+}
+
+static Cost cost_product_gelu(const Graph *g, const Node *n) {
+  Cost cost = cost_matmul(g, n);
+  cost.flops += FUNCTION_FLOPS * (double)shape_elements(rule_out(g, n, 0)->shape);
+  for (int i = 1; i < n->n_out; i++)
+    cost.bytes += n->out[i] == NO_VALUE ? 0 : (double)graph_value_bytes(g, n->out[i]);
+  return cost;
+}
+
 /* Result of a reduction, with ones where an axis was summed. */
 static Status kept_shape(const Graph *g, const Node *n, Shape *kept) {
   int count;
@@ -242,6 +290,9 @@ ENTRY(MatMul, 2, 2, 1, 1, OP_BILINEAR | OP_PRODUCT, infer_matmul, gradient_matmu
 ENTRY(AccumulateMatMul, 3, 3, 0, 0, OP_MUTATES_FIRST | OP_PRODUCT, infer_accumulate_matmul, NULL,
       cost_accumulate_matmul, NULL)
 ENTRY(Gemm, 2, 3, 1, 1, OP_PRODUCT, infer_gemm, gradient_gemm, cost_gemm, batch_gemm)
+ENTRY(ProductGelu, 2, 3, 1, 2, OP_PRODUCT, infer_product_gelu, NULL, cost_product_gelu, batch_product_gelu)
+ENTRY(ProductGeluGrad, 3, 3, 1, 1, OP_PRODUCT, infer_product_beside, NULL, cost_product_gelu, NULL)
+ENTRY(ProductAdd, 3, 4, 1, 1, OP_PRODUCT, infer_product_beside, NULL, cost_matmul, batch_product_add)
 ENTRY(ReduceSum, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce, batch_reduce)
 ENTRY(ReduceMean, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce, cost_reduce, batch_reduce)
 ENTRY(ReduceMax, 1, 1, 1, 1, 0, infer_reduce, gradient_reduce_max, cost_reduce, batch_reduce)

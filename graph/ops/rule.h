@@ -76,6 +76,7 @@ Status gather_cotangent(Graph *g, const Node *n, ValueId d_out, ValueId *rows);
 Status infer_float_unary(Graph *g, Node *n);
 Status infer_binary(Graph *g, Node *n);
 Cost cost_function(const Graph *g, const Node *n);
+enum { FUNCTION_FLOPS = 16 }; /* an element, about */
 
 /* An operator's entry in the table: op_Name, named "Name". */
 /* Where the samples lie (graph/ops/batch.c), for entries of every file. */
@@ -83,7 +84,7 @@ typedef void BatchRule(const Graph *g, const Node *n, const Batch *in, Batch *ou
 BatchRule batch_elementwise, batch_sum, batch_scale, batch_cast, batch_reshape, batch_transpose, batch_concat,
     batch_split, batch_slice, batch_expand, batch_gather, batch_gathernd, batch_trilu, batch_line, batch_reduce,
     batch_matmul, batch_gemm, batch_scatter_elements, batch_scatter_nd, batch_top_k, batch_rows, batch_cross_entropy,
-    batch_recurrent, batch_attention, batch_rotary;
+    batch_recurrent, batch_attention, batch_rotary, batch_product_gelu, batch_product_add;
 
 #define ENTRY(op_name, least_in, most_in, least_out, most_out, is, infer, grad, price, samples)                        \
   const OpDef op_##op_name = {.name = #op_name,                                                                        \

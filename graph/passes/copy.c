@@ -44,6 +44,8 @@ static void mark(const Copy *c) {
     c->node_needed[i] = made->n_out == 0 || made->phase == PHASE_UPDATE; /* what it does lies elsewhere */
     for (int k = 0; k < made->n_out; k++)
       c->node_needed[i] |= made->out[k] != NO_VALUE && c->value_needed[made->out[k]];
+    for (int k = 0; instead && k < instead->n_gives; k++)
+      c->node_needed[i] |= instead->gives[k] != NO_VALUE && c->value_needed[instead->gives[k]];
     for (int k = 0; c->node_needed[i] && k < n_in; k++)
       need(c, instead ? instead->in[k] : made->in[k]);
   }

@@ -80,6 +80,12 @@ extern const Pass pass_log_softmax;
 /* What changes nothing; what is computed twice. */
 extern const Pass pass_unchanged, pass_twice;
 
+/* Of a graph that is not differentiated any more: GELUs of products. Of a training graph: products with a GELU's
+ * gradient behind. */
+extern const Pass pass_product_gelu, pass_product_slope;
+/* Sums of products and what is like them, with the product; of either graph, after these. */
+extern const Pass pass_product_add;
+
 /* Of a training graph: products into accumulators. */
 extern const Pass pass_accumulate;
 /* Of a training graph: a residual's gradient with that of the norm that it goes past. */

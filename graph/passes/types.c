@@ -144,7 +144,8 @@ static bool becomes_narrow(const Types *t, const Node *n, int k) {
   ValueId v = n->out[k];
   if (moves(n) && !looks_up(g, n))
     return is_narrow(g, n->in[0]);
-  if (t->exact[v] || (is_forward(n) && (k > 0 || !t->sampled[v] || !t->wanted[v])))
+  bool beside = k > 0 && n->op != OP_ProductGelu; /* statistics */
+  if (t->exact[v] || (is_forward(n) && (beside || !t->sampled[v] || !t->wanted[v])))
     return false;
   return begins(g, n) || (is_elementwise(n) ? whole_narrow(g, n) : !sums(n) && any_narrow(g, n));
 }

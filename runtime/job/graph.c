@@ -124,6 +124,9 @@ Status job_bind(Job *job) {
                       .live = job->decided.validates};
   TRY(job_dims(job->arena, job->asked.options, job->given.model, &job->given.data, &bind));
   TRY(model_bind(job->given.model, &bind, job->arena, &job->decided.graph));
+  for (int i = 0; i < 2 && job->decided.infers && !o->no_fuse; i++)
+    TRY(graph_rewrite(job->decided.graph, i ? &pass_product_add : &pass_product_gelu, devices_take, &job->decided,
+                      job->arena, NULL, &job->decided.graph));
   return graph_order_for_cuts(job->decided.graph);
 }
 
@@ -389,9 +392,11 @@ static Status decide_optimizer(Job *job) {
 }
 
 /* What is fused of a training graph: products that are gradients of parameters go into the accumulators; the last one
- * goes with its loss; what comes back past a norm goes into the norm's own gradient. */
+ * goes with its loss; what comes back past a norm goes into the norm's own gradient; what is done with the sums of
+ * other products goes with these. */
 static Status fuse_training(Job *job) {
-  static const Pass *const passes[] = {&pass_accumulate, &pass_head, &pass_residual};
+  static const Pass *const passes[] = {&pass_accumulate,   &pass_head,          &pass_residual,
+                                       &pass_product_gelu, &pass_product_slope, &pass_product_add};
   LossSpec *loss = &job->decided.loss;
   for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
     Graph *graph = job->decided.graph;

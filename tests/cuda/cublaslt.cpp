@@ -1,10 +1,12 @@
 /* cuBLASLt by plain loops, as its documentation has it: matrices are column-major. Invariant: what the library would
  * refuse, or may do wrong on a device, is refused here, most of it by ending the program. Batches whose matrices are
- * one and the same have no algorithm where their number is odd, nor has a vector that is added to one column, as some
- * versions have none. */
+ * one and the same have no algorithm where their number is odd, nor has a vector that is added to one column, nor a
+ * GELU of 1003, as some versions have none. The epilogues' GELU is the one by tanh, as the library's is (PyTorch, pull
+ * request 104061). */
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +21,11 @@ struct Product { /* lies in a cublasLtMatmulDescOpaque_t */
   cublasOperation_t a, b;
   uint32_t epilogue;
   const void *bias;
+  void *beside; /* the auxiliary matrix: GELU's argument */
+  int64_t beside_leading;
 };
+
+enum { ADDS_BIAS = 4, GELU = 32, GELU_SLOPE = 64, HAS_BESIDE = 128 }; /* bits of an epilogue */
 
 struct Layout { /* in a cublasLtMatrixLayoutOpaque_t */
   uint64_t rows, columns;
@@ -36,7 +42,7 @@ struct Preference { /* in a cublasLtMatmulPreferenceOpaque_t */
 /* In a cublasLtMatmulAlgo_t: good for this problem, these addresses and so much workspace. */
 struct Algorithm {
   uint64_t problem, workspace;
-  uint32_t alignment[4], bias_alignment;
+  uint32_t alignment[4], bias_alignment, beside_alignment;
 };
 
 static_assert(sizeof(Layout) <= sizeof(cublasLtMatrixLayoutOpaque_t) &&
@@ -79,7 +85,7 @@ cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
 cublasStatus_t cublasLtMatmulDescInit_internal(cublasLtMatmulDesc_t desc, size_t size, cublasComputeType_t compute,
                                                cudaDataType_t scale) {
   refuse(size != sizeof *desc, "a descriptor of another size");
-  return put(desc, Product{compute, scale, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL});
+  return put(desc, Product{compute, scale, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL, NULL, 0});
 }
 
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute,
@@ -89,6 +95,10 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
     take(p.epilogue, value, bytes);
   else if (attribute == CUBLASLT_MATMUL_DESC_BIAS_POINTER)
     take(p.bias, value, bytes);
+  else if (attribute == CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER)
+    take(p.beside, value, bytes);
+  else if (attribute == CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD)
+    take(p.beside_leading, value, bytes);
   else
     take(attribute == CUBLASLT_MATMUL_DESC_TRANSA ? p.a : p.b, value, bytes);
   return put(desc, p);
@@ -160,8 +170,14 @@ static void check(const Product &p, const Layout &a, const Layout &b, const Layo
   refuse(a.type != d.type && !(a.type == CUDA_R_16BF && d.type == CUDA_R_32F), "a result of another type");
   refuse((a.type == CUDA_R_64F) != wide || (a.type == CUDA_R_16BF && p.compute != CUBLAS_COMPUTE_32F),
          "operands of another type");
-  refuse(p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && (p.epilogue != CUBLASLT_EPILOGUE_BIAS || wide || d.batches > 1),
+  static const uint32_t epilogues[] = {
+      CUBLASLT_EPILOGUE_DEFAULT,  CUBLASLT_EPILOGUE_BIAS,          CUBLASLT_EPILOGUE_GELU, CUBLASLT_EPILOGUE_GELU_BIAS,
+      CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_DGELU};
+  bool known = std::find(std::begin(epilogues), std::end(epilogues), p.epilogue) != std::end(epilogues);
+  refuse(!known || (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && (wide || d.batches > 1)),
          "an epilogue that the product does not have");
+  refuse(p.epilogue & HAS_BESIDE && (p.beside_leading % 8 || p.beside_leading < (int64_t)d.rows),
+         "an auxiliary matrix whose columns are no multiple of 8, or shorter than the result's");
 }
 
 /* What a place has. */
@@ -180,11 +196,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   *found = 0;
   if (ld.batches % 2 == 1 && ld.batches > 1 && (!la.step || !lb.step))
     return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (p.epilogue == CUBLASLT_EPILOGUE_BIAS && ld.columns == 1)
+  if ((p.epilogue & ADDS_BIAS && ld.columns == 1) || (p.epilogue & (GELU | GELU_SLOPE) && ld.columns == 1003))
     return CUBLAS_STATUS_NOT_SUPPORTED;
   refuse(wish.schemes & ~(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, "sums that are rounded on the way");
-  Algorithm algorithm = {
-      problem_of(p, la, lb, ld), std::min((uint64_t)WORKSPACE_BYTES, wish.workspace), {}, alignment_of(p.bias)};
+  Algorithm algorithm = {problem_of(p, la, lb, ld),
+                         std::min((uint64_t)WORKSPACE_BYTES, wish.workspace),
+                         {},
+                         alignment_of(p.bias),
+                         alignment_of(p.beside)};
   memcpy(algorithm.alignment, wish.alignment, sizeof wish.alignment);
   put(&results->algo, algorithm);
   results->workspaceSize = algorithm.workspace;
@@ -232,6 +251,32 @@ template <class T> static T end_of(const T *first, const Layout &l) {
   return data[0] + data[(l.batches - 1) * l.step + (int64_t)(l.columns - 1) * l.leading + (int64_t)l.rows - 1];
 }
 
+static double gelu_gate(double x) {
+  return tanh(0.7978845608028654 * (x + 0.044715 * x * x * x));
+}
+
+/* What the epilogue makes of a sum with its bias, of whose matrix's kind the auxiliary one is. */
+template <class R> static double put_behind(const Product &p, double x, R *beside) {
+  if (p.epilogue & GELU) {
+    if (p.epilogue & HAS_BESIDE)
+      put_number(beside, x);
+    return 0.5 * x * (1 + gelu_gate(x));
+  }
+  if (!(p.epilogue & GELU_SLOPE))
+    return x;
+  double v = number(*beside, false), t = gelu_gate(v);
+  return x * (0.5 * (1 + t) + 0.5 * v * (1 - t * t) * 0.7978845608028654 * (1 + 3 * 0.044715 * v * v));
+}
+
+/* C over D. */
+static void lay(const void *c, void *d, const Layout &l) {
+  for (int64_t batch = 0; batch < l.batches; batch++)
+    for (uint64_t j = 0; j < l.columns; j++) {
+      size_t at = (size_t)(batch * l.step + (int64_t)j * l.leading) * size_of(l.type);
+      memcpy((char *)d + at, (const char *)c + at, l.rows * size_of(l.type));
+    }
+}
+
 /* Sums in double, a column of D at a time. */
 template <class T, class R>
 __attribute__((no_sanitize("address", "undefined"), optimize("O3"))) static void
@@ -239,7 +284,8 @@ multiply(const Product &p, double alpha, double beta, const T *a, const Layout &
          const Layout &ld) {
   bool tf32 = p.compute == CUBLAS_COMPUTE_32F_FAST_TF32, ta = p.a == CUBLAS_OP_T, tb = p.b == CUBLAS_OP_T;
   int64_t m = (int64_t)ld.rows, n = (int64_t)ld.columns, k = (int64_t)(ta ? la.rows : la.columns);
-  const R *bias = p.epilogue == CUBLASLT_EPILOGUE_BIAS ? (const R *)p.bias : NULL;
+  const R *bias = p.epilogue & ADDS_BIAS ? (const R *)p.bias : NULL;
+  R *beside = (R *)p.beside;
   std::vector<double> whole((size_t)(k * m)), sums((size_t)m);
   double *rows = whole.data(), *sum = sums.data();
   for (int64_t batch = 0; batch < ld.batches; batch++, a += la.step, b += lb.step, d += ld.step) {
@@ -255,8 +301,8 @@ multiply(const Product &p, double alpha, double beta, const T *a, const Layout &
       }
       for (int64_t i = 0; i < m; i++) {
         R *to = d + i + j * ld.leading;
-        put_number(to,
-                   alpha * sum[i] + (beta != 0 ? beta * number(*to, false) : 0) + (bias ? number(bias[i], false) : 0));
+        double x = alpha * sum[i] + (beta != 0 ? beta * number(*to, false) : 0) + (bias ? number(bias[i], false) : 0);
+        put_number(to, put_behind(p, x, beside + (p.epilogue & HAS_BESIDE ? i + j * p.beside_leading : 0)));
       }
     }
   }
@@ -268,8 +314,10 @@ static void run(const Product &p, double alpha, double beta, const void *a, cons
   end_of((const T *)a, la);
   end_of((const T *)b, lb);
   end_of((const R *)d, ld);
-  if (p.epilogue == CUBLASLT_EPILOGUE_BIAS)
+  if (p.epilogue & ADDS_BIAS)
     end_of((const R *)p.bias, Layout{ld.rows, 1, (int64_t)ld.rows, 0, ld.type, 1});
+  if (p.epilogue & HAS_BESIDE)
+    end_of((const R *)p.beside, Layout{ld.rows, ld.columns, p.beside_leading, 0, ld.type, 1});
   multiply(p, alpha, beta, (const T *)a, la, (const T *)b, lb, (R *)d, ld);
 }
 
@@ -290,16 +338,20 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     refuse((uintptr_t)matrices[i] % algorithm.alignment[i] ||
                algorithm.alignment[i] < size_of(i < 2 ? la.type : ld.type),
            "matrices that are not aligned as was said");
-  refuse(p.epilogue == CUBLASLT_EPILOGUE_BIAS &&
+  refuse(p.epilogue & ADDS_BIAS &&
              (!p.bias || (uintptr_t)p.bias % std::max(algorithm.bias_alignment, (uint32_t)size_of(ld.type))),
          "a vector that is not aligned as was said");
+  refuse(p.epilogue & HAS_BESIDE &&
+             (!p.beside || p.beside == d || (uintptr_t)p.beside % std::max(algorithm.beside_alignment, 16u)),
+         "an auxiliary matrix that is not aligned as was said");
   double factor = p.scale == CUDA_R_64F ? *(const double *)alpha : (double)*(const float *)alpha;
   double kept = p.scale == CUDA_R_64F ? *(const double *)beta : (double)*(const float *)beta;
   refuse(kept != 0 && kept != 1, "beta is neither 0 nor 1");
-  refuse(kept != 0 && c != d, "C is another than D");
   uint64_t uses = algorithm.workspace;
   emulated_enqueue(stream, [=] {
     memset(workspace, 0xa5, uses);
+    if (kept != 0 && c != d)
+      lay(c, d, ld);
     if (la.type == CUDA_R_16BF && ld.type == CUDA_R_16BF)
       run<uint16_t, uint16_t>(p, factor, kept, a, la, b, lb, d, ld);
     else if (la.type == CUDA_R_16BF)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "backend/cuda/blas.h"
+#include "backend/wide.h"
 #include "graph/narrow.h"
 #include "graph/op.h"
 #include "tests/cuda/emulation.h"
@@ -41,16 +42,19 @@ static void round_numbers(const Tensor *t) {
     x[i] = bf16_value(bf16_bits(x[i]));
 }
 
-/* A Gemm's row of biases, which is added in the result's type, is rounded where that is bfloat16. */
+/* A product's row of biases, which is added in the result's type, is rounded where that is bfloat16; not on copies. */
 static void round_row(const CaseGraph *got, const CaseGraph *expected) {
   const Node *n = got->node;
-  bool has_row = n->op == OP_Gemm && n->n_in > 2 && n->in[2] != NO_VALUE && node_float(n, "beta", 1) == 1;
-  if (!has_row || graph_value(got->graph, n->out[0])->dtype != BF16 ||
+  int at = n->op == OP_ProductAdd ? 3 : n->op == OP_Gemm || n->op == OP_ProductGelu ? 2 : n->n_in;
+  bool has_row = at < n->n_in && n->in[at] != NO_VALUE && node_float(n, "beta", 1) == 1;
+  ValueId sums = n->n_out ? n->out[n->n_out - 1] : NO_VALUE; /* of ProductGelu's two the second, of Gemm's the one */
+  if (!has_row || graph_value(got->graph, sums)->dtype != BF16 || wide_copies(&backend_cuda, got->graph, n) ||
       (graph_value(got->graph, n->in[0])->dtype != BF16 && graph_value(got->graph, n->in[1])->dtype != BF16))
     return;
-  const Tensor *row = &expected->tensor[n->in[2]];
+  const Tensor *row = &expected->tensor[n->in[at]];
   Shape y = graph_value(got->graph, n->out[0])->shape;
-  if (!row->shape.rank || row->shape.dim[row->shape.rank - 1] != y.dim[1] || shape_elements(row->shape) != y.dim[1])
+  int64_t columns = y.dim[y.rank - 1];
+  if (!row->shape.rank || row->shape.dim[row->shape.rank - 1] != columns || shape_elements(row->shape) != columns)
     return;
   round_numbers(row);
 }
@@ -113,7 +117,8 @@ static void random_cases_agree(void **state) {
 static void products_agree(void **state) {
   (void)state;
   enum { MANY = BLAS_BATCHES + 7 };
-  static const OpKind products[] = {OP_MatMul, OP_Gemm, OP_AccumulateMatMul};
+  static const OpKind products[] = {OP_MatMul,          OP_Gemm,      OP_AccumulateMatMul, OP_ProductGelu,
+                                    OP_ProductGeluGrad, OP_ProductAdd};
   static const OpCase many = {
       OP_MatMul,
       TYPES_FLOAT,
@@ -121,13 +126,40 @@ static void products_agree(void **state) {
       {{true, {3, {MANY, 1, 1}}}},
       {{0}}};
   check_mixes(&many, 1, 0);
-  for (uint64_t seed = 310; seed < (sample ? 312 : 350); seed++) {
+  for (uint64_t seed = 310; seed < (sample ? 316 : 380); seed++) {
     Arena *arena = arena_create();
     OpCase c;
-    if (case_random(products[seed % 3], seed, arena, &c))
+    if (case_random(products[seed % 6], seed, arena, &c))
       check_mixes(&c, seed, sample ? 0 : 6);
     arena_destroy(arena);
   }
+}
+
+/* Where cuBLASLt has no epilogue, a kernel follows: what sums that are bfloat16 become, as two nodes make it. */
+static void gelus_without_epilogue_agree(void **state) {
+  (void)state;
+  enum { ROWS = 1003, K = 4, COLUMNS = 8, Y_AND_SUMS = 3 << 3 };
+  Arena *arena = arena_create();
+  CaseGraph got;
+  OpCase c = {.op = OP_ProductGelu,
+              .types = TYPES_FLOAT,
+              .in = {{.present = true, .shape = {2, {ROWS, K}}},
+                     {.present = true, .shape = {2, {K, COLUMNS}}},
+                     {.present = true, .shape = {1, {COLUMNS}}}},
+              .out = {{true, {2, {ROWS, COLUMNS}}}, {true, {2, {ROWS, COLUMNS}}}},
+              .attrs = {attr_string("approximate", "tanh")}};
+  for (unsigned mix = Y_AND_SUMS + 1; mix < Y_AND_SUMS + 4; mix++) {
+    ASSERT_OK(mix_build_narrow(&c, 1, mix, arena, &got));
+    ASSERT_OK(case_run(&got, &backend_cuda, 1, 0, 1));
+    const Tensor *y = &got.tensor[got.node->out[0]], *sums = &got.tensor[got.node->out[1]];
+    for (int64_t i = 0; i < ROWS * COLUMNS; i++) {
+      double x = mix_number(sums, i), gelu = 0.5 * x * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)));
+      if (!(fabs(mix_number(y, i) - gelu) <= 0x1p-8 * fabs(gelu) + 1e-6))
+        FAIL_TEST("mix %x: GELU of %.9g is %.9g", mix, x, mix_number(y, i));
+    }
+    case_release(&got);
+  }
+  arena_destroy(arena);
 }
 
 /* Logits that are rounded, too, differ by a rounding now and then: it is all of them that count here. Biases that are
@@ -252,9 +284,13 @@ static void copies_begin_anywhere(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(mixes_are_rounded_once), cmocka_unit_test(random_cases_agree),
-                                     cmocka_unit_test(products_agree),         cmocka_unit_test(heads_agree),
-                                     cmocka_unit_test(large_tensors_agree),    cmocka_unit_test(operands_are_broadcast),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(mixes_are_rounded_once),
+                                     cmocka_unit_test(random_cases_agree),
+                                     cmocka_unit_test(products_agree),
+                                     cmocka_unit_test(heads_agree),
+                                     cmocka_unit_test(gelus_without_epilogue_agree),
+                                     cmocka_unit_test(large_tensors_agree),
+                                     cmocka_unit_test(operands_are_broadcast),
                                      cmocka_unit_test(copies_begin_anywhere)};
   DeviceSpec device;
   sample = getenv("ONNXPIPE_TEST_SAMPLE") != NULL;

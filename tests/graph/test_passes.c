@@ -473,12 +473,175 @@ static void gates_become_one_node(void **state) {
   }
 }
 
+/* gelu(x a + row) b of a stack of rows or a matrix, twice. */
+typedef struct {
+  bool stack, tanh, bare; /* bare: without rows that are added */
+  bool turned;            /* matrices are read transposed */
+  bool frozen;            /* what comes before the GELU does not train */
+  bool kept, read;        /* the sums are an output, too; something else reads them */
+} Feed;
+
+static ValueId multiply_rows(RandomGraph *r, const Feed *f, ValueId x, const char *name, Role role) {
+  Shape shape = graph_value(r->g, x)->shape, matrix = shape_of(2, (int64_t[]){WIDTH, WIDTH});
+  ValueId w = random_value(r, name, matrix, role);
+  Attr turned = attr_int("transB", f->turned);
+  if (f->bare)
+    return random_node(r, OP_MatMul, (ValueId[]){x, w}, 2, &turned, 1, 1);
+  int64_t rows[] = {shape_elements(shape) / WIDTH, WIDTH};
+  Attr flat = attr_ints("shape", rows, 2), back = attr_ints("shape", shape.dim, shape.rank);
+  ValueId row = random_value(r, "row", shape_of(1, (int64_t[]){WIDTH}), role);
+  if (f->stack)
+    x = random_node(r, OP_Reshape, &x, 1, &flat, 1, 1);
+  x = random_node(r, OP_Gemm, (ValueId[]){x, w, row}, 3, &turned, 1, 1);
+  return f->stack ? random_node(r, OP_Reshape, &x, 1, &back, 1, 1) : x;
+}
+
+static Graph *feed_graph(Arena *arena, const Feed *f) {
+  RandomGraph r = {0};
+  size_t unreached;
+  Shape whole = f->stack ? shape_of(3, (int64_t[]){2, ROWS, WIDTH}) : shape_of(2, (int64_t[]){ROWS, WIDTH});
+  Attr form = attr_string("approximate", f->tanh ? "tanh" : "none");
+  ASSERT_OK(graph_create(arena, "feed", &r.g));
+  ValueId x = random_value(&r, "x", whole, ROLE_INPUT), sums = NO_VALUE;
+  ASSERT_OK(graph_add_input(r.g, x));
+  for (int i = 0; i < 2; i++) {
+    sums = multiply_rows(&r, f, x, "a", f->frozen ? ROLE_INPUT : ROLE_PARAMETER);
+    ValueId y = random_node(&r, OP_Gelu, &sums, 1, &form, 1, 1);
+    x = f->frozen && !i ? y : multiply_rows(&r, f, y, "b", ROLE_PARAMETER);
+    if (f->read)
+      x = random_node(&r, OP_Add, (ValueId[]){x, sums}, 2, NULL, 0, 1);
+  }
+  ASSERT_OK(graph_add_output(r.g, x));
+  if (f->kept)
+    ASSERT_OK(graph_add_output(r.g, sums));
+  LossSpec loss = {.kind = LOSS_MSE, .output = x, .target_dtype = F32, .target_shape = whole};
+  ASSERT_OK(loss_append(r.g, &loss));
+  ASSERT_OK(autodiff_append(r.g, &unreached));
+  ASSERT_OK(graph_rewrite(r.g, &pass_accumulate, NULL, NULL, arena, NULL, &r.g));
+  return r.g;
+}
+
+static Graph *fuse_gelus(Arena *arena, Graph *g, Takes *takes, ValueId *map) {
+  Graph *between, *to;
+  ValueId *step, *last;
+  ASSERT_OK(ARENA_NEW(arena, step, g->n_values));
+  ASSERT_OK(graph_rewrite(g, &pass_product_gelu, takes, NULL, arena, step, &between));
+  ASSERT_OK(ARENA_NEW(arena, last, between->n_values));
+  ASSERT_OK(graph_rewrite(between, &pass_product_slope, takes, NULL, arena, last, &to));
+  for (size_t v = 0; v < g->n_values; v++)
+    map[v] = step[v] == NO_VALUE ? NO_VALUE : last[step[v]];
+  return to;
+}
+
+/* Each of the sums is read by its GELU, and its slope where it trains; where something else does, it stays. The slope's
+ * product runs with the second layer, not the GELU. */
+static void gelus_go_with_products(void **state) {
+  (void)state;
+  for (int i = 0; i < 128; i++) {
+    Feed f = {i & 1, i & 2, i & 4, i & 8, i & 16, i & 32, i & 64};
+    Arena *arena = arena_create();
+    Graph *g = feed_graph(arena, &f), *to;
+    ValueId *map;
+    ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
+    size_t slopes = count_op(g, OP_GeluGrad), left = f.read ? 2 : f.kept, keep = 0;
+    assert_int_equal(slopes, f.frozen ? 0 : 2);
+    to = fuse_gelus(arena, g, NULL, map);
+    assert_int_equal(count_op(to, OP_Gelu), left);
+    assert_int_equal(count_op(to, OP_ProductGelu), 2 - left);
+    assert_int_equal(count_op(to, OP_GeluGrad), 0);
+    assert_int_equal(count_op(to, OP_ProductGeluGrad), slopes);
+    for (size_t k = 0; k < to->n_nodes; k++) {
+      const Node *n = to->nodes[k];
+      keep += n->op == OP_ProductGelu && n->n_out == 2;
+      if (n->op == OP_ProductGeluGrad) {
+        const Node *layer = graph_node(to, n->origin);
+        assert_true(n->in[1] == layer->in[1] && node_int(n, "transB", 0) == !f.turned);
+      }
+      if (n->op == OP_AccumulateMatMul)
+        assert_true(to->nodes[n->origin]->in[1] == graph_value(to, n->in[0])->parameter);
+    }
+    assert_int_equal(keep, f.frozen ? 0 : 2 - left);
+    accumulators_are_alike(arena, g, to, map, 0);
+    arena_destroy(arena);
+  }
+}
+
+/* Residuals past two layers: y = x + (x a . x b) c, of rows or a stack; `late`: with something between. */
+static Graph *past_graph(Arena *arena, bool stack, bool bare, bool late) {
+  RandomGraph r = {0};
+  Feed f = {.stack = stack, .bare = bare};
+  size_t unreached;
+  Shape whole = stack ? shape_of(3, (int64_t[]){2, ROWS, WIDTH}) : shape_of(2, (int64_t[]){ROWS, WIDTH});
+  ASSERT_OK(graph_create(arena, "past", &r.g));
+  ValueId x = random_value(&r, "x", whole, ROLE_INPUT), w = random_value(&r, "w", whole, ROLE_PARAMETER);
+  ASSERT_OK(graph_add_input(r.g, x));
+  x = random_node(&r, OP_Add, (ValueId[]){x, w}, 2, NULL, 0, 1);
+  for (int i = 0; i < 2; i++) {
+    ValueId y = multiply_rows(&r, &f, x, "a", ROLE_PARAMETER), z = multiply_rows(&r, &f, x, "b", ROLE_PARAMETER);
+    y = random_node(&r, OP_Mul, (ValueId[]){y, z}, 2, NULL, 0, 1);
+    y = multiply_rows(&r, &f, y, "c", ROLE_PARAMETER);
+    if (late)
+      y = random_node(&r, OP_Tanh, &y, 1, NULL, 0, 1);
+    x = random_node(&r, OP_Add, (ValueId[]){i ? x : y, i ? y : x}, 2, NULL, 0, 1);
+  }
+  ASSERT_OK(graph_add_output(r.g, x));
+  LossSpec loss = {.kind = LOSS_MSE, .output = x, .target_dtype = F32, .target_shape = whole};
+  ASSERT_OK(loss_append(r.g, &loss));
+  ASSERT_OK(autodiff_append(r.g, &unreached));
+  return r.g;
+}
+
+/* What is like a product is added by it, forward and where gradients of two layers meet, with the same bits in float32;
+ * one that runs with another node than the sum is not. */
+static void sums_go_with_products(void **state) {
+  (void)state;
+  for (int i = 0; i < 8; i++) {
+    Arena *arena = arena_create();
+    Graph *g = past_graph(arena, i & 1, i & 2, i & 4), *to;
+    size_t forward = 0, backward = 0;
+    ValueId *map;
+    ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
+    ASSERT_OK(graph_rewrite(g, &pass_product_add, NULL, NULL, arena, map, &to));
+    for (size_t k = 0; k < to->n_nodes; k++) {
+      const Node *n = to->nodes[k];
+      forward += n->op == OP_ProductAdd && n->phase == PHASE_F;
+      if (n->op == OP_ProductAdd && n->phase != PHASE_F) {
+        backward++;
+        assert_int_equal(graph_node(to, n->origin)->in[1], n->in[1]);
+      }
+    }
+    assert_int_equal(forward, i & 4 ? 0 : 2);
+    assert_int_equal(backward > 0, !(i & 1) || i & 2); /* a view's gradient has the view's stage */
+    assert_int_equal(count_op(g, OP_Add) - count_op(to, OP_Add), forward + backward);
+    accumulators_are_alike(arena, g, to, map, 0);
+    arena_destroy(arena);
+  }
+}
+
+static bool takes_no_gelus(const void *context, const Graph *graph, const Node *n) {
+  (void)context, (void)graph;
+  return n->op != OP_ProductGelu && n->op != OP_ProductGeluGrad;
+}
+
+static void gelus_stay_where_nobody_takes_them(void **state) {
+  (void)state;
+  Arena *arena = arena_create();
+  Graph *g = feed_graph(arena, &(Feed){.stack = true});
+  ValueId *map;
+  ASSERT_OK(ARENA_NEW(arena, map, g->n_values));
+  Graph *to = fuse_gelus(arena, g, takes_no_gelus, map);
+  assert_true(count_op(to, OP_Gelu) == 2 && count_op(to, OP_GeluGrad) == 2 && count_op(to, OP_ProductGelu) == 0);
+  arena_destroy(arena);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(patterns_become_one_node),      cmocka_unit_test(what_is_used_stays),
       cmocka_unit_test(what_runs_nowhere_is_not_made), cmocka_unit_test(functions_emit),
       cmocka_unit_test(training_graphs_are_copied),    cmocka_unit_test(products_are_accumulated),
       cmocka_unit_test(residuals_go_with_norms),       cmocka_unit_test(gates_become_one_node),
+      cmocka_unit_test(gelus_go_with_products),        cmocka_unit_test(gelus_stay_where_nobody_takes_them),
+      cmocka_unit_test(sums_go_with_products),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

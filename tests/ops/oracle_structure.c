@@ -250,6 +250,38 @@ void oracle_Gemm(const OracleCall *c) {
   }
 }
 
+void oracle_ProductGelu(const OracleCall *c) {
+  OracleCall gelu = {.node = c->node, .n_in = 1, .n_out = 1};
+  oracle_Gemm(c);
+  gelu.in[0] = gelu.out[0] = c->out[0];
+  gelu.in_shape[0] = gelu.out_shape[0] = c->out_shape[0];
+  for (int64_t i = 0; c->n_out > 1 && i < shape_elements(c->out_shape[0]); i++)
+    c->out[1][i] = c->out[0][i];
+  oracle_Gelu(&gelu);
+}
+
+/* By erf or tanh: (1 + g(x)) / 2 + x g'(x) / 2, for x (1 + g(x)) / 2. */
+static double gelu_slope(const OracleCall *c, double x) {
+  bool is_tanh = strcmp(node_string(c->node, "approximate", "none"), "tanh") == 0;
+  double root = sqrt(2 / acos(-1)), t = tanh(root * (x + 0.044715 * pow(x, 3)));
+  double g = is_tanh ? t : erf(x / sqrt(2));
+  double slope = root * (is_tanh ? (1 - t * t) * (1 + 3 * 0.044715 * x * x) : exp(-x * x / 2));
+  return (1 + g) / 2 + x * slope / 2;
+}
+
+void oracle_ProductGeluGrad(const OracleCall *c) {
+  oracle_MatMul(c);
+  for (int64_t i = 0; i < shape_elements(c->out_shape[0]); i++)
+    c->out[0][i] *= gelu_slope(c, c->in[2][i]);
+}
+
+void oracle_ProductAdd(const OracleCall *c) {
+  Shape y = c->out_shape[0];
+  oracle_MatMul(c);
+  for (int64_t i = 0; i < shape_elements(y); i++)
+    c->out[0][i] += c->in[2][i] + (c->n_in > 3 ? c->in[3][i % y.dim[y.rank - 1]] : 0);
+}
+
 void oracle_Softmax(const OracleCall *c) {
   Lines lines = lines_along(c->in_shape[0], node_int(c->node, "axis", 0));
   for (int64_t l = 0; l < lines.lines; l++) {

@@ -216,6 +216,30 @@ static void draw_product(Draw *d) {
     put_int(d, "begins", 1);
 }
 
+/* Rows times a matrix, and a GELU, its slope or a sum behind. */
+static void draw_product_behind(Draw *d) {
+  bool tb = between(d, 0, 1), is_gelu = d->c->op == OP_ProductGelu;
+  int64_t k = between(d, 0, 9) ? side(d) : between(d, 500, 1100), n = side(d);
+  Shape a = any_shape(d, 1, 2, 4), b = shape_of(2, tb ? (int64_t[]){n, k} : (int64_t[]){k, n}), y;
+  a.dim[a.rank - 1] = side(d);
+  y = a;
+  a.dim[a.rank++] = k;
+  y.dim[y.rank++] = n;
+  d->c->types = TYPES_FLOAT;
+  input(d, a);
+  input(d, b);
+  if (!is_gelu)
+    input(d, y);
+  if (d->c->op != OP_ProductGeluGrad && between(d, 0, 2))
+    input(d, between(d, 0, 2) ? shape_of(1, &n) : shape_of(2, (int64_t[]){1, n}));
+  output(d, y);
+  if (is_gelu && between(d, 0, 2))
+    output(d, y);
+  put_int(d, "transB", tb);
+  if (between(d, 0, 2))
+    d->c->attrs[d->n_attrs++] = attr_string("approximate", "tanh");
+}
+
 /* X [.., axis ..] with its statistics; which inputs there are depends on the operator. */
 static void draw_norm(Draw *d) {
   OpKind op = d->c->op;
@@ -431,6 +455,11 @@ bool case_random(OpKind op, uint64_t seed, Arena *arena, OpCase *c) {
   case OP_Gemm:
   case OP_AccumulateMatMul:
     draw_product(&d);
+    return true;
+  case OP_ProductGelu:
+  case OP_ProductGeluGrad:
+  case OP_ProductAdd:
+    draw_product_behind(&d);
     return true;
   case OP_LayerNormalization:
   case OP_LayerNormalizationGradInput:
