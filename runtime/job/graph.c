@@ -109,6 +109,12 @@ static bool devices_take(const void *context, const Graph *graph, const Node *no
   return true;
 }
 
+/* Whether what is done with a product's sums goes with it: in float32 sums are written before, so that nothing is won,
+ * and the GELU alone could not be computed anew. */
+static bool joins_products(const Job *job) {
+  return job->decided.precision == PRECISION_BF16;
+}
+
 Status job_bind(Job *job) {
   const Options *o = job->asked.options;
   BindOptions bind = {.batch = job->decided.microbatch_size,
@@ -124,7 +130,7 @@ Status job_bind(Job *job) {
                       .live = job->decided.validates};
   TRY(job_dims(job->arena, job->asked.options, job->given.model, &job->given.data, &bind));
   TRY(model_bind(job->given.model, &bind, job->arena, &job->decided.graph));
-  for (int i = 0; i < 2 && job->decided.infers && !o->no_fuse; i++)
+  for (int i = 0; i < 2 && job->decided.infers && !o->no_fuse && joins_products(job); i++)
     TRY(graph_rewrite(job->decided.graph, i ? &pass_product_add : &pass_product_gelu, devices_take, &job->decided,
                       job->arena, NULL, &job->decided.graph));
   return graph_order_for_cuts(job->decided.graph);
@@ -392,13 +398,14 @@ static Status decide_optimizer(Job *job) {
 }
 
 /* What is fused of a training graph: products that are gradients of parameters go into the accumulators; the last one
- * goes with its loss; what comes back past a norm goes into the norm's own gradient; what is done with the sums of
- * other products goes with these. */
+ * goes with its loss; what comes back past a norm goes into the norm's own gradient; in bfloat16 what is done with the
+ * sums of other products goes with these. */
 static Status fuse_training(Job *job) {
   static const Pass *const passes[] = {&pass_accumulate,   &pass_head,          &pass_residual,
                                        &pass_product_gelu, &pass_product_slope, &pass_product_add};
+  int n = joins_products(job) ? 6 : 3;
   LossSpec *loss = &job->decided.loss;
-  for (size_t i = 0; i < sizeof passes / sizeof *passes; i++) {
+  for (int i = 0; i < n; i++) {
     Graph *graph = job->decided.graph;
     ValueId *map;
     TRY(ARENA_NEW(job->arena, map, graph->n_values));
