@@ -483,12 +483,14 @@ void batch_product_gelu(const Graph *g, const Node *n, const Batch *in, Batch *o
 }
 
 void batch_product_add(const Graph *g, const Node *n, const Batch *in, Batch *out) {
-  batch_matmul(g, n, in, out);
-  add_row(g, n, in, 3, out);
-  *out = meet(g, *out, rule_in(g, n, 2), in[2], rule_out(g, n, 0)->shape.rank);
-  if (out->kind == BATCH_AXIS && in[2].kind == BATCH_NONE &&
-      !is_one_for_all(g, rule_in(g, n, 2), rule_out(g, n, 0)->shape.rank, out->axis))
+  const Value *y = rule_out(g, n, 0), *more = rule_in(g, n, 2);
+  Batch product;
+  batch_matmul(g, n, in, &product);
+  *out = meet(g, product, more, in[2], y->shape.rank);
+  if (out->kind == BATCH_AXIS && ((in[2].kind == BATCH_NONE && !is_one_for_all(g, more, y->shape.rank, out->axis)) ||
+                                  (product.kind == BATCH_NONE && !is_one_for_all(g, y, y->shape.rank, out->axis))))
     *out = mixed;
+  add_row(g, n, in, 3, out);
 }
 
 void batch_gemm(const Graph *g, const Node *n, const Batch *in, Batch *out) {

@@ -1,4 +1,5 @@
 /* ONNXPIPE_ISA. Instruction sets that this processor lacks are named in the output: nothing runs them here. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,12 +100,36 @@ static void kernels_are_named(void **state) {
   check_ways(&backend_reference, &product, "reference: MatMul 1");
 }
 
+/* Far out a GELU is its argument or nothing, and its slope 1 or 0. */
+static void functions_end_well(void **state) {
+  (void)state;
+  static const float sizes[] = {20, 2e13f, 1e19f, 3e38f};
+  enum { N = 2 * sizeof sizes / sizeof *sizes };
+  float x[N], ones[N], y[N];
+  for (int i = 0; i < N; i++) {
+    x[i] = i % 2 ? -sizes[i / 2] : sizes[i / 2];
+    ones[i] = 1;
+  }
+  for (int i = 0; isas[i]; i++) {
+    const Isa *isa = isas[i];
+    for (int k = 0; k < 2 && isa->runs(); k++) {
+      (k ? isa->gelu_tanh : isa->gelu_erf)(x, y, N);
+      for (int j = 0; j < N; j++)
+        assert_true(fabsf(y[j] - (j % 2 ? 0 : x[j])) <= 1e-6f);
+      (k ? isa->gelu_tanh_grad : isa->gelu_erf_grad)(ones, x, y, N);
+      for (int j = 0; j < N; j++)
+        assert_true(fabsf(y[j] - (j % 2 ? 0.0f : 1.0f)) <= 1e-6f);
+    }
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_best_is_taken),
       cmocka_unit_test(each_can_be_forced),
       cmocka_unit_test(what_nobody_knows_is_refused),
       cmocka_unit_test(kernels_are_named),
+      cmocka_unit_test(functions_end_well),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
