@@ -2,6 +2,7 @@
 #ifndef TESTS_TEST_H
 #define TESTS_TEST_H
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +12,10 @@
 #undef fail /* base/status.h has a function of that name; cmocka's fail_msg() goes with it */
 
 #include "base/status.h"
+
+/* cmocka's takes what is no number for equal to everything. */
+#undef assert_float_equal
+#define assert_float_equal(a, b, within) assert_true(fabs((double)(a) - (double)(b)) <= (double)(within))
 
 /* Ends the test with a message. */
 #define FAIL_TEST(...)                                                                                                 \

@@ -3,7 +3,6 @@
 #ifndef TESTS_ARM_CMOCKA_H
 #define TESTS_ARM_CMOCKA_H
 
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -47,7 +46,6 @@ static inline void assert_holds(int holds, const char *what, const char *file, i
 #define assert_int_equal(a, b) CHECK((long long)(a) == (long long)(b), #a " = " #b)
 #define assert_int_not_equal(a, b) CHECK((long long)(a) != (long long)(b), #a " != " #b)
 #define assert_in_range(x, least, most) CHECK((x) >= (least) && (x) <= (most), #x " in " #least " … " #most)
-#define assert_float_equal(a, b, within) CHECK(fabs((double)((a) - (b))) <= (double)(within), #a " = " #b)
 #define assert_string_equal(a, b) CHECK(!strcmp(a, b), #a " = " #b)
 #define assert_memory_equal(a, b, bytes) CHECK(!memcmp(a, b, bytes), #a " = " #b)
 
