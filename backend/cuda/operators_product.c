@@ -97,18 +97,22 @@ static bool takes_narrow(const Node *node, const Tensor *in, const Tensor *out) 
   return takes && (node->op != OP_AccumulateMatMul || o.out.dtype == F32) && (!o.has_c || has_row(node, &o, &p));
 }
 
-/* cuBLASLt's GELU is the one by tanh, and has columns of whole vectors beside the result. Another one stays a node of
- * its own. */
+/* cuBLASLt's GELU is the one by tanh, and has columns of whole vectors beside the result. */
+static bool is_of_blas(const Node *node, int64_t n) {
+  return gelu_is_tanh(node) && n % 8 == 0;
+}
+
+/* Another one stays a node of its own. */
 static bool takes_gelu(const Graph *graph, const Node *node) {
   Shape y = graph_value(graph, node->out[0])->shape;
-  return takes_floats(graph, node) && gelu_is_tanh(node) && y.dim[y.rank - 1] % 8 == 0;
+  return takes_floats(graph, node) && is_of_blas(node, y.dim[y.rank - 1]);
 }
 
 /* What cuBLASLt does behind the sums: where all is rounded to bfloat16, for its tanh may be the device's quick one. */
 static BlasBehind behind(const Node *node, const Operands *o, const Product *p) {
   bool is_slope = node->op == OP_ProductGeluGrad;
-  if ((!is_slope && node->op != OP_ProductGelu) || o->out.dtype != BF16 || !rounds_once(o, p) ||
-      (o->has_c && !has_row(node, o, p)))
+  if ((!is_slope && node->op != OP_ProductGelu) || o->out.dtype != BF16 || !is_of_blas(node, p->n) ||
+      !rounds_once(o, p) || (o->has_c && !has_row(node, o, p)))
     return BLAS_PLAIN;
   return is_slope ? BLAS_GELU_SLOPE : BLAS_GELU;
 }

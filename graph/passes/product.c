@@ -164,11 +164,14 @@ static bool go_together(const Node *a, const Node *b) {
   return a->phase == PHASE_F ? b->phase == PHASE_F : a->origin == b->origin;
 }
 
+/* What stands beside the product was there before it: else the sum, which the product's parameter ties to a stage,
+ * might read what only a later one makes. */
 static Status find_sum(const Graph *g, const int *uses, const Node *sum, int k, const Instead **instead) {
   const Node *view, *product = product_of(g, uses, sum->in[k], 1, &view);
+  const Node *beside = producer(g, sum->in[1 - k]);
   Shape y = rule_out(g, sum, 0)->shape;
   Fused *f;
-  if (!product || !go_together(sum, product) || !adds_row(g, product) ||
+  if (!product || (beside && beside->id > product->id) || !go_together(sum, product) || !adds_row(g, product) ||
       !shape_equal(rule_in(g, sum, 1 - k)->shape, y) || !shape_equal(rule_in(g, sum, k)->shape, y))
     return OK;
   ValueId rows = rows_of(g, product, y);

@@ -12,6 +12,8 @@ typedef struct {
   bool *exact;   /* stays float32 for what reads it */
 } Types;
 
+enum { ADDED = 2 }; /* ProductAdd's input beside the product */
+
 static bool is_forward(const Node *n) {
   return n->phase == PHASE_F;
 }
@@ -44,6 +46,11 @@ static bool is_elementwise(const Node *n) {
 static bool begins(const Graph *g, const Node *n) {
   unsigned traits = op_def(n->op)->traits;
   return traits & OP_PRODUCT || (traits & OP_SCALES && !is_elementwise(n)) || n->op == OP_Attention || looks_up(g, n);
+}
+
+/* Products with something behind their sums, which is as exact as it would be alone. */
+static bool goes_on(const Node *n) {
+  return n->op == OP_ProductAdd || n->op == OP_ProductGelu;
 }
 
 /* Whether what has to be exact behind the node asks the same of what is before it: on the way to the loss all but
@@ -102,15 +109,18 @@ static Status mark_exact(const Types *t) {
     const Node *n = g->nodes[i];
     for (int k = 0; k < n->n_out; k++)
       if (n->out[k] != NO_VALUE && uses[n->out[k]] && asked[n->out[k]] == uses[n->out[k]] &&
-          !(is_forward(n) && begins(g, n)))
+          (!is_forward(n) || !begins(g, n) || goes_on(n)))
         t->exact[n->out[k]] = true;
+    if (n->op == OP_ProductGelu && n->n_out > 1 && n->out[1] != NO_VALUE)
+      t->exact[n->out[1]] = t->exact[n->out[0]];
     if (n->op == OP_Accumulate)
       t->exact[n->in[1]] = true;
     if (moves(n) && g->loss_sum == NO_VALUE && t->exact[n->out[0]])
       t->exact[n->in[0]] = true; /* outputs that are moved, perhaps views */
-    if (!hands_on(g, n) || !makes_exact(t, uses, n))
+    bool adds = n->op == OP_ProductAdd && (!is_forward(n) || g->loss_sum != NO_VALUE);
+    if (!(adds || hands_on(g, n)) || !makes_exact(t, uses, n))
       continue;
-    for (int k = 0; k < n->n_in; k++) {
+    for (int k = adds ? ADDED : 0; k < (adds ? ADDED + 1 : n->n_in); k++) {
       NodeId producer = n->in[k] == NO_VALUE ? NO_NODE : graph_value(g, n->in[k])->producer;
       if (producer != NO_NODE && is_forward(graph_node(g, producer)) == is_forward(n))
         ++asked[n->in[k]];

@@ -181,10 +181,12 @@ typedef struct {
   Cached cached; /* then, with what was measured now */
 } Class;
 
-/* The rank runs the node. */
-static void note_run(const Measure *m, const Node *node, int rank, Class *class) {
+/* The rank runs the plan's node, which may compute another one anew. */
+static void note_run(const Measure *m, NodeId id, int rank, Class *class) {
+  const JobDecisions *decided = &m->job->decided;
+  const Node *node = graph_node(decided->graph, graph_plain(decided->plan.graph, id));
   int kind = m->kinds.of_node[node->id];
-  bool offloads = m->job->decided.plan.rank_memory[rank].offloads && op_def(node->op)->traits & OP_UPDATE;
+  bool offloads = decided->plan.rank_memory[rank].offloads && op_def(node->op)->traits & OP_UPDATE;
   if (kind >= 0 && class->like[rank] && !offloads) /* as executor_rehearse */
     class->runs[kind] = true;
 }
@@ -192,15 +194,15 @@ static void note_run(const Measure *m, const Node *node, int rank, Class *class)
 /* Which kinds the plan has on these ranks. */
 static Status find_runs(const Measure *m, Class *class) {
   const Job *job = m->job;
-  const Graph *g = job->decided.graph;
   const Plan *plan = &job->decided.plan;
+  const Graph *planned = plan->graph;
   TRY(ARENA_NEW(job->arena, class->runs, m->kinds.n));
-  for (size_t i = 0; i < g->n_nodes; i++)
-    if (g->nodes[i]->phase != PHASE_UPDATE)
-      note_run(m, g->nodes[i], plan->schedule.rank_of_stage[g->nodes[i]->stage], class);
+  for (size_t i = 0; i < planned->n_nodes; i++)
+    if (planned->nodes[i]->phase != PHASE_UPDATE)
+      note_run(m, planned->nodes[i]->id, plan->schedule.rank_of_stage[planned->nodes[i]->stage], class);
   for (int r = 0; r < plan->ranks; r++)
     for (size_t i = 0; i < plan->rank_memory[r].n_updates; i++)
-      note_run(m, graph_node(g, plan->rank_memory[r].updates[i]), r, class);
+      note_run(m, plan->rank_memory[r].updates[i], r, class);
   return OK;
 }
 

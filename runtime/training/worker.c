@@ -451,6 +451,8 @@ static Status meet(const Worker *w) {
 static Status leave(Worker *w) {
   TRY(collect(w));
   TRY(executor_settle(w->whole.executor));
+  if (w->stepper && w->stepper->executor != w->whole.executor) /* the epoch's rest was last */
+    TRY(executor_settle(w->stepper->executor));
   TRY(replan_share(w));
   TRY(carry(w, &w->carried));
   close_planned(w);

@@ -328,6 +328,11 @@ static void large_tensors_agree_with_oracles(void **state) {
     check_types(&large_op_cases[i], i);
 }
 
+/* What the kernel can do and no graph is given, for it would not be faster. */
+static bool is_left_apart(OpKind op) {
+  return op == OP_ProductGelu || op == OP_ProductGeluGrad;
+}
+
 /* accepts() says of every type what the kernel does. */
 static void types_are_known_before_running(void **state) {
   (void)state;
@@ -338,7 +343,8 @@ static void types_are_known_before_running(void **state) {
       if (case_build(&op_cases[i], (DType)type, i, arena, &built) == OK) {
         bool accepts = backend_accepts(&backend_cuda, built.graph, built.node);
         Status status = case_run(&built, &backend_cuda, 1, 0, 1);
-        if (status != (accepts ? OK : E_UNSUPPORTED))
+        bool apart = !accepts && status == OK && is_left_apart(op_cases[i].op);
+        if (status != (accepts ? OK : E_UNSUPPORTED) && !apart)
           FAIL_TEST("%s in %s: accepts() says %d, running gives %d", case_text(&op_cases[i]), dtype_name((DType)type),
                     accepts, status);
         case_release(&built);
