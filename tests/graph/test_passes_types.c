@@ -3,6 +3,7 @@
 #include "graph/autodiff.h"
 #include "graph/loss.h"
 #include "graph/optimizer.h"
+#include "graph/passes/passes.h"
 #include "tests/graph/spelled.h"
 
 enum { LINES = 10 };
@@ -172,8 +173,59 @@ static void costs_follow_what_is_stored(void **state) {
   arena_destroy(arena);
 }
 
+/* What a product's sums become with it is as exact as it is alone: float32 where it leads to the model's own loss. */
+static void what_is_behind_a_product_is_as_exact(void **state) {
+  (void)state;
+  static const struct {
+    const Pass *pass;
+    OpKind op;
+    Case given;
+    DType stored;
+  } joined[] = {
+      {&pass_product_add,
+       OP_ProductAdd,
+       {{"a = MatMul x w", "b = Tanh a", "p = MatMul b u", "r = Add b p", "d = Mul r r",
+         "e = ReduceMean d axes:0,1 keepdims:0"},
+        LOSS_MODEL,
+        "",
+        ""},
+       F32},
+      {&pass_product_add,
+       OP_ProductAdd,
+       {{"a = MatMul x w", "b = Tanh a", "p = MatMul b u", "r = Add b p"}, LOSS_MSE, "", ""},
+       BF16},
+      {&pass_product_gelu,
+       OP_ProductGelu,
+       {{"a = MatMul x w", "r = Gelu a", "d = Mul r r", "e = ReduceMean d axes:0,1 keepdims:0"}, LOSS_MODEL, "", ""},
+       F32},
+      {&pass_product_gelu,
+       OP_ProductGelu,
+       {{"a = MatMul x w", "r = Gelu a", "p = MatMul r u"}, LOSS_MSE, "", ""},
+       BF16},
+  };
+  OpKind none = OP_COUNT;
+  for (size_t i = 0; i < sizeof joined / sizeof *joined; i++) {
+    Arena *arena = arena_create();
+    Spelled s = spell(arena, &joined[i].given);
+    Graph *g;
+    int found = 0;
+    bool stored = false;
+    append_training(&joined[i].given, s.g);
+    ASSERT_OK(graph_rewrite(s.g, joined[i].pass, NULL, NULL, arena, NULL, &g));
+    ASSERT_OK(graph_store_narrow(g, take_all_but, &none, &stored));
+    for (size_t k = 0; k < g->n_nodes; k++) {
+      const Node *n = g->nodes[k];
+      for (int o = 0; n->op == joined[i].op && n->phase == PHASE_F && o < n->n_out; o++, found++)
+        assert_int_equal(graph_value(g, n->out[o])->dtype, joined[i].stored);
+    }
+    assert_true(stored && found);
+    arena_destroy(arena);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(activations_are_stored_in_bfloat16),
-                                     cmocka_unit_test(all_or_nothing), cmocka_unit_test(costs_follow_what_is_stored)};
+                                     cmocka_unit_test(all_or_nothing), cmocka_unit_test(costs_follow_what_is_stored),
+                                     cmocka_unit_test(what_is_behind_a_product_is_as_exact)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
