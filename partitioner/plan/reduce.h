@@ -30,6 +30,7 @@ Status reduce_exactly(const PartitionGraph *problem, Reduced *reduced);
 /* Puts nodes together until at most `most` are left: those first that exchange most for their seconds. */
 Status reduce_to(const PartitionGraph *problem, int most, Reduced *reduced);
 
+/* What either made; nothing of zeros. */
 void reduced_free(Reduced *reduced);
 
 #endif
