@@ -26,11 +26,11 @@ typedef Status Kernel(Stream *stream, const Node *node, const Tensor *in, const 
  * float operands and results are any mix of the two: in[i].dtype and out[j].dtype say which. A kernel computes as over
  * float32 and rounds a bfloat16 result once, to the nearest, ties to even. A product (OP_PRODUCT) of operands of which
  * one is bfloat16 is one of bfloat16 numbers: it rounds the other one, too, sums up in float32, adds in float32 and
- * rounds its result once where that is bfloat16, and may round a row that is added to all of it before; its accumulator
- * stays float32. Attention of which all is bfloat16 is two products: it rounds its weights
- * (backend/reference/attention.h). Kernels of operators that move elements as they are (OP_ANY_TYPE) run where all
- * float operands and results have one type. Others say which mixes they take; what they do not take runs on copies in
- * float32 (backend/wide.c). */
+ * rounds its result once where that is bfloat16, and may round a row that is added to all of it before, and its sums
+ * where a library has no way to do at once what is behind them; its accumulator stays float32. Attention of which all
+ * is bfloat16 is two products: it rounds its weights (backend/reference/attention.h). Kernels of operators that move
+ * elements as they are (OP_ANY_TYPE) run where all float operands and results have one type. Others say which mixes
+ * they take; what they do not take runs on copies in float32 (backend/wide.c). */
 typedef struct {
   Kernel *run;
   /* Whether it has a node that passed its shape rule: types, attributes. What is stored in bfloat16 is float32 to it.
